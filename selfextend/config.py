@@ -1,0 +1,131 @@
+"""SelfExtend's settings, how far they reach, and which to choose.
+
+Standard library only: knows nothing about tensors, models or pages. The map from distance to position
+that these settings stand for is in `selfextend.positions`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+QueryScaling = Literal["none", "logn"]
+
+
+def checked_integer(name: str, value: Any, minimum: int) -> int:
+    """`value` if it is a whole number of at least `minimum`, else a ValueError that says what to change."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ValueError(f"{name} must be a whole number of at least {minimum}, not {value!r}.")
+    if value < minimum:
+        raise ValueError(f"{name} must be at least {minimum}, not {value}.")
+    return value
+
+
+@dataclass(frozen=True, slots=True)
+class SelfExtendConfig:
+    """How SelfExtend (arXiv 2401.01325) maps distances to the positions that a model was trained on.
+
+    Attributes:
+        group_size: the paper's G_s. Tokens that share one grouped position, >= 1. 1 is the vanilla model.
+        neighbor_window: the paper's w_n, in tokens. Distances 0 ... neighbor_window - 1 keep their exact position, >= 1.
+        query_scaling: "none", or "logn" to multiply each query at position i by max(1, ln(i + 1) / ln(L)),
+            which keeps the softmax from thinning out over many keys (L is the model's trained window).
+
+    Raises:
+        ValueError: a value is not a whole number, too small, or an unknown query scaling.
+    """
+
+    group_size: int
+    neighbor_window: int
+    query_scaling: QueryScaling = "none"
+
+    def __post_init__(self) -> None:
+        checked_integer("group_size", self.group_size, 1)
+        checked_integer("neighbor_window", self.neighbor_window, 1)
+        if self.query_scaling not in get_args(QueryScaling):
+            choices = " or ".join(repr(choice) for choice in get_args(QueryScaling))
+            raise ValueError(f"query_scaling must be {choices}, not {self.query_scaling!r}.")
+
+    @property
+    def position_shift(self) -> int:
+        """What a grouped query's position is moved by, so that it continues the neighbors': w_n - w_n // G_s."""
+        return self.neighbor_window - self.neighbor_window // self.group_size
+
+
+def check_window(trained_window: int, config: SelfExtendConfig) -> None:
+    """Refuse settings under which no key would ever be grouped within the trained window.
+
+    Raises:
+        ValueError: `trained_window` is no whole number of at least 2, or neighbor_window is not below it.
+    """
+    checked_integer("trained_window", trained_window, 2)
+    if config.neighbor_window >= trained_window:
+        raise ValueError(
+            f"neighbor_window ({config.neighbor_window}) must be smaller than the trained window "
+            f"({trained_window}), else no position is left for grouped keys. Try {trained_window // 4}."
+        )
+
+
+def max_length(trained_window: int, config: SelfExtendConfig) -> int:
+    """The reach: the longest sequence, in tokens, in which no key lies at a position the model never saw.
+
+    Exact: the largest grouped position over N tokens, (N - 1) // G + w - w // G, is at most L - 1 just when
+    N <= G * (L - w + w // G).
+
+    Args:
+        trained_window: the paper's L, tokens that the model was trained on.
+
+    Raises:
+        ValueError: see `check_window`.
+    """
+    check_window(trained_window, config)
+    return config.group_size * (trained_window - config.position_shift)
+
+
+def paper_max_length(trained_window: int, config: SelfExtendConfig) -> int:
+    """The paper's own limit, (L - w_n) * G_s + w_n, in tokens.
+
+    Equal to `max_length` where G_s divides w_n; up to G_s - 1 tokens too many where it does not.
+    """
+    check_window(trained_window, config)
+    return (trained_window - config.neighbor_window) * config.group_size + config.neighbor_window
+
+
+def suggest(
+    trained_window: int,
+    length: int,
+    *,
+    neighbor_window: int | None = None,
+    query_scaling: QueryScaling = "none",
+) -> SelfExtendConfig:
+    """The smallest group size that the paper's empirical rule allows for a sequence of `length` tokens.
+
+    The rule, w_n + (N - w_n) / G_s < 2/3 * L, keeps away from a model's largest positions, which are its least
+    trained. A sequence inside the trained window needs no grouping and gets group_size 1, the vanilla model.
+
+    Args:
+        trained_window: the paper's L, in tokens, >= 2.
+        length: the paper's N, tokens of prompt and answer together, >= 1.
+        neighbor_window: the paper's w_n; a quarter of the trained window unless given (Phi-2: 512 of 2048).
+        query_scaling: passed on to the configuration.
+
+    Raises:
+        ValueError: a number is out of range, or neighbor_window alone is 2/3 of the trained window or more.
+    """
+    checked_integer("trained_window", trained_window, 2)
+    checked_integer("length", length, 1)
+    if neighbor_window is None:
+        neighbor_window = max(1, trained_window // 4)
+    checked_integer("neighbor_window", neighbor_window, 1)
+    room = 2 * trained_window - 3 * neighbor_window  # three times the positions that the rule leaves for groups
+    if room <= 0:
+        raise ValueError(
+            f"neighbor_window ({neighbor_window}) must stay below two thirds of the trained window "
+            f"({trained_window}). Try {max(1, trained_window // 4)}."
+        )
+    group_size = 1 if length <= trained_window else 3 * (length - neighbor_window) // room + 1
+    config = SelfExtendConfig(group_size, neighbor_window, query_scaling)
+    # A window of a handful of tokens leaves so few positions that flooring can still overshoot by one.
+    while max_length(trained_window, config) < length:
+        config = SelfExtendConfig(config.group_size + 1, neighbor_window, query_scaling)
+    return config
