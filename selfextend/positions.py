@@ -51,11 +51,8 @@ def relative_position(query: int, key: int, config: SelfExtendConfig) -> int:
 
 
 def largest_relative_position(length: int, config: SelfExtendConfig) -> int:
-    """The largest relative position that occurs in a sequence of `length` tokens (>= 1)."""
-    if length <= config.neighbor_window:
-        return length - 1
-    # The first token is the farthest key of the last query. Just past the window, the last neighbor can lie farther.
-    return max(config.neighbor_window - 1, relative_position(length - 1, 0, config))
+    """The largest relative position that occurs in a sequence of `length` tokens (>= 1): the last query's first key."""
+    return relative_position(length - 1, 0, config)
 
 
 def explain(query: int, key: int, config: SelfExtendConfig) -> str:
