@@ -1,0 +1,78 @@
+"""The child process that opens a visitor's file, so that a hostile one cannot harm the app.
+
+Started by `app.documents` as `python -m app.document_worker`. Reads one JSON request from stdin, limits its
+own memory and processor time, and writes one JSON message a line to stdout: `{"pages_total": n}`, then a
+`{"page": ...}` each, `{"notes": [...]}`, `{"boxes": ...}` or `{"png": ...}`, or `{"refused": sentence}`,
+and `{"done": true}` last. Knows nothing about models, prompts or the page that the visitor sees.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import sys
+from collections.abc import Iterator
+
+from app.reading import Message, Refused
+
+
+def limit_this_process(memory_bytes: int | None, seconds: float) -> None:
+    """Caps address space, processor time and core dumps where the system can (not on Windows)."""
+    try:
+        import resource
+    except ImportError:
+        return
+    if memory_bytes is not None:
+        resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
+    # The parent kills by the clock; this ends a child whose parent is gone.
+    cpu_seconds = int(seconds) + 2
+    resource.setrlimit(resource.RLIMIT_CPU, (cpu_seconds, cpu_seconds))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def answer(request: Message) -> Iterator[Message]:
+    """Carries out one request. The libraries are imported here: a text file need not wait for PDFium."""
+    path = request["path"]
+    if request["task"] == "read" and request["kind"] != "pdf":
+        from app import text_reader
+
+        read = text_reader.read_docx if request["kind"] == "docx" else text_reader.read_text
+        yield from read(path, request["max_pages"], request["max_characters"])
+        return
+    from app import pdf_reader
+
+    if request["task"] == "read":
+        yield from pdf_reader.read_pdf(path, request["max_pages"], request["max_characters"])
+    elif request["task"] == "boxes":
+        yield {"boxes": pdf_reader.passage_boxes(path, request["page"], request["start"], request["end"])}
+    else:
+        png = pdf_reader.page_png(path, request["page"], request["boxes"], request["width"])
+        yield {"png": base64.b64encode(png).decode("ascii")}
+
+
+def main() -> int:
+    # Whatever a library prints must not end up among the messages.
+    with os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8", newline="\n") as messages:
+        os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+
+        def send(message: Message) -> None:
+            messages.write(json.dumps(message) + "\n")
+            messages.flush()
+
+        request = json.loads(sys.stdin.readline())
+        try:
+            limit_this_process(request["memory_bytes"], request["seconds"])
+            for message in answer(request):
+                send(message)
+        except Refused as refusal:
+            send({"refused": str(refusal)})
+        except MemoryError:
+            send({"out_of_memory": True})
+        else:
+            send({"done": True})
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

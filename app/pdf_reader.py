@@ -1,0 +1,233 @@
+"""PDF pages with pypdfium2: their text, the boxes of a passage, their picture.
+
+Runs in the child process (`app.document_worker`). Knows nothing about the app.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import io
+import os
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pypdfium2
+import pypdfium2.raw as pdfium_c
+from PIL import Image, ImageChops, ImageDraw
+
+from app.page_text import CleanPage, Rectangle, clean_page
+from app.reading import Message, Refused, check_pages, too_long
+
+GRID = 10_000
+"""Steps across a page in which boxes are computed before they become fractions."""
+
+MAX_PIXELS = 16_000_000
+UNMAPPED_SHARE = 0.2
+"""A page with a larger share of characters that have no Unicode value counts as unreadable."""
+
+HIGHLIGHT = (255, 226, 110)
+OUTLINE = (166, 84, 0)
+
+FractionBox = tuple[float, float, float, float]
+"""left, top, right, bottom as fractions of the page as it is shown, the origin at the top left."""
+
+
+def open_pdf(path: str) -> Any:
+    """Opens a PDF with pypdfium2.
+
+    Raises:
+        Refused: cut off, damaged or locked with a password.
+    """
+    with Path(path).open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(size - 65536, 0))
+        tail = file.read().rstrip(b"\0 \t\r\n")
+    try:
+        pdf = pypdfium2.PdfDocument(path)
+    except pypdfium2.PdfiumError as error:
+        if getattr(error, "err_code", None) == pdfium_c.FPDF_ERR_PASSWORD:
+            raise Refused("is locked with a password: save a copy without one and use that.") from None
+        if getattr(error, "err_code", None) == pdfium_c.FPDF_ERR_SECURITY:
+            raise Refused("is protected in a way not known here: save an open copy and use that.") from None
+        pdf = None
+    # PDFium rebuilds a file that was cut off and says nothing about the pages that are missing, so the end
+    # mark is looked for here.
+    if b"%%EOF" not in tail[-2048:]:
+        if pdf is not None:
+            pdf.close()
+        raise Refused("is cut off: its end is missing. Download or copy it again, or save it anew.")
+    if pdf is None:
+        raise Refused("is a damaged PDF that cannot be opened: open it in a PDF program and save it anew.")
+    return pdf
+
+
+def read_pdf(path: str, max_pages: int, max_characters: int) -> Iterator[Message]:
+    with closing(open_pdf(path)) as pdf:
+        total = len(pdf)
+        if total == 0:
+            raise Refused("has no pages.")
+        check_pages(total, max_pages, "pages")
+        yield {"pages_total": total}
+        characters = 0
+        readable = False
+        pictures = False
+        unmapped = False
+        for index in range(total):
+            text, reason = "", None
+            try:
+                with closing(pdf[index]) as page, closing(page.get_textpage()) as textpage:
+                    characters += textpage.count_chars()
+                    if characters > max_characters:
+                        raise Refused(too_long(max_characters))
+                    if unmapped_share(textpage) > UNMAPPED_SHARE:
+                        unmapped = True
+                        reason = "its fonts do not say which letters they show: needs OCR"
+                    else:
+                        text = extract(textpage).text
+                        if not text and has_picture(page):
+                            pictures = True
+                            reason = "only a picture, no text: needs OCR"
+                        elif not text:
+                            reason = "blank: no text on it"
+            except pypdfium2.PdfiumError:
+                reason = "damaged: it cannot be opened"
+            readable = readable or bool(text)
+            yield {"page": {"number": index + 1, "text": text, "unreadable": reason}}
+        if not readable and pictures:
+            raise Refused(
+                "is a scan: its pages are pictures without a text layer. "
+                "Run it through OCR first (OCRmyPDF, Acrobat, a scanner's software) and use the result."
+            )
+        if not readable and unmapped:
+            raise Refused(
+                "has text that cannot be read: its fonts do not say which letters they show. "
+                "Run it through OCR first and use the result."
+            )
+        if not readable:
+            raise Refused("is empty: there is no text on any of its pages.")
+
+
+def extract(textpage: Any) -> CleanPage:
+    """The page's clean text; `source` holds PDFium's character indices."""
+
+    def box_of(index: int) -> Rectangle | None:
+        return loose_box(textpage, index)
+
+    return clean_page(character_codes(textpage), box_of)
+
+
+def character_codes(textpage: Any) -> list[int]:
+    """UTF-16 unit of each of PDFium's characters: `codes[i]` belongs to the character with index i."""
+    count = textpage.count_chars()
+    buffer = (ctypes.c_ushort * (count + 1))()
+    written = pdfium_c.FPDFText_GetText(textpage.raw, 0, count, buffer)
+    if written == count + 1:
+        return list(buffer)[:count]
+    # GetText leaves characters without a Unicode value out, and then its places are not the indices.
+    get_unicode, raw = pdfium_c.FPDFText_GetUnicode, textpage.raw
+    return [get_unicode(raw, index) for index in range(count)]
+
+
+def unmapped_share(textpage: Any) -> float:
+    """Share of the page's characters, of at most 500 taken evenly, that PDFium cannot turn into Unicode."""
+    count = textpage.count_chars()
+    sample = range(0, count, max(count // 500, 1))
+    unmapped = [index for index in sample if pdfium_c.FPDFText_HasUnicodeMapError(textpage.raw, index) == 1]
+    return len(unmapped) / max(len(sample), 1)
+
+
+def loose_box(textpage: Any, index: int) -> Rectangle | None:
+    try:
+        left, bottom, right, top = textpage.get_charbox(index, loose=True)
+    except pypdfium2.PdfiumError:
+        return None
+    return left, bottom, right, top
+
+
+def has_picture(page: Any) -> bool:
+    return any(True for _ in page.get_objects(filter=[pdfium_c.FPDF_PAGEOBJ_IMAGE], max_depth=4))
+
+
+def get_page(pdf: Any, number: int) -> Any:
+    if not 1 <= number <= len(pdf):
+        raise Refused(f"has no page {number}: it has {len(pdf)}.")
+    try:
+        return pdf[number - 1]
+    except pypdfium2.PdfiumError:
+        raise Refused(f"cannot be opened at page {number}: the page is damaged.") from None
+
+
+def passage_boxes(path: str, number: int, start: int, end: int) -> list[FractionBox]:
+    """Boxes of the characters `start` to `end` of the page's clean text, one for each line they stand on."""
+    with (
+        closing(open_pdf(path)) as pdf,
+        closing(get_page(pdf, number)) as page,
+        closing(page.get_textpage()) as textpage,
+    ):
+        clean = extract(textpage)
+        if not 0 <= start <= end <= len(clean.text):
+            raise Refused(f"has no characters {start} to {end} on page {number}: it has {len(clean.text)}.")
+        convert = pypdfium2.PdfPosConv(page, (0, 0, GRID, GRID, 0))
+        boxes = []
+        wanted = {clean.source[k] for k in range(start, end) if not clean.text[k].isspace()}
+        for index in sorted(wanted):
+            box = loose_box(textpage, index)
+            if box is None:
+                continue
+            corners = [convert.to_bitmap(box[0], box[1]), convert.to_bitmap(box[2], box[3])]
+            left, right = sorted(min(max(x, 0), GRID) / GRID for x, _ in corners)
+            top, bottom = sorted(min(max(y, 0), GRID) / GRID for _, y in corners)
+            if right > left and bottom > top:
+                boxes.append((left, top, right, bottom))
+        return merge_lines(boxes, page.get_width() / max(page.get_height(), 1.0))
+
+
+def merge_lines(boxes: list[FractionBox], aspect: float) -> list[FractionBox]:
+    """Joins the boxes of characters that follow each other on a line; a wide gap (a column's) stays open."""
+    merged: list[FractionBox] = []
+    for box in boxes:
+        if merged:
+            line = merged[-1]
+            height = min(line[3] - line[1], box[3] - box[1])
+            overlap = min(line[3], box[3]) - max(line[1], box[1])
+            gap = max(box[0] - line[2], line[0] - box[2])
+            if overlap > 0.5 * height and gap * aspect < 2 * height:
+                merged[-1] = (
+                    min(line[0], box[0]),
+                    min(line[1], box[1]),
+                    max(line[2], box[2]),
+                    max(line[3], box[3]),
+                )
+                continue
+        merged.append(box)
+    return merged
+
+
+def page_png(path: str, number: int, boxes: list[list[float]], width: int) -> bytes:
+    """The page as a PNG `width` pixels wide, its `boxes` marked as with a highlighter."""
+    with closing(open_pdf(path)) as pdf:
+        # Before the page is loaded, else the fields of a form stay blank.
+        pdf.init_forms()
+        with closing(get_page(pdf, number)) as page:
+            page_width, page_height = max(page.get_width(), 1.0), max(page.get_height(), 1.0)
+            scale = min(width / page_width, (MAX_PIXELS / (page_width * page_height)) ** 0.5)
+            image = page.render(scale=scale).to_pil().convert("RGB")
+    if boxes:
+        marks = Image.new("RGB", image.size, "white")
+        draw = ImageDraw.Draw(marks)
+        line = max(round(image.width / 500), 1)
+        for left, top, right, bottom in boxes:
+            corners = (
+                round(left * image.width) - line,
+                round(top * image.height) - line,
+                round(right * image.width) + line,
+                round(bottom * image.height) + line,
+            )
+            draw.rectangle(corners, fill=HIGHLIGHT, outline=OUTLINE, width=line)
+        # Multiplying keeps the letters black under the colour.
+        image = ImageChops.multiply(image, marks)
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", compress_level=3)
+    return buffer.getvalue()

@@ -1,0 +1,228 @@
+"""Writes the real files that the tests of the app read: good ones, and one for each way of being bad.
+
+`python -m tests.make_documents FOLDER` writes them all. Their text is made up here and says where it stands,
+so that a test knows what each page must hold.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import docx
+from docx.enum.text import WD_BREAK
+from fpdf import FPDF
+from PIL import Image, ImageDraw
+from reportlab.lib.enums import TA_JUSTIFY
+from reportlab.lib.pagesizes import A4
+from reportlab.lib.pdfencrypt import StandardEncryption
+from reportlab.lib.styles import ParagraphStyle
+from reportlab.pdfgen.canvas import Canvas
+from reportlab.platypus import BaseDocTemplate, Frame, PageBreak, PageTemplate, Paragraph
+
+PLACES = ("harbour", "orchard", "library", "foundry", "lighthouse", "granary", "chapel", "mill")
+PROSE = (
+    "keeper wrote every evening into the long ledger how many lamps were burning and which of the old boats "
+    "had come home before the tide turned over the grey stones beside the quiet water"
+)
+WORDS = PROSE.split()
+
+
+def fact(number: int) -> str:
+    """The sentence that only page `number` holds."""
+    return (
+        f"The {PLACES[number % len(PLACES)]} on page {number} opens with code {number * 7919 % 100_000:05d}."
+    )
+
+
+def paragraphs(number: int, count: int = 6, sentences: int = 5) -> list[str]:
+    """Plain prose for page `number`, its fact in the middle; the same on every call."""
+    texts = []
+    for which in range(count):
+        lines = []
+        for k in range(sentences):
+            start = (number * 11 + which * 5 + k * 3) % len(WORDS)
+            words = [WORDS[(start + step) % len(WORDS)] for step in range(9 + (number + k) % 7)]
+            lines.append(" ".join(words).capitalize() + ".")
+        if which == count // 2:
+            lines.insert(1, fact(number))
+        texts.append(" ".join(lines))
+    return texts
+
+
+BODY = ParagraphStyle(
+    "body", fontName="Times-Roman", fontSize=11, leading=14, spaceAfter=9, alignment=TA_JUSTIFY
+)
+HEAD = ParagraphStyle("head", fontName="Helvetica-Bold", fontSize=15, leading=19, spaceAfter=10)
+
+
+def _flow(path: Path, pages: int, frames: Sequence[Frame], style: ParagraphStyle, **prose: int) -> Path:
+    story = []
+    for number in range(1, pages + 1):
+        story.append(Paragraph(f"Chapter {number}", HEAD))
+        story += [Paragraph(text, style) for text in paragraphs(number, **prose)]
+        story.append(PageBreak())
+    template = BaseDocTemplate(str(path), pagesize=A4, title=path.stem)
+    template.addPageTemplates(PageTemplate(frames=list(frames)))
+    template.build(story)
+    return path
+
+
+def good_pdf(path: Path, pages: int = 4) -> Path:
+    """One column of justified prose, a heading a page."""
+    return _flow(path, pages, [Frame(72, 72, A4[0] - 144, A4[1] - 144)], BODY)
+
+
+def two_column_pdf(path: Path, pages: int = 2) -> Path:
+    """Two narrow columns of justified prose, the second after the first."""
+    width = (A4[0] - 144 - 24) / 2
+    frames = [Frame(72, 72, width, A4[1] - 144), Frame(96 + width, 72, width, A4[1] - 144)]
+    style = ParagraphStyle("narrow", BODY, fontSize=10, leading=12)
+    return _flow(path, pages, frames, style, count=11)
+
+
+def lines_pdf(path: Path, lines: Sequence[str], font: str | None = None, rotation: int = 0) -> Path:
+    """One page with exactly these lines, 14 points apart; `font` is a TrueType file."""
+    pdf = FPDF(unit="pt", format="A4")
+    pdf.set_auto_page_break(False)
+    pdf.add_page()
+    if font:
+        pdf.add_font("given", fname=font)
+    pdf.set_font("given" if font else "Helvetica", size=11)
+    for row, line in enumerate(lines):
+        pdf.text(72, 100 + 14 * row, line)
+    path.write_bytes(bytes(pdf.output()))
+    if rotation:
+        # Same length, so that the cross-reference table stays right.
+        data = path.read_bytes().replace(b"/Type /Page\n", b"/Rotate %03d/Type/Page\n" % rotation, 1)
+        path.write_bytes(data)
+    return path
+
+
+def encrypted_pdf(path: Path) -> Path:
+    canvas = Canvas(str(path), pagesize=A4, encrypt=StandardEncryption("secret", ownerPassword="owner"))
+    canvas.drawString(72, 700, fact(1))
+    canvas.save()
+    return path
+
+
+def _scan(number: int) -> Image.Image:
+    image = Image.new("L", (620, 877), "white")
+    ImageDraw.Draw(image).text((60, 100), fact(number), fill="black")
+    return image
+
+
+def scanned_pdf(path: Path, pages: int = 3) -> Path:
+    """Pictures of text, no text."""
+    first, *others = [_scan(number) for number in range(1, pages + 1)]
+    first.save(path, "PDF", save_all=True, append_images=others)
+    return path
+
+
+def partly_scanned_pdf(path: Path) -> Path:
+    """Page 1 is text, page 2 a picture, page 3 blank, page 4 text."""
+    pdf = FPDF(unit="pt", format="A4")
+    for number in range(1, 5):
+        pdf.add_page()
+        pdf.set_font("Helvetica", size=11)
+        if number == 2:
+            pdf.image(_scan(2), 0, 0, 595)
+        elif number != 3:
+            pdf.multi_cell(450, 14, fact(number))
+    path.write_bytes(bytes(pdf.output()))
+    return path
+
+
+def unmapped_pdf(path: Path, font: str) -> Path:
+    """Looks like text, but its font does not say which letters it shows."""
+    data = lines_pdf(path, [fact(1)], font).read_bytes()
+    path.write_bytes(re.sub(rb"/ToUnicode \d+ 0 R", lambda match: b" " * len(match[0]), data))
+    return path
+
+
+def blank_pdf(path: Path) -> Path:
+    canvas = Canvas(str(path), pagesize=A4)
+    canvas.showPage()
+    canvas.showPage()
+    canvas.save()
+    return path
+
+
+def truncated_pdf(path: Path) -> Path:
+    data = good_pdf(path).read_bytes()
+    path.write_bytes(data[: len(data) * 2 // 3])
+    return path
+
+
+def many_pages_pdf(path: Path, pages: int = 5000) -> Path:
+    canvas = Canvas(str(path), pagesize=A4)
+    for number in range(1, pages + 1):
+        canvas.drawString(72, 700, fact(number))
+        canvas.showPage()
+    canvas.save()
+    return path
+
+
+def zero_bytes(path: Path) -> Path:
+    path.write_bytes(b"")
+    return path
+
+
+def picture_named_pdf(path: Path) -> Path:
+    _scan(1).save(path, "PNG")
+    return path
+
+
+def word_file(path: Path, pages: int = 3) -> Path:
+    """Prose with page breaks, and a table on the last page."""
+    document = docx.Document()
+    for number in range(1, pages + 1):
+        document.add_heading(f"Chapter {number}", 1)
+        for text in paragraphs(number):
+            document.add_paragraph(text)
+        if number < pages:
+            document.paragraphs[-1].add_run().add_break(WD_BREAK.PAGE)
+    table = document.add_table(rows=2, cols=2)
+    for row, texts in zip(table.rows, (("Boat", "Lamps"), ("Heron", "12")), strict=True):
+        for cell, text in zip(row.cells, texts, strict=True):
+            cell.text = text
+    document.save(str(path))
+    return path
+
+
+def text_file(path: Path, encoding: str = "utf-8") -> Path:
+    text = "\n\n".join(text for number in range(1, 5) for text in paragraphs(number))
+    path.write_bytes(text.encode(encoding))
+    return path
+
+
+FONT = "/usr/share/fonts/truetype/dejavu/DejaVuSans.ttf"
+
+MAKERS: dict[str, Callable[[Path], Path]] = {
+    "good.pdf": good_pdf,
+    "two-columns.pdf": two_column_pdf,
+    "encrypted.pdf": encrypted_pdf,
+    "scanned.pdf": scanned_pdf,
+    "partly-scanned.pdf": partly_scanned_pdf,
+    "truncated.pdf": truncated_pdf,
+    "blank.pdf": blank_pdf,
+    "zero.pdf": zero_bytes,
+    "picture.pdf": picture_named_pdf,
+    "really-a-pdf.txt": good_pdf,
+    "five-thousand.pdf": many_pages_pdf,
+    "good.docx": word_file,
+    "good.txt": text_file,
+}
+
+
+def make(folder: Path, *names: str) -> list[Path]:
+    """Writes the named files, all of them by default, and returns their paths."""
+    folder.mkdir(parents=True, exist_ok=True)
+    return [MAKERS[name](folder / name) for name in names or MAKERS]
+
+
+if __name__ == "__main__":
+    for written in make(Path(sys.argv[1])):
+        print(f"{written} {written.stat().st_size:,} bytes")
