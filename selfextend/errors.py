@@ -1,0 +1,98 @@
+"""What can go wrong when a model is looked for, downloaded or loaded, each with a type and a plain sentence.
+
+Every message says what happened and what to do about it, so that an app can show it as it is. `reason` is a
+short fixed word for code that has to tell the cases apart. Knows nothing about transformers or torch.
+"""
+
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    from selfextend.memory import MemoryEstimate
+
+
+class ModelLoadError(RuntimeError):
+    """A model could not be loaded. Nothing of it is left in memory."""
+
+    reason: ClassVar[str] = "failed"
+
+
+class ModelNotFoundError(ModelLoadError):
+    """There is no such folder, or no such repository on the Hugging Face hub."""
+
+    reason = "not-found"
+
+
+class IncompleteModelError(ModelLoadError):
+    """The folder or repository lacks a file that is needed, or a file is damaged."""
+
+    reason = "incomplete"
+
+
+class UnsafeWeightsError(ModelLoadError):
+    """The weights exist as pickle files only; reading those would run code that came with them."""
+
+    reason = "pickle-only"
+
+
+class UnsupportedModelError(ModelLoadError):
+    """Not a causal language model that this version of transformers knows by itself."""
+
+    reason = "unsupported"
+
+
+class HubUnreachableError(ModelLoadError):
+    """The hub did not answer, and the model is not in the local cache."""
+
+    reason = "no-network"
+
+
+class AccessDeniedError(ModelLoadError):
+    """The repository is gated or private, and this machine has no access to it."""
+
+    reason = "gated"
+
+
+class DiskFullError(ModelLoadError):
+    """The disk has no room for the download."""
+
+    reason = "disk-full"
+
+
+class DeviceUnavailableError(ModelLoadError):
+    """The device that was asked for is not there, or its name is not one."""
+
+    reason = "device"
+
+
+class QuantizationUnavailableError(ModelLoadError):
+    """This machine cannot run the quantization that was asked for."""
+
+    reason = "quantization"
+
+
+class ModelTooBigError(ModelLoadError):
+    """The weights do not fit into the memory that is free.
+
+    Attributes:
+        estimate: the figures behind the refusal, or None where memory ran out in spite of them.
+    """
+
+    reason = "too-big"
+
+    def __init__(self, message: str, estimate: "MemoryEstimate | None" = None) -> None:
+        super().__init__(message)
+        self.estimate = estimate
+
+
+class UnsupportedArchitectureError(UnsupportedModelError, ValueError):
+    """SelfExtend cannot be enabled on this model, for the reason given; nothing was changed on it."""
+
+    reason = "unsupported"
+
+
+class PastReachError(ValueError):
+    """A sequence is longer than SelfExtend's settings reach; the message names settings that fit."""
+
+
+class PastReachWarning(UserWarning):
+    """As `PastReachError`, where the caller did not ask for an error."""
