@@ -91,6 +91,22 @@ def paper_max_length(trained_window: int, config: SelfExtendConfig) -> int:
     return (trained_window - config.neighbor_window) * config.group_size + config.neighbor_window
 
 
+def rule_share(trained_window: int, length: int, config: SelfExtendConfig) -> float:
+    """What the paper's empirical rule looks at, (w_n + (N - w_n) / G_s) / L: advised below 1/2 to 2/3.
+
+    A share of the trained window, so 1 and more does not fit. Sequences of at most w_n tokens group nothing and
+    take N / L.
+
+    Args:
+        trained_window: the paper's L, in tokens.
+        length: the paper's N, tokens of prompt and answer together.
+    """
+    check_window(trained_window, config)
+    checked_integer("length", length, 1)
+    near = min(length, config.neighbor_window)
+    return (near + (length - near) / config.group_size) / trained_window
+
+
 def suggest(
     trained_window: int,
     length: int,
@@ -117,7 +133,9 @@ def suggest(
     if neighbor_window is None:
         neighbor_window = max(1, trained_window // 4)
     checked_integer("neighbor_window", neighbor_window, 1)
-    room = 2 * trained_window - 3 * neighbor_window  # three times the positions that the rule leaves for groups
+    room = (
+        2 * trained_window - 3 * neighbor_window
+    )  # three times the positions that the rule leaves for groups
     if room <= 0:
         raise ValueError(
             f"neighbor_window ({neighbor_window}) must stay below two thirds of the trained window "
@@ -129,3 +147,19 @@ def suggest(
     while max_length(trained_window, config) < length:
         config = SelfExtendConfig(config.group_size + 1, neighbor_window, query_scaling)
     return config
+
+
+def smallest_group_size(trained_window: int, length: int, neighbor_window: int) -> int:
+    """The smallest group size whose reach holds `length` tokens with this neighbor window: the least change that fits.
+
+    Raises:
+        ValueError: see `check_window`.
+    """
+    check_window(trained_window, SelfExtendConfig(1, neighbor_window))
+    checked_integer("length", length, 1)
+    # The paper's limit is never below the exact one, so no smaller group size can reach. From there the exact one
+    # is asked, since it does not grow with every step (a group larger than the window wastes the window).
+    group_size = max(1, -(-(length - neighbor_window) // (trained_window - neighbor_window)))
+    while max_length(trained_window, SelfExtendConfig(group_size, neighbor_window)) < length:
+        group_size += 1
+    return group_size

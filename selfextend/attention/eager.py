@@ -1,0 +1,100 @@
+"""SelfExtend attention as the paper draws it: two score maps, chosen by distance, one softmax over both.
+
+The version to read. Memory is q x t, unless the caller sends its queries in pieces. It also takes what
+the fast version cannot, key masks, and it returns the weights.
+"""
+
+from __future__ import annotations
+
+import torch
+
+
+def attention_weights(
+    query_exact: torch.Tensor,
+    query_grouped: torch.Tensor,
+    key_exact: torch.Tensor,
+    key_grouped: torch.Tensor,
+    *,
+    neighbor_window: int,
+    scaling: float,
+    softcap: float | None = None,
+    first_query: int | None = None,
+    key_mask: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Attention weights of SelfExtend. Shapes as in `selfextend.attention`.
+
+    Args:
+        neighbor_window: w_n, in tokens.
+        scaling: what scores are multiplied by, usually head_dim ** -0.5.
+        softcap: Gemma-2's bound on scores, applied after scaling.
+        first_query: index of the first query among the t tokens; unless given, the queries are the last q.
+        key_mask: True where a query may look, (batch, t) or (batch, q, t), combined with causality.
+
+    Returns:
+        fp32 (fp64 for fp64 states) of shape (batch, heads, q, t). A row that may look nowhere is all zeros.
+    """
+    q_len, kv_len = query_grouped.shape[2], key_grouped.shape[2]
+    device = query_grouped.device
+    if first_query is None:
+        first_query = kv_len - q_len
+    indices = torch.arange(kv_len, device=device)
+    distance = indices[first_query : first_query + q_len, None] - indices
+
+    scores = _scores(query_grouped, key_grouped, scaling, softcap)
+    recent = scores[..., kv_len - key_exact.shape[2] :]
+    exact = _scores(query_exact, key_exact, scaling, softcap)
+    recent.copy_(torch.where(distance[..., -key_exact.shape[2] :] < neighbor_window, exact, recent))
+
+    visible = distance >= 0
+    if key_mask is not None:
+        visible = visible & (
+            key_mask[:, None, None, None, :] if key_mask.dim() == 2 else key_mask[:, None, None]
+        )
+    weights = torch.softmax(scores.masked_fill_(~visible, -torch.inf), dim=-1)
+    return weights.nan_to_num_(0.0).flatten(1, 2)
+
+
+def eager_attention(
+    query_exact: torch.Tensor,
+    query_grouped: torch.Tensor,
+    key_exact: torch.Tensor,
+    key_grouped: torch.Tensor,
+    value_states: torch.Tensor,
+    *,
+    neighbor_window: int,
+    scaling: float,
+    softcap: float | None = None,
+    dropout: float = 0.0,
+    first_query: int | None = None,
+    key_mask: torch.Tensor | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """SelfExtend attention with its weights. Arguments as in `attention_weights` and `selfextend.attention`.
+
+    Returns:
+        The output, (batch, heads, q, head_dim), and the weights, (batch, heads, q, t), in the states' dtype.
+    """
+    weights = attention_weights(
+        query_exact,
+        query_grouped,
+        key_exact,
+        key_grouped,
+        neighbor_window=neighbor_window,
+        scaling=scaling,
+        softcap=softcap,
+        first_query=first_query,
+        key_mask=key_mask,
+    ).to(value_states.dtype)
+    dropped = torch.nn.functional.dropout(weights, p=dropout) if dropout else weights
+    by_kv_head = dropped.unflatten(1, (value_states.shape[1], -1))
+    output = (by_kv_head @ value_states[:, :, None]).flatten(1, 2)
+    return output, weights
+
+
+def _scores(query: torch.Tensor, key: torch.Tensor, scaling: float, softcap: float | None) -> torch.Tensor:
+    """Scaled scores, (batch, kv_heads, heads // kv_heads, q, k), at least fp32."""
+    by_kv_head = query.unflatten(1, (key.shape[1], -1))
+    scores = (by_kv_head @ key[:, :, None].transpose(-1, -2)).to(
+        torch.promote_types(query.dtype, torch.float32)
+    )
+    scores = scores * scaling
+    return scores if softcap is None else softcap * torch.tanh(scores / softcap)

@@ -1,0 +1,333 @@
+"""Finding out, by trying, whether and where SelfExtend fits a model.
+
+Nothing here goes by class names. Two test passes over three tokens show, layer by layer, what attention receives
+with the model's rotary tables and with tables that rotate nothing. Where the first is exactly what rotating the
+second gives, attention can be replaced; everything else is refused with the reason, and the model is left as it was.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import nn
+from torch.overrides import TorchFunctionMode
+from transformers import AttentionInterface, PreTrainedModel
+
+from selfextend.errors import UnsupportedArchitectureError
+from selfextend.rotary import ApplyRotary, RotaryEmbedding, Tables, rotate, takes_positions, unrotated
+
+LayerKind = Literal["extended", "local", "no_rope"]
+
+_PROBE = "selfextend_probe"
+_PROBE_POSITIONS = (0, 3, 7)
+_listening: ContextVar[Callable[..., Any]] = ContextVar("_listening")
+_HARMLESS_TENSORS = {"position_ids", "cache_position", "attention_mask"}
+
+
+def _probe_attention(*args: Any, **kwargs: Any) -> Any:
+    return _listening.get()(*args, **kwargs)
+
+
+AttentionInterface.register(_PROBE, _probe_attention)
+
+
+@dataclass(frozen=True)
+class AttentionLayer:
+    """One attention module and how SelfExtend treats it.
+
+    Attributes:
+        name: its name within the model.
+        module: the attention module itself.
+        index: its place in the cache.
+        kind: "extended"; "local", a sliding window by design, kept as it is; or "no_rope", kept as it is.
+        rotary: what its positions come from; None without RoPE.
+        apply_rotary_pos_emb: its modeling file's own function; None without RoPE.
+    """
+
+    name: str
+    module: nn.Module
+    index: int
+    kind: LayerKind
+    rotary: RotaryEmbedding | None = None
+    apply_rotary_pos_emb: ApplyRotary | None = None
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """Where a model can be taken hold of.
+
+    Attributes:
+        decoder: the module whose forward pass goes through all attention layers.
+        layers: its attention layers, in order.
+        uses_interface: whether they call transformers' attention interface; else torch's attention function directly.
+        own_window: whether all layers have a sliding window, which has to be off while far keys are to be seen.
+    """
+
+    decoder: nn.Module
+    layers: tuple[AttentionLayer, ...]
+    uses_interface: bool
+    own_window: bool
+
+
+@dataclass
+class _Seen:
+    """What one attention module was given in a test pass."""
+
+    tables: Any = None
+    query: torch.Tensor | None = None
+    key: torch.Tensor | None = None
+    arguments: dict[str, Any] | None = None
+
+
+def examine(model: PreTrainedModel) -> Anatomy:
+    """Find the attention layers of a model.
+
+    Raises:
+        UnsupportedArchitectureError: with the reason. Nothing was changed on the model.
+    """
+    if not isinstance(model, PreTrainedModel):
+        raise _refusal("it is not a transformers model")
+    if getattr(model.config, "is_encoder_decoder", False):
+        raise _refusal("it is an encoder-decoder; SelfExtend is for decoder-only language models")
+    if getattr(model.config.get_text_config(), "num_kv_shared_layers", 0):
+        raise _refusal(
+            "some of its layers use another layer's keys, which then have no positions of their own"
+        )
+    modules = _attention_modules(model)
+    if not modules:
+        raise _refusal(
+            "none of its attention layers takes rotary position embeddings (it may use learned positions or ALiBi)"
+        )
+    decoder = _decoder(model, modules)
+    try:
+        with _left_as_it_was(model):
+            uses_interface, rotated, bare = _test_passes(decoder, modules)
+    except UnsupportedArchitectureError:
+        raise
+    except Exception as error:
+        raise _refusal(
+            f"a test pass of three tokens through it failed ({type(error).__name__}: {error})"
+        ) from error
+    layers, windows = [], []
+    for name, module in modules.items():
+        layer = _classify(name, module, rotated[name], bare[name], decoder)
+        layers.append(layer)
+        if layer.kind != "no_rope":
+            windows.append((rotated[name].arguments or {}).get("sliding_window") is not None)
+    if not windows:
+        raise _refusal("none of its attention layers applies rotary position embeddings")
+    own_window = all(windows)
+    if not own_window:
+        layers = [_as_local(layer, rotated[layer.name]) for layer in layers]
+    return Anatomy(decoder, tuple(layers), uses_interface, own_window)
+
+
+def _refusal(reason: str) -> UnsupportedArchitectureError:
+    return UnsupportedArchitectureError(f"SelfExtend cannot be enabled on this model: {reason}.")
+
+
+def _takes(module: nn.Module, *parameters: str) -> bool:
+    return set(parameters) <= set(inspect.signature(type(module).forward).parameters)
+
+
+def _attention_modules(model: nn.Module) -> dict[str, nn.Module]:
+    """The innermost modules that are given position embeddings, by name, in order."""
+    given = {
+        name: module
+        for name, module in model.named_modules()
+        if _takes(module, "position_embeddings") and isinstance(getattr(module, "layer_idx", None), int)
+    }
+    return {
+        name: module
+        for name, module in given.items()
+        if not any(other.startswith(f"{name}.") for other in given)
+    }
+
+
+def _decoder(model: nn.Module, modules: dict[str, nn.Module]) -> nn.Module:
+    """The innermost module that holds all attention layers and takes their cache."""
+    found = None
+    for name, module in model.named_modules():
+        holds_all = all(layer.startswith(f"{name}." if name else "") for layer in modules)
+        if holds_all and _takes(module, "attention_mask", "position_ids", "past_key_values"):
+            found = module
+    if found is None:
+        raise _refusal("no module was found that passes a cache and positions to all of its attention layers")
+    return found
+
+
+@contextmanager
+def _left_as_it_was(model: PreTrainedModel) -> Iterator[None]:
+    training = [module for module in model.modules() if module.training]
+    buffers = {
+        module: ({k: v.clone() for k, v in module._buffers.items() if v is not None}, dict(vars(module)))
+        for module in model.modules()
+        if takes_positions(module)
+    }
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+        for module, (tensors, attributes) in buffers.items():
+            vars(module).update(attributes)
+            for key, value in tensors.items():
+                module._buffers[key] = value
+
+
+def _test_passes(
+    decoder: nn.Module, modules: dict[str, nn.Module]
+) -> tuple[bool, dict[str, _Seen], dict[str, _Seen]]:
+    """Whether attention goes through the interface, and what each layer sees rotated and not rotated."""
+    for implementation in (_PROBE, "sdpa"):
+        rotated = _pass(decoder, modules, implementation, lambda tables: tables)
+        if all(seen.query is not None for seen in rotated.values()):
+            return (
+                implementation == _PROBE,
+                rotated,
+                _pass(decoder, modules, implementation, _unrotated_or_same),
+            )
+    missed = next(name for name, seen in rotated.items() if seen.query is None)
+    raise _refusal(
+        f"the attention of {missed} goes neither through transformers' attention interface nor torch's"
+    )
+
+
+def _unrotated_or_same(tables: Any) -> Any:
+    return unrotated(tables) if _is_pair(tables) else tables
+
+
+def _is_pair(tables: Any) -> bool:
+    return (
+        isinstance(tables, tuple)
+        and len(tables) == 2
+        and all(isinstance(table, torch.Tensor) and table.dim() == 3 for table in tables)
+    )
+
+
+@torch.no_grad()
+def _pass(
+    decoder: nn.Module, modules: dict[str, nn.Module], implementation: str, change: Callable[[Any], Any]
+) -> dict[str, _Seen]:
+    seen = {name: _Seen() for name in modules}
+    names = {module: name for name, module in modules.items()}
+    current: list[str] = []
+
+    def before(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:
+        name = names[module]
+        current[:] = [name]
+        seen[name].tables = kwargs.get("position_embeddings")
+        return args, {**kwargs, "position_embeddings": change(kwargs.get("position_embeddings"))}
+
+    def keep(
+        name: str, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, **arguments: Any
+    ) -> torch.Tensor:
+        seen[name].query, seen[name].key, seen[name].arguments = query, key, arguments
+        # Depends on the values alone, so that both passes give the next layer the same input.
+        return value.repeat_interleave(query.shape[1] // value.shape[1], dim=1)
+
+    def interface(
+        module: nn.Module, query: Any, key: Any, value: Any, mask: Any = None, **arguments: Any
+    ) -> Any:
+        return keep(names[module], query, key, value, **arguments).transpose(1, 2).contiguous(), None
+
+    class Direct(TorchFunctionMode):
+        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            kwargs = kwargs or {}
+            if func is torch.nn.functional.scaled_dot_product_attention:
+                return keep(current[0], *args[:3])
+            return func(*args, **kwargs)
+
+    configs = {id(m.config): m.config for m in (decoder, *modules.values()) if hasattr(m, "config")}.values()
+    device = decoder.get_input_embeddings().weight.device  # type: ignore[operator, union-attr]
+    with ExitStack() as stack:
+        for config in configs:
+            stack.callback(setattr, config, "_attn_implementation_internal", config._attn_implementation)
+            config._attn_implementation_internal = implementation
+        for module in modules.values():
+            stack.callback(module.register_forward_pre_hook(before, with_kwargs=True).remove)
+        stack.callback(_listening.reset, _listening.set(interface))
+        stack.enter_context(Direct())
+        decoder(
+            input_ids=torch.arange(len(_PROBE_POSITIONS), device=device)[None],
+            position_ids=torch.tensor([_PROBE_POSITIONS], device=device),
+            use_cache=False,
+        )
+    return seen
+
+
+def _classify(
+    name: str, module: nn.Module, rotated: _Seen, bare: _Seen, decoder: nn.Module
+) -> AttentionLayer:
+    """What a layer is, from what it was given with and without rotation."""
+    index = int(module.layer_idx)  # type: ignore[arg-type]
+    assert (
+        rotated.query is not None
+        and rotated.key is not None
+        and bare.query is not None
+        and bare.key is not None
+    )
+    if torch.equal(rotated.query, bare.query) and torch.equal(rotated.key, bare.key):
+        if _is_pair(rotated.tables) or rotated.tables is None:
+            return AttentionLayer(name, module, index, "no_rope")
+        raise _refusal(f"{name} takes position embeddings in a form other than (cos, sin)")
+    apply = getattr(sys.modules[type(module).__module__], "apply_rotary_pos_emb", None)
+    if apply is None or not _is_pair(rotated.tables):
+        raise _refusal(f"{name} applies rotary position embeddings in a way that cannot be redone outside it")
+    if not (
+        _same(_rotated_or_none(bare.query, rotated.tables, apply), rotated.query)
+        and _same(_rotated_or_none(bare.key, rotated.tables, apply), rotated.key)
+    ):
+        raise _refusal(f"{name} changes queries or keys after rotating them, so they cannot be rotated anew")
+    for argument, value in (rotated.arguments or {}).items():
+        if isinstance(value, torch.Tensor) and argument not in _HARMLESS_TENSORS:
+            raise _refusal(
+                f"{name} passes {argument} to attention, which SelfExtend's attention does not know"
+            )
+    rotary = _find_rotary(decoder, rotated.tables)
+    if rotary is None:
+        raise _refusal(f"the rotary embedding that {name} takes its positions from was not found")
+    return AttentionLayer(name, module, index, "extended", rotary, apply)
+
+
+def _as_local(layer: AttentionLayer, seen: _Seen) -> AttentionLayer:
+    if layer.kind == "extended" and (seen.arguments or {}).get("sliding_window") is not None:
+        return AttentionLayer(layer.name, layer.module, layer.index, "local")
+    return layer
+
+
+def _rotated_or_none(states: torch.Tensor, tables: Tables, apply: ApplyRotary) -> torch.Tensor | None:
+    try:
+        return rotate(states, (tables[0].to(states.device), tables[1].to(states.device)), apply)
+    except RuntimeError:
+        return None
+
+
+def _same(got: torch.Tensor | None, want: torch.Tensor) -> bool:
+    return got is not None and got.shape == want.shape and torch.allclose(got, want, rtol=1e-3, atol=1e-5)
+
+
+def _find_rotary(decoder: nn.Module, tables: Tables) -> RotaryEmbedding | None:
+    """The rotary module, and which of its layer types, that made these tables."""
+    positions = torch.tensor([_PROBE_POSITIONS], device=tables[0].device)
+    for module in decoder.modules():
+        if not takes_positions(module):
+            continue
+        many = "layer_type" in inspect.signature(inspect.unwrap(type(module).forward)).parameters
+        for layer_type in sorted(getattr(module, "layer_types", [])) if many else [None]:
+            rotary = RotaryEmbedding.of(module, layer_type)
+            try:
+                made = rotary.tables(tables[0], positions, _PROBE_POSITIONS[-1] + 1)
+            except (RuntimeError, AttributeError, KeyError, TypeError):
+                continue
+            if all(torch.equal(a, b) for a, b in zip(made, tables, strict=True)):
+                return rotary
+    return None
