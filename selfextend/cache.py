@@ -136,9 +136,7 @@ class SelfExtendLayer(CacheLayerMixin):
 
     def _keep_exact(self, past: torch.Tensor | None, exact: torch.Tensor) -> None:
         window = self.neighbor_window
-        if (
-            exact.shape[2] == 1
-        ):  # decoding: append in place, and start over at the front when the slack is used up
+        if exact.shape[2] == 1:  # decoding: append in place, and start over at the front when the slack is used up
             if self._exact.length >= window + window // 8:
                 self._exact.keep(self._exact.states[:, :, -window:].clone())
             self._exact.append(exact, reserve=min(window, self._exact.length) + window // 8)
@@ -159,9 +157,7 @@ class SelfExtendLayer(CacheLayerMixin):
     def crop(self, tokens_to_remove: int) -> None:
         """Drop the last tokens; as in transformers, their number is given as a negative integer."""
         if tokens_to_remove > 0:
-            raise ValueError(
-                f"Give the number of tokens to remove as a negative integer: {-tokens_to_remove}."
-            )
+            raise ValueError(f"Give the number of tokens to remove as a negative integer: {-tokens_to_remove}.")
         removed = min(-tokens_to_remove, self._grouped.length)
         if removed == 0:
             return

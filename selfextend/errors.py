@@ -96,3 +96,7 @@ class PastReachError(ValueError):
 
 class PastReachWarning(UserWarning):
     """As `PastReachError`, where the caller did not ask for an error."""
+
+
+class OutOfMemoryError(RuntimeError):
+    """Memory ran out while a prompt was read or an answer written. What to do is in the message."""

@@ -138,9 +138,7 @@ class LayerRotation:
         """Unrotated keys of this pass -> at exact and at grouped positions."""
         return self.all_keys(key, self.step.past, self.step.past)
 
-    def all_keys(
-        self, key: torch.Tensor, exact_since: int, since: int = 0
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def all_keys(self, key: torch.Tensor, exact_since: int, since: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
         """Unrotated keys from index `since` on -> exact ones from `exact_since` on, and all grouped ones."""
         exact = self._rotate(key[:, :, exact_since - since :], "key_exact", exact_since)
         return exact, self._rotate(key, "key_grouped", since)

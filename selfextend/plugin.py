@@ -76,9 +76,7 @@ def support(model: PreTrainedModel) -> Support:
         return Support(False, str(error))
     layers = tuple(LayerSupport(layer.name, layer.kind) for layer in anatomy.layers)
     found = Support(True, "", layers)
-    return Support(
-        True, f"SelfExtend fits {found.extended_layers} of {len(layers)} attention layers.", layers
-    )
+    return Support(True, f"SelfExtend fits {found.extended_layers} of {len(layers)} attention layers.", layers)
 
 
 def enable(
@@ -235,12 +233,9 @@ class Extension:
 
         @functools.wraps(original)
         def generate(*args: Any, **kwargs: Any) -> Any:
-            settings = kwargs.get("generation_config") or getattr(
-                original.__self__, "generation_config", None
-            )  # type: ignore[attr-defined]
+            settings = kwargs.get("generation_config") or getattr(original.__self__, "generation_config", None)  # type: ignore[attr-defined]
             choices = {
-                name: kwargs.get(name, getattr(settings, name, None))
-                for name in ("use_cache", "cache_implementation")
+                name: kwargs.get(name, getattr(settings, name, None)) for name in ("use_cache", "cache_implementation")
             }
             if kwargs.get("past_key_values") is None and choices["use_cache"] is not False:
                 if choices["cache_implementation"] is None:
@@ -249,9 +244,7 @@ class Extension:
 
         return generate
 
-    def _before_forward(
-        self, decoder: nn.Module, args: Any, kwargs: dict[str, Any]
-    ) -> tuple[Any, dict[str, Any]]:
+    def _before_forward(self, decoder: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         """Work out where the tokens of this pass stand, and see that there is a cache if one is wanted."""
         bound = inspect.signature(type(decoder).forward).bind_partial(decoder, *args, **kwargs).arguments
         bound.pop(next(iter(bound)))  # self
@@ -456,9 +449,7 @@ def _forward_pass(
         if position_ids.dim() != 2:
             raise ValueError("SelfExtend takes position_ids of shape (batch, tokens).")
         offset = position_ids.to(index.device) - expected
-        counted = (
-            torch.ones_like(offset, dtype=torch.bool) if seen is None else seen[:, past:].expand_as(offset)
-        )
+        counted = torch.ones_like(offset, dtype=torch.bool) if seen is None else seen[:, past:].expand_as(offset)
         first = torch.gather(offset, 1, counted.int().argmax(dim=1, keepdim=True))
         first = torch.where(counted.any(dim=1, keepdim=True), first, 0)
         if bool(((offset != first) & counted).any()):

@@ -97,9 +97,7 @@ def examine(model: PreTrainedModel) -> Anatomy:
     if getattr(model.config, "is_encoder_decoder", False):
         raise _refusal("it is an encoder-decoder; SelfExtend is for decoder-only language models")
     if getattr(model.config.get_text_config(), "num_kv_shared_layers", 0):
-        raise _refusal(
-            "some of its layers use another layer's keys, which then have no positions of their own"
-        )
+        raise _refusal("some of its layers use another layer's keys, which then have no positions of their own")
     modules = _attention_modules(model)
     if not modules:
         raise _refusal(
@@ -112,9 +110,7 @@ def examine(model: PreTrainedModel) -> Anatomy:
     except UnsupportedArchitectureError:
         raise
     except Exception as error:
-        raise _refusal(
-            f"a test pass of three tokens through it failed ({type(error).__name__}: {error})"
-        ) from error
+        raise _refusal(f"a test pass of three tokens through it failed ({type(error).__name__}: {error})") from error
     layers, windows = [], []
     for name, module in modules.items():
         layer = _classify(name, module, rotated[name], bare[name], decoder)
@@ -144,11 +140,7 @@ def _attention_modules(model: nn.Module) -> dict[str, nn.Module]:
         for name, module in model.named_modules()
         if _takes(module, "position_embeddings") and isinstance(getattr(module, "layer_idx", None), int)
     }
-    return {
-        name: module
-        for name, module in given.items()
-        if not any(other.startswith(f"{name}.") for other in given)
-    }
+    return {name: module for name, module in given.items() if not any(other.startswith(f"{name}.") for other in given)}
 
 
 def _decoder(model: nn.Module, modules: dict[str, nn.Module]) -> nn.Module:
@@ -183,9 +175,7 @@ def _left_as_it_was(model: PreTrainedModel) -> Iterator[None]:
                 module._buffers[key] = value
 
 
-def _test_passes(
-    decoder: nn.Module, modules: dict[str, nn.Module]
-) -> tuple[bool, dict[str, _Seen], dict[str, _Seen]]:
+def _test_passes(decoder: nn.Module, modules: dict[str, nn.Module]) -> tuple[bool, dict[str, _Seen], dict[str, _Seen]]:
     """Whether attention goes through the interface, and what each layer sees rotated and not rotated."""
     for implementation in (_PROBE, "sdpa"):
         rotated = _pass(decoder, modules, implementation, lambda tables: tables)
@@ -196,9 +186,7 @@ def _test_passes(
                 _pass(decoder, modules, implementation, _unrotated_or_same),
             )
     missed = next(name for name, seen in rotated.items() if seen.query is None)
-    raise _refusal(
-        f"the attention of {missed} goes neither through transformers' attention interface nor torch's"
-    )
+    raise _refusal(f"the attention of {missed} goes neither through transformers' attention interface nor torch's")
 
 
 def _unrotated_or_same(tables: Any) -> Any:
@@ -227,16 +215,12 @@ def _pass(
         seen[name].tables = kwargs.get("position_embeddings")
         return args, {**kwargs, "position_embeddings": change(kwargs.get("position_embeddings"))}
 
-    def keep(
-        name: str, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, **arguments: Any
-    ) -> torch.Tensor:
+    def keep(name: str, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, **arguments: Any) -> torch.Tensor:
         seen[name].query, seen[name].key, seen[name].arguments = query, key, arguments
         # Depends on the values alone, so that both passes give the next layer the same input.
         return value.repeat_interleave(query.shape[1] // value.shape[1], dim=1)
 
-    def interface(
-        module: nn.Module, query: Any, key: Any, value: Any, mask: Any = None, **arguments: Any
-    ) -> Any:
+    def interface(module: nn.Module, query: Any, key: Any, value: Any, mask: Any = None, **arguments: Any) -> Any:
         return keep(names[module], query, key, value, **arguments).transpose(1, 2).contiguous(), None
 
     class Direct(TorchFunctionMode):
@@ -264,17 +248,10 @@ def _pass(
     return seen
 
 
-def _classify(
-    name: str, module: nn.Module, rotated: _Seen, bare: _Seen, decoder: nn.Module
-) -> AttentionLayer:
+def _classify(name: str, module: nn.Module, rotated: _Seen, bare: _Seen, decoder: nn.Module) -> AttentionLayer:
     """What a layer is, from what it was given with and without rotation."""
     index = int(module.layer_idx)  # type: ignore[arg-type]
-    assert (
-        rotated.query is not None
-        and rotated.key is not None
-        and bare.query is not None
-        and bare.key is not None
-    )
+    assert rotated.query is not None and rotated.key is not None and bare.query is not None and bare.key is not None
     if torch.equal(rotated.query, bare.query) and torch.equal(rotated.key, bare.key):
         if _is_pair(rotated.tables) or rotated.tables is None:
             return AttentionLayer(name, module, index, "no_rope")
@@ -289,9 +266,7 @@ def _classify(
         raise _refusal(f"{name} changes queries or keys after rotating them, so they cannot be rotated anew")
     for argument, value in (rotated.arguments or {}).items():
         if isinstance(value, torch.Tensor) and argument not in _HARMLESS_TENSORS:
-            raise _refusal(
-                f"{name} passes {argument} to attention, which SelfExtend's attention does not know"
-            )
+            raise _refusal(f"{name} passes {argument} to attention, which SelfExtend's attention does not know")
     rotary = _find_rotary(decoder, rotated.tables)
     if rotary is None:
         raise _refusal(f"the rotary embedding that {name} takes its positions from was not found")

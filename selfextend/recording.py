@@ -1,0 +1,171 @@
+"""Attention of chosen rows, kept while the model runs: pooled over bins of keys, never N x N.
+
+The rotated states of each layer pass by once; the rows asked for are computed again from them and summed up at
+once. Knows nothing about documents or pages: what a bin stands for is the caller's business.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from transformers import PreTrainedModel
+
+from selfextend.attention.eager import attention_weights
+from selfextend.forward import RotatedStates
+from selfextend.plugin import Extension, active_extension
+
+
+@dataclass(frozen=True)
+class RecordingRequest:
+    """Which attention to keep.
+
+    Attributes:
+        query_rows: token indices of the queries. The query that predicts token t stands at t - 1.
+        bin_starts: where each bin of keys begins, ascending, the first 0; the last bin takes all that follows.
+        layers: layer indices; all extended ones unless given.
+        heads: head indices; all unless given.
+        max_bytes: what the record may hold, and what its computation may hold at a time besides.
+    """
+
+    query_rows: range
+    bin_starts: Sequence[int]
+    layers: tuple[int, ...] | None = None
+    heads: tuple[int, ...] | None = None
+    max_bytes: int = 256 * 2**20
+
+    def __post_init__(self) -> None:
+        starts = np.asarray(self.bin_starts)
+        if starts.ndim != 1 or len(starts) == 0 or starts[0] != 0 or (np.diff(starts) <= 0).any():
+            raise ValueError("bin_starts must ascend from 0, each bin holding at least one token.")
+        if len(self.query_rows) == 0 or self.query_rows.step != 1 or self.query_rows.start < 0:
+            raise ValueError("query_rows must be a range of at least one token index, in steps of 1.")
+
+
+@dataclass(frozen=True)
+class AttentionRecord:
+    """Pooled attention. Rows that the model has not computed (yet) are NaN.
+
+    Attributes:
+        query_rows: token indices, as requested.
+        bin_starts: (bins,) as requested.
+        layers, heads: indices, in the order of the arrays.
+        sums: (layers, heads, rows, bins) fp32: attention summed within each bin; each row adds up to 1.
+        maxima: the same shape: the largest single weight in each bin. Means hide needles; this shows them.
+        neighbor_share: (layers, heads, rows): what fell on keys closer than neighbor_window. The rest, 1 minus it,
+            fell on grouped keys.
+    """
+
+    query_rows: range
+    bin_starts: np.ndarray
+    layers: tuple[int, ...]
+    heads: tuple[int, ...]
+    sums: np.ndarray
+    maxima: np.ndarray
+    neighbor_share: np.ndarray
+
+    @property
+    def grouped_share(self) -> np.ndarray:
+        """(layers, heads, rows): what fell on keys at grouped positions."""
+        return 1.0 - self.neighbor_share
+
+
+class AttentionRecorder:
+    """Sees the layers' states while installed by `recording`, and keeps what its request asks for."""
+
+    def __init__(self, request: RecordingRequest, extension: Extension) -> None:
+        extended = tuple(layer.index for layer in extension.anatomy.layers if layer.kind == "extended")
+        layers = extended if request.layers is None else request.layers
+        if not set(layers) <= set(extended):
+            raise ValueError(f"Attention can be recorded in layers {extended}, not in {layers}.")
+        config = extension.anatomy.decoder.config
+        count = config.num_attention_heads  # type: ignore[union-attr]
+        heads = tuple(range(count)) if request.heads is None else request.heads
+        if not set(heads) <= set(range(count)):
+            raise ValueError(f"This model has heads 0 ... {count - 1}, not {heads}.")
+        shape = (len(layers), len(heads), len(request.query_rows))
+        needed = 2 * 4 * int(np.prod(shape)) * len(request.bin_starts)
+        if needed > request.max_bytes:
+            raise ValueError(
+                f"Recording {shape[0]} layers x {shape[1]} heads x {shape[2]} rows x {len(request.bin_starts)} bins "
+                f"takes {needed / 2**20:.0f} MB, more than the {request.max_bytes / 2**20:.0f} MB allowed. Ask for "
+                "fewer layers, heads, rows or bins."
+            )
+        self.request = request
+        self._layer_of = {layer: number for number, layer in enumerate(layers)}
+        self._heads = torch.tensor(heads)
+        self._bin_starts = torch.tensor(np.asarray(request.bin_starts, dtype=np.int64))
+        self.record = AttentionRecord(
+            request.query_rows,
+            np.asarray(request.bin_starts),
+            layers,
+            heads,
+            np.full((*shape, len(request.bin_starts)), np.nan, dtype=np.float32),
+            np.full((*shape, len(request.bin_starts)), np.nan, dtype=np.float32),
+            np.full(shape, np.nan, dtype=np.float32),
+        )
+
+    @torch.no_grad()
+    def observe(self, layer: int, states: RotatedStates, row: int, first_key: int) -> None:
+        """Keep the requested rows of one layer. Of a batch only the first row is recorded."""
+        if row != 0 or layer not in self._layer_of:
+            return
+        q_len, kv_len = states.query_grouped.shape[2], states.key_grouped.shape[2]
+        past = kv_len - q_len
+        wanted = range(max(self.request.query_rows.start, past), min(self.request.query_rows.stop, kv_len))
+        heads = states.query_grouped.shape[1]
+        at_once = max(1, self.request.max_bytes // (4 * 4 * heads * kv_len))
+        for start in range(wanted.start, wanted.stop, at_once):
+            self._keep(self._layer_of[layer], states, range(start, min(start + at_once, wanted.stop)), past)
+
+    def _keep(self, layer: int, states: RotatedStates, queries: range, past: int) -> None:
+        rows = slice(queries.start - past, queries.stop - past)
+        weights = attention_weights(
+            states.query_exact[:, :, rows],
+            states.query_grouped[:, :, rows],
+            states.key_exact,
+            states.key_grouped,
+            neighbor_window=states.neighbor_window,
+            scaling=states.scaling,
+            softcap=states.softcap,
+            first_query=queries.start,
+        )[0]
+        weights = weights[self._heads.to(weights.device)]
+        keys = torch.arange(weights.shape[-1], device=weights.device)
+        bins = torch.bucketize(keys, self._bin_starts.to(weights.device), right=True) - 1
+        shape = (*weights.shape[:2], len(self._bin_starts))
+        sums = weights.new_zeros(shape).index_add_(-1, bins, weights)
+        maxima = weights.new_zeros(shape).scatter_reduce_(-1, bins.expand_as(weights), weights, "amax")
+        distance = torch.arange(queries.start, queries.stop, device=weights.device)[:, None] - keys
+        near = torch.where(distance < states.neighbor_window, weights, 0.0).sum(dim=-1)
+        first = queries.start - self.request.query_rows.start
+        target = slice(first, first + len(queries))
+        self.record.sums[layer, :, target] = sums.float().cpu().numpy()
+        self.record.maxima[layer, :, target] = maxima.float().cpu().numpy()
+        self.record.neighbor_share[layer, :, target] = near.float().cpu().numpy()
+
+
+@contextmanager
+def recording(model: PreTrainedModel, request: RecordingRequest) -> Iterator[AttentionRecord]:
+    """Record attention of the forward passes inside a `with` block. The record fills as they run.
+
+    SelfExtend must be on; `SelfExtendConfig(group_size=1, ...)` is the vanilla model.
+
+    Raises:
+        RuntimeError: SelfExtend is off.
+        ValueError: layers or heads the model does not have, or more than `max_bytes`.
+    """
+    extension = active_extension(model)
+    if extension is None:
+        raise RuntimeError(
+            "Attention is recorded while SelfExtend is on. Enable it; group_size=1 is the vanilla model."
+        )
+    before, recorder = extension.observer, AttentionRecorder(request, extension)
+    extension.observer = recorder
+    try:
+        yield recorder.record
+    finally:
+        extension.observer = before
