@@ -112,6 +112,10 @@ def _lines(codes: Sequence[int]) -> list[_Line]:
     lines = []
     line = _Line([], [])
     for index, unit in enumerate(codes):
+        if 0x20 < unit < 0x7F:  # nearly all of them, and most of the time of a page goes here
+            line.characters.append(chr(unit))
+            line.source.append(index)
+            continue
         code = unit
         if 0xD800 <= unit < 0xDC00 and index + 1 < len(codes) and 0xDC00 <= codes[index + 1] < 0xE000:
             code = 0x10000 + ((unit - 0xD800) << 10) + codes[index + 1] - 0xDC00

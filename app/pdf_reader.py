@@ -10,6 +10,7 @@ import io
 import os
 from collections.abc import Iterator
 from contextlib import closing
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -169,31 +170,29 @@ def passage_boxes(path: str, number: int, start: int, end: int) -> list[Fraction
         clean = extract(textpage)
         if not 0 <= start <= end <= len(clean.text):
             raise Refused(f"has no characters {start} to {end} on page {number}: it has {len(clean.text)}.")
+        wanted = {clean.source[k] for k in range(start, end) if not clean.text[k].isspace()}
+        characters = [box for index in sorted(wanted) if (box := loose_box(textpage, index)) is not None]
         convert = pypdfium2.PdfPosConv(page, (0, 0, GRID, GRID, 0))
         boxes = []
-        wanted = {clean.source[k] for k in range(start, end) if not clean.text[k].isspace()}
-        for index in sorted(wanted):
-            box = loose_box(textpage, index)
-            if box is None:
-                continue
-            corners = [convert.to_bitmap(box[0], box[1]), convert.to_bitmap(box[2], box[3])]
+        for line in merge_lines(characters):
+            corners = [convert.to_bitmap(line[0], line[1]), convert.to_bitmap(line[2], line[3])]
             left, right = sorted(min(max(x, 0), GRID) / GRID for x, _ in corners)
             top, bottom = sorted(min(max(y, 0), GRID) / GRID for _, y in corners)
             if right > left and bottom > top:
                 boxes.append((left, top, right, bottom))
-        return merge_lines(boxes, page.get_width() / max(page.get_height(), 1.0))
+        return boxes
 
 
-def merge_lines(boxes: list[FractionBox], aspect: float) -> list[FractionBox]:
+def merge_lines(boxes: list[Rectangle]) -> list[Rectangle]:
     """Joins the boxes of characters that follow each other on a line; a wide gap (a column's) stays open."""
-    merged: list[FractionBox] = []
+    merged: list[Rectangle] = []
     for box in boxes:
         if merged:
             line = merged[-1]
             height = min(line[3] - line[1], box[3] - box[1])
             overlap = min(line[3], box[3]) - max(line[1], box[1])
             gap = max(box[0] - line[2], line[0] - box[2])
-            if overlap > 0.5 * height and gap * aspect < 2 * height:
+            if overlap > 0.5 * height and gap < 2 * height:
                 merged[-1] = (
                     min(line[0], box[0]),
                     min(line[1], box[1]),
@@ -203,6 +202,27 @@ def merge_lines(boxes: list[FractionBox], aspect: float) -> list[FractionBox]:
                 continue
         merged.append(box)
     return merged
+
+
+def highlighter(size: tuple[int, int], boxes: list[list[float]]) -> Image.Image:
+    """The marks alone, on white: boxes that stand close one below the other share one outline."""
+    width, height = size
+    marks = Image.new("RGB", size, "white")
+    draw = ImageDraw.Draw(marks)
+    line = max(round(width / 500), 1)
+    corners = [
+        (round(left * width), round(top * height), round(right * width), round(bottom * height))
+        for left, top, right, bottom in boxes
+    ]
+    for left, top, right, bottom in corners:
+        draw.rectangle((left - line, top - line, right + line, bottom + line), fill=OUTLINE)
+    for box in corners:
+        draw.rectangle(box, fill=HIGHLIGHT)
+    for above, below in pairwise(corners):
+        left, right = max(above[0], below[0]), min(above[2], below[2])
+        if left < right and 0 < below[1] - above[3] < 2 * line:
+            draw.rectangle((left, above[3], right, below[1]), fill=HIGHLIGHT)
+    return marks
 
 
 def page_png(path: str, number: int, boxes: list[list[float]], width: int) -> bytes:
@@ -215,19 +235,8 @@ def page_png(path: str, number: int, boxes: list[list[float]], width: int) -> by
             scale = min(width / page_width, (MAX_PIXELS / (page_width * page_height)) ** 0.5)
             image = page.render(scale=scale).to_pil().convert("RGB")
     if boxes:
-        marks = Image.new("RGB", image.size, "white")
-        draw = ImageDraw.Draw(marks)
-        line = max(round(image.width / 500), 1)
-        for left, top, right, bottom in boxes:
-            corners = (
-                round(left * image.width) - line,
-                round(top * image.height) - line,
-                round(right * image.width) + line,
-                round(bottom * image.height) + line,
-            )
-            draw.rectangle(corners, fill=HIGHLIGHT, outline=OUTLINE, width=line)
         # Multiplying keeps the letters black under the colour.
-        image = ImageChops.multiply(image, marks)
+        image = ImageChops.multiply(image, highlighter(image.size, boxes))
     buffer = io.BytesIO()
     image.save(buffer, "PNG", compress_level=3)
     return buffer.getvalue()

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import re
 import sys
+import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import docx
+import reportlab
 from docx.enum.text import WD_BREAK
 from fpdf import FPDF
 from PIL import Image, ImageDraw
@@ -23,6 +25,7 @@ from reportlab.pdfgen.canvas import Canvas
 from reportlab.platypus import BaseDocTemplate, Frame, PageBreak, PageTemplate, Paragraph
 
 PLACES = ("harbour", "orchard", "library", "foundry", "lighthouse", "granary", "chapel", "mill")
+FONT = str(Path(reportlab.__file__).with_name("fonts") / "Vera.ttf")
 PROSE = (
     "keeper wrote every evening into the long ledger how many lamps were burning and which of the old boats "
     "had come home before the tide turned over the grey stones beside the quiet water"
@@ -135,9 +138,9 @@ def partly_scanned_pdf(path: Path) -> Path:
     return path
 
 
-def unmapped_pdf(path: Path, font: str) -> Path:
+def unmapped_pdf(path: Path) -> Path:
     """Looks like text, but its font does not say which letters it shows."""
-    data = lines_pdf(path, [fact(1)], font).read_bytes()
+    data = lines_pdf(path, [fact(1)], FONT).read_bytes()
     path.write_bytes(re.sub(rb"/ToUnicode \d+ 0 R", lambda match: b" " * len(match[0]), data))
     return path
 
@@ -162,6 +165,31 @@ def many_pages_pdf(path: Path, pages: int = 5000) -> Path:
         canvas.drawString(72, 700, fact(number))
         canvas.showPage()
     canvas.save()
+    return path
+
+
+def bomb_pdf(path: Path, unpacked: int = 300_000_000) -> Path:
+    """A small file whose one page unpacks to far more than any reader wants to hold."""
+    pack = zlib.compressobj(4)
+    line = b"(The keeper wrote every evening) Tj T* " * 25_000
+    stream = b"".join(pack.compress(line) for _ in range(unpacked // len(line))) + pack.flush()
+    objects = [
+        b"<</Type/Catalog/Pages 2 0 R>>",
+        b"<</Type/Pages/Kids[3 0 R]/Count 1>>",
+        b"<</Type/Page/Parent 2 0 R/MediaBox[0 0 595 842]/Contents 4 0 R/Resources<</Font<<>>>>>>",
+        b"<</Length %d/Filter/FlateDecode>>stream\n%b\nendstream" % (len(stream), stream),
+    ]
+    data = b"%PDF-1.7\n"
+    places = []
+    for number, body in enumerate(objects, start=1):
+        places.append(len(data))
+        data += b"%d 0 obj%b\nendobj\n" % (number, body)
+    table = b"".join(b"%010d 00000 n \n" % place for place in places)
+    data += b"xref\n0 5\n0000000000 65535 f \n%btrailer<</Size 5/Root 1 0 R>>\nstartxref\n%d\n%%%%EOF\n" % (
+        table,
+        data.index(b"4 0 obj") + len(b"4 0 obj" + objects[3] + b"\nendobj\n"),
+    )
+    path.write_bytes(data)
     return path
 
 
@@ -198,8 +226,6 @@ def text_file(path: Path, encoding: str = "utf-8") -> Path:
     return path
 
 
-FONT = "/usr/share/fonts/truetype/dejavu/DejaVuSans.ttf"
-
 MAKERS: dict[str, Callable[[Path], Path]] = {
     "good.pdf": good_pdf,
     "two-columns.pdf": two_column_pdf,
@@ -208,6 +234,8 @@ MAKERS: dict[str, Callable[[Path], Path]] = {
     "partly-scanned.pdf": partly_scanned_pdf,
     "truncated.pdf": truncated_pdf,
     "blank.pdf": blank_pdf,
+    "unmapped.pdf": unmapped_pdf,
+    "bomb.pdf": bomb_pdf,
     "zero.pdf": zero_bytes,
     "picture.pdf": picture_named_pdf,
     "really-a-pdf.txt": good_pdf,

@@ -1,0 +1,425 @@
+"""Reading real files of every kind, good and bad, and pointing at passages on their pages."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import re
+import zipfile
+from pathlib import Path
+
+import docx
+import numpy as np
+import psutil
+import pypdfium2
+import pytest
+from docx.oxml import parse_xml
+from docx.oxml.ns import nsdecls
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image, ImageDraw
+from reportlab.lib.pagesizes import A4
+
+from app import documents
+from app.documents import (
+    PAGE_SEPARATOR,
+    Document,
+    DocumentError,
+    Limits,
+    Page,
+    Progress,
+    page_image,
+    passage_boxes,
+    read_document,
+    read_document_steps,
+)
+from app.page_text import LIGATURES, PART_CHARS, clean_page, clean_plain, cut_into_parts
+from app.token_index import split_passages
+from tests.make_documents import (
+    FONT,
+    MAKERS,
+    fact,
+    good_pdf,
+    lines_pdf,
+    make,
+    many_pages_pdf,
+    paragraphs,
+    text_file,
+)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("documents")
+    make(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def three_hundred(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return good_pdf(tmp_path_factory.mktemp("long") / "long.pdf", 300)
+
+
+def prose(number: int, **how: int) -> str:
+    return "\n".join([f"Chapter {number}", *paragraphs(number, **how)])
+
+
+def no_child_is_left() -> bool:
+    return not any(
+        "app.document_worker" in " ".join(child.cmdline()) for child in psutil.Process().children()
+    )
+
+
+def test_a_pdf_comes_out_as_the_paragraphs_that_went_in(folder: Path) -> None:
+    path = folder / "good.pdf"
+    read = read_document(path)
+    assert [page.text for page in read.pages] == [prose(number) for number in range(1, 5)]
+    assert [page.number for page in read.pages] == [1, 2, 3, 4]
+    assert (read.name, read.kind, read.page_word, read.notes, read.unreadable) == (
+        "good.pdf",
+        "pdf",
+        "page",
+        (),
+        (),
+    )
+    assert read.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_two_columns_are_read_one_after_the_other(folder: Path) -> None:
+    read = read_document(folder / "two-columns.pdf")
+    assert [page.text for page in read.pages] == [prose(number, count=11) for number in (1, 2)]
+
+
+def test_the_whole_text_holds_each_page_at_its_range(folder: Path) -> None:
+    for name in ("good.pdf", "partly-scanned.pdf", "good.docx", "good.txt"):
+        read = read_document(folder / name)
+        assert [read.text[start:end] for start, end in read.page_ranges] == [page.text for page in read.pages]
+        assert read.text == PAGE_SEPARATOR.join(page.text for page in read.pages)
+
+
+def test_a_word_file_is_read_with_its_pages_and_tables(folder: Path) -> None:
+    read = read_document(folder / "good.docx")
+    expected = ["\n\n".join([f"Chapter {number}", *paragraphs(number)]) for number in (1, 2, 3)]
+    expected[2] += "\n\nBoat | Lamps\nHeron | 12"
+    assert [page.text for page in read.pages] == expected
+    assert (read.kind, read.page_word) == ("docx", "page")
+
+
+def test_word_text_that_python_docx_leaves_out_is_read(tmp_path: Path) -> None:
+    document = docx.Document()
+    document.add_paragraph("Before. ")
+    paragraph = document.paragraphs[0]._p
+    for xml in (
+        "<w:ins {}><w:r><w:t>Inserted. </w:t></w:r></w:ins>",
+        "<w:del {}><w:r><w:delText>Deleted. </w:delText></w:r></w:del>",
+        "<w:sdt {}><w:sdtContent><w:r><w:t>Controlled.</w:t></w:r></w:sdtContent></w:sdt>",
+    ):
+        paragraph.append(parse_xml(xml.format(nsdecls("w"))))
+    block = "<w:sdt {}><w:sdtContent><w:p><w:r><w:t>A block.</w:t></w:r></w:p></w:sdtContent></w:sdt>"
+    document.element.body.insert(1, parse_xml(block.format(nsdecls("w"))))
+    picture = io.BytesIO()
+    Image.new("RGB", (4, 4)).save(picture, "PNG")
+    document.add_picture(io.BytesIO(picture.getvalue()))
+    document.save(str(tmp_path / "word.docx"))
+    read = read_document(tmp_path / "word.docx")
+    assert read.text == "Before. Inserted. Controlled.\n\nA block."
+    assert read.page_word == "part"
+    assert any("Not read: pictures" in note for note in read.notes)
+
+
+@pytest.mark.parametrize(
+    "encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32", "cp1252", "cp1251"]
+)
+def test_text_is_read_in_any_encoding(tmp_path: Path, encoding: str) -> None:
+    text = "Der Leuchtturmwärter schrieb jeden Abend: „Größe, Öl und Boote“. " * 6
+    if encoding == "cp1251":
+        text = "Смотритель маяка каждый вечер записывал в книгу, сколько ламп горело. " * 6
+    path = tmp_path / "notes.txt"
+    path.write_bytes(text.encode(encoding))
+    read = read_document(path)
+    assert read.text == text.strip()
+    guessed = encoding in ("cp1252", "cp1251", "utf-16-le", "utf-16-be")
+    assert any("most likely encoding" in note for note in read.notes) == guessed
+
+
+def test_text_without_pages_is_cut_at_paragraphs_and_says_so(folder: Path) -> None:
+    read = read_document(folder / "good.txt")
+    assert len(read.pages) > 1
+    assert read.page_word == "part"
+    assert "cut into parts" in read.notes[0]
+    assert all(len(page.text) <= PART_CHARS for page in read.pages)
+    assert PAGE_SEPARATOR.join(page.text for page in read.pages) == (folder / "good.txt").read_text()
+
+
+def test_form_feeds_are_pages(tmp_path: Path) -> None:
+    path = tmp_path / "paged.md"
+    path.write_text("# One\n\n- a\n- b\n\fTwo\f\n\fFour\n", "utf-8")
+    read = read_document(path)
+    assert (read.kind, read.page_word) == ("md", "page")
+    assert [page.text for page in read.pages] == ["# One\n\n- a\n- b", "Two", "", "Four"]
+    assert read.unreadable == (Page(3, "", "blank: no text on it"),)
+
+
+def test_pages_without_text_are_listed(folder: Path) -> None:
+    read = read_document(folder / "partly-scanned.pdf")
+    assert [page.text for page in read.pages] == [fact(1), "", "", fact(4)]
+    assert [(page.number, page.unreadable) for page in read.unreadable] == [
+        (2, "only a picture, no text: needs OCR"),
+        (3, "blank: no text on it"),
+    ]
+
+
+def test_a_pdf_named_txt_is_read_as_a_pdf(folder: Path) -> None:
+    assert read_document(folder / "really-a-pdf.txt").kind == "pdf"
+
+
+WORKS = {"good.pdf", "two-columns.pdf", "partly-scanned.pdf", "really-a-pdf.txt", "good.docx", "good.txt"}
+REFUSED = {
+    "encrypted.pdf": "encrypted.pdf is locked with a password: save a copy without one",
+    "scanned.pdf": "scanned.pdf is a scan: .* OCR",
+    "truncated.pdf": "truncated.pdf is cut off: .* Download or copy it again",
+    "blank.pdf": "blank.pdf is empty: there is no text on any of its pages",
+    "unmapped.pdf": "unmapped.pdf has text that cannot be read: .* OCR",
+    "zero.pdf": r"zero.pdf is empty \(0 bytes\)",
+    "picture.pdf": "picture.pdf is a PNG picture, .* Use a PDF, TXT, MD or DOCX",
+    "five-thousand.pdf": "five-thousand.pdf has 5,000 pages, and the limit is 2,000: split it",
+    "bomb.pdf": "bomb.pdf (cannot be read|needs more than)",
+}
+
+
+def test_every_kind_of_test_file_is_tested() -> None:
+    assert set(MAKERS) == WORKS | set(REFUSED)
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_bad_file_is_refused_in_plain_words(folder: Path, name: str) -> None:
+    with pytest.raises(DocumentError, match=REFUSED[name]):
+        read_document(folder / name, Limits(memory_bytes=300_000_000))
+    assert no_child_is_left()
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "words"),
+    [
+        ("page.pdf", b"<!DOCTYPE html><html><body>Log in</body></html>", "is no PDF: it holds a web page"),
+        ("page.pdf", b"just words", "is no PDF: it holds something else"),
+        ("broken.pdf", b"%PDF-1.7\nnothing of use\n%%EOF\n", "is a damaged PDF"),
+        ("old.doc", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + b"\0" * 600, "is an old Word file"),
+        ("table.xlsx", b"PK\x03\x04" + b"\0" * 60, "is damaged or cut off"),
+        ("code.bin.txt", bytes(range(256)) * 40, "is not a text file: it holds binary data"),
+        ("table.csv", b"a,b\n1,2\n", r"is of a kind not read here \(\.csv\)"),
+        ("blank.txt", b" \n\t\n", "is empty: there is no text in it"),
+    ],
+)
+def test_other_contents_are_refused_by_what_they_are(
+    tmp_path: Path, name: str, data: bytes, words: str
+) -> None:
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(DocumentError, match=f"^{re.escape(name)} {words}"):
+        read_document(tmp_path / name)
+
+
+def test_a_cut_off_word_file_and_another_archive_are_refused(folder: Path, tmp_path: Path) -> None:
+    whole = (folder / "good.docx").read_bytes()
+    (tmp_path / "cut.docx").write_bytes(whole[:-2000])
+    with pytest.raises(DocumentError, match=r"cut\.docx is damaged or cut off"):
+        read_document(tmp_path / "cut.docx")
+    with zipfile.ZipFile(tmp_path / "deck.docx", "w") as archive:
+        archive.writestr("ppt/presentation.xml", "<p/>")
+    with pytest.raises(DocumentError, match=r"deck\.docx is a PowerPoint presentation, not a Word document"):
+        read_document(tmp_path / "deck.docx")
+
+
+def test_a_missing_file_and_a_folder_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(DocumentError, match="is not there"):
+        read_document(tmp_path / "none.pdf")
+    with pytest.raises(DocumentError, match="cannot be opened"):
+        read_document(tmp_path)
+
+
+def test_each_limit_is_kept(folder: Path, three_hundred: Path) -> None:
+    path = folder / "good.pdf"
+    with pytest.raises(DocumentError, match=r"good\.pdf has .* bytes, and the limit is 100 bytes: split it"):
+        read_document(path, Limits(max_bytes=100))
+    with pytest.raises(DocumentError, match="has 4 pages, and the limit is 3"):
+        read_document(path, Limits(max_pages=3))
+    with pytest.raises(DocumentError, match="has more than 2,000 characters"):
+        read_document(path, Limits(max_characters=2000))
+    with pytest.raises(DocumentError, match="has 3 parts of 3,000 characters, and the limit is 2"):
+        read_document(folder / "good.txt", Limits(max_pages=2))
+    with pytest.raises(DocumentError, match=r"long\.pdf took longer than 0 seconds"):
+        read_document(three_hundred, Limits(seconds=0.2))
+    assert no_child_is_left()
+
+
+def test_memory_is_watched_where_the_kernel_does_not(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(documents, "_KERNEL_LIMITS_MEMORY", False)
+    with pytest.raises(DocumentError, match=r"bomb\.pdf needs more than 300 MB of memory"):
+        read_document(folder / "bomb.pdf", Limits(memory_bytes=300_000_000))
+    assert no_child_is_left()
+
+
+def test_progress_counts_the_pages_and_the_document_comes_last(three_hundred: Path) -> None:
+    *steps, last = read_document_steps(three_hundred)
+    assert isinstance(last, Document)
+    counts = [step.done for step in steps if isinstance(step, Progress)]
+    assert len(counts) == len(steps)
+    assert counts == sorted(counts)
+    assert set(counts) == set(range(301))
+    assert steps[-1] == Progress(300, 300)
+    assert last.pages[299].text == prose(300)
+
+
+def test_closing_the_steps_kills_the_child(tmp_path: Path) -> None:
+    steps = read_document_steps(many_pages_pdf(tmp_path / "many.pdf", 1500))
+    while next(steps).done < 3:  # type: ignore[union-attr]
+        pass
+    assert not no_child_is_left()
+    steps.close()
+    assert no_child_is_left()
+
+
+def test_ligatures_hyphens_and_invisible_characters_are_cleaned(tmp_path: Path) -> None:
+    lines = [
+        "The ﬁrst ofﬁcer kept the light\u00adhouse and wrote eve-",
+        "rything down, even the ﬂags of Anglo-",
+        "Saxon boats\u00a0and  the   well-known storms of that year.",
+    ]
+    read = read_document(lines_pdf(tmp_path / "lines.pdf", lines, FONT))
+    assert read.text == (
+        "The first officer kept the lighthouse and wrote everything down, even the flags of Anglo-Saxon "
+        "boats and the well-known storms of that year."
+    )
+
+
+def test_lists_and_short_lines_keep_their_breaks(tmp_path: Path) -> None:
+    lines = [
+        "1. Light every lamp before the tide turns over the stones,",
+        "2. write it down.",
+        "Lamps: 12",
+        "Boats: 7",
+    ]
+    assert read_document(lines_pdf(tmp_path / "list.pdf", lines)).text == "\n".join(lines)
+
+
+UNITS = st.one_of(
+    st.integers(0, 0xFFFF),
+    st.sampled_from([10, 13, 32, 45, 2, 0xAD, 0xFB01, 0xD83D, 0xDE80, 0x200D, 0x4E2D, 97]),
+)
+
+
+@given(units=st.lists(UNITS, max_size=60), seed=st.integers(0, 999))
+def test_every_character_of_a_clean_page_knows_where_it_came_from(units: list[int], seed: int) -> None:
+    places = np.random.default_rng(seed).uniform(0, 800, (len(units), 2))
+
+    def box_of(index: int) -> tuple[float, float, float, float] | None:
+        x, y = places[index].tolist()
+        return None if index % 7 == 3 else (x, y, x + 6, y + 11)
+
+    clean = clean_page(units, box_of)
+    assert len(clean.source) == len(clean.text)
+    assert clean.source == sorted(clean.source)
+    assert clean.text == clean.text.strip(" ")
+    assert "  " not in clean.text
+    clean.text.encode()
+    joined = bytes(byte for unit in units for byte in unit.to_bytes(2, "little"))
+    for character, index in zip(clean.text, clean.source, strict=True):
+        if character in " \n-":
+            continue
+        original = joined[2 * index : 2 * index + 4].decode("utf-16-le", "ignore")[:1]
+        assert character in LIGATURES.get(units[index], original)
+
+
+@given(text=st.text(max_size=300).map(lambda text: text * 30))
+def test_parts_lose_nothing_but_blank_lines(text: str) -> None:
+    clean = clean_plain(text)
+    sheets, _ = cut_into_parts(clean)
+    assert re.sub(r"\s", "", "".join(sheets)) == re.sub(r"\s", "", clean)
+    assert all(len(sheet) <= 4 * PART_CHARS for sheet in sheets)
+
+
+@pytest.mark.parametrize("name", ["good.pdf", "two-columns.pdf"])
+def test_boxes_hold_the_words_of_their_passage_and_no_others(folder: Path, name: str) -> None:
+    path = folder / name
+    page = read_document(path).pages[0]
+    pdf = pypdfium2.PdfDocument(path)
+    width, height = pdf[0].get_size()
+    textpage = pdf[0].get_textpage()
+    for start, end in split_passages(page.text)[::15]:
+        # Asked of PDFium by place, not by character: what stands inside the boxes, a little smaller.
+        found = [
+            textpage.get_text_bounded(
+                box.left * width + 0.5,
+                height - box.bottom * height + 2,
+                box.right * width - 0.5,
+                height - box.top * height - 2,
+            )
+            for box in passage_boxes(path, 1, start, end)
+        ]
+        assert " ".join(" ".join(found).split()) == " ".join(page.text[start:end].split())
+
+
+def test_a_passage_over_two_columns_gets_boxes_in_both(folder: Path) -> None:
+    path = folder / "two-columns.pdf"
+    page = read_document(path).pages[0]
+    boxes = passage_boxes(path, 1, 0, len(page.text))
+    assert all(box.right < 0.5 or box.left > 0.5 for box in boxes)
+    assert {box.left > 0.5 for box in boxes} == {True, False}
+
+
+@pytest.mark.parametrize("rotation", [0, 90, 180, 270])
+def test_boxes_stand_where_the_line_was_drawn(tmp_path: Path, rotation: int) -> None:
+    lines = [
+        "The keeper wrote every evening into the long ledger,",
+        "and how many of the lamps were burning there.",
+    ]
+    path = lines_pdf(tmp_path / "turned.pdf", lines, rotation=rotation)
+    text = read_document(path).pages[0].text
+    (box,) = passage_boxes(path, 1, text.index("lamps"), text.index("lamps") + 5)
+    plain = Image.open(io.BytesIO(page_image(path, 1)))
+    upright = plain.rotate(rotation, expand=True)
+    marked = Image.open(io.BytesIO(page_image(path, 1, [box]))).rotate(rotation, expand=True)
+    # Upright, the second base line is 114 points down a page of 842, and the text starts 72 points in of 595.
+    changed = np.argwhere((np.asarray(marked) != np.asarray(upright)).any(axis=2))
+    top, left = changed.min(axis=0) / upright.height * 842
+    bottom, right = (changed.max(axis=0) + 1) / upright.height * 842
+    assert 100 < top < 114 - 7
+    assert 114 < bottom < 121
+    assert 72 + 100 < left < right < 72 + 160
+    assert (right - left) == pytest.approx(31, abs=5)
+
+
+def test_a_marked_page_keeps_its_letters_black(folder: Path) -> None:
+    path = folder / "good.pdf"
+    page = read_document(path).pages[0]
+    start = page.text.index(fact(1))
+    boxes = passage_boxes(path, 1, start, start + len(fact(1)))
+    plain = Image.open(io.BytesIO(page_image(path, 1, width=900)))
+    marked = Image.open(io.BytesIO(page_image(path, 1, boxes, width=900)))
+    assert plain.size == marked.size == (900, round(900 * A4[1] / A4[0]))
+    inside = Image.new("1", plain.size)
+    for box in boxes:
+        corners = [
+            box.left * 900 - 4,
+            box.top * plain.height - 4,
+            box.right * 900 + 4,
+            box.bottom * plain.height + 4,
+        ]
+        ImageDraw.Draw(inside).rectangle(corners, fill=1)
+    before, after, mask = (np.asarray(image) for image in (plain, marked, inside))
+    assert (before[~mask] == after[~mask]).all()
+    ink = mask & (before.max(axis=2) < 40)
+    assert ink.sum() > 100
+    assert after[ink].max() < 40
+    paper = mask & (before.min(axis=2) > 250)
+    assert (after[paper][:, 2] < 200).mean() > 0.6
+
+
+def test_a_page_that_is_not_there_is_refused(folder: Path) -> None:
+    path = folder / "good.pdf"
+    with pytest.raises(DocumentError, match=r"good\.pdf has no page 5: it has 4"):
+        page_image(path, 5)
+    with pytest.raises(DocumentError, match="has no characters 0 to 99999 on page 1"):
+        passage_boxes(path, 1, 0, 99999)
+    with pytest.raises(DocumentError, match=r"good\.txt is not a PDF"):
+        page_image(text_file(folder / "good.txt"), 1)
