@@ -1,0 +1,285 @@
+"""Tiny seeded models of every architecture that the tests look at, built from configs. Nothing is downloaded.
+
+Knows what each architecture's layers are by reading its config, and nothing of how `selfextend` finds that out.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
+
+import torch
+import transformers
+from transformers import PreTrainedModel
+
+TRAINED_WINDOW = 64
+VOCABULARY = 97
+
+_COMMON = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": TRAINED_WINDOW,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": None,
+}
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """One model.
+
+    Attributes:
+        prefix: of the transformers classes: `<prefix>Config` and `<prefix>ForCausalLM` unless `model_class` is given.
+        settings: over the common tiny ones.
+        local_layers: layers that attend to a window of their own by design, beside others that do not.
+        no_rope_layers: layers without rotary embedding.
+        own_window: every layer has a sliding window, which SelfExtend switches off.
+        eager: the architecture has no SDPA version (soft-capped scores).
+    """
+
+    name: str
+    prefix: str
+    settings: dict[str, Any] = field(default_factory=dict)
+    local_layers: tuple[int, ...] = ()
+    no_rope_layers: tuple[int, ...] = ()
+    own_window: int | None = None
+    eager: bool = False
+    model_class: str | None = None
+    common: bool = True
+
+    @property
+    def extended_layers(self) -> tuple[int, ...]:
+        layers = self.config().num_hidden_layers
+        return tuple(n for n in range(layers) if n not in (*self.local_layers, *self.no_rope_layers))
+
+    def config(self) -> Any:
+        settings = (_COMMON if self.common else {}) | self.settings
+        config_class = getattr(transformers, f"{self.prefix}Config")
+        return config_class(**copy.deepcopy(settings))
+
+    def __str__(self) -> str:
+        return self.name
+
+
+def _rope(rope_type: str, **settings: Any) -> dict[str, Any]:
+    return {"rope_parameters": {"rope_type": rope_type, "rope_theta": 10000.0, **settings}}
+
+
+_FALCON = {"intermediate_size": None, "alibi": False, "bias": True, "tie_word_embeddings": False}
+
+ARCHITECTURES = [
+    Architecture("llama", "Llama"),
+    Architecture("mistral", "Mistral", {"sliding_window": None}),
+    Architecture("mistral-sliding", "Mistral", {"sliding_window": 24}, own_window=24),
+    Architecture("mixtral", "Mixtral", {"num_local_experts": 2, "num_experts_per_tok": 2, "sliding_window": None}),
+    Architecture("qwen2", "Qwen2"),
+    Architecture("qwen3", "Qwen3", {"head_dim": 24}),
+    Architecture("phi", "Phi", {"num_key_value_heads": None}),
+    Architecture("phi-qk-layernorm", "Phi", {"qk_layernorm": True}),
+    Architecture("phi3", "Phi3", {"original_max_position_embeddings": TRAINED_WINDOW, "sliding_window": None}),
+    Architecture(
+        "phi3-sliding", "Phi3", {"original_max_position_embeddings": TRAINED_WINDOW, "sliding_window": 20}, own_window=20
+    ),
+    Architecture("gemma", "Gemma", {"head_dim": 20}),
+    Architecture(
+        "gemma2",
+        "Gemma2",
+        {
+            "num_hidden_layers": 3,
+            "head_dim": 16,
+            "query_pre_attn_scalar": 12,
+            "sliding_window": 12,
+            "layer_types": ["sliding_attention", "full_attention", "full_attention"],
+            "attn_logit_softcapping": 2.0,
+        },
+        local_layers=(0,),
+        eager=True,
+    ),
+    Architecture(
+        "gemma3",
+        "Gemma3Text",
+        {
+            "num_hidden_layers": 3,
+            "head_dim": 16,
+            "query_pre_attn_scalar": 12,
+            "sliding_window": 12,
+            "layer_types": ["sliding_attention", "full_attention", "full_attention"],
+        },
+        local_layers=(0,),
+        model_class="Gemma3ForCausalLM",
+    ),
+    Architecture(  # the local layers' window is wider than the neighbor window: they keep what they do all the same
+        "gemma3-wide",
+        "Gemma3Text",
+        {
+            "num_hidden_layers": 3,
+            "head_dim": 16,
+            "query_pre_attn_scalar": 12,
+            "sliding_window": 30,
+            "layer_types": ["full_attention", "sliding_attention", "full_attention"],
+        },
+        local_layers=(1,),
+        model_class="Gemma3ForCausalLM",
+    ),
+    Architecture("gpt-neox", "GPTNeoX", _rope("default", partial_rotary_factor=0.5)),
+    Architecture("gpt-neox-serial", "GPTNeoX", {"use_parallel_residual": False}),
+    Architecture("stablelm", "StableLm", {"qk_layernorm": True, "use_qkv_bias": True}),
+    Architecture("olmo2", "Olmo2"),
+    Architecture("granite", "Granite", {"attention_multiplier": 0.4, "residual_multiplier": 0.7}),
+    Architecture("cohere", "Cohere", {"use_qk_norm": True, "logit_scale": 1.0}),
+    Architecture("starcoder2", "Starcoder2", {"sliding_window": None}),
+    Architecture("starcoder2-sliding", "Starcoder2", {"sliding_window": 24}, own_window=24),
+    Architecture(
+        "smollm3", "SmolLM3", {"num_hidden_layers": 3, "no_rope_layers": [1, 0, 1]}, no_rope_layers=(1,)
+    ),
+    Architecture("glm4", "Glm4", {"head_dim": 16}),
+    Architecture("falcon-multi-query", "Falcon", {**_FALCON, "multi_query": True, "new_decoder_architecture": False}),
+    Architecture("falcon-multi-head", "Falcon", {**_FALCON, "multi_query": False, "new_decoder_architecture": False}),
+    Architecture("falcon-new", "Falcon", {**_FALCON, "num_kv_heads": 2, "new_decoder_architecture": True}),
+    Architecture("llama-linear", "Llama", _rope("linear", factor=2.0)),
+    Architecture("llama-dynamic", "Llama", _rope("dynamic", factor=2.0)),
+    Architecture("llama-yarn", "Llama", _rope("yarn", factor=2.0, original_max_position_embeddings=32)),
+    Architecture(
+        "llama-llama3",
+        "Llama",
+        _rope(
+            "llama3", factor=2.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=32
+        ),
+    ),
+    Architecture(
+        "llama-longrope",
+        "Llama",
+        _rope(
+            "longrope",
+            factor=2.0,
+            original_max_position_embeddings=32,
+            short_factor=[1.0, 1.1, 1.2, 1.3, 1.4, 1.5, 1.6, 1.7],
+            long_factor=[1.5, 1.8, 2.1, 2.4, 2.7, 3.0, 3.3, 3.6],
+        ),
+    ),
+    Architecture(
+        "phi3-longrope",
+        "Phi3",
+        {
+            "original_max_position_embeddings": 32,
+            **_rope(
+                "longrope",
+                short_factor=[1.0, 1.1, 1.2, 1.3, 1.4, 1.5, 1.6, 1.7],
+                long_factor=[1.5, 1.8, 2.1, 2.4, 2.7, 3.0, 3.3, 3.6],
+            ),
+        },
+    ),
+]
+
+BY_NAME = {architecture.name: architecture for architecture in ARCHITECTURES}
+
+# Models that SelfExtend does not fit, and a word that the reason for refusing them should be findable by.
+UNSUPPORTED = [
+    Architecture("gpt2", "GPT2", {"n_embd": 32, "n_layer": 2, "n_head": 4, "vocab_size": 97}, model_class="GPT2LMHeadModel", common=False),
+    Architecture("bloom", "Bloom", {"hidden_size": 32, "n_layer": 2, "n_head": 4, "vocab_size": 97}, common=False),
+    Architecture("mpt", "Mpt", {"d_model": 32, "n_layers": 2, "n_heads": 4, "vocab_size": 97}, common=False),
+    Architecture("opt", "OPT", {"ffn_dim": 48, "word_embed_proj_dim": 64}),
+    Architecture("falcon-alibi", "Falcon", {**_FALCON, "alibi": True}),
+    Architecture(
+        "t5",
+        "T5",
+        {"d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 2, "num_heads": 4, "vocab_size": 97, "decoder_start_token_id": 0},
+        model_class="T5ForConditionalGeneration",
+        common=False,
+    ),
+    Architecture(
+        "bart",
+        "Bart",
+        {
+            "d_model": 32, "encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 4,
+            "decoder_attention_heads": 4, "encoder_ffn_dim": 48, "decoder_ffn_dim": 48, "vocab_size": 97,
+            "max_position_embeddings": 64,
+        },
+        model_class="BartForConditionalGeneration",
+        common=False,
+    ),  # fmt: skip
+    Architecture("gptj", "GPTJ", {"n_embd": 32, "n_layer": 2, "n_head": 4, "rotary_dim": 8, "n_positions": 64, "vocab_size": 97}, common=False),
+    Architecture("codegen", "CodeGen", {"n_embd": 32, "n_layer": 2, "n_head": 4, "rotary_dim": 8, "n_positions": 64, "n_ctx": 64, "vocab_size": 97}, common=False),
+    Architecture(
+        "deepseek-v3",
+        "DeepseekV3",
+        {
+            "num_key_value_heads": 4, "q_lora_rank": 16, "kv_lora_rank": 16, "qk_rope_head_dim": 8,
+            "qk_nope_head_dim": 8, "v_head_dim": 8, "first_k_dense_replace": 2, "n_routed_experts": 4, "n_group": 2,
+            "topk_group": 1, "num_experts_per_tok": 2, "moe_intermediate_size": 32,
+        },
+    ),  # fmt: skip
+    Architecture(
+        "deepseek-v2",
+        "DeepseekV2",
+        {
+            "num_key_value_heads": 4, "q_lora_rank": 16, "kv_lora_rank": 16, "qk_rope_head_dim": 8,
+            "qk_nope_head_dim": 8, "v_head_dim": 8, "first_k_dense_replace": 2, "n_routed_experts": 4,
+            "num_experts_per_tok": 2, "moe_intermediate_size": 32,
+        },
+    ),  # fmt: skip
+    Architecture("mamba", "Mamba", {"hidden_size": 32, "num_hidden_layers": 2, "state_size": 4, "vocab_size": 97}, common=False),
+    Architecture("modernbert", "ModernBert", {"cls_token_id": 1, "sep_token_id": 2}, model_class="ModernBertForMaskedLM"),
+    Architecture("roformer", "RoFormer", {"is_decoder": True, "embedding_size": 32}),
+]  # fmt: skip
+
+
+def initialise(model: PreTrainedModel, seed: int) -> PreTrainedModel:
+    """Weights so large that attention is far from uniform: each layer moves the logits, and so does each position."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def noise(parameter: torch.Tensor) -> torch.Tensor:
+        return torch.randn(parameter.shape, generator=generator).to(parameter.dtype)
+
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.dim() < 2:
+                parameter.add_(0.2 * noise(parameter))
+            elif "embed" in name or "wte" in name:
+                parameter.copy_(0.5 * noise(parameter))
+            else:
+                parameter.copy_(1.5 * parameter.shape[-1] ** -0.5 * noise(parameter))
+    return model
+
+
+@lru_cache(maxsize=None)
+def _pristine(architecture_name: str, dtype: torch.dtype, seed: int) -> PreTrainedModel:
+    architecture = _EVERY[architecture_name]
+    class_name = architecture.model_class or f"{architecture.prefix}ForCausalLM"
+    config = architecture.config()
+    config.dtype = dtype
+    model = getattr(transformers, class_name)._from_config(
+        config, dtype=dtype, **({"attn_implementation": "eager"} if architecture.eager else {})
+    )
+    return initialise(model, seed).eval()
+
+
+def build(architecture: Architecture | str, dtype: torch.dtype = torch.float32, seed: int = 0) -> PreTrainedModel:
+    """A model of one's own to do anything with, with the same weights every time."""
+    name = architecture if isinstance(architecture, str) else architecture.name
+    return copy.deepcopy(_pristine(name, dtype, seed))
+
+
+def without_own_window(model: PreTrainedModel) -> PreTrainedModel:
+    """The same model with its sliding window taken out of the config and the layers: what vanilla means for it here."""
+    model = copy.deepcopy(model)
+    model.config.sliding_window = None
+    for module in model.modules():
+        if getattr(module, "sliding_window", None) is not None:
+            module.sliding_window = None
+    return model
+
+
+def token_ids(length: int, batch: int = 1, seed: int = 1) -> torch.Tensor:
+    """(batch, length) random tokens, none of them a special one."""
+    return torch.randint(3, VOCABULARY, (batch, length), generator=torch.Generator().manual_seed(seed))
+
+
+_EVERY = {architecture.name: architecture for architecture in [*ARCHITECTURES, *UNSUPPORTED]}
