@@ -298,9 +298,7 @@ def _megabytes(size: int) -> str:
     return f"{size / 1e6:,.0f} MB" if size >= 1e6 else f"{size:,} bytes"
 
 
-def _messages(
-    path: Path, name: str, request: dict[str, Any], limits: Limits
-) -> Generator[dict[str, Any], None, None]:
+def _messages(path: Path, name: str, request: dict[str, Any], limits: Limits) -> Generator[dict[str, Any], None, None]:
     """Runs one request in a child process and yields its messages; an empty one where 0.2 s pass without any.
 
     The child is dead when this ends, however it ends.

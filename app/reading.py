@@ -25,6 +25,5 @@ def too_long(max_characters: int) -> str:
 def check_pages(total: int, max_pages: int, word: str) -> None:
     if total > max_pages:
         raise Refused(
-            f"has {total:,} {word}, and the limit is {max_pages:,}: "
-            "split it into smaller files, or raise the limit."
+            f"has {total:,} {word}, and the limit is {max_pages:,}: split it into smaller files, or raise the limit."
         )

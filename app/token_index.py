@@ -116,9 +116,7 @@ class TokenIndex:
         rows = []
         for place, (document, start) in enumerate(zip(self.documents, document_starts, strict=True)):
             if not self.prompt.startswith(document.text, start):
-                raise ValueError(
-                    f"The text of {document.name} does not stand at character {start} of the prompt."
-                )
+                raise ValueError(f"The text of {document.name} does not stand at character {start} of the prompt.")
             rows += [
                 (place, page.number, start + first, start + end)
                 for page, (first, end) in zip(document.pages, document.page_ranges, strict=True)

@@ -35,9 +35,7 @@ WORDS = PROSE.split()
 
 def fact(number: int) -> str:
     """The sentence that only page `number` holds."""
-    return (
-        f"The {PLACES[number % len(PLACES)]} on page {number} opens with code {number * 7919 % 100_000:05d}."
-    )
+    return f"The {PLACES[number % len(PLACES)]} on page {number} opens with code {number * 7919 % 100_000:05d}."
 
 
 def paragraphs(number: int, count: int = 6, sentences: int = 5) -> list[str]:
@@ -55,9 +53,7 @@ def paragraphs(number: int, count: int = 6, sentences: int = 5) -> list[str]:
     return texts
 
 
-BODY = ParagraphStyle(
-    "body", fontName="Times-Roman", fontSize=11, leading=14, spaceAfter=9, alignment=TA_JUSTIFY
-)
+BODY = ParagraphStyle("body", fontName="Times-Roman", fontSize=11, leading=14, spaceAfter=9, alignment=TA_JUSTIFY)
 HEAD = ParagraphStyle("head", fontName="Helvetica-Bold", fontSize=15, leading=19, spaceAfter=10)
 
 

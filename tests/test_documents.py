@@ -65,9 +65,7 @@ def prose(number: int, **how: int) -> str:
 
 
 def no_child_is_left() -> bool:
-    return not any(
-        "app.document_worker" in " ".join(child.cmdline()) for child in psutil.Process().children()
-    )
+    return not any("app.document_worker" in " ".join(child.cmdline()) for child in psutil.Process().children())
 
 
 def test_a_pdf_comes_out_as_the_paragraphs_that_went_in(folder: Path) -> None:
@@ -211,9 +209,7 @@ def test_a_bad_file_is_refused_in_plain_words(folder: Path, name: str) -> None:
         ("blank.txt", b" \n\t\n", "is empty: there is no text in it"),
     ],
 )
-def test_other_contents_are_refused_by_what_they_are(
-    tmp_path: Path, name: str, data: bytes, words: str
-) -> None:
+def test_other_contents_are_refused_by_what_they_are(tmp_path: Path, name: str, data: bytes, words: str) -> None:
     (tmp_path / name).write_bytes(data)
     with pytest.raises(DocumentError, match=f"^{re.escape(name)} {words}"):
         read_document(tmp_path / name)

@@ -18,9 +18,7 @@ CORPUS = [
 ] * 20
 
 
-def byte_level(
-    trim_offsets: bool, normalizer: str | None = None, template: bool = False
-) -> PreTrainedTokenizerFast:
+def byte_level(trim_offsets: bool, normalizer: str | None = None, template: bool = False) -> PreTrainedTokenizerFast:
     """Byte-level BPE, as GPT-2, Llama-3 and Qwen have it, with few merges, so that characters split."""
     tokenizer = Tokenizer(models.BPE())
     if normalizer == "NFC":
@@ -95,9 +93,7 @@ def document(texts: list[str], name: str = "a.txt") -> Document:
     return Document(name, "0" * 64, "txt", pages)
 
 
-def characters_by_bytes(
-    tokenizer: PreTrainedTokenizerFast, ids: list[int], text: str
-) -> list[tuple[int, int]]:
+def characters_by_bytes(tokenizer: PreTrainedTokenizerFast, ids: list[int], text: str) -> list[tuple[int, int]]:
     """Which characters the bytes of each token belong to: bytes counted one by one, no offsets used."""
     of_byte = [place for place, character in enumerate(text) for _ in character.encode()]
     alphabet = byte_alphabet()
@@ -184,9 +180,7 @@ def test_tokens_find_their_page_and_pages_their_tokens(
     mass = np.random.default_rng(0).random((3, len(index)))
     pages = [(which, page.number) for which, read in enumerate(documents) for page in read.pages]
     for column, (which, number) in enumerate(pages):
-        mine = [
-            token for token, owner in enumerate(owners) if owner is not None and owner[:2] == (which, number)
-        ]
+        mine = [token for token, owner in enumerate(owners) if owner is not None and owner[:2] == (which, number)]
         start, stop = index.page_tokens(which, number)
         assert set(mine) <= set(range(start, stop))
         if mine:
@@ -235,9 +229,7 @@ def test_passages_follow_each_other_and_keep_their_size(text: str) -> None:
 def test_passages_end_where_sentences_end() -> None:
     text = (
         "Dr. A. Heron kept the lighthouse for thirty-one years, e.g. in fog. "
-        "The orchard opens with code 07919. The mill (see p. 12) closed in 1871! 灯台は北にある。"
-        + "Was it red? "
-        * 4
+        "The orchard opens with code 07919. The mill (see p. 12) closed in 1871! 灯台は北にある。" + "Was it red? " * 4
     )
     pieces = [text[start:end].strip() for start, end in split_passages(text)]
     assert pieces[0] == "Dr. A. Heron kept the lighthouse for thirty-one years, e.g. in fog."
@@ -245,15 +237,11 @@ def test_passages_end_where_sentences_end() -> None:
 
 
 def test_a_passage_names_its_text_and_its_tokens() -> None:
-    read = document(
-        ["The keeper wrote every evening in the ledger. How many lamps were burning in the harbour?"]
-    )
+    read = document(["The keeper wrote every evening in the ledger. How many lamps were burning in the harbour?"])
     index = TokenIndex(TRIMMED, "Answer from this:\n" + read.text + "\nWhere?", [read])
     passage = index.passages[1]
     assert index.text(passage) == "How many lamps were burning in the harbour?"
-    assert TRIMMED.decode(index.input_ids[passage.token_start : passage.token_stop]).strip() == index.text(
-        passage
-    )
+    assert TRIMMED.decode(index.input_ids[passage.token_start : passage.token_stop]).strip() == index.text(passage)
     assert passage == Passage(0, 1, 45, 89, passage.token_start, passage.token_stop)
     assert (index.passage == 1).sum() == passage.token_stop - passage.token_start
 
