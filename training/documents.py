@@ -1,0 +1,62 @@
+"""The two PDFs: the sample that ships in assets/, and the held-out one that the model is measured on.
+
+Both hold a hundred facts on forty pages and more, about sixteen thousand of the model's own tokens.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from .handbook import Author, Book
+from .pdf import page_numbers, plain_pages, typeset
+from .prose import HARBOUR, OBSERVATORY
+from .vocabulary import RESERVED_NAMES
+
+FACTS = 100
+SENTENCES = 13
+SAMPLE_SEED, HELD_OUT_SEED = 7, 8
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question about a document: the sentence that answers it, the value that has to be in it, the page it stands on."""
+
+    question: str
+    answer: str
+    value: str
+    page: int
+
+
+def write(book: Book, path: Path) -> list[Question]:
+    """Sets ``book`` as ``path`` and returns a question for each of its facts, in the order they stand in."""
+    typeset(book, path)
+    pages = page_numbers(plain_pages(path), book.statements)
+    return [
+        Question(fact.questions[0], fact.answer, fact.value + fact.tail, page)
+        for fact, page in zip(book.facts, pages, strict=True)
+    ]
+
+
+def sample(pdf: Path, questions: Path) -> None:
+    """Writes the sample document and five first questions, spread over its pages and its kinds of answers."""
+    book = Author(OBSERVATORY, SAMPLE_SEED, RESERVED_NAMES).write(FACTS, SENTENCES)
+    asked = write(book, pdf)
+    first: list[Question] = []
+    starts = ("What is the", "Who is the", "When was", "What is the", "How much does")
+    for index, start in enumerate(starts):
+        part = asked[len(asked) * index // len(starts) : len(asked) * (index + 1) // len(starts)]
+        fitting = [question for question in part if question.question.startswith(start)]
+        first.append((fitting or part)[0])
+    _save([asdict(question) for question in first], questions)
+
+
+def held_out(pdf: Path, questions: Path, seed: int = HELD_OUT_SEED) -> None:
+    """Writes the held-out document and all its questions."""
+    book = Author(HARBOUR, seed).write(FACTS, SENTENCES)
+    _save([asdict(question) for question in write(book, pdf)], questions)
+
+
+def _save(records: list[dict[str, str | int]], path: Path) -> None:
+    path.write_text(json.dumps(records, indent=2, ensure_ascii=False) + "\n")

@@ -1,0 +1,112 @@
+"""Names and values made from the word lists: people, places, codes, numbers, dates, times; each on one side of the split.
+
+Knows nothing of the sentences they end up in.
+"""
+
+from __future__ import annotations
+
+import random
+import uuid
+
+from . import vocabulary as v
+from .split import Split, draw
+
+
+class Names:
+    """Draws names and values of one split with one random generator; equal seeds give equal draws."""
+
+    def __init__(self, rng: random.Random, split: Split = "train") -> None:
+        self.rng = rng
+        self.split: Split = split
+
+    def _pick(self, words: tuple[str, ...]) -> str:
+        return words[int(self.rng.random() * len(words))]
+
+    def _syllables(self) -> str:
+        text = self._pick(v.ONSETS) + self._pick(v.VOWELS)
+        if self.rng.random() < 0.55:
+            text += self._pick(v.CODAS)
+        if self.rng.random() < 0.45:
+            text += self._pick(v.ONSETS) + self._pick(v.VOWELS)
+        return text + self._pick(v.NAME_ENDINGS)
+
+    def word(self) -> str:
+        """An invented word in lower case."""
+        return draw(self._syllables, self.split)
+
+    def name(self) -> str:
+        """An invented proper name."""
+        return self.word().capitalize()
+
+    def person(self) -> str:
+        return f"{self._pick(v.FIRST_NAMES)} {self.name()}"
+
+    def digits(self, length: int | None = None) -> str:
+        """A string of digits, five of them more often than not, the first never a zero."""
+        count = length or self.rng.choices((3, 4, 5, 6, 7), (8, 20, 50, 15, 7))[0]
+        return draw(lambda: str(self.rng.randrange(10 ** (count - 1), 10**count)), self.split)
+
+    def code(self) -> str:
+        """A code of capitals and digits such as KV-204."""
+
+        def make() -> str:
+            letters = "".join(self.rng.choices("ABCDEFGHJKLMNPQRSTUVWXYZ", k=self.rng.randint(1, 3)))
+            number = "".join(self.rng.choices("0123456789", k=self.rng.randint(2, 4)))
+            shape = self.rng.random()
+            if shape < 0.5:
+                return f"{letters}-{number}"
+            if shape < 0.75:
+                return f"{letters}{number}"
+            return f"{number}-{letters}"
+
+        return draw(make, self.split)
+
+    def year(self) -> str:
+        return draw(lambda: str(self.rng.randint(1700, 2060)), self.split)
+
+    def date(self) -> str:
+        return draw(
+            lambda: f"{self.rng.randint(1, 28)} {self._pick(v.MONTHS)} {self.rng.randint(1780, 2040)}", self.split
+        )
+
+    def time(self) -> str:
+        return draw(lambda: f"{self.rng.randint(0, 23)}:{self.rng.randint(0, 59):02d}", self.split)
+
+    def amount(self) -> str:
+        return draw(lambda: str(self.rng.randrange(10, 10 ** self.rng.randint(2, 4))), self.split)
+
+    def place(self) -> str:
+        kind = self.rng.random()
+        if kind < 0.5:
+            return f"the {self._pick(v.PLACES)} {self._pick(v.PLACES)}"
+        if kind < 0.8:
+            return self.name()
+        return f"{self.name()} {self._pick(v.PLACES).capitalize()}"
+
+    def uuid(self) -> str:
+        return draw(lambda: str(uuid.UUID(int=self.rng.getrandbits(128), version=4)), self.split)
+
+    def entity(self) -> str:
+        """Something that facts can be about, as it reads inside a sentence: 'the Meridian dome'."""
+        kind = self.rng.random()
+        thing = self._pick(v.THINGS)
+        if kind < 0.62:
+            return f"the {self.name()} {thing}"
+        if kind < 0.72:
+            return self.name()
+        if kind < 0.82:
+            return f"the {thing} at {self.name()}"
+        if kind < 0.92:
+            return f"the {self._pick(v.ADJECTIVES)} {thing}"
+        return f"the {self.name()} {self._pick(v.NOUNS)} {thing}"
+
+    def sibling(self, entity: str) -> str:
+        """Another entity that shares a word with ``entity``: the distractor that is easiest to mistake for it."""
+        words = entity.split()
+        if len(words) < 3 or self.rng.random() < 0.3:
+            return self.entity()
+        if words[2] == "at":
+            return f"the {words[1]} at {self.name()}"
+        if self.rng.random() < 0.5:
+            return " ".join([*words[:-1], self._pick(v.THINGS)])
+        return " ".join([words[0], self.name(), *words[2:]])

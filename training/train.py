@@ -1,0 +1,225 @@
+"""The training loop: rows in, a transformers Llama model out. Resumable, logged, on a GPU where there is one.
+
+Plain next-token training inside the window: no position at or past it, no SelfExtend. Knows nothing of sentences.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections import defaultdict
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer
+from torch.nn import functional
+from tqdm import tqdm
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from .rows import LANGUAGE, RESTATEMENT, VALUE, RowMaker
+
+TRAINED_WINDOW = 512
+# Of the tokens that teach only language, this share is trained on: the vocabulary's matrix is a third of the work.
+LANGUAGE_SHARE = 0.2
+LANGUAGE_WEIGHT = 0.3
+RESTATEMENT_WEIGHT = 0.2
+CHECKPOINT_EVERY = 200
+LOG_EVERY = 50
+
+
+@dataclass(frozen=True)
+class Stage:
+    """``steps`` steps on ``rows`` rows of ``length`` tokens; the learning rate goes straight from one end to the other."""
+
+    length: int
+    rows: int
+    steps: int
+    recall_share: float
+    learning_rate: float
+    final_learning_rate: float
+
+
+# Short rows first: matching is learnt suddenly, after a plateau, and the plateau is shorter in steps than in tokens.
+PLAN = (
+    Stage(64, 40, 1200, 0.60, 2e-3, 2e-3),
+    Stage(128, 32, 300, 0.40, 2e-3, 2e-3),
+    Stage(256, 16, 500, 0.30, 2e-3, 2e-3),
+    Stage(512, 10, 2400, 0.20, 2e-3, 1e-4),
+)
+
+
+def configuration(vocabulary_size: int) -> LlamaConfig:
+    """The bundled model's shape."""
+    return LlamaConfig(
+        vocab_size=vocabulary_size,
+        hidden_size=256,
+        intermediate_size=512,
+        num_hidden_layers=4,
+        num_attention_heads=8,
+        num_key_value_heads=8,
+        max_position_embeddings=TRAINED_WINDOW,
+        rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
+        tie_word_embeddings=True,
+        bos_token_id=0,
+        eos_token_id=1,
+        pad_token_id=2,
+        dtype="float32",
+    )
+
+
+def learning_rate(step: int, plan: tuple[Stage, ...], warm_up: int = 100) -> float:
+    """The learning rate of ``step``, counted from the start of the whole plan."""
+    first = step
+    for stage in plan:
+        if first < stage.steps:
+            part = first / stage.steps
+            rate = stage.learning_rate + (stage.final_learning_rate - stage.learning_rate) * part
+            return rate * min(1.0, (step + 1) / warm_up)
+        first -= stage.steps
+    raise ValueError(f"step {step} is past the plan's {sum(stage.steps for stage in plan)} steps")
+
+
+def stage_of(step: int, plan: tuple[Stage, ...]) -> Stage:
+    """The stage that ``step`` falls in."""
+    for stage in plan:
+        if step < stage.steps:
+            return stage
+        step -= stage.steps
+    raise ValueError("the step is past the plan")
+
+
+class Trainer:
+    """One training run kept in ``folder``: checkpoint.pt and log.jsonl. Calling run() again goes on where it stopped."""
+
+    def __init__(self, tokenizer: Tokenizer, folder: Path, plan: tuple[Stage, ...] = PLAN, seed: int = 1) -> None:
+        self.tokenizer = tokenizer
+        self.folder = folder
+        self.plan = plan
+        self.seed = seed
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        torch.manual_seed(seed)
+        self.model = LlamaForCausalLM(configuration(tokenizer.get_vocab_size())).to(self.device)
+        self.optimizer = torch.optim.AdamW(
+            self.model.parameters(), lr=plan[0].learning_rate, betas=(0.9, 0.98), weight_decay=0.01
+        )
+        self.step = 0
+        self.seconds = 0.0
+        self.tokens = 0
+        folder.mkdir(parents=True, exist_ok=True)
+        if self.checkpoint.exists():
+            self._resume()
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.folder / "checkpoint.pt"
+
+    @property
+    def log(self) -> Path:
+        return self.folder / "log.jsonl"
+
+    def _resume(self) -> None:
+        state: dict[str, Any] = torch.load(self.checkpoint, map_location=self.device, weights_only=True)
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.step, self.seconds, self.tokens = state["step"], state["seconds"], state["tokens"]
+        # What was logged after the checkpoint is about to be done again.
+        if self.log.exists():
+            lines = self.log.read_text().splitlines(keepends=True)
+            self.log.write_text("".join(line for line in lines if json.loads(line)["step"] <= self.step))
+
+    def save(self) -> None:
+        """Writes the checkpoint, whole or not at all."""
+        partial = self.checkpoint.with_suffix(".partial")
+        torch.save(
+            {
+                "model": self.model.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "step": self.step,
+                "seconds": self.seconds,
+                "tokens": self.tokens,
+            },
+            partial,
+        )
+        partial.replace(self.checkpoint)
+
+    def losses(self, maker: RowMaker, rows: int) -> tuple[torch.Tensor, dict[str, float]]:
+        """The loss over ``rows`` new rows, and what to log of it."""
+        batch = [maker.row() for _ in range(rows)]
+        ids = torch.tensor([row.ids for row in batch], device=self.device)
+        roles = torch.tensor([row.roles for row in batch], device=self.device)[:, 1:]
+        recall = torch.tensor([row.kind == "recall" for row in batch], device=self.device)
+        taught = (roles == VALUE) | (roles == RESTATEMENT)
+        taught |= (roles == LANGUAGE) & ~recall[:, None] & (torch.rand(roles.shape, device=self.device) < LANGUAGE_SHARE)
+        hidden = self.model.model(input_ids=ids, use_cache=False).last_hidden_state[:, :-1]
+        logits = self.model.lm_head(hidden[taught])
+        targets, role = ids[:, 1:][taught], roles[taught]
+        loss_of = functional.cross_entropy(logits, targets, reduction="none")
+        weights = torch.zeros_like(loss_of)
+        for which, weight in ((VALUE, 1.0), (RESTATEMENT, RESTATEMENT_WEIGHT), (LANGUAGE, LANGUAGE_WEIGHT)):
+            chosen = role == which
+            weights[chosen] = weight / chosen.sum().clamp(min=1)
+        with torch.no_grad():
+            right = (logits.argmax(-1) == targets).float()
+            in_recall = recall[:, None].expand_as(taught)[taught]
+            value = role == VALUE
+            shown = {
+                "recall": right[value & in_recall],
+                "value": right[value & ~in_recall],
+                "restated": right[role == RESTATEMENT],
+                "language_loss": loss_of[role == LANGUAGE],
+            }
+            figures = {name: part.mean().item() for name, part in shown.items() if len(part)}
+        return (loss_of * weights).sum(), figures
+
+    def run(self, progress: bool = True) -> LlamaForCausalLM:
+        """Trains to the end of the plan and returns the model."""
+        total = sum(stage.steps for stage in self.plan)
+        self.model.train()
+        sums: dict[str, list[float]] = defaultdict(list)
+        maker: RowMaker | None = None
+        bar = tqdm(total=total, initial=self.step, unit="step", disable=not progress)
+        while self.step < total:
+            started = time.perf_counter()
+            stage = stage_of(self.step, self.plan)
+            if maker is None or (maker.length, maker.recall_share) != (stage.length, stage.recall_share):
+                maker = RowMaker(self.tokenizer, 0, stage.length, stage.recall_share)
+            # Seeded by step, so that a resumed run sees the rows it would have seen.
+            maker.rng.seed(self.seed * 1_000_003 + self.step)
+            torch.manual_seed(self.seed * 1_000_003 + self.step)
+            for group in self.optimizer.param_groups:
+                group["lr"] = learning_rate(self.step, self.plan)
+            loss, figures = self.losses(maker, stage.rows)
+            if not math.isfinite(loss.item()):
+                raise RuntimeError(f"the loss became {loss.item()} at step {self.step}; lower the learning rate")
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+            self.optimizer.step()
+            self.optimizer.zero_grad(set_to_none=True)
+            self.step += 1
+            self.tokens += stage.rows * stage.length
+            self.seconds += time.perf_counter() - started
+            for name, figure in (("loss", loss.item()), *figures.items()):
+                sums[name].append(figure)
+            bar.update()
+            if self.step % LOG_EVERY == 0:
+                self._log(stage, {name: sum(values) / len(values) for name, values in sums.items()}, bar)
+                sums.clear()
+            if self.step % CHECKPOINT_EVERY == 0 or self.step == total:
+                self.save()
+        bar.close()
+        return self.model.eval()
+
+    def _log(self, stage: Stage, figures: dict[str, float], bar: Any) -> None:
+        record = {"step": self.step, "seconds": round(self.seconds), "tokens": self.tokens, "length": stage.length}
+        record |= {name: round(value, 4) for name, value in figures.items()}
+        with self.log.open("a") as log:
+            log.write(json.dumps(record) + "\n")
+        bar.set_postfix({name: f"{value:.3f}" for name, value in figures.items()})
+
+
+def describe(plan: tuple[Stage, ...]) -> list[dict[str, Any]]:
+    """The plan as plain records, for the model card."""
+    return [asdict(stage) for stage in plan]
