@@ -1,0 +1,287 @@
+"""How much memory a model takes, worked out before it is loaded.
+
+The model is built from its config on the `meta` device, where tensors have shapes and no data: the sizes are
+those of the real thing, for any architecture, in a fraction of a second. What prefill needs on top of weights
+and cache depends on the chunk size and is not estimated; a tenth of the memory is left free for it.
+"""
+
+import copy
+import os
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from selfextend.errors import UnsupportedModelError
+from selfextend.hardware import Quantization, available_bytes, has_fast_bfloat16, resolve_device
+from selfextend.sources import fetch_steps, locate, read_config
+from selfextend.windows import trained_window
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel
+
+_HEADROOM = 0.1
+_GROWTH = 1.125  # cache buffers grow by an eighth at a time
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_SEARCH_LIMIT = 1 << 30
+
+
+@dataclass(frozen=True)
+class LayerCache:
+    """What one layer keeps of one token.
+
+    Attributes:
+        key_bytes: bytes of the keys, all heads.
+        value_bytes: bytes of the values, all heads.
+        sliding_window: tokens kept at most, or None for all.
+    """
+
+    key_bytes: int
+    value_bytes: int
+    sliding_window: int | None
+
+
+@dataclass(frozen=True)
+class MemoryEstimate:
+    """The memory a model takes on a device, and what that leaves for text.
+
+    Attributes:
+        weights_bytes: the weights as they will stand in memory.
+        layers: what each layer's cache keeps of a token (batch of one).
+        available_bytes: free on the device when this was worked out.
+        device: where the model would go; "cuda" stands for all CUDA devices together.
+        dtype: of activations, cache and whatever is not quantized.
+        quantization: "none", "int8" or "nf4".
+        trained_window: tokens, or None where the config does not tell.
+    """
+
+    weights_bytes: int
+    layers: tuple[LayerCache, ...]
+    available_bytes: int
+    device: str
+    dtype: str
+    quantization: Quantization
+    trained_window: int | None
+
+    @property
+    def fits(self) -> bool:
+        """Whether the weights fit into the memory that is free."""
+        return self.weights_bytes <= self.available_bytes
+
+    @property
+    def kv_bytes_per_token(self) -> int:
+        """Bytes that one more token adds to the cache of the unextended model, before any sliding window is
+        full."""
+        return sum(layer.key_bytes + layer.value_bytes for layer in self.layers)
+
+    def kv_bytes(self, length: int, neighbor_window: int | None = None) -> int:
+        """Bytes of the cache after `length` tokens.
+
+        Args:
+            length: tokens in the cache.
+            neighbor_window: None for the unextended model. With SelfExtend, which keeps the keys of the last
+                `neighbor_window` tokens a second time and runs without a sliding window that all layers
+                share, the buffers' slack counted in.
+        """
+        if neighbor_window is None:
+            return sum(
+                (layer.key_bytes + layer.value_bytes) * min(length, layer.sliding_window or length)
+                for layer in self.layers
+            )
+        all_local = all(layer.sliding_window for layer in self.layers)
+        total = 0
+        for layer in self.layers:
+            kept = length if all_local or not layer.sliding_window else min(length, layer.sliding_window)
+            total += (layer.key_bytes + layer.value_bytes) * kept
+            if kept == length:
+                total += layer.key_bytes * min(length, neighbor_window)
+        return int(total * _GROWTH)
+
+    def longest_length(self, neighbor_window: int | None = None) -> int:
+        """The longest sequence, in tokens, whose cache fits beside the weights; 0 if they do not fit
+        themselves.
+
+        A tenth of the free memory stays free for the computation itself.
+
+        Args:
+            neighbor_window: see `kv_bytes`.
+        """
+        room = self.available_bytes * (1 - _HEADROOM) - self.weights_bytes
+        if room < self.kv_bytes(1, neighbor_window):
+            return 0
+        shortest_too_long, longest = _SEARCH_LIMIT, 1
+        if self.kv_bytes(shortest_too_long, neighbor_window) <= room:
+            return shortest_too_long
+        while shortest_too_long - longest > 1:
+            middle = (longest + shortest_too_long) // 2
+            if self.kv_bytes(middle, neighbor_window) <= room:
+                longest = middle
+            else:
+                shortest_too_long = middle
+        return longest
+
+    def describe(self) -> str:
+        """One sentence for people."""
+        sizes = (
+            f"{_gigabytes(self.weights_bytes)} of weights ({self.dtype}"
+            + ("" if self.quantization == "none" else f", {self.quantization}")
+            + f") on {self.device}, where {_gigabytes(self.available_bytes)} are free"
+        )
+        if not self.fits:
+            return sizes + ": too big."
+        return (
+            f"{sizes}; each token takes {self.kv_bytes_per_token / 1024:,.1f} KiB more, "
+            f"so about {self.longest_length():,} tokens fit."
+        )
+
+
+def estimate_memory(
+    model: "str | os.PathLike[str] | PreTrainedConfig",
+    quantization: Quantization = "none",
+    device: str = "auto",
+    dtype: str = "auto",
+    available: int | None = None,
+) -> MemoryEstimate:
+    """Works out what a model would take, without loading or downloading its weights.
+
+    Args:
+        model: "bundled", a local folder, a hub id (its config is downloaded, a few kB), or a config.
+        quantization: "none", "int8" or "nf4".
+        device: as for `load_model`.
+        dtype: as for `load_model`.
+        available: bytes to count as free instead of asking the device.
+
+    Raises:
+        ModelLoadError: the model cannot be found or is none that can be loaded.
+        ValueError: an unknown dtype.
+    """
+    if isinstance(model, (str, os.PathLike)):
+        config = read_config(_result(fetch_steps(locate(model), weights=False)))
+    else:
+        config = model
+    target = resolve_device(device)
+    free = available_bytes(target) if available is None else available
+    skeleton = _skeleton(config)
+    resolved = _resolve_dtype(dtype, config, skeleton, quantization, target, free)
+    try:
+        window = trained_window(config)
+    except ValueError:
+        window = None
+    return MemoryEstimate(
+        weights_bytes=_weights_bytes(skeleton, quantization, resolved),
+        layers=_layer_caches(skeleton, resolved),
+        available_bytes=free,
+        device=str(target),
+        dtype=str(resolved).removeprefix("torch."),
+        quantization=quantization,
+        trained_window=window,
+    )
+
+
+def _skeleton(config: "PreTrainedConfig") -> "PreTrainedModel":
+    from transformers import AutoModelForCausalLM
+
+    # Building a model writes into its config. bfloat16, since some expert layers know no other type.
+    config = copy.deepcopy(config)
+    try:
+        with torch.device("meta"):
+            return AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).eval()
+    except (ValueError, KeyError, ImportError) as error:
+        raise UnsupportedModelError(f"transformers cannot build this {config.model_type!r} model: {error}") from error
+
+
+def _resolve_dtype(
+    dtype: str,
+    config: "PreTrainedConfig",
+    skeleton: "PreTrainedModel",
+    quantization: Quantization,
+    device: torch.device,
+    free: int,
+) -> torch.dtype:
+    """The type to compute in. "auto": the checkpoint's own, except where the device is no good at it.
+
+    A CPU without bfloat16 instructions, and any CPU with a float16 checkpoint, gets float32 (float16 on a CPU
+    is slow), or bfloat16 where only half the bytes fit.
+    """
+    if dtype != "auto":
+        if dtype not in _DTYPES:
+            raise ValueError(f"dtype must be 'auto', {', '.join(map(repr, _DTYPES))}; not {dtype!r}.")
+        return _DTYPES[dtype]
+    declared = getattr(config.get_text_config(decoder=True), "dtype", None) or config.dtype
+    stored = declared if isinstance(declared, torch.dtype) else torch.float32
+    if device.type == "cuda":
+        lacks_bfloat16 = stored == torch.bfloat16 and not has_fast_bfloat16(device)
+        return torch.float16 if lacks_bfloat16 else stored
+    if device.type != "cpu":
+        return torch.float16 if stored != torch.float32 else stored
+    if stored == torch.bfloat16 and has_fast_bfloat16(device):
+        return torch.bfloat16
+    fits = _weights_bytes(skeleton, quantization, torch.float32) <= free * (1 - _HEADROOM)
+    return torch.float32 if fits or stored == torch.float32 else torch.bfloat16
+
+
+def _weights_bytes(skeleton: "PreTrainedModel", quantization: Quantization, dtype: torch.dtype) -> int:
+    total = sum(parameter.numel() for parameter in skeleton.parameters()) * dtype.itemsize
+    for buffer in skeleton.buffers():
+        follows = buffer.dtype == skeleton.dtype  # the others, rotary frequencies say, have a type of their own
+        total += buffer.numel() * (dtype.itemsize if follows else buffer.element_size())
+    if quantization == "none":
+        return total
+    for weight in _quantized_weights(skeleton):
+        total -= weight.numel() * dtype.itemsize
+        if quantization == "int8":
+            total += weight.numel() + 4 * weight.shape[0]  # one float32 scale a row
+        else:
+            # Two weights a byte, one float32 scale per block of 64, and the table of the 16 levels.
+            total += -(-weight.numel() // 2) + 4 * -(-weight.numel() // 64) + 16 * 4
+    return total
+
+
+def _quantized_weights(skeleton: "PreTrainedModel") -> Iterator[torch.Tensor]:
+    """The weights that transformers hands to bitsandbytes: every plain linear layer but the output
+    embedding."""
+    from transformers.quantizers.base import get_keys_to_not_convert
+    from transformers.quantizers.quantizers_utils import should_convert_module
+
+    kept = get_keys_to_not_convert(skeleton)
+    for name, module in skeleton.named_modules():
+        if type(module) is torch.nn.Linear and should_convert_module(name, kept):
+            yield module.weight
+
+
+def _layer_caches(skeleton: "PreTrainedModel", dtype: torch.dtype) -> tuple[LayerCache, ...]:
+    """Runs one token through the shapes and looks at what its cache holds: right for any architecture."""
+    try:
+        with torch.no_grad():
+            cache = skeleton(torch.zeros(1, 1, dtype=torch.long, device="meta"), use_cache=True).past_key_values
+        return tuple(
+            LayerCache(
+                key_bytes=layer.keys.numel() * dtype.itemsize,
+                value_bytes=layer.values.numel() * dtype.itemsize,
+                sliding_window=getattr(layer, "sliding_window", None),
+            )
+            for layer in cache.layers
+            if getattr(layer, "keys", None) is not None
+        )
+    except (RuntimeError, NotImplementedError, AttributeError):
+        # A forward pass that looks at its data cannot run without any. The config's numbers then have to do.
+        config = skeleton.config.get_text_config(decoder=True)
+        heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+        head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        per_token = heads * head_dim * dtype.itemsize
+        return (LayerCache(per_token, per_token, None),) * config.num_hidden_layers
+
+
+def _result(steps: Generator[object, None, Path]) -> Path:
+    """What a generator returns at its end, its steps unseen."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as finished:
+            return finished.value
+
+
+def _gigabytes(size: int) -> str:
+    return f"{size / 1e9:.2f} GB" if size >= 1e7 else f"{size / 1e6:.2f} MB"

@@ -1,0 +1,159 @@
+"""Downloading, against a server on this machine that answers as the hub does: huggingface_hub itself runs
+unchanged."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+from hub_server import HubServer
+from tiny_models import save_folder, tiny_model
+
+from selfextend import errors
+from selfextend.hub import download_steps
+from selfextend.memory import estimate_memory
+from selfextend.models import load_model, load_steps
+
+REPO = "somebody/tiny-llama"
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
+    folder = save_folder(tmp_path / "repository", tiny_model())
+    (folder / "onnx").mkdir()
+    for name in ("onnx/model.onnx", "pytorch_model.bin", "consolidated.safetensors", "modeling_tiny.py"):
+        (folder / name).write_bytes(b"not wanted")
+    server = HubServer(REPO, folder)
+    monkeypatch.setenv("HF_ENDPOINT", server.url)
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    yield server
+    server.stop()
+
+
+def _downloads_running() -> int:
+    children = [child for child in psutil.Process().children() if child.status() != psutil.STATUS_ZOMBIE]
+    return sum(any("hub.py" in word for word in child.cmdline()) for child in children)
+
+
+def test_a_model_from_the_hub(hub: HubServer) -> None:
+    steps = list(load_steps(REPO))
+    model, tokenizer = steps[-1].model, steps[-1].tokenizer
+    assert model is not None
+    assert tokenizer is not None
+    ids = tokenizer("over the lazy dog", return_tensors="pt").input_ids
+    with torch.no_grad():
+        assert torch.equal(model(ids).logits, tiny_model()(ids).logits)
+    wanted = {"config.json", "generation_config.json", "model.safetensors", "tokenizer.json"}
+    assert set(hub.requested) == wanted | {"tokenizer_config.json"}
+    # Config and tokenizer are there before the weights are even asked for.
+    assert hub.requested[-1] == "model.safetensors"
+    assert {step.phase for step in steps} == {"checking", "downloading", "loading", "ready"}
+
+
+def test_a_cached_model_needs_no_network(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    load_model(REPO)
+    hub.stop()
+    assert load_model(REPO)[0] is not None
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert load_model(REPO)[0] is not None
+
+
+def test_the_estimate_downloads_no_weights(hub: HubServer) -> None:
+    estimate = estimate_memory(REPO, dtype="float32", available=10**9)
+    assert estimate == estimate_memory(tiny_model().config, dtype="float32", available=10**9)
+    assert "model.safetensors" not in hub.requested
+
+
+def test_progress_stop_and_continue(hub: HubServer) -> None:
+    """Closing the generator ends the download's process; the next attempt fetches the rest only."""
+    weights = (hub.folder / "model.safetensors").stat().st_size
+    hub.bytes_per_second = weights / 4
+    fractions = []
+    steps = load_steps(REPO)
+    for step in steps:
+        if step.phase == "downloading" and step.message.startswith("Downloading"):
+            fractions.append(step.fraction or 0.0)
+            assert _downloads_running() == 1
+            if fractions[-1] > 0.4:
+                break
+    steps.close()
+    assert not _downloads_running()
+    assert fractions == sorted(fractions)
+    hub.bytes_per_second = None
+    assert load_model(REPO)[0] is not None
+
+
+def test_a_stalled_download_gives_up(hub: HubServer) -> None:
+    hub.stalled = True
+    with pytest.raises(errors.HubUnreachableError, match="nothing arrived for 2 s"):
+        list(download_steps(REPO, "all", stall_timeout=2.0))
+    assert not _downloads_running()
+    hub.stalled = False
+
+
+def test_no_such_repository(hub: HubServer) -> None:
+    with pytest.raises(errors.ModelNotFoundError, match="no model 'somebody/else' on the Hugging Face hub"):
+        load_model("somebody/else")
+
+
+def test_gated_repository(hub: HubServer) -> None:
+    hub.gated = True
+    with pytest.raises(errors.AccessDeniedError, match="accept its licence"):
+        load_model(REPO)
+
+
+def test_pickle_only_repository(hub: HubServer) -> None:
+    (hub.folder / "model.safetensors").unlink()
+    with pytest.raises(errors.UnsafeWeightsError, match=r"pytorch_model\.bin"):
+        load_model(REPO)
+    assert not hub.requested
+
+
+def test_repository_that_is_no_model(hub: HubServer) -> None:
+    (hub.folder / "config.json").rename(hub.folder / "adapter_config.json")
+    with pytest.raises(errors.IncompleteModelError, match="LoRA adapter"):
+        load_model(REPO)
+
+
+def test_no_network(hub: HubServer) -> None:
+    hub.stop()
+    with pytest.raises(errors.HubUnreachableError, match=r"did not answer .*not complete in the local cache"):
+        load_model(REPO)
+
+
+def test_offline_by_choice(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(errors.HubUnreachableError):
+        load_model(REPO)
+    assert not hub.requested
+
+
+def test_too_big_is_refused_before_the_weights_are_downloaded(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("selfextend.memory.available_bytes", lambda device: 1000)
+    with pytest.raises(errors.ModelTooBigError):
+        load_model(REPO)
+    assert "model.safetensors" not in hub.requested
+
+
+def test_the_download_ends_with_the_process_that_asked(hub: HubServer) -> None:
+    """Even if that one is killed and can tidy up nothing."""
+    hub.bytes_per_second = 10_000
+    code = f"""
+from selfextend.hub import download_steps
+for _ in download_steps({REPO!r}, "all"):
+    print("running", flush=True)
+"""
+    asking = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+    assert asking.stdout is not None
+    asking.stdout.readline()
+    children = psutil.Process(asking.pid).children()
+    asking.kill()
+    asking.wait()
+    asking.stdout.close()
+    assert children
+    _, alive = psutil.wait_procs(children, timeout=5)
+    assert not alive

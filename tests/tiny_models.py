@@ -1,0 +1,52 @@
+"""A tiny Llama with a tokenizer, as a folder on disk: what the tests of loading load. No download."""
+
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
+
+VOCABULARY = 300
+TRAINED_WINDOW = 256
+
+
+def tiny_config(**settings: object) -> LlamaConfig:
+    defaults: dict[str, object] = {
+        "vocab_size": VOCABULARY,
+        "hidden_size": 64,
+        "intermediate_size": 144,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": TRAINED_WINDOW,
+        "dtype": torch.float32,
+    }
+    return LlamaConfig(**(defaults | settings))
+
+
+def tiny_model(**settings: object) -> LlamaForCausalLM:
+    """A seeded model; the same settings give the same weights."""
+    torch.manual_seed(0)
+    return LlamaForCausalLM(tiny_config(**settings)).eval()
+
+
+def save_tokenizer(folder: Path) -> None:
+    """A byte-level tokenizer that takes any text."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY,
+        special_tokens=["<eos>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(["the quick brown fox jumps over the lazy dog"], trainer)
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<eos>").save_pretrained(folder)
+
+
+def save_folder(folder: Path, model: PreTrainedModel, **options: object) -> Path:
+    """Model and tokenizer as `save_pretrained` writes them."""
+    model.save_pretrained(folder, **options)
+    save_tokenizer(folder)
+    return folder
