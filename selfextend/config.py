@@ -27,7 +27,7 @@ class SelfExtendConfig:
 
     Attributes:
         group_size: the paper's G_s. Tokens that share one grouped position, >= 1. 1 is the vanilla model.
-        neighbor_window: the paper's w_n, in tokens. Distances 0 ... neighbor_window - 1 keep their exact position, >= 1.
+        neighbor_window: the paper's w_n, in tokens, >= 1. Distances 0 ... neighbor_window - 1 stay exact.
         query_scaling: "none", or "logn" to multiply each query at position i by max(1, ln(i + 1) / ln(L)),
             which keeps the softmax from thinning out over many keys (L is the model's trained window).
 
@@ -133,9 +133,7 @@ def suggest(
     if neighbor_window is None:
         neighbor_window = max(1, trained_window // 4)
     checked_integer("neighbor_window", neighbor_window, 1)
-    room = (
-        2 * trained_window - 3 * neighbor_window
-    )  # three times the positions that the rule leaves for groups
+    room = 2 * trained_window - 3 * neighbor_window  # three times the positions that the rule leaves for groups
     if room <= 0:
         raise ValueError(
             f"neighbor_window ({neighbor_window}) must stay below two thirds of the trained window "
@@ -163,3 +161,12 @@ def smallest_group_size(trained_window: int, length: int, neighbor_window: int) 
     while max_length(trained_window, SelfExtendConfig(group_size, neighbor_window)) < length:
         group_size += 1
     return group_size
+
+
+def explain_max_length(trained_window: int, config: SelfExtendConfig) -> str:
+    """The reach's formula with its numbers put in, for captions and lessons."""
+    group, window = config.group_size, config.neighbor_window
+    return (
+        f"{group} * ({trained_window} - {window} + {window}//{group}) = "
+        f"{group} * {trained_window - config.position_shift} = {max_length(trained_window, config)}"
+    )

@@ -1,0 +1,270 @@
+"""The position map, its curve for one query, and the plane of settings, as plotly figures.
+
+Knows no torch, no gradio and no formula: `selfextend.position_map` worked out what is drawn here.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import plotly.graph_objects as go
+
+from app.figure_style import METHOD_NAMES, SEQUENTIAL, compact, finish, lying_colour_bar
+from app.theme import BLUE, GREY, METHOD_COLOURS, METHOD_DASHES, ORANGE, SKY, VERMILLION
+from selfextend.position_map import PositionCurve, PositionMap
+
+
+def position_map_figure(
+    cells: PositionMap,
+    trained_window: int,
+    setting: str,
+    *,
+    neighbor_window: int | None = None,
+    selected: tuple[int, int] | None = None,
+    dark: bool = False,
+) -> go.Figure:
+    """The map of one viewport: colour is the relative position, hatching a position never seen in training.
+
+    Colours run from 0 to `trained_window` - 1 for both methods, so that two maps compare at a glance.
+
+    Args:
+        setting: what the title says after the method, such as "G = 8, w = 1,024".
+        neighbor_window: draws the edge of the neighbor window, in tokens; None leaves it out.
+        selected: the (query, key) to mark.
+    """
+    is_difference = cells.method == "difference"
+    if is_difference:
+        title = f"How many positions nearer SelfExtend ({setting}) puts each key"
+        bar, top = "positions nearer than in the vanilla model", max(1, int(cells.relative.max()))
+        hover = "query i = %{y:,}<br>key j = %{x:,}<br>%{z:,} positions nearer<extra></extra>"
+    else:
+        name = METHOD_NAMES[cells.method] + (f" ({setting})" if cells.method == "selfextend" else "")
+        title = f"Relative position at which each query sees each key: {name}"
+        bar, top = "relative position (tokens)", trained_window - 1
+        hover = "query i = %{y:,}<br>key j = %{x:,}<br>relative position %{z:,}<extra></extra>"
+    figure = go.Figure(
+        go.Heatmap(
+            z=np.where(cells.visible, cells.relative, np.nan).astype(np.float32),
+            x0=int(cells.key[0]),
+            dx=cells.key_stride,
+            y0=int(cells.query[0]),
+            dy=cells.query_stride,
+            zmin=0,
+            zmax=top,
+            colorscale="Viridis" if is_difference else SEQUENTIAL,
+            colorbar=lying_colour_bar(bar),
+            hovertemplate=hover,
+            hoverongaps=False,
+        )
+    )
+    rows, columns = cells.query_stride / 2, cells.key_stride / 2
+    left, right = (edge - 0.5 for edge in cells.key_range)
+    upper, lower = (edge - 0.5 for edge in cells.query_range)
+    if cells.unseen.any():
+        figure.add_trace(
+            _unseen_region(cells, int(cells.key[0]) - columns, rows, trained_window, opaque=not is_difference)
+        )
+    if is_difference:
+        figure.add_trace(_distance_line(trained_window, lower, "vanilla leaves its trained window", "dash"))
+    if neighbor_window is not None and cells.method != "vanilla":
+        figure.add_trace(_distance_line(neighbor_window, lower, "edge of the neighbor window", "dot"))
+    if selected is not None:
+        figure.add_trace(_selection(*selected))
+    figure.update_xaxes(title="key position j (tokens)", range=[left, right], showgrid=False, zeroline=False)
+    figure.update_yaxes(title="query position i (tokens)", range=[lower, upper], showgrid=False, zeroline=False)
+    return finish(figure, title, dark, top=58)
+
+
+def _unseen_region(cells: PositionMap, left: float, half_row: float, trained_window: int, opaque: bool) -> go.Scatter:
+    """The unseen cells as one hatched shape. In each row they are its first keys, so a staircase bounds them."""
+    edges = left + cells.unseen.sum(axis=1) * cells.key_stride
+    rows = np.flatnonzero(cells.unseen[:, 0])
+    queries = cells.query[rows]
+    stairs_x = np.repeat(edges[rows], 2)
+    stairs_y = np.stack([queries - half_row, queries + half_row], axis=1).ravel()
+    return go.Scatter(
+        x=np.concatenate([[left], stairs_x, [left]]),
+        y=np.concatenate([stairs_y[:1], stairs_y, stairs_y[-1:]]),
+        mode="lines",
+        line={"width": 1, "color": VERMILLION},
+        fill="toself",
+        fillpattern={
+            "shape": "/",
+            "size": 7,
+            "solidity": 0.25,
+            "bgcolor": VERMILLION if opaque else "rgba(0,0,0,0)",
+            "fgcolor": "#3B1A00" if opaque else VERMILLION,
+            "fillmode": "overlay" if not opaque else "replace",
+        },
+        name=f"never seen in training (≥ {trained_window:,})",
+        hoverinfo="skip",
+    )
+
+
+def _distance_line(distance: int, last_query: float, name: str, dash: str) -> go.Scatter:
+    return go.Scatter(
+        x=[0, last_query - distance],
+        y=[distance, last_query],
+        mode="lines",
+        line={"width": 1.5, "dash": dash, "color": "#FFFFFF" if dash == "dot" else ORANGE},
+        name=f"{name} (distance {distance:,})",
+        showlegend=dash != "dot",
+        hoverinfo="skip",
+    )
+
+
+def _selection(query: int, key: int) -> go.Scatter:
+    return go.Scatter(
+        x=[key],
+        y=[query],
+        mode="markers",
+        marker={"symbol": "circle-open", "size": 13, "color": "#FFFFFF", "line": {"width": 3, "color": "#000000"}},
+        name=f"selected: query {query:,}, key {key:,}",
+        showlegend=False,
+        cliponaxis=False,
+        hoverinfo="skip",
+    )
+
+
+def position_curve_figure(
+    curve: PositionCurve, trained_window: int, setting: str, *, key: int | None = None, dark: bool = False
+) -> go.Figure:
+    """Distance -> relative position for one query, SelfExtend beside vanilla, with the unseen positions hatched.
+
+    Args:
+        setting: SelfExtend's, such as "G = 8, w = 1,024".
+        key: the key position to mark on both curves.
+    """
+    figure = go.Figure()
+    last = int(curve.distance[-1])
+    # Vanilla may run far past the window: it leaves through the top, or SelfExtend's curve would lie flat.
+    highest, largest = int(curve.vanilla[-1]), int(curve.relative[-1])
+    ceiling = max(1.0, min(highest * 1.04, max(trained_window * 1.5, largest * 1.1)))
+    if highest >= trained_window:
+        figure.add_trace(
+            go.Scatter(
+                x=[0, last, last, 0],
+                y=[trained_window, trained_window, ceiling, ceiling],
+                mode="none",
+                fill="toself",
+                fillpattern={
+                    "shape": "/",
+                    "size": 7,
+                    "solidity": 0.2,
+                    "fgcolor": VERMILLION,
+                    "bgcolor": "rgba(0,0,0,0)",
+                },
+                name=f"never seen in training (≥ {trained_window:,})",
+                hoverinfo="skip",
+            )
+        )
+    for method, values in (("vanilla", curve.vanilla), ("selfextend", curve.relative)):
+        figure.add_trace(
+            go.Scatter(
+                x=compact(curve.distance),
+                y=compact(values),
+                mode="lines",
+                line={
+                    "color": METHOD_COLOURS[method],
+                    "dash": METHOD_DASHES[method],
+                    "width": 2.5,
+                    "shape": "hv" if method == "selfextend" else "linear",
+                },
+                name=METHOD_NAMES[method],
+                hovertemplate="distance %{x:,}<br>position %{y:,}<extra>" + METHOD_NAMES[method] + "</extra>",
+            )
+        )
+    if key is not None and 0 <= key <= curve.query:
+        figure.add_vline(curve.query - key, line={"color": GREY, "dash": "dot", "width": 1.5})
+    figure.update_xaxes(title="distance i - j (tokens)", range=[0, max(last, 1)])
+    figure.update_yaxes(title="relative position (tokens)", range=[0, ceiling])
+    return finish(figure, f"What query {curve.query:,} sees at each distance: SelfExtend ({setting})", dark)
+
+
+PLANE_LABELS = (
+    "too short: the document does not fit",
+    "fits, but uses more than 2/3 of the window",
+    "advised: 1/2 to 2/3 of the window",
+    "advised, below 1/2 of the window",
+)
+PLANE_COLOURS = (GREY, ORANGE, BLUE, SKY)
+
+
+def parameter_plane_figure(
+    group_sizes: npt.NDArray[np.int_],
+    neighbor_windows: npt.NDArray[np.int_],
+    verdict: npt.NDArray[np.uint8],
+    reach: npt.NDArray[np.int_],
+    *,
+    length: int,
+    trained_window: int,
+    here: tuple[int, int],
+    advised: tuple[int, int] | None = None,
+    dark: bool = False,
+) -> go.Figure:
+    """The plane group size x neighbor window for one document.
+
+    Args:
+        group_sizes, neighbor_windows: the columns and the rows.
+        verdict: index into PLANE_LABELS, shape (rows, columns).
+        reach: tokens each combination reaches, same shape.
+        here, advised: (group size, neighbor window), each a cell of the plane, to mark as the present setting and as
+            the suggestion.
+    """
+    steps = [(n / 4 + side * 0.25, colour) for n, colour in enumerate(PLANE_COLOURS) for side in (0, 1)]
+    words = np.asarray(PLANE_LABELS, dtype=object)[verdict]
+    figure = go.Figure(
+        go.Heatmap(
+            z=verdict.astype(np.uint8),
+            x=[f"{size:,}" for size in group_sizes],
+            y=[f"{window:,}" for window in neighbor_windows],
+            customdata=np.stack([reach.astype(object), words], axis=-1),
+            zmin=-0.5,
+            zmax=3.5,
+            colorscale=steps,
+            showscale=False,
+            xgap=1,
+            ygap=1,
+            hovertemplate=(
+                "group size %{x}, neighbor window %{y}<br>reaches %{customdata[0]:,} tokens"
+                "<br>%{customdata[1]}<extra></extra>"
+            ),
+        )
+    )
+    for label, colour in zip(PLANE_LABELS, PLANE_COLOURS, strict=True):
+        figure.add_trace(_legend_square(label, colour))
+    for name, point, symbol in (("suggested", advised, "star"), ("you are here", here, "circle-open")):
+        if point is not None:
+            figure.add_trace(_plane_marker(name, point, symbol))
+    figure.update_xaxes(title="group size G", type="category", showgrid=False, tickangle=0)
+    figure.update_yaxes(title="neighbor window w (tokens)", type="category", showgrid=False)
+    title = f"What fits {length:,} tokens into a trained window of {trained_window:,}"
+    return finish(figure, title, dark)
+
+
+def _legend_square(label: str, colour: str) -> go.Scatter:
+    return go.Scatter(
+        x=[None],
+        y=[None],
+        mode="markers",
+        marker={"symbol": "square", "size": 12, "color": colour},
+        name=label,
+        hoverinfo="skip",
+    )
+
+
+def _plane_marker(name: str, point: tuple[int, int], symbol: str) -> go.Scatter:
+    size, window = (f"{number:,}" for number in point)
+    return go.Scatter(
+        x=[size],
+        y=[window],
+        mode="markers",
+        marker={
+            "symbol": symbol,
+            "size": 15,
+            "color": "#FFFFFF",
+            "line": {"width": 3 if "open" in symbol else 1.5, "color": "#000000"},
+        },
+        name=f"{name}: G = {size}, w = {window}",
+        hoverinfo="skip",
+    )

@@ -1,0 +1,83 @@
+"""The lesson's tab: numbers to choose, and the lesson itself, which runs in the browser (assets/lesson.js).
+
+Needs no model and no document. Saved as a web page the lesson works on without this app.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import zlib
+from html import escape
+from typing import Any, NamedTuple
+
+import gradio as gr
+
+from app.lesson import EXAMPLES, MAX_TOKENS, MIN_TOKENS, Example, lesson
+from app.tabs.position_map import LIVE
+from app.theme import ASSETS
+
+_GLUE = """
+const lessonView = mountLesson(element.querySelector(".lesson-root"), {
+  css: props.lesson_css,
+  source: props.lesson_source,
+});
+const showLesson = () => props.value && lessonView.show(props.value);
+watch("value", showLesson);
+showLesson();
+"""
+
+
+class LearnTab(NamedTuple):
+    """Attributes: the lesson. It needs nothing from the page."""
+
+    lesson: gr.HTML
+
+
+def build_learn_tab() -> LearnTab:
+    """The tab's components and handlers, inside the open gr.Blocks or gr.Tab."""
+    first = next(iter(EXAMPLES))
+    source = (ASSETS / "lesson.js").read_text(encoding="utf-8")
+    example = gr.Dropdown(list(EXAMPLES), value=first, label="Example", elem_id="lesson-example")
+    with gr.Accordion("Choose your own numbers", open=False), gr.Row():
+        tokens = _slider("Tokens N", MIN_TOKENS, MAX_TOKENS, EXAMPLES[first].length)
+        trained_window = _slider("Trained window L", 3, 48, EXAMPLES[first].trained_window)
+        group_size = _slider("Group size G", 1, 8, EXAMPLES[first].group_size)
+        neighbor_window = _slider("Neighbor window w", 1, 32, EXAMPLES[first].neighbor_window)
+    complaint = gr.HTML(visible=False, elem_id="lesson-complaint")
+    page = gr.HTML(
+        pack(lesson(EXAMPLES[first])),
+        html_template="<div class='lesson-root'></div>",
+        js_on_load=source + _GLUE,
+        apply_default_css=False,
+        elem_id="lesson",
+        lesson_css=(ASSETS / "lesson.css").read_text(encoding="utf-8"),
+        lesson_source=source,
+    )
+    numbers = [trained_window, tokens, group_size, neighbor_window]
+    example.input(_numbers_of, [example], numbers, **LIVE)
+    gr.on([number.change for number in numbers], _show, numbers, [page, complaint], **LIVE)
+    return LearnTab(page)
+
+
+def _slider(label: str, minimum: int, maximum: int, value: int) -> gr.Slider:
+    elem_id = "lesson-" + label.rsplit(" ", 1)[0].lower().replace(" ", "-")
+    return gr.Slider(minimum, maximum, value=value, step=1, label=label, elem_id=elem_id, min_width=140)
+
+
+def _numbers_of(name: str) -> tuple[int, int, int, int]:
+    example = EXAMPLES[name]
+    return example.trained_window, example.length, example.group_size, example.neighbor_window
+
+
+def _show(trained_window: int, tokens: int, group_size: int, neighbor_window: int) -> tuple[Any, Any]:
+    try:
+        return pack(lesson(Example(trained_window, tokens, group_size, neighbor_window))), gr.update(visible=False)
+    except ValueError as error:
+        message = f"<p role='alert' class='complaint'>{escape(str(error))}</p>"
+        return gr.skip(), gr.update(value=message, visible=True)
+
+
+def pack(contents: dict[str, Any]) -> str:
+    """The lesson as lesson.js takes it: deflated JSON in base64, since the sums of 64 tokens repeat themselves."""
+    return base64.b64encode(zlib.compress(json.dumps(contents, separators=(",", ":")).encode())).decode()

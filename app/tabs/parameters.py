@@ -1,0 +1,180 @@
+"""The plane group size x neighbor window for the document at hand: what reaches, what the rule advises, where you are.
+
+Needs no model. The rule and the reach are `selfextend.config`'s; this only asks it for every cell.
+"""
+
+from __future__ import annotations
+
+from html import escape
+from typing import Any, NamedTuple
+
+import gradio as gr
+import numpy as np
+import numpy.typing as npt
+
+from app.map_figures import parameter_plane_figure
+from app.tabs.plot_pane import packed, plot_pane
+from app.tabs.position_map import LIVE
+from app.tabs.shared import DocumentView, Refresh, SharedInputs, setting_words, settings_of
+from selfextend.config import (
+    SelfExtendConfig,
+    check_window,
+    max_length,
+    paper_max_length,
+    rule_share,
+    smallest_group_size,
+    suggest,
+)
+
+COLUMNS, ROWS = 32, 24
+"""Most group sizes and neighbor windows in the plane: as many as can be clicked on a telephone."""
+
+TOO_SHORT, ABOVE_RULE, IN_BAND, BELOW_BAND = range(4)
+
+
+class Plane(NamedTuple):
+    """Attributes: the columns, the rows, and for each pair what the document comes to and how far it reaches."""
+
+    group_sizes: npt.NDArray[np.int_]
+    neighbor_windows: npt.NDArray[np.int_]
+    verdict: npt.NDArray[np.uint8]
+    reach: npt.NDArray[np.int_]
+
+
+class ParametersTab(NamedTuple):
+    """Attributes: the plane, what is said beside it, and the redraw."""
+
+    plane_pane: gr.HTML
+    advice: gr.HTML
+    refresh: Refresh
+
+
+def build_parameters_tab(shared: SharedInputs) -> ParametersTab:
+    """The tab's components and handlers, inside the open gr.Blocks or gr.Tab.
+
+    Clicking a cell, or a button, sets `shared.group_size` and `shared.neighbor_window` (within their own limits),
+    which fires their `change`. Redraws when they or `shared.view` change.
+    """
+    advice = gr.HTML(elem_id="parameters-advice", elem_classes=["readout"])
+    pane = plot_pane(label="Group size by neighbor window", height=520, elem_id="parameter-plane")
+    with gr.Row():
+        use = gr.Button("Use the suggested settings", elem_id="parameters-use")
+        smallest = gr.Button("Use the smallest group size that fits", elem_id="parameters-smallest")
+    gr.HTML("<p class='hint'>Click a cell to set both sliders to it.</p>")
+
+    sliders = [shared.group_size, shared.neighbor_window]
+    inputs = [*sliders, shared.view]
+    refresh = Refresh(_draw, inputs, [pane, advice])
+    limits = {"group_size": shared.group_size, "neighbor_window": shared.neighbor_window}
+
+    def within(group_size: int, neighbor_window: int) -> tuple[Any, Any]:
+        """The pair as the sliders can hold it: widened upward, since a cell that was offered has to be reachable."""
+        return tuple(
+            gr.update(value=value, maximum=max(value, limits[name].maximum))
+            for name, value in (("group_size", group_size), ("neighbor_window", neighbor_window))
+        )
+
+    def pick(event: gr.EventData, view: DocumentView) -> tuple[Any, Any]:
+        try:
+            config = _cell_of(event._data, view)
+        except ValueError:
+            return gr.skip(), gr.skip()
+        return within(config.group_size, config.neighbor_window)
+
+    def use_suggestion(view: DocumentView) -> tuple[Any, Any]:
+        config = suggest(view.trained_window, view.length)
+        return within(config.group_size, config.neighbor_window)
+
+    def use_smallest(group_size: float, neighbor_window: float, view: DocumentView) -> tuple[Any, Any]:
+        window = min(int(neighbor_window), view.trained_window - 1)
+        return within(smallest_group_size(view.trained_window, view.length, window), window)
+
+    gr.on([slider.change for slider in sliders] + [shared.view.change], *refresh, **LIVE)
+    pane.pick(pick, [shared.view], sliders, **LIVE)
+    use.click(use_suggestion, [shared.view], sliders, **LIVE)
+    smallest.click(use_smallest, inputs, sliders, **LIVE)
+    gr.context.Context.root_block.load(*refresh, **LIVE)
+    return ParametersTab(pane, advice, refresh)
+
+
+def parameter_plane(trained_window: int, length: int, *also: SelfExtendConfig) -> Plane:
+    """What each group size and neighbor window comes to for `length` tokens.
+
+    Columns run from 1 to twice the suggested group size (at least 8), rows over the trained window; both evenly
+    spaced, at most COLUMNS x ROWS, and the settings in `also` between them.
+    """
+    widest = max(8, 2 * suggest(trained_window, length).group_size)
+    group_sizes = _ticks(np.linspace(1, widest, COLUMNS), [config.group_size for config in also])
+    neighbor_windows = _ticks(np.arange(1, ROWS) * trained_window / ROWS, [config.neighbor_window for config in also])
+    shape = (len(neighbor_windows), len(group_sizes))
+    verdict, reach = np.empty(shape, dtype=np.uint8), np.empty(shape, dtype=int)
+    for row, window in enumerate(neighbor_windows.tolist()):
+        for column, size in enumerate(group_sizes.tolist()):
+            config = SelfExtendConfig(size, window)
+            verdict[row, column] = verdict_of(trained_window, length, config)
+            reach[row, column] = max_length(trained_window, config)
+    return Plane(group_sizes, neighbor_windows, verdict, reach)
+
+
+def _ticks(spaced: npt.NDArray[np.float64], also: list[int]) -> npt.NDArray[np.int_]:
+    whole = np.floor(spaced).astype(int)
+    return np.unique(np.append(whole[whole > 0], also).astype(int))
+
+
+def verdict_of(trained_window: int, length: int, config: SelfExtendConfig) -> int:
+    """TOO_SHORT, ABOVE_RULE, IN_BAND or BELOW_BAND."""
+    if max_length(trained_window, config) < length:
+        return TOO_SHORT
+    share = rule_share(trained_window, length, config)
+    return BELOW_BAND if share < 1 / 2 else IN_BAND if share < 2 / 3 else ABOVE_RULE
+
+
+def _draw(group_size: float, neighbor_window: float, view: DocumentView) -> tuple[Any, str]:
+    try:
+        config = settings_of(group_size, neighbor_window)
+        check_window(view.trained_window, config)
+    except ValueError as error:
+        return gr.skip(), f"<p role='alert' class='complaint'>{escape(str(error))}</p>"
+    suggestion = suggest(view.trained_window, view.length)
+    figure = parameter_plane_figure(
+        *parameter_plane(view.trained_window, view.length, config, suggestion),
+        length=view.length,
+        trained_window=view.trained_window,
+        here=(config.group_size, config.neighbor_window),
+        advised=(suggestion.group_size, suggestion.neighbor_window),
+    )
+    return packed(figure), _advice(config, suggestion, view)
+
+
+def _advice(config: SelfExtendConfig, suggestion: SelfExtendConfig, view: DocumentView) -> str:
+    reach = max_length(view.trained_window, config)
+    share = rule_share(view.trained_window, view.length, config)
+    fits = "fits" if view.length <= reach else "<mark>does not fit</mark>"
+    smallest = smallest_group_size(view.trained_window, view.length, config.neighbor_window)
+    return (
+        f"<dl><dt>You are here</dt><dd>{setting_words(config)}: reaches <b>{reach:,}</b> tokens (the paper's own "
+        f"limit says {paper_max_length(view.trained_window, config):,}); {view.length:,} tokens {fits}.</dd>"
+        f"<dt>The rule</dt><dd>w + (N - w)/G is <b>{share:.0%}</b> of the trained window; the paper advises less "
+        f"than 50% to 67%, since a model's largest positions are its least trained.</dd>"
+        f"<dt>Suggested</dt><dd>{setting_words(suggestion)}: reaches "
+        f"{max_length(view.trained_window, suggestion):,} tokens and uses "
+        f"{rule_share(view.trained_window, view.length, suggestion):.0%} of the window.</dd>"
+        f"<dt>Smallest change</dt><dd>With w = {config.neighbor_window:,}, the smallest group size that fits is "
+        f"<b>{smallest:,}</b>.</dd></dl>"
+    )
+
+
+def _cell_of(data: Any, view: DocumentView) -> SelfExtendConfig:
+    """The settings that a click names.
+
+    Raises:
+        ValueError: it names none that this document could be read with.
+    """
+    if not isinstance(data, dict):
+        raise ValueError("A cell is named by two numbers, x (group size) and y (neighbor window).")
+    names = [str(data.get(axis)).replace(",", "") for axis in "xy"]
+    if not all(name.isascii() and name.isdigit() and len(name) < 12 for name in names):
+        raise ValueError(f"A cell is named by two whole numbers, not {names}.")
+    config = SelfExtendConfig(*map(int, names))
+    check_window(view.trained_window, config)
+    return config

@@ -1,0 +1,79 @@
+"""What the tabs share with the page around them: the inputs they read and the document they speak about.
+
+The page makes the components; a tab only listens to them and, where it says so, sets them. Knows no model and no
+attention.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import gradio as gr
+
+from selfextend.config import SelfExtendConfig
+
+METHODS = ("Vanilla", "SelfExtend", "Compare")
+"""The choices of the page's `method` radio."""
+
+
+@dataclass(frozen=True, eq=False)
+class DocumentView:
+    """The tokens at hand, as the tabs need to know them. Put a new one into the gr.State to redraw every tab.
+
+    Compared by identity, so that gr.State can tell a new one from the old without hashing 100,000 words.
+
+    Attributes:
+        trained_window: the model's L, in tokens.
+        length: tokens of the prompt (documents, question and room for the answer).
+        token_text: the words at a position, as a function of it or as one string a token; None if nothing is read yet.
+    """
+
+    trained_window: int
+    length: int
+    token_text: Callable[[int], str] | Sequence[str] | None = None
+
+    def words_at(self, position: int) -> str | None:
+        """The token's text at `position`, or None where it is unknown."""
+        if self.token_text is None or not 0 <= position < self.length:
+            return None
+        if callable(self.token_text):
+            return self.token_text(position)
+        return self.token_text[position] if position < len(self.token_text) else None
+
+
+class SharedInputs(NamedTuple):
+    """The page's components that the tabs listen to.
+
+    Attributes:
+        group_size: slider, whole tokens.
+        neighbor_window: slider, whole tokens.
+        method: radio with METHODS.
+        view: gr.State holding a DocumentView.
+    """
+
+    group_size: gr.Slider
+    neighbor_window: gr.Slider
+    method: gr.Radio
+    view: gr.State
+
+
+class Refresh(NamedTuple):
+    """A tab's redraw, for chaining: `some_event.then(*tab.refresh)`. The tab also redraws by itself on every change."""
+
+    fn: Callable[..., Any]
+    inputs: list[gr.components.Component]
+    outputs: list[gr.components.Component]
+
+
+def settings_of(group_size: float, neighbor_window: float) -> SelfExtendConfig:
+    """The sliders' numbers as settings. Sliders send floats where the step is whole, and null when emptied."""
+    if group_size is None or neighbor_window is None:
+        raise ValueError("Group size and Neighbor window both need a whole number.")
+    return SelfExtendConfig(int(group_size), int(neighbor_window))
+
+
+def setting_words(config: SelfExtendConfig) -> str:
+    """The settings as titles say them."""
+    return f"G = {config.group_size:,}, w = {config.neighbor_window:,}"

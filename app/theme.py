@@ -1,0 +1,63 @@
+"""Colours, fonts and style sheets: the one place that says what the app looks like.
+
+No web fonts and no other host: every font is one that the reader's system already has. Colours are Okabe and
+Ito's, which stay apart for colour-blind eyes. Knows nothing about what is shown with them.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import gradio as gr
+
+ASSETS = Path(__file__).resolve().parent.parent / "assets"
+
+FONTS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "Liberation Sans", "Arial", "sans-serif")
+MONO_FONTS = ("ui-monospace", "Menlo", "Consolas", "DejaVu Sans Mono", "monospace")
+FONT_STACK = ", ".join(f'"{font}"' if " " in font else font for font in FONTS)
+
+ORANGE, SKY, GREEN, YELLOW = "#E69F00", "#56B4E9", "#009E73", "#F0E442"
+BLUE, VERMILLION, PURPLE, GREY = "#0072B2", "#D55E00", "#CC79A7", "#8A8F98"
+ACCENTS = (BLUE, ORANGE, GREEN, PURPLE, SKY, VERMILLION)
+"""In the order in which lines and bars take them; none is told from its neighbor by red against green."""
+
+METHOD_COLOURS = {"vanilla": ORANGE, "selfextend": BLUE}
+METHOD_DASHES = {"vanilla": "dash", "selfextend": "solid"}
+
+INK = {"light": "#1F2328", "dark": "#E6E8EB"}
+GRID = {"light": "#DFE3E8", "dark": "#3A404A"}
+PAPER = {"light": "#FFFFFF", "dark": "#16191F"}
+
+
+def gradio_theme() -> gr.themes.Base:
+    """The theme for `launch(theme=...)`: system fonts, and accents that read on both grounds."""
+    import gradio as gr
+
+    blue = gr.themes.Color(
+        name="okabe-blue",
+        c50="#EAF4FA", c100="#D2E8F4", c200="#A6D0E9", c300="#74B6DC", c400="#3D98CB", c500="#0072B2",
+        c600="#00659E", c700="#005584", c800="#00466D", c900="#003753", c950="#00263A",
+    )  # fmt: skip
+    theme: Any = gr.themes.Base(
+        primary_hue=blue, secondary_hue=blue, neutral_hue="slate", font=list(FONTS), font_mono=list(MONO_FONTS)
+    )
+    return theme.set(
+        body_background_fill_dark=PAPER["dark"],
+        button_primary_background_fill="*primary_500",
+        button_primary_background_fill_hover="*primary_600",
+        button_primary_background_fill_dark="*primary_500",
+        button_primary_background_fill_hover_dark="*primary_600",
+        button_primary_text_color="#FFFFFF",
+        button_primary_text_color_dark="#FFFFFF",
+        slider_color="*primary_500",
+        slider_color_dark="*primary_400",
+        link_text_color="*primary_600",
+        link_text_color_dark="*primary_300",
+    )
+
+
+def app_css() -> str:
+    """The style sheet for `launch(css=...)`."""
+    return "\n".join((ASSETS / name).read_text(encoding="utf-8") for name in ("app.css", "lesson.css"))

@@ -1,0 +1,47 @@
+"""The tabs on a page of their own, without a model, for the browser tests of the tabs alone.
+
+`python tests/browser/demo.py PORT` serves it. Knows nothing about the app's real page.
+"""
+
+import sys
+
+import gradio as gr
+
+from app.tabs.learn import build_learn_tab
+from app.tabs.parameters import build_parameters_tab
+from app.tabs.position_map import build_position_map_tab
+from app.tabs.shared import METHODS, DocumentView, SharedInputs
+from app.theme import app_css, gradio_theme
+
+LONG = DocumentView(trained_window=4096, length=100_000, token_text=lambda position: f" word{position}")
+SHORT = DocumentView(trained_window=7, length=10)
+
+
+def build() -> gr.Blocks:
+    with gr.Blocks(title="Tabs", analytics_enabled=False) as page:
+        view = gr.State(LONG)
+        group_size = gr.Slider(1, 64, value=32, step=1, label="Group size", elem_id="group-size")
+        window = gr.Slider(1, 4096, value=1024, step=1, label="Neighbor window", elem_id="neighbor-window")
+        method = gr.Radio(METHODS, value="SelfExtend", label="Method")
+        with gr.Row():
+            gr.Button("Short document").click(lambda: SHORT, outputs=view)
+            gr.Button("Long document").click(lambda: LONG, outputs=view)
+        shared = SharedInputs(group_size, window, method, view)
+        with gr.Tab("Position map"):
+            build_position_map_tab(shared)
+        with gr.Tab("Parameters"):
+            build_parameters_tab(shared)
+        with gr.Tab("Learn"):
+            build_learn_tab()
+    return page
+
+
+if __name__ == "__main__":
+    build().launch(
+        server_name="127.0.0.1",
+        server_port=int(sys.argv[1]),
+        theme=gradio_theme(),
+        css=app_css(),
+        run_history=None,
+        quiet=True,
+    )
