@@ -1,0 +1,151 @@
+"""What one visitor has: documents, answered questions, and what the model has read for them.
+
+One store for the whole process keeps every visitor's keys and values under one limit of bytes, the least recently
+used out first. Knows nothing about gradio.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Hashable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from app.documents import Document
+from app.prompting import Prompt
+
+if TYPE_CHECKING:
+    from selfextend.config import SelfExtendConfig
+    from selfextend.generation import Answer, PrefixCache
+
+Method = Literal["vanilla", "selfextend"]
+MAX_TURNS = 40
+"""Answers of one visitor whose prompt and attention are kept in memory."""
+
+
+@dataclass(frozen=True, eq=False)
+class StoredDocument:
+    """A document and the file it was read from."""
+
+    document: Document
+    path: Path
+
+
+@dataclass(frozen=True, eq=False)
+class Turn:
+    """A question and its answer, with everything needed to look into it. Compared by identity.
+
+    Attributes:
+        id: unique within the visitor's conversation; page links carry it.
+        prompt: what the model read; `prompt.index` says where each token comes from.
+        answer: what it said; `answer.attention` is the record that evidence is made from.
+        config: settings asked for; None for the vanilla model.
+        method: "vanilla" or "selfextend".
+        trained_window: of the model that answered, tokens.
+        model_name: of that model.
+        documents: the documents in the prompt, with their files, in the prompt's order.
+        prefix: what was read, to be read on from (by a test of a passage, say).
+    """
+
+    id: int
+    prompt: Prompt
+    answer: Answer
+    config: SelfExtendConfig | None
+    method: Method
+    trained_window: int
+    model_name: str
+    documents: tuple[StoredDocument, ...]
+    prefix: PrefixCache
+
+    @property
+    def question(self) -> str:
+        """As it was asked."""
+        return self.prompt.question
+
+
+@dataclass
+class Session:
+    """One visitor's documents and answers."""
+
+    visitor: str
+    documents: list[StoredDocument] = field(default_factory=list)
+    turns: OrderedDict[int, Turn] = field(default_factory=OrderedDict)
+    last_id: int = 0
+
+    def new_id(self) -> int:
+        """A number that no turn of this visitor has had."""
+        self.last_id += 1
+        return self.last_id
+
+    def keep(self, turn: Turn) -> None:
+        """Remember a turn, and forget the oldest where there are too many."""
+        self.turns[turn.id] = turn
+        while len(self.turns) > MAX_TURNS:
+            self.turns.popitem(last=False)
+
+
+class CacheStore:
+    """Everybody's `PrefixCache`s, by key, under a limit of bytes. Safe to use from several threads."""
+
+    def __init__(self, limit_bytes: int) -> None:
+        self.limit_bytes = limit_bytes
+        self._caches: OrderedDict[Hashable, PrefixCache] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, key: Hashable) -> PrefixCache:
+        """The cache of this key, a new empty one the first time. It becomes the most recently used."""
+        from selfextend.generation import PrefixCache
+
+        with self._lock:
+            cache = self._caches.setdefault(key, PrefixCache())
+            self._caches.move_to_end(key)
+            return cache
+
+    def trim(self) -> None:
+        """Let go of the least recently used until what is left fits. The last one used stays, whatever its size."""
+        with self._lock:
+            while len(self._caches) > 1 and self._held() > self.limit_bytes:
+                _, cache = self._caches.popitem(last=False)
+                cache.clear()
+
+    def clear(self) -> None:
+        """Let go of all of them: the model they were read with is gone."""
+        with self._lock:
+            for cache in self._caches.values():
+                cache.clear()
+            self._caches.clear()
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held."""
+        with self._lock:
+            return self._held()
+
+    def __len__(self) -> int:
+        return len(self._caches)
+
+    def _held(self) -> int:
+        return sum(cache.nbytes for cache in self._caches.values())
+
+
+class SessionStore:
+    """The visitors of this process, the least recently seen out first."""
+
+    def __init__(self, max_visitors: int) -> None:
+        self.max_visitors = max_visitors
+        self._sessions: OrderedDict[str, Session] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, visitor: str) -> Session:
+        """The visitor's session, a new one the first time."""
+        with self._lock:
+            session = self._sessions.setdefault(visitor, Session(visitor))
+            self._sessions.move_to_end(visitor)
+            while len(self._sessions) > self.max_visitors:
+                self._sessions.popitem(last=False)
+            return session
+
+    def __len__(self) -> int:
+        return len(self._sessions)

@@ -1,0 +1,170 @@
+"""The app's settings, from command-line arguments and environment variables, read once and never changed.
+
+Each argument `--some-name` may also be given as `SELFEXTEND_SOME_NAME` in the environment; the argument wins.
+Knows nothing about gradio, models or documents.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+PREFIX = "SELFEXTEND_"
+QUANTIZATIONS = ("none", "int8", "nf4")
+_TRUE, _FALSE = {"1", "true", "yes", "on"}, {"0", "false", "no", "off", ""}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the app was started with.
+
+    Attributes:
+        model: "bundled", a local folder or a hub id.
+        quantization: "none", "int8" or "nf4".
+        device: "auto", "cpu", "cuda", "cuda:0", "mps".
+        host, port: where to listen. Port 0 takes the first free one from 7860 on.
+        auth: (user, password) pairs that may come in; empty lets everybody in.
+        data_folder: where documents and the browser's secret are kept.
+        persist: whether conversation, settings and documents outlive a reload and a restart.
+        mcp: serve the API to MCP clients too.
+        browser: open a browser window when ready.
+        cache_bytes: what the keys and values of all visitors' documents may hold together.
+        max_file_bytes, max_pages: of one uploaded file.
+        read_seconds: for reading one file.
+        max_visitors: whose documents and evidence are kept in memory at a time.
+    """
+
+    model: str
+    quantization: str
+    device: str
+    host: str
+    port: int
+    auth: tuple[tuple[str, str], ...]
+    data_folder: Path
+    persist: bool
+    mcp: bool
+    browser: bool
+    cache_bytes: int
+    max_file_bytes: int
+    max_pages: int
+    read_seconds: float
+    max_visitors: int
+
+    @property
+    def is_local(self) -> bool:
+        """Whether only this machine can reach the server."""
+        return self.host in ("127.0.0.1", "localhost", "::1")
+
+
+def default_data_folder() -> Path:
+    """The user's own data folder, as the operating system has it."""
+    from platformdirs import user_data_path
+
+    return user_data_path("selfextend-explorer", appauthor=False)
+
+
+def read_settings(arguments: Sequence[str] | None = None, environment: Mapping[str, str] | None = None) -> Settings:
+    """The settings of this run; ends the program with a sentence where they make no sense.
+
+    Args:
+        arguments: without the program's name; those of this process unless given.
+        environment: this process's unless given.
+    """
+    parser = _parser(os.environ if environment is None else environment)
+    given = parser.parse_args(arguments)
+    try:
+        auth = _accounts(given.auth)
+        cache = _positive("--cache-mb", given.cache_mb)
+        size = _positive("--max-file-mb", given.max_file_mb)
+        pages = _positive("--max-pages", given.max_pages)
+        seconds = _positive("--read-seconds", given.read_seconds)
+        visitors = _positive("--max-visitors", given.max_visitors)
+        if not 0 <= given.port <= 65535:
+            raise ValueError(f"--port must be 0 (any free one) to 65535, not {given.port}.")
+        if given.quantization not in QUANTIZATIONS:
+            raise ValueError(f"--quantization must be {', '.join(QUANTIZATIONS)}; not {given.quantization!r}.")
+    except ValueError as error:
+        parser.error(str(error))
+    return Settings(
+        model=given.model,
+        quantization=given.quantization,
+        device=given.device,
+        host=given.host,
+        port=given.port,
+        auth=auth,
+        data_folder=Path(given.data_folder).expanduser() if given.data_folder else default_data_folder(),
+        persist=given.persist,
+        mcp=given.mcp,
+        browser=given.browser,
+        cache_bytes=int(cache * 1e6),
+        max_file_bytes=int(size * 1e6),
+        max_pages=int(pages),
+        read_seconds=seconds,
+        max_visitors=int(visitors),
+    )
+
+
+def _parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python app.py",
+        description="Chat over long documents with SelfExtend, and see what the model looked at.",
+        epilog=f"Every option may also be set in the environment: --cache-mb 500 is {PREFIX}CACHE_MB=500.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        allow_abbrev=False,
+    )
+
+    def from_environment(name: str, default: object) -> object:
+        return environment.get(PREFIX + name.upper().replace("-", "_"), default)
+
+    def option(name: str, default: object, text: str, **more: object) -> None:
+        parser.add_argument(f"--{name}", default=from_environment(name, default), help=text, **more)  # type: ignore[arg-type]
+
+    def switch(name: str, default: bool, text: str) -> None:
+        try:
+            value = _truth(name, from_environment(name, default))
+        except ValueError as error:
+            parser.error(str(error))
+        parser.add_argument(f"--{name}", default=value, action=argparse.BooleanOptionalAction, help=text)
+
+    option("model", "bundled", "'bundled', a folder, or a hub id such as owner/name")
+    option("quantization", "none", "none, int8 or nf4")
+    option("device", "auto", "auto, cpu, cuda, cuda:0 or mps")
+    option("host", "127.0.0.1", "address to listen on; 0.0.0.0 lets other machines in")
+    option("port", 0, "port to listen on; 0 takes the first free one from 7860 on", type=int)
+    option("auth", "", "user:password that may come in; several with commas between them")
+    option("data-folder", "", "where documents and the browser's secret are kept; the user's data folder unless given")
+    option("cache-mb", 4000, "megabytes of keys and values kept for all visitors together", type=float)
+    option("max-file-mb", 200, "largest file that may be uploaded, megabytes", type=float)
+    option("max-pages", 2000, "most pages of one file", type=int)
+    option("read-seconds", 120, "longest time for reading one file", type=float)
+    option("max-visitors", 32, "visitors whose documents and evidence are kept in memory", type=int)
+    switch("persist", True, "keep conversation, settings and documents over a reload and a restart")
+    switch("mcp", False, "serve the API to MCP clients too")
+    switch("browser", True, "open a browser window when ready")
+    return parser
+
+
+def _truth(name: str, value: object) -> bool:
+    word = str(value).strip().lower()
+    if word in _TRUE | _FALSE:
+        return word in _TRUE
+    raise ValueError(f"{PREFIX}{name.upper()} must be 1 or 0, not {value!r}.")
+
+
+def _positive(name: str, value: float) -> float:
+    if not value > 0:
+        raise ValueError(f"{name} must be above 0, not {value:g}.")
+    return value
+
+
+def _accounts(text: str) -> tuple[tuple[str, str], ...]:
+    accounts = []
+    for part in filter(None, text.split(",")):
+        user, colon, password = part.partition(":")
+        if not (user and colon and password):
+            raise ValueError("--auth must be user:password, several with commas between them.")
+        accounts.append((user, password))
+    return tuple(accounts)
