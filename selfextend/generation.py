@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, TypeVar
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -36,6 +36,8 @@ from selfextend.plugin import active_extension, disable, self_extend
 from selfextend.recording import AttentionRecord, RecordingRequest, recording
 
 ExtendWhen = Literal["always", "when_needed"]
+
+Step = TypeVar("Step")
 
 CHUNK_TOKENS = 1024
 """Tokens of a prompt that are read between two looks at whether to go on."""
@@ -297,7 +299,7 @@ def answer_steps(
     if record is not None and used is None:
         used = SelfExtendConfig(group_size=1, neighbor_window=max(1, window // 4))
     prefix = PrefixCache() if prefix is None else prefix
-    yield from _exclusively(
+    yield from exclusively(
         model, prefix, lambda: _answer(model, tokenizer, prompt, settings, used, window, prefix, record, chunk_tokens)
     )
 
@@ -323,8 +325,9 @@ def log_probability_steps(
         check_budget(len(prompt) + len(answer), config, window)
     prefix = PrefixCache() if prefix is None else prefix
 
+    @torch.no_grad()
     def work() -> Iterator[PrefillProgress | np.ndarray]:
-        with torch.no_grad(), _as_configured(model, config, window):
+        with _as_configured(model, config, window):
             logits, _ = yield from _prefill(model, prompt, config, prefix, chunk_tokens)
             rest = list(answer[:-1])
             rows = [logits]
@@ -333,7 +336,7 @@ def log_probability_steps(
             scores = torch.log_softmax(torch.cat(rows).float(), dim=-1)
             yield scores[torch.arange(len(answer)), torch.tensor(answer, device=scores.device)].cpu().numpy()
 
-    yield from _exclusively(model, prefix, work)
+    yield from exclusively(model, prefix, work)
 
 
 def token_loss_steps(
@@ -356,10 +359,11 @@ def token_loss_steps(
         check_budget(len(tokens), config, window)
     prefix = PrefixCache(config=config)
 
+    @torch.no_grad()
     def work() -> Iterator[PrefillProgress | np.ndarray]:
         losses, began = [], time.perf_counter()
         clock = _Clock(len(tokens) - 1)
-        with torch.no_grad(), _as_configured(model, config, window):
+        with _as_configured(model, config, window):
             _ensure_cache(model, prefix, len(tokens))
             for start in range(0, len(tokens) - 1, chunk_tokens):
                 chunk = list(tokens[start : min(start + chunk_tokens, len(tokens) - 1)])
@@ -371,10 +375,12 @@ def token_loss_steps(
                 yield PrefillProgress(done, len(tokens) - 1, 0, time.perf_counter() - began, left)
         yield np.concatenate(losses)
 
-    yield from _exclusively(model, prefix, work)
+    yield from exclusively(model, prefix, work)
 
 
-def _exclusively(model, prefix, work):  # type: ignore[no-untyped-def]
+def exclusively(
+    model: PreTrainedModel, prefix: PrefixCache, work: Callable[[], Iterator[Step]]
+) -> Iterator[Waiting | Step]:
     """Run a generator of work while nobody else uses the model, and speak plainly when memory runs out."""
     lock = _lock_of(model)
     while not lock.acquire(timeout=0.5):
@@ -443,14 +449,21 @@ def _forward(model: PreTrainedModel, tokens: list[int], prefix: PrefixCache, kee
     return logits
 
 
-def _prefill(model, prompt, config, prefix, chunk_tokens, expected=0):  # type: ignore[no-untyped-def]
+def _prefill(
+    model: PreTrainedModel,
+    prompt: Sequence[int],
+    config: SelfExtendConfig | None,
+    prefix: PrefixCache,
+    chunk_tokens: int,
+    expected: int = 0,
+) -> Generator[PrefillProgress, None, tuple[torch.Tensor, int]]:
     """Read what of the prompt is not read yet. Yields progress; returns the last logits (1, vocabulary), and reuse."""
     reused = prefix.rewind(prompt, config)
     began, done, total = time.perf_counter(), reused, len(prompt)
     clock = _Clock(total, reused)
     _ensure_cache(model, prefix, total + expected)
     yield PrefillProgress(reused, total, reused, 0.0, float("nan"))
-    logits = None
+    logits = torch.empty(0)
     while done < total:
         chunk = list(prompt[done : done + chunk_tokens])
         logits = _forward(model, chunk, prefix)
@@ -460,7 +473,17 @@ def _prefill(model, prompt, config, prefix, chunk_tokens, expected=0):  # type: 
 
 
 @torch.no_grad()
-def _answer(model, tokenizer, prompt, settings, config, window, prefix, record, chunk_tokens):  # type: ignore[no-untyped-def]
+def _answer(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompt: Sequence[int],
+    settings: GenerationSettings,
+    config: SelfExtendConfig | None,
+    window: int,
+    prefix: PrefixCache,
+    record: RecordingRequest | None,
+    chunk_tokens: int,
+) -> Iterator[Event]:
     began = time.perf_counter()
     with _as_configured(model, config, window):
         kept = nullcontext() if record is None else recording(model, record)
@@ -471,7 +494,8 @@ def _answer(model, tokenizer, prompt, settings, config, window, prefix, record, 
             processors = settings.processors()
             ids: list[int] = []
             scores: list[float] = []
-            text, stopped_by = "", "length"
+            text = ""
+            stopped_by: Literal["end", "stop", "length"] = "length"
             while True:
                 token, score = _choose(logits, [*prompt, *ids], processors, settings, generator)
                 ids.append(token)
@@ -508,7 +532,13 @@ def _end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> s
     return (ends | {tokenizer.eos_token_id}) - {None}
 
 
-def _choose(logits, history, processors, settings, generator):  # type: ignore[no-untyped-def]
+def _choose(
+    logits: torch.Tensor,
+    history: list[int],
+    processors: LogitsProcessorList,
+    settings: GenerationSettings,
+    generator: torch.Generator,
+) -> tuple[int, float]:
     """The next token and its log-probability under the model itself."""
     scores = torch.log_softmax(logits[-1:].float(), dim=-1)
     processed = processors(torch.tensor([history], device=scores.device), scores) if processors else scores

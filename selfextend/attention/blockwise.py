@@ -11,11 +11,15 @@ Together they are the same multiply-adds as one causal call.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
 import torch
 
 from selfextend.attention.kernels import Piece, attend, merge_
+
+_Kernel = Callable[..., Piece]
+"""`attend` with scaling and soft-cap filled in: (query, key, value, is_causal=False) -> piece."""
 
 
 def blockwise_attention(
@@ -47,7 +51,15 @@ def blockwise_attention(
     return output
 
 
-def _add_grouped(output, lse, query, key, value, window, kernel) -> None:  # type: ignore[no-untyped-def]
+def _add_grouped(
+    output: torch.Tensor,
+    lse: torch.Tensor,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    window: int,
+    kernel: _Kernel,
+) -> None:
     """Query i over keys 0 ... i - w_n."""
     q_len, kv_len = query.shape[2], key.shape[2]
     past = kv_len - q_len
@@ -62,7 +74,9 @@ def _add_grouped(output, lse, query, key, value, window, kernel) -> None:  # typ
     merge_(output, lse, kernel(query, key[:, :, diagonal], value[:, :, diagonal], is_causal=True))
 
 
-def _neighbors(query, key_exact, value, window, kernel) -> Piece:  # type: ignore[no-untyped-def]
+def _neighbors(
+    query: torch.Tensor, key_exact: torch.Tensor, value: torch.Tensor, window: int, kernel: _Kernel
+) -> Piece:
     """Query i over keys i - w_n + 1 ... i."""
     q_len, kv_len = query.shape[2], value.shape[2]
     value_exact = value[:, :, kv_len - key_exact.shape[2] :]
@@ -90,10 +104,7 @@ def _neighbors(query, key_exact, value, window, kernel) -> Piece:  # type: ignor
         piece = _each_block(
             kernel,
             _blocks(query[:, :, first:whole], window)[:, :, :, :-1].flip(3),
-            *(
-                s[:, :, before].unfold(2, window - 1, window).transpose(3, 4).flip(3)
-                for s in (key_exact, value_exact)
-            ),
+            *(s[:, :, before].unfold(2, window - 1, window).transpose(3, 4).flip(3) for s in (key_exact, value_exact)),
         )
         merge_(
             _blocks(output[:, :, first:whole], window)[:, :, :, :-1],
@@ -105,13 +116,19 @@ def _neighbors(query, key_exact, value, window, kernel) -> Piece:  # type: ignor
         keys, values = key_exact[:, :, before], value_exact[:, :, before]
         if start < stop and keys.shape[2]:
             rows = slice(start, min(stop, start + window - 1))
-            _add_previous(
-                output[:, :, rows], lse[:, :, rows], query[:, :, rows], keys, values, window, kernel
-            )
+            _add_previous(output[:, :, rows], lse[:, :, rows], query[:, :, rows], keys, values, window, kernel)
     return output, lse
 
 
-def _add_previous(output, lse, query, key, value, window, kernel) -> None:  # type: ignore[no-untyped-def]
+def _add_previous(
+    output: torch.Tensor,
+    lse: torch.Tensor,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    window: int,
+    kernel: _Kernel,
+) -> None:
     """One block's queries over the keys right before the block that are still their neighbors."""
     query, key, value = query.flip(2), key.flip(2), value.flip(2)
     # Reversed, query row r sees keys 0 ... shared + r.
@@ -130,12 +147,8 @@ def _blocks(states: torch.Tensor, size: int) -> torch.Tensor:
     return states.unflatten(2, (-1, size))
 
 
-def _each_block(kernel, query, key, value) -> Piece:  # type: ignore[no-untyped-def]
+def _each_block(kernel: _Kernel, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> Piece:
     """Causal attention within each block of (batch, heads, blocks, size, head_dim) states."""
     batch, blocks = query.shape[0], query.shape[2]
-    output, lse = kernel(
-        *(states.transpose(1, 2).flatten(0, 1) for states in (query, key, value)), is_causal=True
-    )
-    return output.unflatten(0, (batch, blocks)).transpose(1, 2), lse.unflatten(0, (batch, blocks)).transpose(
-        1, 2
-    )
+    output, lse = kernel(*(states.transpose(1, 2).flatten(0, 1) for states in (query, key, value)), is_causal=True)
+    return output.unflatten(0, (batch, blocks)).transpose(1, 2), lse.unflatten(0, (batch, blocks)).transpose(1, 2)

@@ -47,9 +47,7 @@ def attention_weights(
 
     visible = distance >= 0
     if key_mask is not None:
-        visible = visible & (
-            key_mask[:, None, None, None, :] if key_mask.dim() == 2 else key_mask[:, None, None]
-        )
+        visible = visible & (key_mask[:, None, None, None, :] if key_mask.dim() == 2 else key_mask[:, None, None])
     weights = torch.softmax(scores.masked_fill_(~visible, -torch.inf), dim=-1)
     return weights.nan_to_num_(0.0).flatten(1, 2)
 
@@ -93,8 +91,6 @@ def eager_attention(
 def _scores(query: torch.Tensor, key: torch.Tensor, scaling: float, softcap: float | None) -> torch.Tensor:
     """Scaled scores, (batch, kv_heads, heads // kv_heads, q, k), at least fp32."""
     by_kv_head = query.unflatten(1, (key.shape[1], -1))
-    scores = (by_kv_head @ key[:, :, None].transpose(-1, -2)).to(
-        torch.promote_types(query.dtype, torch.float32)
-    )
+    scores = (by_kv_head @ key[:, :, None].transpose(-1, -2)).to(torch.promote_types(query.dtype, torch.float32))
     scores = scores * scaling
     return scores if softcap is None else softcap * torch.tanh(scores / softcap)

@@ -6,12 +6,16 @@ devices, soft-cap, odd head sizes) goes through matrix products in pieces. Knows
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 
 import torch
 
 Piece = tuple[torch.Tensor, torch.Tensor]
 """output (batch, heads, q, head_dim) and log-sum-exp (batch, heads, q) in fp32 or fp64."""
+
+_Kernel = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, float, bool], Piece]
+"""(query, key, value, scaling, is_causal) -> piece."""
 
 _SCORES_AT_ONCE = 1 << 24
 """Scores that the portable kernel holds at a time: 64 MB in fp32."""
@@ -78,10 +82,7 @@ def portable_attend(
         if softcap is not None:
             scores = softcap * torch.tanh(scores / softcap)
         if is_causal:
-            seen = (
-                torch.arange(kv_len, device=query.device)
-                <= torch.arange(start, stop, device=query.device)[:, None]
-            )
+            seen = torch.arange(kv_len, device=query.device) <= torch.arange(start, stop, device=query.device)[:, None]
             scores.masked_fill_(~seen, -torch.inf)
         piece_lse = torch.logsumexp(scores, dim=-1, keepdim=True)
         weights = scores.sub_(piece_lse).exp_().to(value.dtype)
@@ -90,7 +91,7 @@ def portable_attend(
     return output, lse
 
 
-def _fused_kernel(query: torch.Tensor):  # type: ignore[no-untyped-def]
+def _fused_kernel(query: torch.Tensor) -> _Kernel | None:
     """The fused kernel for these states, or None. Autograd goes the portable way: the log-sum-exp needs gradients."""
     if torch.is_grad_enabled() and query.requires_grad:
         return None
@@ -102,17 +103,11 @@ def _fused_kernel(query: torch.Tensor):  # type: ignore[no-untyped-def]
     return None
 
 
-def _cpu_flash(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float, is_causal: bool
-) -> Piece:
-    return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-        query, key, value, 0.0, is_causal, scale=scaling
-    )
+def _cpu_flash(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float, is_causal: bool) -> Piece:
+    return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(query, key, value, 0.0, is_causal, scale=scaling)
 
 
-def _cuda_flash(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float, is_causal: bool
-) -> Piece:
+def _cuda_flash(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float, is_causal: bool) -> Piece:
     return _with_square_causal(_cuda_flash_piece, query, key, value, scaling, is_causal)
 
 
@@ -122,7 +117,9 @@ def _cuda_efficient(
     return _with_square_causal(_cuda_efficient_piece, query, key, value, scaling, is_causal)
 
 
-def _with_square_causal(kernel, query, key, value, scaling, is_causal):  # type: ignore[no-untyped-def]
+def _with_square_causal(
+    kernel: _Kernel, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float, is_causal: bool
+) -> Piece:
     """Give CUDA's kernels only square causal calls: on others they disagree about where the diagonal starts."""
     q_len, kv_len = query.shape[2], key.shape[2]
     if not is_causal or q_len == kv_len:
@@ -134,14 +131,16 @@ def _with_square_causal(kernel, query, key, value, scaling, is_causal):  # type:
     return torch.cat((corner[0], below[0]), dim=2), torch.cat((corner[1], below[1]), dim=2)
 
 
-def _cuda_flash_piece(query, key, value, scaling, is_causal):  # type: ignore[no-untyped-def]
-    result = torch.ops.aten._scaled_dot_product_flash_attention(
-        query, key, value, 0.0, is_causal, scale=scaling
-    )
+def _cuda_flash_piece(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float, is_causal: bool
+) -> Piece:
+    result = torch.ops.aten._scaled_dot_product_flash_attention(query, key, value, 0.0, is_causal, scale=scaling)
     return result[0], result[1][..., : query.shape[2]]
 
 
-def _cuda_efficient_piece(query, key, value, scaling, is_causal):  # type: ignore[no-untyped-def]
+def _cuda_efficient_piece(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float, is_causal: bool
+) -> Piece:
     groups = query.shape[1] // key.shape[1]
     key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
     result = torch.ops.aten._scaled_dot_product_efficient_attention(
@@ -151,7 +150,7 @@ def _cuda_efficient_piece(query, key, value, scaling, is_causal):  # type: ignor
 
 
 @cache
-def _agrees(kernel, device: torch.device, dtype: torch.dtype, head_dim: int) -> bool:  # type: ignore[no-untyped-def]
+def _agrees(kernel: _Kernel, device: torch.device, dtype: torch.dtype, head_dim: int) -> bool:
     """Whether a private CUDA kernel gives what the portable one gives: they may change from release to release."""
     generator = torch.Generator(device=device).manual_seed(0)
 
