@@ -30,7 +30,7 @@ from transformers import (
 
 from selfextend import windows
 from selfextend.cache import SelfExtendCache
-from selfextend.config import SelfExtendConfig, max_length, suggest
+from selfextend.config import SelfExtendConfig, max_length, smallest_group_size, suggest
 from selfextend.errors import OutOfMemoryError, PastReachError
 from selfextend.plugin import active_extension, disable, self_extend
 from selfextend.recording import AttentionRecord, RecordingRequest, recording
@@ -213,16 +213,12 @@ def check_budget(total_tokens: int, config: SelfExtendConfig, trained_window: in
     reach = max_length(trained_window, config)
     if total_tokens <= reach:
         return
-    smallest = next(
-        SelfExtendConfig(group, config.neighbor_window)
-        for group in range(config.group_size, total_tokens + 1)
-        if max_length(trained_window, SelfExtendConfig(group, config.neighbor_window)) >= total_tokens
-    )
+    smallest = smallest_group_size(trained_window, total_tokens, config.neighbor_window)
     advised = suggest(trained_window, total_tokens)
     raise PastReachError(
         f"Prompt and answer need {total_tokens:,} tokens, but group size {config.group_size} with neighbor window "
         f"{config.neighbor_window} reaches {reach:,}. The smallest change that fits is group size "
-        f"{smallest.group_size}; advised are group size {advised.group_size} and neighbor window "
+        f"{smallest}; advised are group size {advised.group_size} and neighbor window "
         f"{advised.neighbor_window}. Or ask for a shorter answer or use fewer pages."
     )
 
