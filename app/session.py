@@ -103,10 +103,15 @@ class CacheStore:
             self._caches.move_to_end(key)
             return cache
 
-    def trim(self) -> None:
-        """Let go of the least recently used until what is left fits. The last one used stays, whatever its size."""
+    def make_room(self, wanted_bytes: int) -> None:
+        """Let go of the least recently used until what is left and `wanted_bytes` fit the limit together.
+
+        The one used last stays, whatever its size, since it is what the bytes are wanted for.
+        """
         with self._lock:
-            while len(self._caches) > 1 and self._held() > self.limit_bytes:
+            newest = next(reversed(self._caches.values()), None)
+            needed = max(wanted_bytes - (newest.nbytes if newest else 0), 0)
+            while len(self._caches) > 1 and self._held() + needed > self.limit_bytes:
                 _, cache = self._caches.popitem(last=False)
                 cache.clear()
 

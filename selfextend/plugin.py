@@ -30,7 +30,7 @@ from selfextend.config import SelfExtendConfig, check_window, max_length, sugges
 from selfextend.errors import PastReachError, PastReachWarning, UnsupportedArchitectureError
 from selfextend.forward import AttentionObserver, ForwardPass, LayerRotation, attend
 from selfextend.probe import Anatomy, AttentionLayer, LayerKind, examine
-from selfextend.rotary import unrotated
+from selfextend.rotary import kept_state, unrotated
 
 OnOverflow = Literal["warn", "error", "ignore"]
 
@@ -41,13 +41,14 @@ _in_forward: ContextVar["Extension | None"] = ContextVar("_in_forward", default=
 
 @dataclass(frozen=True)
 class LayerSupport:
-    """One attention layer: its name in the model, and what SelfExtend does with it.
+    """One attention layer: its name in the model, what SelfExtend does with it, and its number (`layer_idx`).
 
     kind: "extended"; "local", a sliding window by design, kept as it is; or "no_rope", kept as it is.
     """
 
     name: str
     kind: LayerKind
+    index: int
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ def support(model: PreTrainedModel) -> Support:
         anatomy = examine(model) if extension is None else extension.anatomy
     except UnsupportedArchitectureError as error:
         return Support(False, str(error))
-    layers = tuple(LayerSupport(layer.name, layer.kind) for layer in anatomy.layers)
+    layers = tuple(LayerSupport(layer.name, layer.kind, layer.index) for layer in anatomy.layers)
     found = Support(True, "", layers)
     return Support(True, f"SelfExtend fits {found.extended_layers} of {len(layers)} attention layers.", layers)
 
@@ -189,6 +190,7 @@ class Extension:
         with ExitStack() as undo:
             decoder = self.anatomy.decoder
             undo.callback(setattr, self, "_step", None)
+            undo.enter_context(kept_state(decoder))
             _attach(undo, decoder, _ATTRIBUTE, self)
             for config in {
                 id(m.config): m.config for m in (decoder, *self._modules()) if hasattr(m, "config")
@@ -205,6 +207,7 @@ class Extension:
             undo.callback(decoder.register_forward_hook(self._after_forward, always_call=True).remove)
             if hasattr(model, "generate"):
                 _attach(undo, model, "generate", self._generate(model.generate))
+            _attach(undo, model, "save_pretrained", self._save_pretrained(model))
             self._undo = undo.pop_all()
 
     def remove(self) -> None:
@@ -215,10 +218,9 @@ class Extension:
         return [layer.module for layer in self.anatomy.layers]
 
     def _change_config(self, undo: ExitStack, config: Any) -> None:
-        if self.anatomy.uses_interface:
-            self.original_implementation = config._attn_implementation
-            undo.callback(setattr, config, "_attn_implementation_internal", config._attn_implementation)
-            config._attn_implementation_internal = _IMPLEMENTATION
+        self.original_implementation = config._attn_implementation
+        undo.callback(setattr, config, "_attn_implementation_internal", config._attn_implementation)
+        config._attn_implementation_internal = _IMPLEMENTATION if self.anatomy.uses_interface else "sdpa"
         if self.anatomy.own_window:
             # With its own sliding window on, the model's masks and caches would drop the far keys.
             undo.callback(setattr, config, "sliding_window", config.sliding_window)
@@ -244,6 +246,20 @@ class Extension:
 
         return generate
 
+    def _save_pretrained(self, model: PreTrainedModel) -> Callable[..., None]:
+        """`model.save_pretrained` that writes the model's own configuration, not the one changed here."""
+        original = model.save_pretrained
+
+        @functools.wraps(original)
+        def save_pretrained(*args: Any, **kwargs: Any) -> None:
+            self.remove()
+            try:
+                original(*args, **kwargs)
+            finally:
+                self.install(model)
+
+        return save_pretrained
+
     def _before_forward(self, decoder: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         """Work out where the tokens of this pass stand, and see that there is a cache if one is wanted."""
         bound = inspect.signature(type(decoder).forward).bind_partial(decoder, *args, **kwargs).arguments
@@ -265,6 +281,8 @@ class Extension:
             )
         past = int(cache.get_seq_length()) if cache is not None else 0
         step = _forward_pass(self, tokens, past, kwargs.get("attention_mask"), kwargs.get("position_ids"))
+        if isinstance(cache, SelfExtendCache):
+            step.expected = cache.reserved
         if kwargs.get("position_ids") is None:
             kwargs["position_ids"] = step.query_positions
         self._check_reach(step.longest)

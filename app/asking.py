@@ -1,0 +1,132 @@
+"""Asks the model a question about documents, step by step: what the chat, the comparison and the API all go through.
+
+Knows nothing about gradio.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from app.evidence import recording_request
+from app.model_shelf import LoadedModel
+from app.prompting import Exchange, Prompt, build_prompt
+from app.session import CacheStore, Method, Session, StoredDocument, Turn
+from selfextend.config import SelfExtendConfig
+
+if TYPE_CHECKING:
+    from selfextend.generation import Event, ExtendWhen, GenerationSettings, PrefixCache
+
+# The step at which Stop is looked at: on a processor a long chunk would make it seem dead.
+CHUNK_TOKENS = {"cuda": 2048}
+DEFAULT_CHUNK_TOKENS = 512
+
+
+@dataclass(frozen=True, eq=False)
+class Question:
+    """What to ask, and how.
+
+    Attributes:
+        text: the question.
+        documents: in the order in which they stand in the prompt.
+        config: SelfExtend's settings. With the method "vanilla" only its query scaling counts.
+        method: "vanilla" or "selfextend".
+        extend: "always", or "when_needed": only past the trained window.
+        generation: how to answer. A plain prompt's stop strings are added.
+        earlier: questions and answers that stay in the prompt.
+    """
+
+    text: str
+    documents: tuple[StoredDocument, ...]
+    config: SelfExtendConfig
+    method: Method
+    extend: ExtendWhen
+    generation: GenerationSettings
+    earlier: tuple[Exchange, ...] = ()
+
+
+def chunk_tokens(model: Any) -> int:
+    """Tokens to read between two looks at whether to go on, on this model's device."""
+    return CHUNK_TOKENS.get(model.device.type, DEFAULT_CHUNK_TOKENS)
+
+
+def prompt_of(loaded: LoadedModel, question: Question) -> Prompt:
+    """What the model will read."""
+    documents = [stored.document for stored in question.documents]
+    return build_prompt(loaded.tokenizer, documents, question.text, question.earlier)
+
+
+def answer_turn(
+    loaded: LoadedModel, caches: CacheStore, session: Session, question: Question, prompt: Prompt | None = None
+) -> Generator[Event, None, Turn]:
+    """Ask, and yield what `selfextend.generation.answer_steps` yields. Returns the turn, kept in the session.
+
+    Closing the generator stops the work; what was read stays in the visitor's cache.
+
+    Raises:
+        PastReachError: prompt and answer do not fit the settings' reach; nothing was computed.
+        OutOfMemoryError: memory ran out; the cache was let go.
+        ValueError: the question is empty.
+    """
+    from dataclasses import replace
+
+    from selfextend.generation import Answer, answer_steps
+
+    if not question.text.strip():
+        raise ValueError("Type a question first.")
+    prompt = prompt_of(loaded, question) if prompt is None else prompt
+    config = question.config if question.method == "selfextend" else None
+    settings = replace(question.generation, stop=(*question.generation.stop, *prompt.stop))
+    prefix = reading_place(loaded, caches, session, question.documents, config)
+    caches.make_room(loaded.estimate.kv_bytes(len(prompt) + settings.max_new_tokens, question.config.neighbor_window))
+    recording = None
+    if loaded.supported:
+        recording = recording_request(
+            prompt.index, settings.max_new_tokens, layers=loaded.extended_layers, heads=loaded.heads
+        )
+    steps = answer_steps(
+        loaded.model,
+        loaded.tokenizer,
+        prompt.ids,
+        settings,
+        config=config,
+        extend=question.extend,
+        prefix=prefix,
+        trained_window=loaded.trained_window,
+        record=recording,
+        chunk_tokens=chunk_tokens(loaded.model),
+    )
+    try:
+        for event in steps:
+            yield event
+            if isinstance(event, Answer):
+                turn = Turn(
+                    id=session.new_id(),
+                    prompt=prompt,
+                    answer=event,
+                    config=config,
+                    method=question.method,
+                    trained_window=loaded.trained_window,
+                    model_name=loaded.label,
+                    documents=question.documents,
+                    prefix=prefix,
+                )
+                session.keep(turn)
+                return turn
+    finally:
+        steps.close()
+        caches.make_room(0)
+    raise AssertionError("the steps end with the answer")
+
+
+def reading_place(
+    loaded: LoadedModel,
+    caches: CacheStore,
+    session: Session,
+    documents: tuple[StoredDocument, ...],
+    config: SelfExtendConfig | None,
+) -> PrefixCache:
+    """What this visitor's model has read of these documents with these settings."""
+    contents = tuple(stored.document.sha256 for stored in documents)
+    return caches.get((loaded.name, id(loaded), session.visitor, contents, config))

@@ -1,0 +1,211 @@
+"""The one model that all visitors share: loaded, described, replaced.
+
+Knows nothing about gradio, documents or pages.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import threading
+from collections.abc import Generator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from selfextend.config import QueryScaling, SelfExtendConfig, suggest
+from selfextend.presets import find_preset
+
+if TYPE_CHECKING:
+    from selfextend.memory import MemoryEstimate
+    from selfextend.models import LoadStep
+
+BUNDLED = "bundled"
+
+
+class NoModelError(RuntimeError):
+    """A question came before a model; the message says what to do."""
+
+
+@dataclass(frozen=True, eq=False)
+class LoadedModel:
+    """A model that is ready, and what people want to know about it.
+
+    Attributes:
+        name: "bundled", a folder or a hub id, as it was asked for.
+        model, tokenizer: transformers' own.
+        trained_window: tokens (the paper's L).
+        estimate: the memory it takes.
+        supported, reason: whether SelfExtend can be enabled on it, and the sentence about that.
+        extended_layers: numbers of the attention layers that SelfExtend takes; layers: of how many.
+        heads: attention heads in a layer.
+        neighbor_window: the one to start with.
+        query_scaling: the one to start with; a folder's selfextend.json or the preset recommends it.
+    """
+
+    name: str
+    model: Any
+    tokenizer: Any
+    trained_window: int
+    estimate: MemoryEstimate
+    supported: bool
+    reason: str
+    extended_layers: tuple[int, ...]
+    layers: int
+    heads: int
+    neighbor_window: int
+    query_scaling: QueryScaling
+
+    @property
+    def label(self) -> str:
+        """What to call it in a sentence."""
+        preset = find_preset(self.name)
+        return preset.label if preset else Path(self.name).name
+
+    @property
+    def is_bundled(self) -> bool:
+        """Whether it is the small model that comes with the project."""
+        return self.name == BUNDLED
+
+    @property
+    def activity(self) -> str:
+        """Where SelfExtend is at work."""
+        if not self.supported:
+            return f"SelfExtend cannot be enabled on this model: {self.reason}"
+        kept = self.layers - len(self.extended_layers)
+        rest = f"; {kept} keep what they do by design (local, or without RoPE)" if kept else ""
+        return f"SelfExtend active in {len(self.extended_layers)} of {self.layers} layers{rest}"
+
+    def advice(self, length: int) -> SelfExtendConfig:
+        """Settings for `length` tokens: this model's own neighbor window, and the smallest group size that the
+        paper's rule allows with it.
+
+        Raises:
+            ValueError: the trained window is too small for any.
+        """
+        return suggest(
+            self.trained_window, length, neighbor_window=self.neighbor_window, query_scaling=self.query_scaling
+        )
+
+
+class ModelShelf:
+    """Holds the model that is loaded. One at a time for the whole process."""
+
+    def __init__(self) -> None:
+        self._loaded: LoadedModel | None = None
+        self._lock = threading.Lock()
+
+    @property
+    def loaded(self) -> LoadedModel | None:
+        """The model that is ready, or None."""
+        return self._loaded
+
+    def need(self) -> LoadedModel:
+        """The model that is ready.
+
+        Raises:
+            NoModelError: none is.
+        """
+        if self._loaded is None:
+            raise NoModelError("No model is loaded: choose one on the left and press Load.")
+        return self._loaded
+
+    def load_steps(
+        self, name: str, quantization: str = "none", device: str = "auto"
+    ) -> Generator[LoadStep, None, LoadedModel]:
+        """Load a model in place of the one that is there, which stays if this fails or is closed before the end.
+
+        Where both do not fit together, the old one is let go first and loading starts again.
+
+        Yields:
+            `LoadStep`s. Returns the loaded model.
+
+        Raises:
+            ModelLoadError: a subclass with a sentence that says what to do.
+            ValueError: an unknown quantization.
+        """
+        from selfextend.errors import ModelTooBigError
+        from selfextend.models import load_steps
+
+        if not self._lock.acquire(blocking=False):
+            raise NoModelError("Another model is being loaded. Wait until it is ready, or stop it.")
+        try:
+            try:
+                last = yield from _last_of(load_steps(name, quantization, device))  # type: ignore[arg-type]
+            except ModelTooBigError:
+                if self._loaded is None:
+                    raise
+                self.release()
+                last = yield from _last_of(load_steps(name, quantization, device))  # type: ignore[arg-type]
+            loaded = _described(name, last)
+            self.release()
+            self._loaded = loaded
+            return loaded
+        finally:
+            self._lock.release()
+
+    def release(self) -> None:
+        """Let go of the model."""
+        self._loaded = None
+        gc.collect()
+
+
+def _last_of(steps: Generator[LoadStep, None, None]) -> Generator[LoadStep, None, LoadStep]:
+    try:
+        for step in steps:
+            if step.model is not None:
+                return step
+            yield step
+    finally:
+        steps.close()
+    raise AssertionError("the steps end with the model")
+
+
+def _described(name: str, step: LoadStep) -> LoadedModel:
+    from selfextend.plugin import support
+    from selfextend.windows import trained_window
+
+    assert step.model is not None
+    assert step.estimate is not None
+    preset = find_preset(name)
+    recommended = _recommended(name)
+    window = recommended.get("trained_window") or (preset.trained_window if preset else None)
+    window = window or trained_window(step.model.config)
+    found = support(step.model)
+    scaling = recommended.get("query_scaling") or (preset.query_scaling if preset else "none")
+    neighbors = recommended.get("neighbor_window")
+    if neighbors is None:
+        published = preset.published if preset else ()
+        neighbors = published[0].neighbor_window if published else max(1, window // 4)
+    return LoadedModel(
+        name=name,
+        model=step.model,
+        tokenizer=step.tokenizer,
+        trained_window=window,
+        estimate=step.estimate,
+        supported=found.supported,
+        reason=found.reason,
+        extended_layers=tuple(layer.index for layer in found.layers if layer.kind == "extended"),
+        layers=len(found.layers),
+        heads=step.model.config.get_text_config(decoder=True).num_attention_heads,
+        neighbor_window=neighbors,
+        query_scaling="logn" if scaling == "logn" else "none",
+    )
+
+
+def _recommended(name: str) -> dict[str, Any]:
+    """What a model's folder says in selfextend.json about how it wants to be extended; nothing where it has none."""
+    from selfextend.models import bundled_folder
+
+    folder = bundled_folder() if name == BUNDLED else Path(name).expanduser()
+    try:
+        found = json.loads((folder / "selfextend.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    whole = {
+        key: found[key]
+        for key in ("trained_window", "neighbor_window")
+        if isinstance(found, dict) and isinstance(found.get(key), int) and found[key] > 0
+    }
+    scaling = found.get("query_scaling") if isinstance(found, dict) else None
+    return {**whole, "query_scaling": scaling} if scaling in ("none", "logn") else whole
