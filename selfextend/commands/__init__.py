@@ -1,0 +1,1 @@
+"""The commands of `python -m selfextend`, a file for each kind."""

@@ -1,0 +1,110 @@
+"""Passkey retrieval: a number hidden in a text of no interest, asked for at its end.
+
+The prompts are, word for word, those of LongLM's example (github.com/datamllab/LongLM, after Landmark Attention,
+arXiv 2305.16300), so that figures compare. Its test sets, JSON lines with `input`, `target` and `passkey_position`,
+can be read too. Knows nothing about models.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from selfextend.config import checked_integer
+from selfextend.lab.errors import TestSetError
+from selfextend.lab.haystack import Filler, encode, fill
+from selfextend.lab.probes import Case
+
+HEADER = (
+    "There is an important info hidden inside a lot of irrelevant text. Find it and memorize it. "
+    "I will quiz you about the important information there."
+)
+FILLER = "The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again."
+NEEDLE = "The pass key is {key}. Remember it. {key} is the pass key."
+QUESTION = "What is the pass key? The pass key is "
+
+
+@dataclass(frozen=True)
+class Passkey:
+    """The passkey probe.
+
+    Attributes:
+        digits: of each key.
+        filler: sentences to hide it in; None takes the standard ones, over and over.
+        source: names the filler in the records.
+    """
+
+    digits: int = 5
+    filler: tuple[str, ...] | None = None
+    source: str = "standard"
+
+    name = "passkey"
+
+    def __post_init__(self) -> None:
+        if checked_integer("digits", self.digits, 1) > 100:
+            raise ValueError(f"digits must be at most 100, not {self.digits}.")
+
+    def settings(self) -> dict[str, Any]:
+        return {"digits": self.digits, "filler": self.source}
+
+    def case(self, tokenizer: PreTrainedTokenizerBase, length: int, depth: float, rng: random.Random) -> Case:
+        """One prompt of at most `length` tokens, its answer included, with the key at `depth`.
+
+        Raises:
+            ValueError: needle and question alone are longer.
+        """
+        key = str(rng.randrange(10 ** (self.digits - 1), 10**self.digits))
+        needle = NEEDLE.format(key=key)
+        filler = Filler([FILLER], repeats=True) if self.filler is None else Filler(self.filler, repeats=False)
+        joint = "\n" if self.filler is None else " "
+
+        def build(pieces: list[str]) -> str:
+            at = round(depth * len(pieces))
+            lines = [HEADER, joint.join(pieces[:at]), needle, joint.join(pieces[at:]), QUESTION]
+            return "\n".join(line for line in lines if line)
+
+        tokens = fill(tokenizer, filler, length - self.digits, build)
+        return Case(tokens=tuple(tokens), expected=(key,), max_new_tokens=self.digits, match="begins")
+
+
+def read_test_set(path: Path) -> list[dict[str, Any]]:
+    """The rows of a test set in LongLM's form: JSON lines with `input`, `target` and maybe `passkey_position`.
+
+    Raises:
+        TestSetError: the file cannot be read, is empty, or a line is not of that form.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise TestSetError(f"{path} cannot be read as a test set: {error}.") from None
+    rows = []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise TestSetError(f"{path}, line {number}, is not JSON ({error}).") from None
+        if not isinstance(row, dict) or not all(isinstance(row.get(key), (str, int)) for key in ("input", "target")):
+            raise TestSetError(f"{path}, line {number}, has no `input` and `target`, as LongLM's test sets do.")
+        position = row.get("passkey_position")
+        if position is not None and (isinstance(position, bool) or not isinstance(position, int) or position < 0):
+            raise TestSetError(f"{path}, line {number}: passkey_position must be a whole number, not {position!r}.")
+        rows.append({"input": str(row["input"]), "target": str(row["target"]), "passkey_position": position})
+    if not rows:
+        raise TestSetError(f"{path} holds no rows.")
+    return rows
+
+
+def case_of_row(tokenizer: PreTrainedTokenizerBase, row: dict[str, Any]) -> Case:
+    """One row of a test set as a case. Like LongLM's example, puts the question after an input that lacks it."""
+    prompt = row["input"]
+    if QUESTION.strip() not in prompt:
+        prompt += QUESTION
+    target = row["target"]
+    return Case(tokens=tuple(encode(tokenizer, prompt)), expected=(target,), max_new_tokens=len(target), match="begins")

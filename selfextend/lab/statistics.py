@@ -1,0 +1,29 @@
+"""Confidence intervals for accuracies. Standard library only."""
+
+from __future__ import annotations
+
+from math import sqrt
+from statistics import NormalDist
+
+
+def wilson_interval(successes: int, trials: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Wilson's score interval for a proportion, within 0 ... 1.
+
+    Unlike the textbook interval it stays honest at 0 of n and n of n, which is where passkey grids live.
+
+    Raises:
+        ValueError: no trials, more successes than trials, or a confidence outside 0 ... 1.
+    """
+    if trials < 1 or not 0 <= successes <= trials:
+        raise ValueError(f"{successes} successes of {trials} trials is no proportion.")
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence must lie between 0 and 1, not {confidence}.")
+    z = NormalDist().inv_cdf((1 + confidence) / 2)
+    share = successes / trials
+    center = share + z * z / (2 * trials)
+    spread = z * sqrt(share * (1 - share) / trials + z * z / (4 * trials * trials))
+    scale = 1 + z * z / trials
+    # At the ends the formula gives exactly 0 or 1, but for rounding.
+    low = 0.0 if successes == 0 else (center - spread) / scale
+    high = 1.0 if successes == trials else (center + spread) / scale
+    return low, high

@@ -1,0 +1,113 @@
+"""Which model a run is about: what can be known from its files before any weight is read, and the loaded model.
+
+Bad settings are refused with what is here, so that nobody waits for a model first.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from platform import python_version
+from typing import Any
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from selfextend.config import QueryScaling, checked_integer
+from selfextend.hardware import Quantization
+from selfextend.models import load_model
+from selfextend.presets import find_preset
+from selfextend.sources import fetch_steps, locate, read_config
+from selfextend.windows import trained_window as window_of
+
+RECOMMENDATION = "selfextend.json"
+
+
+@dataclass(frozen=True)
+class Target:
+    """A model that was named but not loaded.
+
+    Attributes:
+        name: as given.
+        trained_window: the paper's L, in tokens: as given, or from the model's files.
+        recommended_scaling: the query scaling that is recommended for this model past its window.
+        quantization, device, dtype: as `load_model` takes them.
+    """
+
+    name: str
+    trained_window: int
+    recommended_scaling: QueryScaling = "none"
+    quantization: Quantization = "none"
+    device: str = "auto"
+    dtype: str = "auto"
+
+    def load(self) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+        """The model and its tokenizer. Errors as `load_model`."""
+        return load_model(self.name, self.quantization, self.device, self.dtype)
+
+
+def find_target(
+    name: str,
+    *,
+    trained_window: int | None = None,
+    quantization: Quantization = "none",
+    device: str = "auto",
+    dtype: str = "auto",
+) -> Target:
+    """Look a model's files up (of a hub model only its configuration is downloaded).
+
+    Raises:
+        ModelLoadError: there is no such model, or its configuration cannot be read.
+        ValueError: the trained window is out of range, or stated nowhere.
+    """
+    if trained_window is not None:
+        checked_integer("trained_window", trained_window, 2)
+    steps = fetch_steps(locate(name), weights=False)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as finished:
+            folder: Path = finished.value
+            break
+    recommendation = _recommendation(folder)
+    if trained_window is None:
+        trained_window = recommendation.get("trained_window") or window_of(read_config(folder))
+    preset = find_preset(name)
+    scaling = recommendation.get("query_scaling", preset.query_scaling if preset else "none")
+    return Target(name, trained_window, "logn" if scaling == "logn" else "none", quantization, device, dtype)
+
+
+def _recommendation(folder: Path) -> dict[str, Any]:
+    """What a model folder recommends for itself in selfextend.json; the bundled model's does."""
+    try:
+        found = json.loads((folder / RECOMMENDATION).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def describe_model(
+    name: str, model: PreTrainedModel, trained_window: int, quantization: str = "none"
+) -> dict[str, Any]:
+    """What a record says about its model."""
+    return {
+        "name": name,
+        "architecture": type(model).__name__,
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "trained_window": trained_window,
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "quantization": quantization,
+        "device": str(model.device),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Versions that a record names."""
+    found = {"python": python_version()}
+    for package in ("selfextend", "torch", "transformers", "tokenizers"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:  # run from a checkout
+            found[package] = "checkout"
+    return found
