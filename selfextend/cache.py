@@ -207,6 +207,7 @@ class SelfExtendCache(Cache):
     def __init__(self, config: SelfExtendConfig, layers: list[CacheLayerMixin]) -> None:
         super().__init__(layers=layers)
         self.config = config
+        self.reserved = 0
 
     @property
     def nbytes(self) -> int:
@@ -220,7 +221,9 @@ class SelfExtendCache(Cache):
         return total
 
     def reserve(self, length: int) -> None:
-        """Say how many tokens are coming, so that chunked prefill allocates once and without slack."""
+        """Say how many tokens are coming: chunked prefill then allocates once and without slack, and RoPE types whose
+        frequencies depend on the length take those of the whole text from the first chunk on."""
+        self.reserved = length
         for layer in self.layers:
             if isinstance(layer, SelfExtendLayer):
                 layer.reserved = length

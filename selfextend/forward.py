@@ -59,6 +59,7 @@ class ForwardPass:
         starts: for each row, the index of its first token that is not padding; None where all are 0.
         key_mask: True where keys may be seen, (batch, past + q) or (batch, q, past + q); None where causality and
             `starts` say it all.
+        expected: tokens that the whole text is known to have, if so; see `SelfExtendCache.reserve`.
     """
 
     config: SelfExtendConfig
@@ -69,6 +70,7 @@ class ForwardPass:
     starts: list[int] | None = None
     key_mask: torch.Tensor | None = None
     observer: AttentionObserver | None = None
+    expected: int = 0
     _tables: dict[Any, Tables] = field(default_factory=dict)
 
     @property
@@ -79,7 +81,7 @@ class ForwardPass:
     @cached_property
     def context_length(self) -> int:
         """One more than the largest relative position in use."""
-        return largest_relative_position(self.longest, self.config) + 1
+        return largest_relative_position(max(self.longest, self.expected), self.config) + 1
 
     @cached_property
     def longest(self) -> int:

@@ -21,7 +21,15 @@ from torch.overrides import TorchFunctionMode
 from transformers import AttentionInterface, PreTrainedModel
 
 from selfextend.errors import UnsupportedArchitectureError
-from selfextend.rotary import ApplyRotary, RotaryEmbedding, Tables, rotate, takes_positions, unrotated
+from selfextend.rotary import (
+    ApplyRotary,
+    RotaryEmbedding,
+    Tables,
+    kept_state,
+    rotate,
+    takes_positions,
+    unrotated,
+)
 
 LayerKind = Literal["extended", "local", "no_rope"]
 
@@ -158,27 +166,24 @@ def _decoder(model: nn.Module, modules: dict[str, nn.Module]) -> nn.Module:
 @contextmanager
 def _left_as_it_was(model: PreTrainedModel) -> Iterator[None]:
     training = [module for module in model.modules() if module.training]
-    buffers = {
-        module: ({k: v.clone() for k, v in module._buffers.items() if v is not None}, dict(vars(module)))
-        for module in model.modules()
-        if takes_positions(module)
-    }
     model.eval()
     try:
-        yield
+        with kept_state(model):
+            yield
     finally:
         for module in training:
             module.training = True
-        for module, (tensors, attributes) in buffers.items():
-            vars(module).update(attributes)
-            for key, value in tensors.items():
-                module._buffers[key] = value
 
 
 def _test_passes(decoder: nn.Module, modules: dict[str, nn.Module]) -> tuple[bool, dict[str, _Seen], dict[str, _Seen]]:
     """Whether attention goes through the interface, and what each layer sees rotated and not rotated."""
     for implementation in (_PROBE, "sdpa"):
-        rotated = _pass(decoder, modules, implementation, lambda tables: tables)
+        try:
+            rotated = _pass(decoder, modules, implementation, lambda tables: tables)
+        except (TypeError, RuntimeError):
+            if implementation == "sdpa":
+                raise
+            continue  # attention that asks for no function falls back to one that may want a mask, and there is none
         if all(seen.query is not None for seen in rotated.values()):
             return (
                 implementation == _PROBE,

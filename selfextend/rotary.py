@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -87,3 +89,28 @@ def takes_positions(module: nn.Module) -> bool:
     parameters = inspect.signature(type(module).forward).parameters
     has_frequencies = any(name.endswith("inv_freq") for name, _ in module.named_buffers(recurse=False))
     return "position_ids" in parameters and has_frequencies
+
+
+@contextmanager
+def kept_state(model: nn.Module) -> Iterator[None]:
+    """Put back, afterwards, what a model's rotary embeddings remember: dynamic types keep the longest length seen."""
+    saved = [
+        (module, _remembered(module), {k: v.clone() for k, v in module._buffers.items() if v is not None})
+        for module in model.modules()
+        if takes_positions(module)
+    ]
+    try:
+        yield
+    finally:
+        for module, attributes, buffers in saved:
+            for name in _remembered(module).keys() - attributes.keys():
+                delattr(module, name)
+            vars(module).update(attributes)
+            # Not copied into the buffers that are there: the module may have made two of them one.
+            for name, buffer in buffers.items():
+                module._buffers[name] = buffer.to(module.get_buffer(name))
+
+
+def _remembered(module: nn.Module) -> dict[str, Any]:
+    plain = {name: value for name, value in vars(module).items() if name != "training" and not name.startswith("_")}
+    return {name: value for name, value in plain.items() if isinstance(value, (int, float, torch.Tensor))}

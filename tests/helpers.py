@@ -103,8 +103,9 @@ def plain_error(name: str, dtype: torch.dtype, length: int = LENGTH) -> float:
 def full_state(model: PreTrainedModel) -> dict[str, Any]:
     """Everything that enabling something on a model could leave behind, in comparable form.
 
-    Modules: class, every attribute (hooks too), parameters and buffers by identity and content version. Config and
-    generation config by value. The functions and classes of transformers' modeling files, and torch's attention.
+    Modules: class, every attribute (hooks too), parameters by identity and content version, buffers by content.
+    Config and generation config by value. The functions and classes of transformers' modeling files, and torch's
+    attention.
     """
     state: dict[str, Any] = {"config": _config_state(model.config)}
     if getattr(model, "generation_config", None) is not None:
@@ -112,9 +113,13 @@ def full_state(model: PreTrainedModel) -> dict[str, Any]:
     for name, module in model.named_modules():
         state[f"module {name}"] = type(module)
         for key, value in vars(module).items():
-            state[f"attribute {name}.{key}"] = _comparable(value)
-    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
-        state[f"tensor {name}"] = (id(tensor), tensor._version)
+            if key == "_buffers":
+                value = {f"{name}.{buffer}": _comparable(content) for buffer, content in value.items()}
+                state |= {f"buffer {buffer}": content for buffer, content in value.items()}
+            else:
+                state[f"attribute {name}.{key}"] = _comparable(value)
+    for name, parameter in model.named_parameters():
+        state[f"parameter {name}"] = (id(parameter), parameter._version)
     sources = {type(module).__module__ for module in model.modules()}
     for source in sorted(source for source in sources if source.startswith(("transformers.models", "torch.nn"))):
         for key, value in vars(sys.modules[source]).items():
@@ -131,6 +136,8 @@ def _config_state(config: Any) -> dict[str, str]:
 
 
 def _comparable(value: Any) -> Any:
+    if isinstance(value, torch.Tensor):
+        return (value.dtype, value.device, value.tolist())
     if isinstance(value, (int, float, str, bool, tuple, type(None), torch.dtype)):
         return repr(value)
     if isinstance(value, dict):

@@ -241,6 +241,11 @@ class NaiveModel:
         with torch.no_grad(), _functional_replaced(), _DoublePrecision():
             return self.model(input_ids, use_cache=False, **kwargs).logits.double()
 
+    def generate(self, input_ids: torch.Tensor, **kwargs: Any) -> torch.Tensor:
+        """transformers' own generation, every step from one pass over all tokens so far."""
+        with torch.no_grad(), _functional_replaced(), _DoublePrecision():
+            return self.model.generate(input_ids, use_cache=False, **kwargs)
+
     def _remember(self, module: torch.nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         self._rotary_calls = [*self._rotary_calls[-3:], (output[0], module, args, kwargs)]
 
