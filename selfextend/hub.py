@@ -1,9 +1,9 @@
 """Downloads a model's files from the Hugging Face hub, with progress, and so that a stop stops.
 
-The download runs in a process of its own, which can be killed at any byte: this file is both the module that
-starts it and, run as a script, the process itself. What was downloaded so far stays in the hub's cache, where
-the next attempt continues. Python files and pickled weights are never fetched. Knows nothing about torch or
-transformers.
+The download runs in a process of its own, which can be ended at any byte: this file is both the module that
+starts it and, run as a script, the process itself. Files that arrived whole stay in the hub's cache and are not
+fetched again; huggingface_hub cannot continue a file that was cut off, so those are removed. Python files and
+pickled weights are never fetched. Knows nothing about torch or transformers.
 """
 
 import contextlib
@@ -26,6 +26,7 @@ _WEIGHT_FILES = ["model.safetensors", "model-*.safetensors"]
 _IGNORED = ["*/*"]
 _REQUEST_TIMEOUT = 10.0
 _REPORT_EVERY = 0.2
+_TIDY_UP_TIME = 5.0
 
 What = Literal["config", "all"]
 
@@ -46,7 +47,7 @@ class DownloadProgress:
 def download_steps(repo_id: str, what: What, stall_timeout: float = 60.0) -> Generator[DownloadProgress, None, Path]:
     """Brings a repository's files into the hub's cache and returns the folder that holds them.
 
-    Closing the generator kills the download at once. `HF_HOME`, `HF_TOKEN`, `HF_ENDPOINT` and
+    Closing the generator ends the download at once. `HF_HOME`, `HF_TOKEN`, `HF_ENDPOINT` and
     `HF_HUB_OFFLINE` count as they do for huggingface_hub.
 
     Args:
@@ -71,6 +72,7 @@ def download_steps(repo_id: str, what: What, stall_timeout: float = 60.0) -> Gen
         stderr=subprocess.DEVNULL,
         text=True,
     )
+    assert process.stdin is not None
     assert process.stdout is not None
     reports: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
     reader = threading.Thread(target=_read_reports, args=(process.stdout, reports), daemon=True)
@@ -96,13 +98,14 @@ def download_steps(repo_id: str, what: What, stall_timeout: float = 60.0) -> Gen
                 raise _error("no-network", repo_id, f"nothing arrived for {stall_timeout:.0f} s")
             yield progress
     finally:
-        if process.poll() is None:
+        process.stdin.close()  # tells the process to tidy up and go
+        try:
+            process.wait(_TIDY_UP_TIME)
+        except subprocess.TimeoutExpired:
             process.kill()
-        process.wait()
+            process.wait()
         reader.join()
-        for pipe in (process.stdin, process.stdout):
-            if pipe is not None:
-                pipe.close()
+        process.stdout.close()
 
 
 def _read_reports(stream: IO[str], reports: "queue.SimpleQueue[dict[str, Any] | None]") -> None:
@@ -276,13 +279,20 @@ def _send(report: dict[str, Any]) -> None:
     sys.stdout.flush()
 
 
-def _exit_with_parent() -> None:
-    sys.stdin.read()  # ends when the process that started this one is gone
+def _end_when_told() -> None:
+    """Waits until the process that started this one closes the pipe or is gone, then leaves no half file behind."""
+    import psutil
+
+    sys.stdin.read()
+    for file in psutil.Process().open_files():
+        if file.path.endswith(".incomplete"):
+            with contextlib.suppress(OSError):
+                Path(file.path).unlink()
     os._exit(1)
 
 
 def _main() -> None:
-    threading.Thread(target=_exit_with_parent, daemon=True).start()
+    threading.Thread(target=_end_when_told, daemon=True).start()
     repo_id, what = sys.argv[1:3]
     try:
         report: dict[str, Any] = {"folder": _download(repo_id, what)}

@@ -111,8 +111,8 @@ def load_steps(
 ) -> Generator[LoadStep, None, None]:
     """`load_model`, step by step: for progress bars and stop buttons.
 
-    Closing the generator stops a download at once and a load at the next tensor; what was downloaded stays in
-    the hub's cache and is not fetched again.
+    Closing the generator stops a download at once and a load at the next tensor. Files that arrived whole stay in
+    the hub's cache and are not fetched again.
 
     Yields:
         LoadStep; the last one, of phase "ready", carries model and tokenizer.

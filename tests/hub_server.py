@@ -24,7 +24,7 @@ class HubServer:
 
     Attributes:
         bytes_per_second: how fast files flow, None for as fast as they can.
-        stalled: files stop flowing at once, with the connection open.
+        stalled: files whose names end so stop flowing at once, with the connection open; "" for none.
         gated: every request is refused as one for a gated repository.
         requested: the files that were asked for with GET, in order.
     """
@@ -32,7 +32,7 @@ class HubServer:
     repo_id: str
     folder: Path
     bytes_per_second: float | None = None
-    stalled: bool = False
+    stalled: str = ""
     gated: bool = False
     requested: list[str] = field(default_factory=list)
 
@@ -111,7 +111,7 @@ class _Handler(BaseHTTPRequestHandler):
         chunk = 16384
         try:
             for offset in range(start, len(content), chunk):
-                while self.hub.stalled:
+                while self.hub.stalled and name.endswith(self.hub.stalled):
                     time.sleep(0.05)
                 self.wfile.write(content[offset : offset + chunk])
                 if self.hub.bytes_per_second:

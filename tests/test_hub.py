@@ -68,31 +68,50 @@ def test_the_estimate_downloads_no_weights(hub: HubServer) -> None:
     assert "model.safetensors" not in hub.requested
 
 
-def test_progress_stop_and_continue(hub: HubServer) -> None:
-    """Closing the generator ends the download's process; the next attempt fetches the rest only."""
-    weights = (hub.folder / "model.safetensors").stat().st_size
-    hub.bytes_per_second = weights / 4
-    fractions = []
+def test_stop_in_a_download(hub: HubServer, tmp_path: Path) -> None:
+    """Closing the generator ends the download's process, and no half file stays in the cache."""
+    hub.bytes_per_second = (hub.folder / "model.safetensors").stat().st_size / 20
+    home = tmp_path / "home"
     steps = load_steps(REPO)
     for step in steps:
-        if step.phase == "downloading" and step.message.startswith("Downloading"):
-            fractions.append(step.fraction or 0.0)
-            assert _downloads_running() == 1
-            if fractions[-1] > 0.4:
-                break
+        if "model.safetensors" in hub.requested and any(home.rglob("*.incomplete")):
+            assert step.phase == "downloading"
+            assert step.message.startswith(f"Downloading {REPO}: 0 of ")
+            break
+    assert _downloads_running() == 1
     steps.close()
     assert not _downloads_running()
-    assert fractions == sorted(fractions)
+    assert not any(home.rglob("*.incomplete"))
     hub.bytes_per_second = None
     assert load_model(REPO)[0] is not None
 
 
+def test_the_next_attempt_fetches_what_was_missing(hub: HubServer) -> None:
+    (hub.folder / "model.safetensors").unlink()
+    tiny_model().save_pretrained(hub.folder, max_shard_size="100KB")
+    shards = sorted(file.name for file in hub.folder.glob("model-*.safetensors"))
+    assert len(shards) > 2
+    hub.stalled = shards[-1]
+    rest = (hub.folder / shards[-1]).stat().st_size
+    done = []
+    for progress in (steps := download_steps(REPO, "all")):
+        done.append(progress.done_bytes)
+        if 0 < progress.total_bytes <= progress.done_bytes + rest:
+            break
+    steps.close()
+    assert done == sorted(done)
+    hub.stalled = ""
+    hub.requested.clear()
+    assert load_model(REPO)[0] is not None
+    assert hub.requested == [shards[-1]]
+
+
 def test_a_stalled_download_gives_up(hub: HubServer) -> None:
-    hub.stalled = True
+    hub.stalled = ".safetensors"
     with pytest.raises(errors.HubUnreachableError, match="nothing arrived for 2 s"):
         list(download_steps(REPO, "all", stall_timeout=2.0))
     assert not _downloads_running()
-    hub.stalled = False
+    hub.stalled = ""
 
 
 def test_no_such_repository(hub: HubServer) -> None:
