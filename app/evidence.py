@@ -1,0 +1,398 @@
+"""From recorded attention to pages and passages, and the test whether a passage mattered.
+
+Citations are looked up in the attention by token; the model writes none of them. Attention is not proof: what a
+passage did for an answer is only known by taking it away, which `passage_test_steps` does. Knows nothing about
+gradio, and nothing about conversations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from app.token_index import Passage, TokenIndex
+from selfextend.config import SelfExtendConfig
+from selfextend.positions import relative_position
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from selfextend.generation import Answer, GenerationSettings, NewToken, PrefillProgress, PrefixCache, Waiting
+    from selfextend.recording import AttentionRecord, RecordingRequest
+
+Level = Literal["neighbor", "grouped"]
+Floats = npt.NDArray[np.floating[Any]]
+
+MAX_BYTES = 128 * 2**20
+MAX_ROWS = 128
+"""Answer tokens whose attention is kept."""
+ENOUGH_LAYERS = 8
+"""As many layers are kept before passages are merged to save room."""
+CITATIONS = 5
+NEUTRAL_TEXTS = (" .", ".", " the", " a")
+
+
+@dataclass(frozen=True)
+class Citation:
+    """A passage that the answer's tokens looked at.
+
+    Attributes:
+        rank: 1 is the one looked at most.
+        document: place in the index's `documents`, from 0; `name` is its name.
+        page: its number, from 1; `page_word` is "page" or "part".
+        text: of the passage.
+        share: its part of what the answer's tokens paid to all passages of all documents, 0 to 1.
+        level: "neighbor", the model saw it at its exact relative position, or "grouped", its position was floored.
+        relative_position: what the model saw, from the answer token that looked hardest to the passage's middle token.
+        distance: between those two, in tokens.
+        plus_minus: tokens by which the position may be off: 0 for neighbors, group_size for grouped passages.
+        char_start, char_end: characters of the page's text, for the box.
+        token_start, token_stop: tokens of the prompt.
+    """
+
+    rank: int
+    document: int
+    name: str
+    page: int
+    page_word: str
+    text: str
+    share: float
+    level: Level
+    relative_position: int
+    distance: int
+    plus_minus: int
+    char_start: int
+    char_end: int
+    token_start: int
+    token_stop: int
+
+    @property
+    def level_words(self) -> str:
+        """How exactly the model saw where the passage stands, as the page says it."""
+        if self.level == "neighbor":
+            return "neighbor: exact position"
+        return f"grouped: ±{self.plus_minus:,} tokens"
+
+    def as_json(self) -> dict[str, str | int | float]:
+        """What the API gives out of it."""
+        return {
+            "document": self.name,
+            "page": self.page,
+            "text": self.text,
+            "share": round(self.share, 6),
+            "level": self.level,
+            "relative_position": self.relative_position,
+        }
+
+
+@dataclass(frozen=True)
+class PageShare:
+    """A page and its part, 0 to 1, of what the answer's tokens paid to all pages."""
+
+    document: int
+    name: str
+    page: int
+    page_word: str
+    share: float
+
+
+@dataclass(frozen=True, eq=False)
+class PassageTest:
+    """What became of an answer when a passage was blanked out.
+
+    Attributes:
+        citation: the passage.
+        before, after: log-probability (natural) of each token of the old answer, with the passage and without.
+        answer: what the model says without the passage.
+        neutral: the text that stood in the place of each of its tokens.
+    """
+
+    citation: Citation
+    before: Floats
+    after: Floats
+    answer: str
+    neutral: str
+
+    @property
+    def change(self) -> float:
+        """By how much the whole answer's log-probability changed; well below 0 where the passage mattered."""
+        return float(self.after.sum() - self.before.sum())
+
+
+def recording_request(
+    index: TokenIndex,
+    max_new_tokens: int,
+    *,
+    layers: Sequence[int],
+    heads: int,
+    max_bytes: int = MAX_BYTES,
+    max_rows: int = MAX_ROWS,
+) -> RecordingRequest:
+    """What to record for an answer's evidence.
+
+    Rows are the queries that predict the answer's tokens, the first of them the prompt's last token, at most
+    `max_rows`. Every passage is a bin; so is every stretch that belongs to no passage: what stands before the first
+    document (where models park attention that they have no use for), between pages, the question, the answer.
+
+    Where that does not fit `max_bytes`, in this order: layers are thinned out evenly, down to 8; neighboring
+    passages of a page are merged, two, four, eight at a time, up to whole pages; rows are halved, so that only the
+    answer's beginning is kept; the remaining layers are thinned out.
+
+    Args:
+        index: of the whole prompt.
+        max_new_tokens: of the answer.
+        layers: indices of the extended layers.
+        heads: attention heads in a layer.
+    """
+    from selfextend.recording import RecordingRequest
+
+    rows = min(max_new_tokens, max_rows)
+    merged = 1
+    longest_page = _most_passages_on_a_page(index)
+    starts = _bin_starts(index, merged)
+
+    def too_big() -> bool:
+        return 2 * 4 * len(layers) * heads * rows * len(starts) > max_bytes
+
+    layers = tuple(layers)
+    while too_big() and len(layers) > ENOUGH_LAYERS:
+        layers = _half_of(layers)
+    while too_big() and merged < longest_page:
+        merged *= 2
+        starts = _bin_starts(index, merged)
+    while too_big() and rows > 1:
+        rows //= 2
+    while too_big() and len(layers) > 1:
+        layers = _half_of(layers)
+    first = len(index) - 1
+    # Some room beyond the record is what its computation needs for one row of a long prompt.
+    return RecordingRequest(range(first, first + rows), starts, layers=layers, max_bytes=max(max_bytes, 2**20))
+
+
+def _half_of(layers: tuple[int, ...]) -> tuple[int, ...]:
+    """Every other layer, the last among them: what an answer is copied with tends to stand late."""
+    return layers[::-2][::-1]
+
+
+def _most_passages_on_a_page(index: TokenIndex) -> int:
+    if not index.passages:
+        return 0
+    return int(np.unique([(p.document, p.page) for p in index.passages], axis=0, return_counts=True)[1].max())
+
+
+def _bin_starts(index: TokenIndex, merged: int) -> list[int]:
+    """Where a bin begins: at each `merged`-th passage of a page, after each page, and where the answer begins."""
+    starts = {0, len(index)}
+    before, place = (-1, -1), 0
+    for passage in index.passages:
+        if passage.token_start == passage.token_stop:
+            continue
+        here = (passage.document, passage.page)
+        place = place + 1 if here == before else 0
+        before = here
+        if place % merged == 0:
+            starts.add(passage.token_start)
+        else:
+            starts.discard(passage.token_start)
+        starts.add(passage.token_stop)
+    return sorted(starts)
+
+
+def answer_rows(record: AttentionRecord, answer_tokens: int) -> int:
+    """How many of the record's rows predicted a token of an answer of `answer_tokens` tokens."""
+    recorded = min(len(record.query_rows), answer_tokens)
+    if record.sums.size:
+        recorded = int((~np.isnan(record.sums[0, 0, :recorded, 0])).sum())
+    return recorded
+
+
+def trimmed(record: AttentionRecord, answer_tokens: int) -> AttentionRecord:
+    """The record without the rows that the answer did not come to: what is worth keeping of it."""
+    rows = answer_rows(record, answer_tokens)
+    return replace(
+        record,
+        query_rows=record.query_rows[:rows],
+        sums=record.sums[:, :, :rows].copy(),
+        maxima=record.maxima[:, :, :rows].copy(),
+        neighbor_share=record.neighbor_share[:, :, :rows].copy(),
+    )
+
+
+def recorded_passages(record: AttentionRecord, index: TokenIndex) -> list[tuple[int, Passage]]:
+    """The bins that hold passages, each with its passage, or with those it was merged from as one."""
+    found: dict[int, Passage] = {}
+    for passage in index.passages:
+        if passage.token_start == passage.token_stop:
+            continue
+        bin_number = int(np.searchsorted(record.bin_starts, passage.token_start, side="right")) - 1
+        first = found.get(bin_number, passage)
+        found[bin_number] = replace(first, char_end=passage.char_end, token_stop=passage.token_stop)
+    return sorted(found.items())
+
+
+def passage_weights(record: AttentionRecord, index: TokenIndex, answer_tokens: int) -> tuple[list[Passage], Floats]:
+    """The recorded passages, and each one's part of the answer's attention: (passages,), adding up to 1.
+
+    The weight of a passage is the sum, over every recorded layer, head and answer token, of the *square* of the
+    attention that fell on it. The square counts each view by how concentrated it is: a head that puts half its
+    attention on one passage counts as one that found something, a head that spreads the same half over a hundred
+    passages counts a hundredth of that. A plain mean drowns the one in the others. What falls on no passage (the
+    attention sink before the first document, file names, the question, the answer itself) is left out.
+    """
+    found = recorded_passages(record, index)
+    passages = [passage for _, passage in found]
+    rows = answer_rows(record, answer_tokens)
+    views = record.sums[:, :, :rows, [number for number, _ in found]].astype(np.float64)
+    weights: Floats = np.square(views).sum(axis=(0, 1, 2))
+    total = float(weights.sum())
+    return passages, weights / total if total > 0 else weights
+
+
+def page_shares(record: AttentionRecord, index: TokenIndex, answer_tokens: int) -> list[PageShare]:
+    """Each page's part of the answer's attention, most first; weighed as in `passage_weights`."""
+    passages, weights = passage_weights(record, index, answer_tokens)
+    shares = {(place, page.number): 0.0 for place, document in enumerate(index.documents) for page in document.pages}
+    for passage, weight in zip(passages, weights.tolist(), strict=True):
+        shares[passage.document, passage.page] += weight
+    ranked = sorted(shares.items(), key=lambda item: -item[1])
+    return [
+        PageShare(place, index.documents[place].name, page, index.documents[place].page_word, share)
+        for (place, page), share in ranked
+    ]
+
+
+def passages_behind(
+    record: AttentionRecord,
+    index: TokenIndex,
+    answer_tokens: int,
+    config: SelfExtendConfig,
+    *,
+    most: int = CITATIONS,
+) -> list[Citation]:
+    """The passages that the answer's tokens looked at most, the first first; weighed as in `passage_weights`.
+
+    Args:
+        record: with bins as `recording_request` lays them out.
+        index: of the prompt that was answered.
+        answer_tokens: tokens of the answer, its end-of-sequence token included.
+        config: the settings that the model answered with (`Answer.config`; group_size 1 is the vanilla model).
+        most: citations at most; a passage that nothing fell on is none.
+    """
+    found = recorded_passages(record, index)
+    passages, weights = passage_weights(record, index, answer_tokens)
+    rows = answer_rows(record, answer_tokens)
+    ranked = [int(place) for place in np.argsort(-weights, kind="stable")[:most] if weights[place] > 0]
+    return [
+        _citation(rank, passages[place], float(weights[place]), index, config, _peak_row(record, found[place][0], rows))
+        for rank, place in enumerate(ranked, start=1)
+    ]
+
+
+def _peak_row(record: AttentionRecord, bin_number: int, rows: int) -> int:
+    """Token index of the query that looked hardest at a bin."""
+    views = np.square(record.sums[:, :, :rows, bin_number].astype(np.float64)).sum(axis=(0, 1))
+    return record.query_rows[int(views.argmax())]
+
+
+def _citation(
+    rank: int, passage: Passage, share: float, index: TokenIndex, config: SelfExtendConfig, query: int
+) -> Citation:
+    document = index.documents[passage.document]
+    key = (passage.token_start + passage.token_stop - 1) // 2
+    exact = query - key < config.neighbor_window or config.group_size == 1
+    return Citation(
+        rank=rank,
+        document=passage.document,
+        name=document.name,
+        page=passage.page,
+        page_word=document.page_word,
+        text=index.text(passage),
+        share=share,
+        level="neighbor" if exact else "grouped",
+        relative_position=relative_position(query, key, config),
+        distance=query - key,
+        plus_minus=0 if exact else config.group_size,
+        char_start=passage.char_start,
+        char_end=passage.char_end,
+        token_start=passage.token_start,
+        token_stop=passage.token_stop,
+    )
+
+
+def neutral_token(tokenizer: PreTrainedTokenizerBase) -> int:
+    """A token that says nothing, to stand in the place of others: the first of a full stop and two articles.
+
+    Raises:
+        ValueError: the tokenizer has none of them as a single token.
+    """
+    for text in NEUTRAL_TEXTS:
+        ids = tokenizer.encode(text, add_special_tokens=False)
+        if len(ids) == 1:
+            return int(ids[0])
+    raise ValueError(f"This tokenizer has none of {', '.join(map(repr, NEUTRAL_TEXTS))} as a single token.")
+
+
+def blanked(prompt: Sequence[int], citation: Citation, token: int) -> list[int]:
+    """The prompt with `token` in the place of each of the passage's, so that nothing else moves."""
+    count = citation.token_stop - citation.token_start
+    return [*prompt[: citation.token_start], *[token] * count, *prompt[citation.token_stop :]]
+
+
+def passage_test_steps(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompt: Sequence[int],
+    answer: Answer,
+    citation: Citation,
+    *,
+    trained_window: int,
+    prefix: PrefixCache | None = None,
+    settings: GenerationSettings | None = None,
+) -> Iterator[Waiting | PrefillProgress | NewToken | PassageTest]:
+    """Blank out a passage, read again, and see what that does to the answer. Closing the generator stops it.
+
+    Every token of the passage is replaced by one that says nothing, so that all others keep their positions. Then
+    the old answer is scored, and a new one given, both with the settings of the old one.
+
+    Args:
+        prompt: token ids that were answered.
+        answer: the old answer.
+        citation: the passage.
+        trained_window: of the model, in tokens.
+        prefix: what was read of this prompt. It is read on from the passage, and holds the blanked prompt afterwards.
+        settings: of the new answer; greedy and as long as the old one unless given.
+
+    Raises:
+        OutOfMemoryError, PastReachError: as `selfextend.generation.answer_steps`.
+        ValueError: the answer has no tokens.
+    """
+    from selfextend.generation import Answer, GenerationSettings, PrefixCache, answer_steps, log_probability_steps
+
+    settings = settings or GenerationSettings(max_new_tokens=len(answer.token_ids))
+    if answer.config is None or answer.config.group_size == 1:
+        # The vanilla model answers past its window too, and so is tested there.
+        trained_window = max(trained_window, len(prompt) + max(len(answer.token_ids), settings.max_new_tokens))
+    neutral = neutral_token(tokenizer)
+    without = blanked(prompt, citation, neutral)
+    prefix = PrefixCache(config=answer.config) if prefix is None else prefix
+    after: Floats | None = None
+    for step in log_probability_steps(
+        model, without, answer.token_ids, config=answer.config, prefix=prefix, trained_window=trained_window
+    ):
+        if isinstance(step, np.ndarray):
+            after = step
+        else:
+            yield step
+    assert after is not None
+    for event in answer_steps(
+        model, tokenizer, without, settings, config=answer.config, prefix=prefix, trained_window=trained_window
+    ):
+        if isinstance(event, Answer):
+            before = np.asarray(answer.log_probabilities)
+            yield PassageTest(citation, before, after, event.text, str(tokenizer.decode([neutral])))
+        else:
+            yield event
