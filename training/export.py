@@ -51,4 +51,9 @@ def export(run: Path, folder: Path) -> None:
         if name != "lm_head.weight"
     }
     save_file(weights, str(folder / "model.safetensors"), metadata={"format": "pt"})
+    (folder / "model.safetensors").chmod(0o644)
+    # Where the tokenizer was loaded from is nobody's business.
+    settings = folder / "tokenizer_config.json"
+    kept = {name: value for name, value in json.loads(settings.read_text()).items() if not name.startswith(("is_", "local_"))}
+    settings.write_text(json.dumps(kept, indent=2) + "\n")
     (folder / "selfextend.json").write_text(json.dumps(SELF_EXTEND, indent=2) + "\n")

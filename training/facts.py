@@ -40,6 +40,10 @@ class Fact:
     passage_stems: tuple[str, ...] = ()
 
     @property
+    def entity(self) -> str:
+        return self.key.split("|")[1]
+
+    @property
     def answer_stem(self) -> str:
         return capitalised(self.stem)
 

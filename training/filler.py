@@ -76,6 +76,21 @@ class Filler:
         """A sentence of nonsense in plain English grammar."""
         return draw(self._sentence, self.names.split)
 
+    def mention(self, entity: str) -> str:
+        """A sentence that names ``entity`` and says nothing one could ask for."""
+        rng = self.rng
+
+        def make() -> str:
+            if rng.random() < 0.5:
+                text = f"{entity} {rng.choice(v.VERBS)} {self._noun_phrase()}"
+            else:
+                text = f"{self._clause()} {rng.choice(v.PREPOSITIONS)} {entity}"
+            if rng.random() < 0.3:
+                text += f" {rng.choice(v.PREPOSITIONS)} {self._noun_phrase()}"
+            return text[:1].upper() + text[1:] + "."
+
+        return draw(make, self.names.split)
+
     def _oddity(self) -> str:
         rng = self.rng
         words = [rng.choice((rng.choice(v.NOUNS), rng.choice(v.VERBS), self.names.word())) for _ in range(rng.randint(2, 6))]

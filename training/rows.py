@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -154,15 +155,18 @@ class RowMaker:
             text.add_ids([self.eos], RESTATEMENT)
         return text
 
-    def _scraps(self, budget: int, passage: list[_Text]) -> None:
-        """Adds filler to ``passage`` until ``budget`` tokens are all but used."""
+    def _scraps(self, budget: int, passage: list[_Text], facts: Sequence[Fact] = ()) -> None:
+        """Adds filler to ``passage`` until ``budget`` tokens are all but used; some of it names what ``facts`` are about."""
         kind = self.rng.random()
+        mentions = 0.25 if facts and self.rng.random() < 0.5 else 0.0
         while budget > 0:
             text = self._text()
             if kind < 0.12:
                 text.add(f" {PASSKEY_FILLER}" if budget > 40 else " Here we go.")
             elif kind < 0.3 or self.rng.random() < 0.06:
                 text.add_ids(self.rng.choices(self.plain_ids, k=self.rng.randint(3, 25)))
+            elif self.rng.random() < mentions:
+                text.add(" " + self.filler.mention(self.rng.choice(facts).entity))
             else:
                 text.add(self.rng.choice((" ", " ", " ", "\n")) + self.filler.any())
             budget -= text.cost
@@ -203,7 +207,7 @@ class RowMaker:
             if question.cost <= room * rng.random():
                 room -= question.cost
                 questions.append(question)
-        self._scraps(room, passage)
+        self._scraps(room, passage, stated)
         rng.shuffle(passage)
         rng.shuffle(questions)
         for part in (*passage, *questions):

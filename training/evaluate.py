@@ -1,0 +1,65 @@
+"""Asks a model the questions of a document, through the library, the way a person asks in the app.
+
+Public functions of selfextend only. Knows nothing of how the model was made.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from selfextend.config import SelfExtendConfig
+from selfextend.generation import Answer, GenerationSettings, PrefixCache, answer_steps
+
+from .documents import Question
+from .pdf import plain_pages
+
+MAX_NEW_TOKENS = 48
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One question and what came back. ``exact``: the whole answer is right; ``found``: the value stands in it."""
+
+    question: Question
+    text: str
+
+    @property
+    def exact(self) -> bool:
+        return self.text.strip() == self.question.answer
+
+    @property
+    def found(self) -> bool:
+        return self.question.value in self.text
+
+
+def read_questions(path: Path) -> list[Question]:
+    return [Question(**record) for record in json.loads(path.read_text())]
+
+
+def prompt(tokenizer: Any, document: str, question: str) -> list[int]:
+    """The token ids of ``question`` about ``document``, by the model's chat template."""
+    messages = [{"role": "user", "content": f"{document}\n\n{question}"}]
+    ids: list[int] = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
+    return ids
+
+
+def ask(
+    model: Any, tokenizer: Any, pdf: Path, questions: Iterable[Question], config: SelfExtendConfig | None
+) -> list[Asked]:
+    """Asks ``questions`` about ``pdf``, which is read once; ``config`` None is the vanilla model."""
+    document = "\n".join(plain_pages(pdf))
+    prefix = PrefixCache()
+    settings = GenerationSettings(max_new_tokens=MAX_NEW_TOKENS, stop=("\n",))
+    results = []
+    for question in tqdm(list(questions), unit="question"):
+        ids = prompt(tokenizer, document, question.question)
+        for event in answer_steps(model, tokenizer, ids, settings, config=config, prefix=prefix):
+            if isinstance(event, Answer):
+                results.append(Asked(question, event.text))
+    return results
