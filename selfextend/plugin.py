@@ -140,6 +140,8 @@ def self_extend(
 
 def active_extension(model: nn.Module) -> Extension | None:
     """The extension that is on for this model or for a part of it, or None."""
+    if not isinstance(model, nn.Module):
+        return None
     for module in model.modules():
         extension = vars(module).get(_ATTRIBUTE)
         if isinstance(extension, Extension):
@@ -223,12 +225,10 @@ class Extension:
         config._attn_implementation_internal = _IMPLEMENTATION if self.anatomy.uses_interface else "sdpa"
         if self.anatomy.own_window:
             # With its own sliding window on, the model's masks and caches would drop the far keys.
-            undo.callback(setattr, config, "sliding_window", config.sliding_window)
-            config.sliding_window = None
-            layer_types = getattr(config, "layer_types", None)
-            if layer_types is not None:
-                undo.callback(setattr, config, "layer_types", layer_types)
-                config.layer_types = ["full_attention"] * len(layer_types)
+            name = "sliding_window" if getattr(config, "layer_types", None) is None else "layer_types"
+            before = getattr(config, name)
+            undo.callback(setattr, config, name, before)
+            setattr(config, name, None if name == "sliding_window" else ["full_attention"] * len(before))
 
     def _generate(self, original: Callable[..., Any]) -> Callable[..., Any]:
         """`model.generate` that starts from a cache of ours where it would have made one of its own."""
@@ -526,8 +526,9 @@ def _attention_mask(*args: Any, **kwargs: Any) -> Any:
     extension = _in_forward.get()
     if extension is None:
         return None
+    kept = {layer.kind for layer in extension.anatomy.layers} - {"extended"}
     plain = kwargs.get("mask_function") is causal_mask_function
-    if plain and all(layer.kind != "no_rope" for layer in extension.anatomy.layers):
+    if not kept or (plain and "no_rope" not in kept):
         return None
     original = ALL_MASK_ATTENTION_FUNCTIONS.get(extension.original_implementation)
     return None if original is None else original(*args, **kwargs)

@@ -86,8 +86,10 @@ class Anatomy:
 
 @dataclass
 class _Seen:
-    """What one attention module was given in a test pass."""
+    """What one attention module was given in a test pass, and how often it asked for attention."""
 
+    calls: int = 0
+    masked: bool = False
     tables: Any = None
     query: torch.Tensor | None = None
     key: torch.Tensor | None = None
@@ -221,11 +223,13 @@ def _pass(
         return args, {**kwargs, "position_embeddings": change(kwargs.get("position_embeddings"))}
 
     def keep(name: str, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, **arguments: Any) -> torch.Tensor:
+        seen[name].calls += 1
         seen[name].query, seen[name].key, seen[name].arguments = query, key, arguments
         # Depends on the values alone, so that both passes give the next layer the same input.
         return value.repeat_interleave(query.shape[1] // value.shape[1], dim=1)
 
     def interface(module: nn.Module, query: Any, key: Any, value: Any, mask: Any = None, **arguments: Any) -> Any:
+        seen[names[module]].masked = mask is not None
         return keep(names[module], query, key, value, **arguments).transpose(1, 2).contiguous(), None
 
     class Direct(TorchFunctionMode):
@@ -257,6 +261,10 @@ def _classify(name: str, module: nn.Module, rotated: _Seen, bare: _Seen, decoder
     """What a layer is, from what it was given with and without rotation."""
     index = int(module.layer_idx)  # type: ignore[arg-type]
     assert rotated.query is not None and rotated.key is not None and bare.query is not None and bare.key is not None
+    if rotated.calls != 1:
+        raise _refusal(f"{name} computes attention {rotated.calls} times over, where SelfExtend knows how to do it once")
+    if rotated.masked:
+        raise _refusal(f"{name} hides or weighs keys by a mask of its own, which SelfExtend's attention does not know")
     if torch.equal(rotated.query, bare.query) and torch.equal(rotated.key, bare.key):
         if _is_pair(rotated.tables) or rotated.tables is None:
             return AttentionLayer(name, module, index, "no_rope")
@@ -287,7 +295,7 @@ def _as_local(layer: AttentionLayer, seen: _Seen) -> AttentionLayer:
 def _rotated_or_none(states: torch.Tensor, tables: Tables, apply: ApplyRotary) -> torch.Tensor | None:
     try:
         return rotate(states, (tables[0].to(states.device), tables[1].to(states.device)), apply)
-    except RuntimeError:
+    except (RuntimeError, TypeError, ValueError):  # a function of the same name that takes something else
         return None
 
 

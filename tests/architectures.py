@@ -6,8 +6,8 @@ Knows what each architecture's layers are by reading its config, and nothing of 
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass, field
-from functools import lru_cache
+from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import Any
 
 import torch
@@ -41,6 +41,7 @@ class Architecture:
         local_layers: layers that attend to a window of their own by design, beside others that do not.
         no_rope_layers: layers without rotary embedding.
         own_window: every layer has a sliding window, which SelfExtend switches off.
+        windowless: the settings that take that window away.
         eager: the architecture has no SDPA version (soft-capped scores).
     """
 
@@ -50,6 +51,7 @@ class Architecture:
     local_layers: tuple[int, ...] = ()
     no_rope_layers: tuple[int, ...] = ()
     own_window: int | None = None
+    windowless: dict[str, Any] = field(default_factory=lambda: {"sliding_window": None})
     eager: bool = False
     model_class: str | None = None
     common: bool = True
@@ -80,6 +82,19 @@ ARCHITECTURES = [
     Architecture("mistral-sliding", "Mistral", {"sliding_window": 24}, own_window=24),
     Architecture("mixtral", "Mixtral", {"num_local_experts": 2, "num_experts_per_tok": 2, "sliding_window": None}),
     Architecture("qwen2", "Qwen2"),
+    Architecture(
+        "qwen2-sliding",
+        "Qwen2",
+        {"use_sliding_window": True, "sliding_window": 24, "max_window_layers": 0},
+        own_window=24,
+        windowless={"use_sliding_window": False},
+    ),
+    Architecture(
+        "qwen2-mixed",
+        "Qwen2",
+        {"num_hidden_layers": 3, "use_sliding_window": True, "sliding_window": 12, "max_window_layers": 2},
+        local_layers=(2,),
+    ),
     Architecture("qwen3", "Qwen3", {"head_dim": 24}),
     Architecture("phi", "Phi", {"num_key_value_heads": None}),
     Architecture("phi-qk-layernorm", "Phi", {"qk_layernorm": True}),
@@ -249,9 +264,11 @@ def initialise(model: PreTrainedModel, seed: int) -> PreTrainedModel:
     return model
 
 
-@lru_cache(maxsize=None)
-def _pristine(architecture_name: str, dtype: torch.dtype, seed: int) -> PreTrainedModel:
+@cache
+def _pristine(architecture_name: str, dtype: torch.dtype, seed: int, windowless: bool) -> PreTrainedModel:
     architecture = _EVERY[architecture_name]
+    if windowless:
+        architecture = replace(architecture, settings=architecture.settings | architecture.windowless)
     class_name = architecture.model_class or f"{architecture.prefix}ForCausalLM"
     config = architecture.config()
     config.dtype = dtype
@@ -261,20 +278,16 @@ def _pristine(architecture_name: str, dtype: torch.dtype, seed: int) -> PreTrain
     return initialise(model, seed).eval()
 
 
-def build(architecture: Architecture | str, dtype: torch.dtype = torch.float32, seed: int = 0) -> PreTrainedModel:
-    """A model of one's own to do anything with, with the same weights every time."""
-    name = architecture if isinstance(architecture, str) else architecture.name
-    return copy.deepcopy(_pristine(name, dtype, seed))
+def build(
+    architecture: Architecture | str, dtype: torch.dtype = torch.float32, seed: int = 0, *, windowless: bool = False
+) -> PreTrainedModel:
+    """A model of one's own to do anything with, with the same weights every time.
 
-
-def without_own_window(model: PreTrainedModel) -> PreTrainedModel:
-    """The same model with its sliding window taken out of the config and the layers: what vanilla means for it here."""
-    model = copy.deepcopy(model)
-    model.config.sliding_window = None
-    for module in model.modules():
-        if getattr(module, "sliding_window", None) is not None:
-            module.sliding_window = None
-    return model
+    Args:
+        windowless: without the sliding window that holds for every layer: what vanilla means for SelfExtend.
+    """
+    architecture = _EVERY[architecture] if isinstance(architecture, str) else architecture
+    return copy.deepcopy(_pristine(architecture.name, dtype, seed, windowless and architecture.own_window is not None))
 
 
 def token_ids(length: int, batch: int = 1, seed: int = 1) -> torch.Tensor:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 import torch
-from architectures import BY_NAME, TRAINED_WINDOW, Architecture, build, token_ids, without_own_window
+from architectures import BY_NAME, TRAINED_WINDOW, Architecture, build, token_ids
 from reference import NaiveModel
 from transformers import Cache, PreTrainedModel
 
@@ -52,9 +52,7 @@ def in_chunks(
 
 def plain_model(architecture: Architecture | str, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
     """The untouched model that SelfExtend is compared with: without a sliding window that holds for every layer."""
-    architecture = BY_NAME[architecture] if isinstance(architecture, str) else architecture
-    model = build(architecture, dtype)
-    return without_own_window(model) if architecture.own_window else model
+    return build(architecture, dtype, windowless=True)
 
 
 def naive(architecture: Architecture | str, config: SelfExtendConfig, dtype: torch.dtype = torch.float32) -> NaiveModel:
@@ -70,7 +68,7 @@ def naive(architecture: Architecture | str, config: SelfExtendConfig, dtype: tor
     )
 
 
-@lru_cache(maxsize=None)
+@cache
 def oracle_logits(
     name: str, config: SelfExtendConfig, dtype: torch.dtype = torch.float32, length: int = LENGTH, batch: int = 1
 ) -> torch.Tensor:
@@ -78,7 +76,7 @@ def oracle_logits(
     return naive(name, config, dtype).logits(token_ids(length, batch))
 
 
-@lru_cache(maxsize=None)
+@cache
 def plain_logits(name: str, dtype: torch.dtype = torch.float32, length: int = LENGTH, batch: int = 1) -> torch.Tensor:
     return logits(plain_model(name, dtype), token_ids(length, batch))
 

@@ -1,6 +1,6 @@
 """What the authors' own code answered, for the same weights: see golden/README.md."""
 
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ TOLERANCE = 2e-5
 every = pytest.mark.parametrize("name", ["llama", "phi"])
 
 
-@lru_cache(maxsize=None)
+@cache
 def golden(name: str) -> tuple[PreTrainedModel, dict[str, torch.Tensor]]:
     model = AutoModelForCausalLM.from_pretrained(GOLDEN / name, dtype=torch.float32).eval()
     arrays: Any = np.load(GOLDEN / name / "longlm.npz")

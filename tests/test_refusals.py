@@ -108,17 +108,24 @@ OTHERS: dict[str, dict[str, Any]] = {
 }
 
 
-def other_model(prefix: str) -> Any:
+def other_model(prefix: str, mixed: bool) -> Any:
     config_class = getattr(transformers, f"{prefix}Config", None)
     model_class = getattr(transformers, f"{prefix.removesuffix('Text')}ForCausalLM", None)
     if config_class is None or model_class is None:
         pytest.skip(f"this version of transformers has no {prefix}")
-    return initialise(model_class(config_class(**_COMMON | OTHERS[prefix])), seed=0).eval()
+    settings = _COMMON | OTHERS[prefix]
+    if "sliding_window" in settings:
+        kinds = ["full", "sliding", "full"] if mixed else ["sliding"] * 3
+        settings["layer_types"] = [f"{kind}_attention" for kind in kinds]
+    return initialise(model_class(config_class(**settings)), seed=0).eval()
 
 
-@pytest.mark.parametrize("prefix", OTHERS)
+ALL_SLIDING = {f"{prefix} all sliding": prefix for prefix in ("Cohere2", "Exaone4", "Olmo3", "Ministral")}
+
+
+@pytest.mark.parametrize("prefix", [*OTHERS, *ALL_SLIDING])
 def test_other_architectures_are_refused_or_right(prefix: str) -> None:
-    model = other_model(prefix)
+    model = other_model(ALL_SLIDING.get(prefix, prefix), mixed=prefix not in ALL_SLIDING)
     before, ids = full_state(model), token_ids(LENGTH)
     report = support(model)
     if not report.supported:
@@ -131,9 +138,10 @@ def test_other_architectures_are_refused_or_right(prefix: str) -> None:
         "local_layers": tuple(n for n, kind in enumerate(kinds) if kind == "local"),
         "no_rope_layers": tuple(n for n, kind in enumerate(kinds) if kind == "no_rope"),
     }
-    vanilla = logits(model, ids[:, :TRAINED_WINDOW])
-    with self_extend(model, VANILLA, trained_window=TRAINED_WINDOW):
-        assert_same(logits(model, ids[:, :TRAINED_WINDOW]), vanilla)
+    if prefix not in ALL_SLIDING:
+        vanilla = logits(model, ids[:, :TRAINED_WINDOW])
+        with self_extend(model, VANILLA, trained_window=TRAINED_WINDOW):
+            assert_same(logits(model, ids[:, :TRAINED_WINDOW]), vanilla)
     with self_extend(model, CONFIG, trained_window=TRAINED_WINDOW):
         actual = logits(model, ids)
         tokens = model.generate(ids, max_new_tokens=5, do_sample=False)
