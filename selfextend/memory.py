@@ -125,9 +125,9 @@ class MemoryEstimate:
     def describe(self) -> str:
         """One sentence for people."""
         sizes = (
-            f"{_gigabytes(self.weights_bytes)} of weights ({self.dtype}"
+            f"{_readable(self.weights_bytes)} of weights ({self.dtype}"
             + ("" if self.quantization == "none" else f", {self.quantization}")
-            + f") on {self.device}, where {_gigabytes(self.available_bytes)} are free"
+            + f") on {self.device}, where {_readable(self.available_bytes)} are free"
         )
         if not self.fits:
             return sizes + ": too big."
@@ -283,5 +283,5 @@ def _result(steps: Generator[object, None, Path]) -> Path:
             return finished.value
 
 
-def _gigabytes(size: int) -> str:
-    return f"{size / 1e9:.2f} GB" if size >= 1e7 else f"{size / 1e6:.2f} MB"
+def _readable(size: int) -> str:
+    return f"{size / 1e9:.2f} GB" if size >= 1e9 else f"{size / 1e6:.2f} MB"
