@@ -7,7 +7,7 @@ gradio, and nothing about conversations.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -352,7 +352,8 @@ def passage_test_steps(
     trained_window: int,
     prefix: PrefixCache | None = None,
     settings: GenerationSettings | None = None,
-) -> Iterator[Waiting | PrefillProgress | NewToken | PassageTest]:
+    chunk_tokens: int = 512,
+) -> Generator[Waiting | PrefillProgress | NewToken | PassageTest, None, None]:
     """Blank out a passage, read again, and see what that does to the answer. Closing the generator stops it.
 
     Every token of the passage is replaced by one that says nothing, so that all others keep their positions. Then
@@ -365,6 +366,7 @@ def passage_test_steps(
         trained_window: of the model, in tokens.
         prefix: what was read of this prompt. It is read on from the passage, and holds the blanked prompt afterwards.
         settings: of the new answer; greedy and as long as the old one unless given.
+        chunk_tokens: tokens that are read between two looks at whether to go on.
 
     Raises:
         OutOfMemoryError, PastReachError: as `selfextend.generation.answer_steps`.
@@ -380,17 +382,16 @@ def passage_test_steps(
     without = blanked(prompt, citation, neutral)
     prefix = PrefixCache(config=answer.config) if prefix is None else prefix
     after: Floats | None = None
-    for step in log_probability_steps(
-        model, without, answer.token_ids, config=answer.config, prefix=prefix, trained_window=trained_window
-    ):
+    reading: dict[str, Any] = {
+        "config": answer.config, "prefix": prefix, "trained_window": trained_window, "chunk_tokens": chunk_tokens
+    }  # fmt: skip
+    for step in log_probability_steps(model, without, answer.token_ids, **reading):
         if isinstance(step, np.ndarray):
             after = step
         else:
             yield step
     assert after is not None
-    for event in answer_steps(
-        model, tokenizer, without, settings, config=answer.config, prefix=prefix, trained_window=trained_window
-    ):
+    for event in answer_steps(model, tokenizer, without, settings, **reading):
         if isinstance(event, Answer):
             before = np.asarray(answer.log_probabilities)
             yield PassageTest(citation, before, after, event.text, str(tokenizer.decode([neutral])))

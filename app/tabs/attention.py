@@ -1,0 +1,328 @@
+"""The attention tab: answer tokens x document, pooled, for the layers and heads that are chosen.
+
+Shows what was recorded while the answer was made (`Turn.answer.attention`). Computes no attention itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from html import escape
+from typing import Any, NamedTuple
+
+import gradio as gr
+import numpy as np
+import numpy.typing as npt
+
+from app.evidence import answer_rows
+from app.figures import attention_heatmap
+from app.session import Turn
+from app.tabs.plot_pane import PlotPane
+from app.tabs.shared import LIVE, Refresh
+from app.token_index import Passage
+from selfextend.positions import explain
+from selfextend.recording import AttentionRecord
+
+COLUMNS = 480
+"""Most bins in the picture; more are pooled, and zooming in shows them apart."""
+ALL = "all"
+SUM, MAX = "sum", "max"
+SMALLEST_VIEW = 4
+LONG_TEXT = 600
+NOTHING_YET = "<p class='hint'>Ask a question: where each of the answer's tokens looked appears here.</p>"
+NO_RECORD = "<p class='hint'>No attention was recorded for this answer: SelfExtend does not fit this model.</p>"
+
+TokenTexts = Callable[[Turn], Sequence[str]]
+"""The text of each token of a turn's answer."""
+
+
+class AttentionTab(NamedTuple):
+    """Attributes: the picture, what is said about the clicked cell, and the redraw."""
+
+    pane: PlotPane
+    readout: gr.HTML
+    refresh: Refresh
+
+
+class View(NamedTuple):
+    """What of a record is in the picture.
+
+    Attributes:
+        shares: (rows, columns) attention of each answer token on each column.
+        edges: (columns + 1,) token positions; column c covers edges[c] ... edges[c + 1] - 1.
+    """
+
+    shares: npt.NDArray[np.float64]
+    edges: npt.NDArray[np.int64]
+
+
+def build_attention_tab(turn: gr.State, token_texts: TokenTexts) -> AttentionTab:
+    """The tab's components and handlers, inside the open gr.Blocks or gr.Tab. Redraws when the turn changes.
+
+    Args:
+        turn: holds the `app.session.Turn` to look into, or None.
+        token_texts: of its answer; the page has the tokenizer.
+    """
+    span = gr.State(None)
+    with gr.Row():
+        layer = gr.Dropdown([ALL], value=ALL, label="Layer", elem_id="attention-layer", min_width=90)
+        head = gr.Dropdown([ALL], value=ALL, label="Head", elem_id="attention-head", min_width=90)
+        pooled = gr.Radio([SUM, MAX], value=MAX, label="Pool each stretch by", elem_id="attention-pool", min_width=150)
+    sink = gr.Checkbox(
+        False,
+        label="Show the attention sink, the question and the answer",
+        info="What stands before the first document takes most of the attention and means little.",
+        elem_id="attention-sink",
+    )
+    pane = PlotPane(label="Answer tokens by document", height=460, elem_id="attention-map")
+    readout = gr.HTML(NOTHING_YET, elem_id="attention-readout", elem_classes=["readout"])
+    with gr.Accordion("Cell and view, as numbers", open=False), gr.Row():
+        token = gr.Number(0, label="Answer token", precision=0, minimum=0, elem_id="attention-token", min_width=90)
+        position = gr.Number(
+            0, label="Prompt token", precision=0, minimum=0, elem_id="attention-position", min_width=90
+        )
+        whole = gr.Button("Show all", elem_id="attention-whole", min_width=90)
+
+    chosen = [layer, head, pooled, sink]
+    looked_at = [turn, *chosen, span]
+    cell = [token, position]
+
+    def draw(*everything: Any) -> Any:
+        return _draw(token_texts, *everything)
+
+    def describe(*everything: Any) -> str:
+        return _describe(token_texts, *everything)
+
+    def open_turn(turn: Turn | None) -> tuple[Any, ...]:
+        return _open(token_texts, turn)
+
+    def zoom(event: gr.EventData, *everything: Any) -> tuple[Any, Any]:
+        *rest, _ = everything
+        tokens = _tokens_in(event._data, rest[0])
+        return tokens, draw(*rest, tokens)
+
+    def pick(event: gr.EventData, *everything: Any) -> tuple[Any, Any, Any]:
+        try:
+            row, column = _cell_of(event._data)
+        except ValueError:
+            return gr.skip(), gr.skip(), gr.skip()
+        return row, column, describe(*everything, row, column)
+
+    refresh = Refresh(open_turn, [turn], [layer, head, pooled, sink, span, pane, readout, *cell])
+    turn.change(*refresh, **LIVE)
+    gr.on([layer.input, head.input, pooled.input, sink.input], draw, looked_at, [pane], **LIVE).then(
+        describe, [*looked_at, *cell], [readout], **LIVE
+    )
+    whole.click(lambda *given: (None, draw(*given[:-1], None)), looked_at, [span, pane], **LIVE)
+    pane.zoom(zoom, looked_at, [span, pane], **LIVE)
+    pane.pick(pick, looked_at, [*cell, readout], **LIVE)
+    gr.on([event for box in cell for event in (box.submit, box.blur)], describe, [*looked_at, *cell], [readout], **LIVE)
+    return AttentionTab(pane, readout, refresh)
+
+
+def _open(token_texts: TokenTexts, turn: Turn | None) -> tuple[Any, ...]:
+    """A new answer: all of it, every layer and head, and what its strongest cell is."""
+    record = None if turn is None else turn.answer.attention
+    if turn is None or record is None:
+        words = NOTHING_YET if turn is None else NO_RECORD
+        return *(gr.skip() for _ in range(4)), None, None, words, 0, 0
+    layers = gr.update(choices=[ALL, *map(str, record.layers)], value=ALL)
+    heads = gr.update(choices=[ALL, *map(str, record.heads)], value=ALL)
+    chosen = (ALL, ALL, MAX, False)
+    shown = view_of(turn, *chosen)
+    row, column = np.unravel_index(int(shown.shares.argmax()), shown.shares.shape)
+    position = int(shown.edges[column])
+    words = _describe(token_texts, turn, *chosen, None, int(row), position)
+    figure = _draw(token_texts, turn, *chosen, None)
+    return layers, heads, MAX, False, None, figure, words, int(row), position
+
+
+def view_of(turn: Turn, layer: str, head: str, pooled: str, sink: bool, span: tuple[int, int] | None = None) -> View:
+    """What was recorded, pooled for the picture.
+
+    "sum" adds up a stretch's weights and takes the mean over the chosen layers and heads, so that a row adds up to
+    1 over the whole prompt. "max" takes the largest single weight in the stretch under any chosen layer and head:
+    a mean over many heads hides the one that found the needle.
+
+    Args:
+        layer, head: an index that was recorded, as text, or "all".
+        sink: also what belongs to no document. Without it a row shows the documents' columns only.
+        span: prompt tokens [from, to) to show; all where None.
+
+    Raises:
+        ValueError: a layer or head that was not recorded.
+    """
+    record = turn.answer.attention
+    assert record is not None
+    rows = answer_rows(record, len(turn.answer.token_ids))
+    layers, heads = _chosen(layer, record.layers, "layer"), _chosen(head, record.heads, "head")
+    kept = record.maxima if pooled == MAX else record.sums
+    views = kept[np.ix_(layers, heads, range(rows), range(kept.shape[-1]))].astype(np.float64)
+    cells = views.max(axis=(0, 1)) if pooled == MAX else views.mean(axis=(0, 1))
+    edges = np.append(record.bin_starts, len(turn.prompt.index) + rows).astype(np.int64)
+    if not sink:
+        cells[:, ~_in_documents(record, turn)] = 0.0
+    first, stop = _bins_in(edges, span if span is not None else _default_span(turn, sink))
+    return _pooled(cells[:, first:stop], edges[first : stop + 1], pooled)
+
+
+def _chosen(choice: str, recorded: tuple[int, ...], what: str) -> list[int]:
+    if choice == ALL:
+        return list(range(len(recorded)))
+    if choice not in map(str, recorded):
+        raise ValueError(f"There is no recorded {what} {choice}. Recorded: {', '.join(map(str, recorded))}.")
+    return [recorded.index(int(choice))]
+
+
+def _in_documents(record: AttentionRecord, turn: Turn) -> npt.NDArray[np.bool_]:
+    """(bins,): whether a bin begins with a token of a passage."""
+    passage = np.append(turn.prompt.index.passage, -1)
+    return np.asarray(passage[np.minimum(record.bin_starts, len(passage) - 1)] >= 0)
+
+
+def _default_span(turn: Turn, sink: bool) -> tuple[int, int]:
+    """The documents, or with the sink everything."""
+    inside = np.flatnonzero(turn.prompt.index.passage >= 0)
+    if sink or not len(inside):
+        return 0, len(turn.prompt.index) + len(turn.answer.token_ids)
+    return int(inside[0]), int(inside[-1]) + 1
+
+
+def _bins_in(edges: npt.NDArray[np.int64], span: tuple[int, int]) -> tuple[int, int]:
+    """The bins that hold any of the span's tokens: first, and after the last."""
+    first = int(np.searchsorted(edges, span[0], side="right")) - 1
+    stop = int(np.searchsorted(edges, span[1], side="left"))
+    first = min(max(0, first), len(edges) - 2)
+    return first, min(max(first + 1, stop), len(edges) - 1)
+
+
+def _pooled(cells: npt.NDArray[np.float64], edges: npt.NDArray[np.int64], pooled: str) -> View:
+    """As it is, or with neighboring bins put together so that COLUMNS are enough."""
+    count = cells.shape[1]
+    if count <= COLUMNS:
+        return View(cells, edges)
+    starts = np.unique(np.arange(COLUMNS) * count // COLUMNS)
+    put_together = np.maximum if pooled == MAX else np.add
+    return View(put_together.reduceat(cells, starts, axis=1), np.append(edges[starts], edges[-1]))
+
+
+def _draw(token_texts: TokenTexts, turn: Turn | None, *chosen: Any) -> Any:
+    if turn is None or turn.answer.attention is None:
+        return None
+    layer, head, pooled, _, _ = chosen
+    try:
+        shown = view_of(turn, *chosen)
+    except ValueError:  # a choice of the answer before this one
+        return gr.skip()
+    how = "the largest over" if pooled == MAX else "mean of"
+    layers = "all layers" if layer == ALL else f"layer {layer}"
+    heads = "all heads" if head == ALL else f"head {head}"
+    return attention_heatmap(
+        shown.shares,
+        _labels(token_texts, turn, len(shown.shares)),
+        shown.edges,
+        page_borders=_page_borders(turn),
+        pooled=pooled,
+        what=f"{how} {layers}, {heads}",
+    )
+
+
+def _labels(token_texts: TokenTexts, turn: Turn, rows: int) -> list[str]:
+    return [text.strip() or "␣" for text in token_texts(turn)[:rows]]
+
+
+def _page_borders(turn: Turn) -> dict[str, int]:
+    """First token of each page, where they are few enough to be told apart."""
+    index = turn.prompt.index
+    pages = [(place, page.number) for place, document in enumerate(index.documents) for page in document.pages]
+    if len(pages) > 60:
+        return {}
+    return {f"{place + 1}: {number}": index.page_tokens(place, number)[0] for place, number in pages}
+
+
+def _describe(token_texts: TokenTexts, turn: Turn | None, *given: Any) -> str:
+    """A cell in words: the answer token, the text it looked at, how much, and at which relative position."""
+    if turn is None or turn.answer.attention is None:
+        return NOTHING_YET if turn is None else NO_RECORD
+    *chosen, row, position = given
+    try:
+        layer, head, pooled, sink, span = chosen
+        # The same stretches as in the picture, with what it may leave out.
+        shown = view_of(turn, layer, head, pooled, True, span or _default_span(turn, sink))
+        row, position = int(row), int(position)
+        if not (0 <= row < len(shown.shares) and shown.edges[0] <= position < shown.edges[-1]):
+            raise ValueError(
+                f"The answer has tokens 0 … {len(shown.shares) - 1}, and the view prompt tokens {shown.edges[0]:,} … "
+                f"{shown.edges[-1] - 1:,}."
+            )
+    except (ValueError, TypeError) as error:
+        return f"<p role='alert' class='complaint'>{escape(str(error))}</p>"
+    record = turn.answer.attention
+    column = int(np.searchsorted(shown.edges, position, side="right")) - 1
+    start, stop = int(shown.edges[column]), int(shown.edges[column + 1])
+    query, middle = record.query_rows[row], (start + stop - 1) // 2
+    word = "largest weight" if pooled == MAX else "attention"
+    seen = ""
+    if turn.answer.config is not None:
+        seen = f"<dt>Relative position</dt><dd><code>{escape(explain(query, middle, turn.answer.config))}</code></dd>"
+    return (
+        f"<p><b>Answer token {row}</b> “{escape(_labels(token_texts, turn, row + 1)[row])}” looked at "
+        f"{escape(_whereabouts(turn, start, stop))} (tokens {start:,} … {stop - 1:,})</p><dl>"
+        f"<dt>{word.capitalize()}</dt><dd>{shown.shares[row, column]:.3%}</dd>{seen}"
+        f"<dt>Text</dt><dd>{escape(_text(turn, start, stop))}</dd></dl>"
+    )
+
+
+def _whereabouts(turn: Turn, start: int, stop: int) -> str:
+    index = turn.prompt.index
+    places = sorted({(p.document, p.page) for p in _passages_in(turn, start, stop)})
+    if not places:
+        if start >= len(index):
+            return "the answer itself"
+        inside = np.flatnonzero(index.document >= 0)
+        before = not len(inside) or start < inside[0]
+        return (
+            "what stands before the documents" if before else "no document: the question, a file name or a page break"
+        )
+    document, page = places[0]
+    last = f" to {places[-1][1]}" if len(places) > 1 and places[-1][0] == document else ""
+    return f"{index.documents[document].name}, {index.documents[document].page_word} {page}{last}"
+
+
+def _passages_in(turn: Turn, start: int, stop: int) -> list[Passage]:
+    index = turn.prompt.index
+    numbers = np.unique(index.passage[start:stop])
+    return [index.passages[number] for number in numbers[numbers >= 0]]
+
+
+def _text(turn: Turn, start: int, stop: int) -> str:
+    index = turn.prompt.index
+    if start >= len(index):
+        return turn.answer.text.strip()
+    text = index.prompt[index.chars[start, 0] : index.chars[min(stop, len(index)) - 1, 1]].strip()
+    return text if len(text) <= LONG_TEXT else f"{text[: LONG_TEXT - 1]}…"
+
+
+def _tokens_in(data: Any, turn: Turn | None) -> tuple[int, int] | None:
+    """The prompt tokens that a zoom names, or None for all."""
+    edges = data.get("x") if isinstance(data, dict) else None
+    if turn is None or not isinstance(edges, list) or len(edges) != 2 or not all(map(_is_finite, edges)):
+        return None
+    start, stop = sorted(round(edge) for edge in edges)
+    whole = len(turn.prompt.index) + len(turn.answer.token_ids)
+    start = min(max(0, start), whole - SMALLEST_VIEW)
+    return start, min(max(start + SMALLEST_VIEW, stop), whole)
+
+
+def _cell_of(data: Any) -> tuple[int, int]:
+    """(answer token, prompt token) of a click.
+
+    Raises:
+        ValueError: it names none.
+    """
+    if not isinstance(data, dict) or not all(_is_finite(data.get(axis)) for axis in "xy"):
+        raise ValueError("A cell is named by two numbers, x (prompt token) and y (answer token).")
+    return round(data["y"]), round(data["x"])
+
+
+def _is_finite(number: Any) -> bool:
+    return isinstance(number, int | float) and not isinstance(number, bool) and abs(number) < 2**31
