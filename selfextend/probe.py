@@ -36,7 +36,7 @@ LayerKind = Literal["extended", "local", "no_rope"]
 _PROBE = "selfextend_probe"
 _PROBE_POSITIONS = (0, 3, 7)
 _listening: ContextVar[Callable[..., Any]] = ContextVar("_listening")
-_HARMLESS_TENSORS = {"position_ids", "cache_position", "attention_mask"}
+_HARMLESS_TENSORS = {"position_ids", "cache_position"}
 
 
 def _probe_attention(*args: Any, **kwargs: Any) -> Any:
@@ -125,13 +125,14 @@ def examine(model: PreTrainedModel) -> Anatomy:
     for name, module in modules.items():
         layer = _classify(name, module, rotated[name], bare[name], decoder)
         layers.append(layer)
-        if layer.kind != "no_rope":
-            windows.append((rotated[name].arguments or {}).get("sliding_window") is not None)
-    if not windows:
+        windows.append((rotated[name].arguments or {}).get("sliding_window") is not None)
+    if all(layer.kind == "no_rope" for layer in layers):
         raise _refusal("none of its attention layers applies rotary position embeddings")
     own_window = all(windows)
     if not own_window:
         layers = [_as_local(layer, rotated[layer.name]) for layer in layers]
+    if all(layer.kind != "extended" for layer in layers):
+        raise _refusal("its layers with rotary position embeddings are local by design, so there is nothing to extend")
     return Anatomy(decoder, tuple(layers), uses_interface, own_window)
 
 
@@ -228,8 +229,10 @@ def _pass(
         # Depends on the values alone, so that both passes give the next layer the same input.
         return value.repeat_interleave(query.shape[1] // value.shape[1], dim=1)
 
-    def interface(module: nn.Module, query: Any, key: Any, value: Any, mask: Any = None, **arguments: Any) -> Any:
-        seen[names[module]].masked = mask is not None
+    def interface(
+        module: nn.Module, query: Any, key: Any, value: Any, attention_mask: Any = None, **arguments: Any
+    ) -> Any:
+        seen[names[module]].masked = attention_mask is not None
         return keep(names[module], query, key, value, **arguments).transpose(1, 2).contiguous(), None
 
     class Direct(TorchFunctionMode):

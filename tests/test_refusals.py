@@ -120,7 +120,7 @@ def other_model(prefix: str, mixed: bool) -> Any:
     return initialise(model_class(config_class(**settings)), seed=0).eval()
 
 
-ALL_SLIDING = {f"{prefix} all sliding": prefix for prefix in ("Cohere2", "Exaone4", "Olmo3", "Ministral")}
+ALL_SLIDING = {f"{prefix} all sliding": prefix for prefix in ("Cohere2", "Exaone4", "Ministral")}
 
 
 @pytest.mark.parametrize("prefix", [*OTHERS, *ALL_SLIDING])
