@@ -6,17 +6,18 @@ Knows nothing about gradio.
 from __future__ import annotations
 
 from collections.abc import Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from app.evidence import recording_request
+from app.evidence import passages_behind, recording_request, trimmed
 from app.model_shelf import LoadedModel
 from app.prompting import Exchange, Prompt, build_prompt
 from app.session import CacheStore, Method, Session, StoredDocument, Turn
 from selfextend.config import SelfExtendConfig
 
 if TYPE_CHECKING:
-    from selfextend.generation import Event, ExtendWhen, GenerationSettings, PrefixCache
+    from app.evidence import Citation
+    from selfextend.generation import Answer, Event, ExtendWhen, GenerationSettings, PrefixCache
 
 # The step at which Stop is looked at: on a processor a long chunk would make it seem dead.
 CHUNK_TOKENS = {"cuda": 2048}
@@ -69,8 +70,6 @@ def answer_turn(
         OutOfMemoryError: memory ran out; the cache was let go.
         ValueError: the question is empty.
     """
-    from dataclasses import replace
-
     from selfextend.generation import Answer, answer_steps
 
     if not question.text.strip():
@@ -101,6 +100,7 @@ def answer_turn(
         for event in steps:
             yield event
             if isinstance(event, Answer):
+                event, citations = _with_citations(event, prompt)
                 turn = Turn(
                     id=session.new_id(),
                     prompt=prompt,
@@ -111,6 +111,7 @@ def answer_turn(
                     model_name=loaded.label,
                     documents=question.documents,
                     prefix=prefix,
+                    citations=citations,
                 )
                 session.keep(turn)
                 return turn
@@ -118,6 +119,17 @@ def answer_turn(
         steps.close()
         caches.make_room(0)
     raise AssertionError("the steps end with the answer")
+
+
+def _with_citations(answer: Answer, prompt: Prompt) -> tuple[Answer, tuple[Citation, ...]]:
+    """The answer with its record cut to what was said, and the passages behind it."""
+    if answer.attention is None or not prompt.index.passages:
+        return answer, ()
+    tokens = len(answer.token_ids)
+    answer = replace(answer, attention=trimmed(answer.attention, tokens))
+    assert answer.attention is not None
+    settings = answer.config or SelfExtendConfig(1, 1)
+    return answer, tuple(passages_behind(answer.attention, prompt.index, tokens, settings))
 
 
 def reading_place(

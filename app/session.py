@@ -17,6 +17,7 @@ from app.documents import Document
 from app.prompting import Prompt
 
 if TYPE_CHECKING:
+    from app.evidence import Citation
     from selfextend.config import SelfExtendConfig
     from selfextend.generation import Answer, PrefixCache
 
@@ -47,6 +48,7 @@ class Turn:
         model_name: of that model.
         documents: the documents in the prompt, with their files, in the prompt's order.
         prefix: what was read, to be read on from (by a test of a passage, say).
+        citations: the passages that the answer's tokens looked at most, the first first.
     """
 
     id: int
@@ -58,6 +60,7 @@ class Turn:
     model_name: str
     documents: tuple[StoredDocument, ...]
     prefix: PrefixCache
+    citations: tuple[Citation, ...]
 
     @property
     def question(self) -> str:
@@ -67,12 +70,14 @@ class Turn:
 
 @dataclass
 class Session:
-    """One visitor's documents and answers."""
+    """One visitor's documents and answers. `stop` and `stop_reading` are set to end what is running."""
 
     visitor: str
     documents: list[StoredDocument] = field(default_factory=list)
     turns: OrderedDict[int, Turn] = field(default_factory=OrderedDict)
     last_id: int = 0
+    stop: threading.Event = field(default_factory=threading.Event)
+    stop_reading: threading.Event = field(default_factory=threading.Event)
 
     def new_id(self) -> int:
         """A number that no turn of this visitor has had."""

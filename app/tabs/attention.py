@@ -16,7 +16,7 @@ import numpy.typing as npt
 from app.evidence import answer_rows
 from app.figures import attention_heatmap
 from app.session import Turn
-from app.tabs.plot_pane import PlotPane
+from app.tabs.plot_pane import packed, plot_pane
 from app.tabs.shared import LIVE, Refresh
 from app.token_index import Passage
 from selfextend.positions import explain
@@ -38,7 +38,7 @@ TokenTexts = Callable[[Turn], Sequence[str]]
 class AttentionTab(NamedTuple):
     """Attributes: the picture, what is said about the clicked cell, and the redraw."""
 
-    pane: PlotPane
+    pane: gr.HTML
     readout: gr.HTML
     refresh: Refresh
 
@@ -73,7 +73,7 @@ def build_attention_tab(turn: gr.State, token_texts: TokenTexts) -> AttentionTab
         info="What stands before the first document takes most of the attention and means little.",
         elem_id="attention-sink",
     )
-    pane = PlotPane(label="Answer tokens by document", height=460, elem_id="attention-map")
+    pane = plot_pane(label="Answer tokens by document", height=460, elem_id="attention-map")
     readout = gr.HTML(NOTHING_YET, elem_id="attention-readout", elem_classes=["readout"])
     with gr.Accordion("Cell and view, as numbers", open=False), gr.Row():
         token = gr.Number(0, label="Answer token", precision=0, minimum=0, elem_id="attention-token", min_width=90)
@@ -216,7 +216,7 @@ def _draw(token_texts: TokenTexts, turn: Turn | None, *chosen: Any) -> Any:
     how = "the largest over" if pooled == MAX else "mean of"
     layers = "all layers" if layer == ALL else f"layer {layer}"
     heads = "all heads" if head == ALL else f"head {head}"
-    return attention_heatmap(
+    figure = attention_heatmap(
         shown.shares,
         _labels(token_texts, turn, len(shown.shares)),
         shown.edges,
@@ -224,6 +224,7 @@ def _draw(token_texts: TokenTexts, turn: Turn | None, *chosen: Any) -> Any:
         pooled=pooled,
         what=f"{how} {layers}, {heads}",
     )
+    return packed(figure)
 
 
 def _labels(token_texts: TokenTexts, turn: Turn, rows: int) -> list[str]:

@@ -8,17 +8,17 @@ from __future__ import annotations
 import base64
 import contextlib
 import math
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from html import escape
 from typing import Any, NamedTuple
 
 import gradio as gr
 
 from app.documents import DocumentError, page_image, passage_boxes
-from app.evidence import Citation, PageShare, PassageTest, page_shares, passages_behind
+from app.evidence import Citation, PageShare, PassageTest, page_shares
 from app.figures import page_bars
 from app.session import Turn
-from app.tabs.plot_pane import PlotPane
+from app.tabs.plot_pane import packed, plot_pane
 from app.tabs.shared import LIVE, Refresh
 
 MOST_PAGES = 12
@@ -66,7 +66,7 @@ def build_evidence_tab(turn: gr.State, test: PassageTester, *, concurrency_id: s
     """
     wanted = gr.State(1)
     summary = gr.HTML(NOTHING_YET, elem_id="evidence-summary", elem_classes=["status-line"])
-    bars = PlotPane(label="Pages by the answer's attention", height=280, elem_id="evidence-pages", visible=False)
+    bars = plot_pane(label="Pages by the answer's attention", height=280, elem_id="evidence-pages", visible=False)
     passage = gr.Radio([], label="Passages behind the answer", elem_id="evidence-passages", visible=False)
     with gr.Row(visible=False, elem_id="evidence-test") as testing:
         gr.HTML(NOT_PROOF)
@@ -92,14 +92,6 @@ def build_evidence_tab(turn: gr.State, test: PassageTester, *, concurrency_id: s
     return EvidenceTab(wanted, passage, refresh, running)
 
 
-def citations_of(turn: Turn) -> list[Citation]:
-    """The passages behind a turn's answer; none where no attention was recorded."""
-    answer = turn.answer
-    if answer.attention is None or answer.config is None:
-        return []
-    return passages_behind(answer.attention, turn.prompt.index, len(answer.token_ids), answer.config)
-
-
 def _pages_of(turn: Turn) -> list[PageShare]:
     assert turn.answer.attention is not None
     return page_shares(turn.answer.attention, turn.prompt.index, len(turn.answer.token_ids))
@@ -108,7 +100,7 @@ def _pages_of(turn: Turn) -> list[PageShare]:
 def _draw(turn: Turn | None, wanted: int) -> Generator[tuple[Any, ...], None, None]:
     """Everything but the page's picture first, since that takes a moment."""
     hidden = gr.update(visible=False)
-    cited = citations_of(turn) if turn is not None else []
+    cited = turn.citations if turn is not None else ()
     if turn is None or not cited:
         words = NOTHING_YET if turn is None else NO_RECORD if turn.answer.attention is None else _nothing_found()
         yield words, hidden, hidden, hidden, hidden, ""
@@ -117,7 +109,7 @@ def _draw(turn: Turn | None, wanted: int) -> Generator[tuple[Any, ...], None, No
     choices = [(_choice(citation, turn), citation.rank) for citation in cited]
     first = (
         _summary(turn),
-        gr.update(value=_bars(turn, cited), visible=True),
+        gr.update(value=packed(_bars(turn, cited)), visible=True),
         gr.update(choices=choices, value=rank, visible=True),
         gr.update(visible=True),
         hidden,
@@ -159,7 +151,7 @@ def _bar_label(page: PageShare, turn: Turn) -> str:
     return short if len(turn.documents) == 1 else f"{page.document + 1}: {page.name[:10]} {short}"
 
 
-def _bars(turn: Turn, cited: list[Citation]) -> Any:
+def _bars(turn: Turn, cited: Sequence[Citation]) -> Any:
     pages = [page for page in _pages_of(turn)[:MOST_PAGES] if page.share > 0]
     places = {(citation.document, citation.page) for citation in cited}
     return page_bars(
@@ -171,7 +163,7 @@ def _bars(turn: Turn, cited: list[Citation]) -> Any:
 
 
 def _show_passage(turn: Turn | None, rank: int | None) -> tuple[Any, str]:
-    cited = citations_of(turn) if turn is not None else []
+    cited = turn.citations if turn is not None else ()
     if turn is None or rank not in {citation.rank for citation in cited}:
         return gr.update(visible=False), ""
     return gr.update(visible=False), page_html(turn, cited[rank - 1])
@@ -181,7 +173,7 @@ def _show_page(event: gr.EventData, turn: Turn | None) -> tuple[Any, Any, Any]:
     """A bar was clicked: its most-looked-at passage, or the page without a box where none is among the first."""
     if turn is None or not isinstance(event._data, dict):
         return gr.skip(), gr.skip(), gr.skip()
-    cited = citations_of(turn)
+    cited = turn.citations
     for page in _pages_of(turn)[:MOST_PAGES] if cited else []:
         if _bar_label(page, turn) == str(event._data.get("x")):
             here = [one for one in cited if (one.document, one.page) == (page.document, page.page)]
@@ -221,7 +213,7 @@ def page_html(turn: Turn, where: Citation | PageShare) -> str:
 def _test(test: PassageTester, turn: Turn | None, rank: int | None) -> Generator[tuple[Any, Any, Any], None, None]:
     idle = (gr.update(interactive=True), gr.update(interactive=False))
     busy = (gr.update(interactive=False), gr.update(interactive=True))
-    cited = citations_of(turn) if turn is not None else []
+    cited = turn.citations if turn is not None else ()
     chosen = next((citation for citation in cited if citation.rank == rank), None)
     if turn is None or chosen is None:
         yield _result("<p>Choose a passage first.</p>"), *idle

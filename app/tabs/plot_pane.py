@@ -37,6 +37,7 @@ def plot_pane(
     height: int = 440,
     hover: bool = False,
     elem_id: str | None = None,
+    visible: bool = True,
 ) -> gr.HTML:
     """A place for a figure in the page. Handlers that draw into it return `packed(figure)`.
 
@@ -65,6 +66,7 @@ def plot_pane(
         js_on_load=(ASSETS / "plot_pane.js").read_text(encoding="utf-8"),
         apply_default_css=False,
         elem_id=elem_id,
+        visible=visible,
         elem_classes=["plot-pane-block"],
         pane_label=label,
         pane_height=height,

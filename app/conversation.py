@@ -1,0 +1,171 @@
+"""A conversation as plain data, which a browser can keep, and how it reads in the chat.
+
+Knows nothing about gradio, models or tensors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, fields
+from html import escape
+from typing import Any
+
+MAX_KEPT = 30
+"""Entries that are kept in the browser; the oldest go first."""
+
+METHOD_WORDS = {"vanilla": "Vanilla", "selfextend": "SelfExtend"}
+
+
+@dataclass(frozen=True)
+class Source:
+    """A cited passage: see `app.evidence.Citation`, of which this is what the chat and the capsule keep."""
+
+    rank: int
+    document: str
+    page: int
+    page_word: str
+    text: str
+    share: float
+    level: str
+    relative_position: int
+    plus_minus: int
+
+
+@dataclass(frozen=True)
+class Reply:
+    """One method's answer to a question.
+
+    Attributes:
+        turn: the id of the `app.session.Turn` behind it, or 0 where it was stopped.
+        method: "vanilla" or "selfextend".
+        text: the answer.
+        sources: cited passages, the one looked at most first.
+        stopped: what to say where it was stopped before its end, else "".
+        config: group_size, neighbor_window, query_scaling; empty for the vanilla model.
+        prompt_tokens, reused_tokens, new_tokens: of prompt and answer.
+        first_token_seconds, seconds, tokens_per_second: until the answer began, in all, and while answering.
+        cache_bytes: of keys and values.
+    """
+
+    turn: int
+    method: str
+    text: str
+    sources: tuple[Source, ...] = ()
+    stopped: str = ""
+    config: dict[str, Any] = field(default_factory=dict)
+    prompt_tokens: int = 0
+    reused_tokens: int = 0
+    new_tokens: int = 0
+    first_token_seconds: float = 0.0
+    seconds: float = 0.0
+    tokens_per_second: float = 0.0
+    cache_bytes: int = 0
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A question with its replies: one, or two where methods were compared."""
+
+    question: str
+    replies: tuple[Reply, ...] = ()
+    model: str = ""
+
+
+def as_json(entries: Sequence[Entry]) -> list[dict[str, Any]]:
+    """The last `MAX_KEPT` entries as JSON holds them."""
+    return [asdict(entry) for entry in entries[-MAX_KEPT:]]
+
+
+def from_json(kept: Any) -> list[Entry]:
+    """What `as_json` made, read back. Entries that do not look like it are left out: a browser's store can be edited."""
+    entries = []
+    for record in kept if isinstance(kept, list) else []:
+        try:
+            replies = tuple(_reply(reply) for reply in record["replies"])
+            entries.append(Entry(str(record["question"]), replies, str(record["model"])))
+        except (TypeError, KeyError, ValueError, AttributeError):
+            continue
+    return entries
+
+
+def _reply(record: dict[str, Any]) -> Reply:
+    sources = tuple(_typed(Source, source) for source in record["sources"])
+    return _typed(Reply, record | {"sources": sources})
+
+
+def _typed(kind: Any, record: dict[str, Any]) -> Any:
+    """A dataclass from a dictionary whose values are of the fields' plain types.
+
+    Raises:
+        TypeError: a field is missing, unknown or of another type.
+    """
+    plain = {"int": int, "str": str, "float": (int, float), "dict[str, Any]": dict}
+    for one in fields(kind):
+        expected = plain.get(str(one.type))
+        if expected is not None and one.name in record and not isinstance(record[one.name], expected):
+            raise TypeError(f"{one.name} is no {one.type}")
+    return kind(**record)
+
+
+def messages(entries: Sequence[Entry]) -> list[dict[str, Any]]:
+    """The conversation for gr.Chatbot: for each entry a question and, where there is any, an answer."""
+    shown = []
+    for entry in entries:
+        shown.append({"role": "user", "content": entry.question})
+        if entry.replies:
+            shown.append({"role": "assistant", "content": reply_text(entry.replies)})
+    return shown
+
+
+def reply_text(replies: Sequence[Reply]) -> str:
+    """What the chat shows of an entry's replies: one below the other's heading in two columns, or just the one."""
+    if len(replies) == 1:
+        return _markdown(replies[0])
+    columns = (f"<div>\n\n**{METHOD_WORDS[reply.method]}**\n\n{_markdown(reply)}\n\n</div>" for reply in replies)
+    return f'<div class="columns">\n{"".join(columns)}\n</div>'
+
+
+def _markdown(reply: Reply) -> str:
+    parts = [reply.text or "…"]
+    if reply.sources:
+        parts.append(" ".join(page_link(reply.turn, source) for source in reply.sources))
+    if reply.stopped:
+        parts.append(f'<span class="stopped">{escape(reply.stopped)}</span>')
+    elif reply.seconds:
+        parts.append(f'<span class="measures">{escape(measures(reply))}</span>')
+    return "\n\n".join(parts)
+
+
+def page_link(turn: int, source: Source) -> str:
+    """A link that opens the passage in the Evidence tab. The page's script follows it; see assets/app.js."""
+    word = "p." if source.page_word == "page" else "part"
+    title = escape(f"{source.document}: {source.share:.0%} of the attention on the documents", quote=True)
+    return f'<a class="page-link" href="#passage-{turn}-{source.rank}" title="{title}">{word} {source.page}</a>'
+
+
+def measures(reply: Reply) -> str:
+    """What the answer took, in a line."""
+    reused = f", {reply.reused_tokens:,} of them read before" if reply.reused_tokens else ""
+    return (
+        f"{reply.seconds:.1f} s, first token after {reply.first_token_seconds:.1f} s · "
+        f"{reply.prompt_tokens:,} tokens read{reused} · {reply.tokens_per_second:.0f} tokens/s · "
+        f"keys and values {reply.cache_bytes / 1e6:,.0f} MB"
+    )
+
+
+def as_text(entries: Sequence[Entry], documents: Sequence[str]) -> str:
+    """The conversation as Markdown, for a download."""
+    lines = ["# Conversation", ""]
+    if documents:
+        lines += ["Documents: " + ", ".join(documents), ""]
+    for entry in entries:
+        lines += [f"## {entry.question}", ""]
+        for reply in entry.replies:
+            if len(entry.replies) > 1:
+                lines += [f"### {METHOD_WORDS[reply.method]}", ""]
+            lines += [reply.text, ""]
+            for source in reply.sources:
+                passage = " ".join(source.text.split())
+                lines.append(f"- {source.document}, {source.page_word} {source.page} ({source.share:.0%}): {passage}")
+            lines += ["", f"{entry.model}: {reply.stopped or measures(reply)}", ""]
+    return "\n".join(lines)

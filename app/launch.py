@@ -1,0 +1,52 @@
+"""From settings to a running server.
+
+Knows gradio's launch options; what is on the page is in `app.page`.
+"""
+
+from __future__ import annotations
+
+from app.settings import Settings
+
+
+def serve(settings: Settings, *, block: bool = True) -> str:
+    """Start the server and the loading of the model.
+
+    Args:
+        block: wait until the server is stopped.
+
+    Returns:
+        The address to open.
+    """
+    from app.runtime import make_runtime
+
+    runtime = make_runtime(settings)
+    import gradio as gr
+
+    from app.page import build_page
+    from app.tabs.model_panel import load_in_background
+    from app.theme import app_css, gradio_theme
+
+    page = build_page(runtime)
+    load_in_background(runtime)
+    page.queue(default_concurrency_limit=8)
+    _, url, _ = page.launch(
+        server_name=settings.host,
+        server_port=settings.port or None,
+        auth=list(settings.auth) or None,
+        inbrowser=settings.browser,
+        share=False,
+        max_file_size=settings.max_file_bytes,
+        mcp_server=settings.mcp,
+        pwa=True,
+        run_history=None,
+        theme=gradio_theme(),
+        css=app_css(),
+        footer_links=["api", "settings"],
+        prevent_thread_lock=True,
+        quiet=True,
+    )
+    print(f"SelfExtend explorer: {url}", flush=True)
+    if block:
+        page.block_thread()
+    assert gr
+    return str(url)

@@ -1,0 +1,64 @@
+"""What all visitors of one process share: settings, model, documents on disk, sessions, caches.
+
+Knows nothing about gradio.
+"""
+
+from __future__ import annotations
+
+import atexit
+import secrets
+import shutil
+import tempfile
+import threading
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from app.answering import Progress
+from app.documents import Limits
+from app.library import Library, browser_secret
+from app.model_shelf import ModelShelf
+from app.session import CacheStore, SessionStore
+from app.settings import Settings
+from app.theme import ASSETS
+
+SAMPLE = ASSETS / "sample.pdf"
+SAMPLE_QUESTIONS = ASSETS / "sample_questions.json"
+
+
+@dataclass(eq=False)
+class FirstLoad:
+    """How far the model that the app was started with is."""
+
+    progress: Progress = Progress("starting", None)
+    error: str | None = None
+    done: threading.Event = field(default_factory=threading.Event)
+
+
+@dataclass(frozen=True, eq=False)
+class Runtime:
+    """One process's shared parts. `secret` encrypts what browsers keep; `stop_loading` ends a load."""
+
+    settings: Settings
+    library: Library
+    secret: str
+    models: ModelShelf = field(default_factory=ModelShelf)
+    sessions: SessionStore = field(default_factory=lambda: SessionStore(32))
+    caches: CacheStore = field(default_factory=lambda: CacheStore(4_000_000_000))
+    first_load: FirstLoad = field(default_factory=FirstLoad)
+    stop_loading: threading.Event = field(default_factory=threading.Event)
+
+
+def make_runtime(settings: Settings) -> Runtime:
+    """The shared parts for these settings. Without persistence the data folder is a temporary one."""
+    folder = settings.data_folder
+    if not settings.persist:
+        folder = Path(tempfile.mkdtemp(prefix="selfextend-"))
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    limits = Limits(max_bytes=settings.max_file_bytes, max_pages=settings.max_pages, seconds=settings.read_seconds)
+    return Runtime(
+        settings=settings,
+        library=Library(folder, limits),
+        secret=browser_secret(folder) if settings.persist else secrets.token_hex(16),
+        sessions=SessionStore(settings.max_visitors),
+        caches=CacheStore(settings.cache_bytes),
+    )

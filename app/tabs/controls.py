@@ -1,0 +1,163 @@
+"""Method, group size, neighbor window and the generation settings: the controls that say how to read and answer.
+
+Knows no model; `Choices` is what the rest of the app makes of the controls' values.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import gradio as gr
+
+from app.tabs.shared import METHODS, DocumentView
+from selfextend.config import SelfExtendConfig, suggest
+
+ALWAYS, WHEN_NEEDED = "Always", "Only past the trained window"
+LOG_N = "Log-n query scaling"
+
+
+class Controls(NamedTuple):
+    """The components, in the order in which handlers get their values (see `Choices.read`)."""
+
+    method: gr.Radio
+    group_size: gr.Slider
+    neighbor_window: gr.Slider
+    log_n: gr.Checkbox
+    extend: gr.Radio
+    max_new_tokens: gr.Slider
+    temperature: gr.Slider
+    top_p: gr.Slider
+    top_k: gr.Slider
+    repetition_penalty: gr.Slider
+    seed: gr.Number
+    remember: gr.Checkbox
+
+
+@dataclass(frozen=True)
+class Choices:
+    """The controls' values, checked.
+
+    Attributes:
+        method: one of METHODS.
+        config: SelfExtend's settings.
+        when_needed: leave the model as it is inside its trained window.
+        remember: keep earlier questions and answers in the prompt.
+    """
+
+    method: str
+    config: SelfExtendConfig
+    when_needed: bool
+    max_new_tokens: int
+    temperature: float
+    top_p: float
+    top_k: int
+    repetition_penalty: float
+    seed: int
+    remember: bool
+
+    @staticmethod
+    def read(values: tuple[Any, ...] | list[Any]) -> Choices:
+        """From the values of `Controls`, in their order.
+
+        Raises:
+            ValueError: a number is missing or out of range.
+        """
+        method, group, window, log_n, extend, new, temperature, top_p, top_k, penalty, seed, remember = values
+        if method not in METHODS:
+            raise ValueError(f"The method is one of {', '.join(METHODS)}.")
+        if any(number is None for number in (group, window, new, temperature, top_p, top_k, penalty, seed)):
+            raise ValueError("One of the number boxes is empty: fill it in.")
+        return Choices(
+            method=method,
+            config=SelfExtendConfig(int(group), int(window), "logn" if log_n else "none"),
+            when_needed=extend == WHEN_NEEDED,
+            max_new_tokens=int(new),
+            temperature=float(temperature),
+            top_p=float(top_p),
+            top_k=int(top_k),
+            repetition_penalty=float(penalty),
+            seed=int(seed),
+            remember=bool(remember),
+        )
+
+    @property
+    def generation(self) -> Any:
+        """As `selfextend.generation.GenerationSettings`.
+
+        Raises:
+            ValueError: a number is out of range.
+        """
+        from selfextend.generation import GenerationSettings
+
+        return GenerationSettings(
+            max_new_tokens=self.max_new_tokens,
+            temperature=self.temperature,
+            top_p=self.top_p,
+            top_k=self.top_k,
+            repetition_penalty=self.repetition_penalty,
+            seed=self.seed,
+        )
+
+    @property
+    def methods(self) -> tuple[Any, ...]:
+        """The methods to ask with, in the order of the columns."""
+        return {"Vanilla": ("vanilla",), "SelfExtend": ("selfextend",)}.get(self.method, ("vanilla", "selfextend"))
+
+
+def build_controls(view: gr.State, neighbor_window: gr.State) -> Controls:
+    """The controls, inside the open gr.Blocks.
+
+    Args:
+        view: holds the DocumentView that `Suggest` suggests for.
+        neighbor_window: holds the neighbor window that suits the model, or None for a quarter of its window.
+    """
+    method = gr.Radio(list(METHODS), value="SelfExtend", label="Method", elem_id="method")
+    group = gr.Slider(
+        1, 128, value=8, step=1, label="Group size", elem_id="group-size", info="tokens that share a position (G)"
+    )
+    window = gr.Slider(
+        1, 511, value=128, step=1, label="Neighbor window", elem_id="neighbor-window",
+        info="nearest tokens that keep exact positions (w)",
+    )  # fmt: skip
+    suggest_button = gr.Button("Suggest", size="sm", elem_id="suggest")
+    log_n = gr.Checkbox(
+        label=LOG_N,
+        elem_id="log-n",
+        info="a second, separate remedy: sharpens attention over many tokens. Switch it to see what each does alone.",
+    )
+    with gr.Accordion("Answering", open=False, elem_id="answering"):
+        extend = gr.Radio([ALWAYS, WHEN_NEEDED], value=ALWAYS, label="Use SelfExtend", elem_id="extend")
+        new_tokens = gr.Slider(
+            1, 1024, value=64, step=1, label="Longest answer", info="tokens", elem_id="max-new-tokens"
+        )
+        temperature = gr.Slider(0, 2, value=0, step=0.05, label="Temperature", info="0 is greedy")
+        top_p = gr.Slider(0.05, 1, value=1, step=0.05, label="Top p")
+        top_k = gr.Slider(0, 200, value=0, step=1, label="Top k", info="0 is off")
+        penalty = gr.Slider(1, 2, value=1, step=0.05, label="Repetition penalty")
+        seed = gr.Number(0, label="Seed", precision=0)
+        remember = gr.Checkbox(label="Keep earlier questions in the prompt", elem_id="remember")
+    suggest_button.click(
+        _suggest,
+        [view, neighbor_window],
+        [group, window],
+        queue=False,
+        show_progress="hidden",
+        api_visibility="private",
+    )
+    return Controls(
+        method, group, window, log_n, extend, new_tokens, temperature, top_p, top_k, penalty, seed, remember
+    )
+
+
+def _suggest(view: DocumentView, neighbor_window: int | None) -> tuple[Any, Any]:
+    return slider_updates(suggest(view.trained_window, view.length, neighbor_window=neighbor_window), view)
+
+
+def slider_updates(config: SelfExtendConfig, view: DocumentView) -> tuple[Any, Any]:
+    """Both sliders set to these settings, with ranges that fit the model and the document."""
+    widest = max(128, 2 * config.group_size)
+    return (
+        gr.update(value=config.group_size, maximum=widest),
+        gr.update(value=config.neighbor_window, maximum=max(view.trained_window - 1, config.neighbor_window)),
+    )

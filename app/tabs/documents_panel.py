@@ -1,0 +1,172 @@
+"""Adding documents and listing them: pages, tokens, what could not be read, what does not fit.
+
+Knows no model beyond its tokenizer's count.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from html import escape
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import gradio as gr
+
+from app.answering import Progress
+from app.documents import DocumentError
+from app.prompting import build_prompt
+from app.runtime import SAMPLE, Runtime
+from app.session import Session, StoredDocument
+from app.tabs.chat import States, complaint_html, status_html
+from app.tabs.shared import DocumentView
+
+FILE_TYPES = [".pdf", ".txt", ".md", ".markdown", ".docx", ".text"]
+NO_MODEL_WINDOW = 512
+
+_REMOVE = """
+element.addEventListener("click", (event) => {
+  const button = event.target.closest("button[data-sha]");
+  if (button) trigger("remove", { sha256: button.dataset.sha });
+});
+"""
+
+
+class DocumentsPane(NamedTuple):
+    """Attributes: the drop zone, the list, the line about what is going on, and the events that change documents."""
+
+    upload: gr.File
+    listing: gr.HTML
+    status: gr.HTML
+    changed: list[Any]
+
+
+def build_documents_panel(runtime: Runtime, states: States, max_new_tokens: gr.Slider) -> DocumentsPane:
+    """The components and handlers, inside the open gr.Blocks. Sets `states.view` whenever the documents change."""
+    listing = gr.HTML(elem_id="documents", elem_classes=["documents"], js_on_load=_REMOVE, apply_default_css=False)
+    upload = gr.File(
+        label="Add documents: PDF, TXT, MD, DOCX",
+        file_count="multiple",
+        height=96,
+        elem_id="upload",
+        elem_classes=["drop-zone"],
+    )
+    with gr.Row():
+        stop = gr.Button("Stop reading", size="sm", variant="stop", visible=False, elem_id="stop-reading")
+        sample = gr.Button("Use the sample", size="sm", elem_id="use-sample", visible=SAMPLE.is_file())
+    status = gr.HTML(elem_id="documents-status")
+
+    def add(files: list[str] | None, visitor: str, new_tokens: float) -> Iterator[dict[Any, Any]]:
+        session = runtime.sessions.get(visitor)
+        session.stop_reading.clear()
+        complaints: list[str] = []
+        yield {stop: gr.update(visible=True), upload: None}
+        for path in map(Path, files or []):
+            steps = runtime.library.add_steps(path, path.name)
+            try:
+                while True:
+                    progress = next(steps)
+                    share = progress.done / progress.total if progress.total else None
+                    words = f"reading {path.name}: {progress.done:,} of {progress.total or '?'} pages"
+                    yield {status: status_html(Progress(words, share))}
+                    if session.stop_reading.is_set():
+                        steps.close()
+                        raise DocumentError(f"{path.name} was not added: reading it was stopped.")
+            except StopIteration as finished:
+                keep_document(session, finished.value)
+            except DocumentError as error:
+                complaints.append(str(error))
+        yield {
+            stop: gr.update(visible=False),
+            status: "".join(map(complaint_html, complaints)),
+            listing: documents_html(runtime, session),
+            states.view: view_of(runtime, session, int(new_tokens)),
+        }
+
+    def remove(event: gr.EventData, visitor: str, new_tokens: float) -> tuple[Any, ...]:
+        session = runtime.sessions.get(visitor)
+        wanted = event._data.get("sha256") if isinstance(event._data, dict) else None
+        session.documents = [stored for stored in session.documents if stored.document.sha256 != wanted]
+        return documents_html(runtime, session), "", view_of(runtime, session, int(new_tokens))
+
+    def use_sample(visitor: str, new_tokens: float) -> Iterator[dict[Any, Any]]:
+        runtime.sessions.get(visitor).documents.clear()
+        yield from add([str(SAMPLE)], visitor, new_tokens)
+
+    hidden: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+    outputs = [upload, listing, status, stop, states.view]
+    given = [states.visitor, max_new_tokens]
+    changed = [
+        upload.upload(add, [upload, *given], outputs, **hidden),
+        listing.remove(remove, given, [listing, status, states.view], queue=False, **hidden),
+        sample.click(use_sample, given, outputs, **hidden),
+    ]
+    stop.click(
+        lambda visitor: runtime.sessions.get(visitor).stop_reading.set(), [states.visitor], None, queue=False, **hidden
+    )
+    max_new_tokens.release(
+        lambda visitor, new: view_of(runtime, runtime.sessions.get(visitor), int(new)),
+        given,
+        states.view,
+        queue=False,
+        **hidden,
+    )
+    return DocumentsPane(upload, listing, status, changed)
+
+
+def keep_document(session: Session, stored: StoredDocument) -> None:
+    """Put a document into the session. A visitor's own takes the place of the sample, which was only there to try."""
+    from_sample = SAMPLE.is_file() and stored.document.name == SAMPLE.name
+    session.documents = [
+        other
+        for other in session.documents
+        if other.document.sha256 != stored.document.sha256 and (from_sample or other.document.name != SAMPLE.name)
+    ]
+    session.documents.append(stored)
+
+
+def view_of(runtime: Runtime, session: Session, max_new_tokens: int) -> DocumentView:
+    """The tokens that documents and answer take with the model at hand."""
+    loaded = runtime.models.loaded
+    if loaded is None:
+        return DocumentView(NO_MODEL_WINDOW, 4 * NO_MODEL_WINDOW)
+    documents = [stored.document for stored in session.documents]
+    index = build_prompt(loaded.tokenizer, documents, "").index
+
+    def words(token: int) -> str:
+        if token >= len(index):
+            return ""
+        start, end = index.chars[token]
+        return index.prompt[int(start) : int(end)]
+
+    return DocumentView(loaded.trained_window, len(index) + max_new_tokens, words)
+
+
+def documents_html(runtime: Runtime, session: Session) -> str:
+    """The list: for each document its pages, tokens, unreadable pages and notes."""
+    if not session.documents:
+        return '<p class="hint">No documents yet: drop some below. Without any, the model answers on its own.</p>'
+    return f'<ul class="document-list">{"".join(_item(runtime, stored) for stored in session.documents)}</ul>'
+
+
+def _item(runtime: Runtime, stored: StoredDocument) -> str:
+    document = stored.document
+    loaded = runtime.models.loaded
+    facts = [f"{len(document.pages):,} {document.page_word}{'' if len(document.pages) == 1 else 's'}"]
+    if loaded is not None:
+        tokens = len(loaded.tokenizer(document.text, add_special_tokens=False, verbose=False)["input_ids"])
+        facts.append(f"{tokens:,} tokens")
+    lines = [f'<p class="facts">{escape(" · ".join(facts))}</p>']
+    if document.unreadable:
+        pages = ", ".join(str(page.number) for page in document.unreadable[:30])
+        more = " …" if len(document.unreadable) > 30 else ""
+        reason = document.unreadable[0].unreadable
+        lines.append(
+            f'<p class="warning">{len(document.unreadable)} without text ({escape(str(reason))}): '
+            f"{document.page_word} {pages}{more}</p>"
+        )
+    lines += [f'<p class="hint">{escape(note)}</p>' for note in document.notes]
+    return (
+        f'<li><div><p class="name">{escape(document.name)}</p>{"".join(lines)}</div>'
+        f'<button type="button" data-sha="{document.sha256}" aria-label="Remove {escape(document.name, quote=True)}" '
+        'title="Remove">✕</button></li>'
+    )
