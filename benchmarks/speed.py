@@ -47,7 +47,10 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=30)
     parser.add_argument("--device", default=shapes.default_device())
     options = parser.parse_args()
-    print(f"Speed at {options.length:,} tokens, SmolLM2-135M's shape with {options.layers} layers, random weights, ", end="")
+    print(
+        f"Speed at {options.length:,} tokens, SmolLM2-135M's shape with {options.layers} layers, random weights, ",
+        end="",
+    )
     print(f"group size {shapes.SETTINGS.group_size}, neighbor window {shapes.SETTINGS.neighbor_window}, ", end="")
     print(f"medians of {options.rounds} rounds\n{shapes.machine(options.device)}\n", flush=True)
     for dtype in options.dtype:
@@ -80,7 +83,9 @@ def side_by_side(model: LlamaForCausalLM, dtype: str, options: argparse.Namespac
     ):
         vanilla, extended = (statistics.median(getattr(times[name], attribute)) for name in ("vanilla", "SelfExtend"))
         suffix = "s" if unit == 1.0 else "ms"
-        print(f"| {label} | {vanilla * unit:.1f} {suffix} | {extended * unit:.1f} {suffix} | {extended / vanilla:.3f} |")
+        print(
+            f"| {label} | {vanilla * unit:.1f} {suffix} | {extended * unit:.1f} {suffix} | {extended / vanilla:.3f} |"
+        )
     share = statistics.median(times["SelfExtend"].follow_up) / statistics.median(times["SelfExtend"].prefill)
     print(f"| follow-up as a share of the prefill | | {share:.2%} | |\n", flush=True)
 
@@ -98,7 +103,10 @@ def naive(model: LlamaForCausalLM, dtype: str, length: int, options: argparse.Na
                 except (RuntimeError, MemoryError):
                     seconds[name] = float("inf")
     row = ", ".join(f"{name} {value:.1f} s" for name, value in seconds.items())
-    print(f"{dtype}, prefill {length:,} tokens: {row}; naive is {seconds['naive'] / seconds['vanilla']:.2f}x vanilla\n", flush=True)
+    print(
+        f"{dtype}, prefill {length:,} tokens: {row}; naive is {seconds['naive'] / seconds['vanilla']:.2f}x vanilla\n",
+        flush=True,
+    )
 
 
 @contextmanager
