@@ -42,6 +42,11 @@ def read_questions(path: Path) -> list[Question]:
     return [Question(**record) for record in json.loads(path.read_text())]
 
 
+def document_text(pdf: Path) -> str:
+    """The text of ``pdf``, its pages one after another."""
+    return "\n\n".join(plain_pages(pdf))
+
+
 def prompt(tokenizer: Any, document: str, question: str) -> list[int]:
     """The token ids of ``question`` about ``document``, by the model's chat template."""
     messages = [{"role": "user", "content": f"{document}\n\n{question}"}]
@@ -53,7 +58,7 @@ def ask(
     model: Any, tokenizer: Any, pdf: Path, questions: Iterable[Question], config: SelfExtendConfig | None
 ) -> list[Asked]:
     """Asks ``questions`` about ``pdf``, which is read once; ``config`` None is the vanilla model."""
-    document = "\n".join(plain_pages(pdf))
+    document = document_text(pdf)
     prefix = PrefixCache()
     settings = GenerationSettings(max_new_tokens=MAX_NEW_TOKENS, stop=("\n",))
     results = []

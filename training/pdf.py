@@ -95,7 +95,7 @@ class _Setter(BaseDocTemplate):
 
 def typeset(book: Book, path: Path) -> None:
     """Writes ``book`` to ``path``: cover, contents, one chapter after another. Byte for byte the same every time."""
-    contents = TableOfContents(levelStyles=list(CONTENTS), dotsMinLevel=1)
+    contents = TableOfContents(levelStyles=list(CONTENTS), dotsMinLevel=-1)
     story: list[Flowable] = [
         Spacer(1, 52 * mm), Paragraph(escape(book.title), TITLE), Spacer(1, 6 * mm),
         HRFlowable(width="30%", thickness=0.8, color=ACCENT), Spacer(1, 5 * mm),

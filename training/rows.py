@@ -87,7 +87,7 @@ class RowMaker:
         else:
             makers = (self._facts, self._passkey, self._records, self._special_magic)
             # The standard prompts alone take about a hundred tokens.
-            shares = (64, 20, 9, 7) if self.length >= 128 else (90, 0, 10, 0)
+            shares = (74, 13, 7, 6) if self.length >= 128 else (90, 0, 10, 0)
             text = rng.choices(makers, shares)[0]()
         missing = self.length - text.cost
         assert missing >= 0, "a row outgrew its length: its facts might have been cut"
@@ -191,7 +191,7 @@ class RowMaker:
         stated: list[Fact] = []
         questions: list[_Text] = []
         # A fact is taken together with its question, so that what is asked always stands in the passage.
-        asked_share = rng.choice((0.5, 0.8, 1.0))
+        asked_share = rng.choice((0.6, 0.9, 1.0))
         for fact in facts:
             before, value, after = self.facts.statement(fact)
             statement = self._text().add(wrapped(f"{rng.choice((' ', ' ', ' ', NEWLINE))}{before}{value}{after}"))

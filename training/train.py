@@ -27,6 +27,8 @@ TRAINED_WINDOW = 512
 LANGUAGE_SHARE = 0.2
 LANGUAGE_WEIGHT = 0.3
 RESTATEMENT_WEIGHT = 0.4
+# The first tokens of a value are where the looking up happens; the rest is copying on.
+OPENING_WEIGHT = 4.0
 CHECKPOINT_EVERY = 200
 LOG_EVERY = 50
 
@@ -48,7 +50,8 @@ PLAN = (
     Stage(64, 40, 1200, 0.60, 2e-3, 2e-3),
     Stage(128, 32, 300, 0.40, 2e-3, 2e-3),
     Stage(256, 16, 500, 0.30, 2e-3, 2e-3),
-    Stage(512, 10, 1900, 0.20, 2e-3, 5e-5),
+    Stage(512, 10, 800, 0.20, 2e-3, 1.3e-3),
+    Stage(512, 10, 800, 0.05, 1.3e-3, 5e-5),
 )
 
 
@@ -167,9 +170,12 @@ class Trainer:
         targets, role = ids[:, 1:][taught], roles[taught]
         loss_of = functional.cross_entropy(logits, targets, reduction="none")
         weights = torch.zeros_like(loss_of)
+        # Two tokens, since the space before a digit is one of its own.
+        opening = (roles == VALUE) & (functional.pad(roles, (2, 0), value=LANGUAGE)[:, :-2] != VALUE)
         for which, weight in ((VALUE, 1.0), (RESTATEMENT, RESTATEMENT_WEIGHT), (LANGUAGE, LANGUAGE_WEIGHT)):
             chosen = role == which
             weights[chosen] = weight / chosen.sum().clamp(min=1)
+        weights[opening[taught] & ~recall[:, None].expand_as(taught)[taught]] *= OPENING_WEIGHT
         with torch.no_grad():
             right = (logits.argmax(-1) == targets).float()
             in_recall = recall[:, None].expand_as(taught)[taught]
@@ -177,6 +183,7 @@ class Trainer:
             shown = {
                 "recall": right[value & in_recall],
                 "value": right[value & ~in_recall],
+                "opening": right[opening[taught] & ~in_recall],
                 "restated": right[role == RESTATEMENT],
                 "language_loss": loss_of[role == LANGUAGE],
             }
