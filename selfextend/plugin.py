@@ -210,11 +210,16 @@ class Extension:
             if hasattr(model, "generate"):
                 _attach(undo, model, "generate", self._generate(model.generate))
             _attach(undo, model, "save_pretrained", self._save_pretrained(model))
+            # For static caches generate() makes masks outside the forward pass; there, ours are made inside it.
+            _attach(undo, model, "create_masks_for_generate", _padding_mask)
             self._undo = undo.pop_all()
 
     def remove(self) -> None:
         """Let go of the model."""
         self._undo.close()
+
+    def __reduce__(self) -> Any:
+        raise TypeError("A model with SelfExtend on cannot be copied or pickled. Disable it first, or use save_pretrained.")
 
     def _modules(self) -> list[nn.Module]:
         return [layer.module for layer in self.anatomy.layers]
@@ -406,6 +411,10 @@ class _DirectAttention(TorchFunctionMode):
         scaling = kwargs.get("scale") or query.shape[-1] ** -0.5
         dropout = kwargs.get("dropout_p", 0.0)
         return self.extension.attention(self.layer, query, key, value, scaling=scaling, dropout=dropout)[0]
+
+
+def _padding_mask(attention_mask: torch.Tensor | None = None, **_: Any) -> torch.Tensor | None:
+    return attention_mask
 
 
 def _attach(undo: ExitStack, module: nn.Module, name: str, value: Any) -> None:

@@ -1,7 +1,9 @@
 """Enabling is reversible, whatever happens in between, and leaves nothing behind."""
 
 import copy
+import pickle
 import threading
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -175,14 +177,15 @@ def test_the_saved_config_is_the_models_own(tmp_path: object) -> None:
     assert torch.equal(logits(loaded, IDS), logits(model, IDS))
 
 
-def test_a_copy_of_an_enabled_model_is_its_own() -> None:
+@pytest.mark.parametrize("copied", [copy.deepcopy, pickle.dumps])
+def test_an_enabled_model_is_not_copied(copied: Callable[[object], object]) -> None:
+    """The copy would go on calling the original's generate()."""
     model = build("llama")
-    vanilla = logits(model, IDS)
-    with extended(model):
-        twin = copy.deepcopy(model)
-    assert torch.equal(logits(model, IDS), vanilla)
-    disable(twin)
-    assert torch.equal(logits(twin, IDS), vanilla)
+    vanilla, before = logits(model, IDS), full_state(model)
+    with extended(model), pytest.raises(TypeError, match=r"[Dd]isable"):
+        copied(model)
+    assert_same_state(before, full_state(model))
+    assert torch.equal(logits(copy.deepcopy(model), IDS), vanilla)
 
 
 def test_two_models_with_settings_of_their_own() -> None:
