@@ -40,7 +40,14 @@ def template(dark: bool) -> go.layout.Template:
             "colorway": ACCENTS,
             "title": {"font": {"size": 15}, "x": 0, "xref": "paper", "automargin": True},
             "margin": {"l": 8, "r": 12, "t": 40, "b": 8},
-            "legend": {"orientation": "h", "yref": "container", "y": 0, "yanchor": "bottom", "x": 0},
+            "legend": {
+                "orientation": "h",
+                "yref": "container",
+                "y": 0,
+                "yanchor": "bottom",
+                "x": 0,
+                "itemsizing": "constant",
+            },
             "hoverlabel": {
                 "bgcolor": PAPER[tone],
                 "bordercolor": GRID[tone],

@@ -43,11 +43,11 @@ class Example:
 
 
 EXAMPLES = {
-    "First example: 10 tokens, L = 7, G = 2, w = 4": Example(7, 10, 2, 4),
-    "Uneven: 16 tokens, L = 9, G = 3, w = 4": Example(9, 16, 3, 4),
-    "Longer: 24 tokens, L = 12, G = 3, w = 6": Example(12, 24, 3, 6),
-    "Does not fit: 24 tokens, L = 8, G = 2, w = 4": Example(8, 24, 2, 4),
-    "Longest: 64 tokens, L = 24, G = 4, w = 8": Example(24, 64, 4, 8),
+    "First: 10 tokens, L 7, G 2, w 4": Example(7, 10, 2, 4),
+    "Uneven: 16 tokens, L 9, G 3, w 4": Example(9, 16, 3, 4),
+    "Longer: 24 tokens, L 12, G 3, w 6": Example(12, 24, 3, 6),
+    "Too long: 24 tokens, L 8, G 2, w 4": Example(8, 24, 2, 4),
+    "Longest: 64 tokens, L 24, G 4, w 8": Example(24, 64, 4, 8),
 }
 
 Sum = Callable[[int, int], tuple[int, str]]
@@ -226,7 +226,7 @@ def _reach_text(trained: int, length: int, config: SelfExtendConfig, reach: int,
         text.append(f"That is more than the {shown} tokens shown here.")
     if config.group_size > 1 and length > config.neighbor_window:
         text.append(
-            f"What it costs: far away, up to {config.group_size} keys share a number. The model still reads them, "
-            "but cannot tell their order."
+            f"What it costs: far away, up to {config.group_size} keys share a number, "
+            "and nothing says any more which of them comes first."
         )
     return text

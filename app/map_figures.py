@@ -13,6 +13,9 @@ from app.figure_style import METHOD_NAMES, SEQUENTIAL, compact, finish, lying_co
 from app.theme import BLUE, GREY, METHOD_COLOURS, METHOD_DASHES, ORANGE, SKY, VERMILLION
 from selfextend.position_map import PositionCurve, PositionMap
 
+LABELLED_CELLS = 32
+"""Most rows and columns of a map whose cells carry their numbers."""
+
 
 def position_map_figure(
     cells: PositionMap,
@@ -21,16 +24,19 @@ def position_map_figure(
     *,
     neighbor_window: int | None = None,
     selected: tuple[int, int] | None = None,
+    zoomed: bool = False,
     dark: bool = False,
 ) -> go.Figure:
     """The map of one viewport: colour is the relative position, hatching a position never seen in training.
 
-    Colours run from 0 to `trained_window` - 1 for both methods, so that two maps compare at a glance.
+    Colours run from 0 to `trained_window` - 1 for both methods, so that two maps compare at a glance. A few cells
+    carry their numbers.
 
     Args:
         setting: what the title says after the method, such as "G = 8, w = 1,024".
         neighbor_window: draws the edge of the neighbor window, in tokens; None leaves it out.
         selected: the (query, key) to mark.
+        zoomed: spread the colours over what is in view instead, since neighboring cells differ by a position or none.
     """
     is_difference = cells.method == "difference"
     if is_difference:
@@ -42,6 +48,10 @@ def position_map_figure(
         title = f"Relative position at which each query sees each key: {name}"
         bar, top = "relative position (tokens)", trained_window - 1
         hover = "query i = %{y:,}<br>key j = %{x:,}<br>relative position %{z:,}<extra></extra>"
+    bottom, labelled = 0, max(cells.relative.shape) <= LABELLED_CELLS
+    if zoomed and cells.visible.any():
+        inside = cells.relative[cells.visible]
+        bottom, top = int(inside.min()), max(int(inside.min()) + 1, min(int(inside.max()), top))
     figure = go.Figure(
         go.Heatmap(
             z=np.where(cells.visible, cells.relative, np.nan).astype(np.float32),
@@ -49,8 +59,9 @@ def position_map_figure(
             dx=cells.key_stride,
             y0=int(cells.query[0]),
             dy=cells.query_stride,
-            zmin=0,
+            zmin=bottom,
             zmax=top,
+            texttemplate="%{z}" if labelled else None,
             colorscale="Viridis" if is_difference else SEQUENTIAL,
             colorbar=lying_colour_bar(bar),
             hovertemplate=hover,
@@ -62,7 +73,9 @@ def position_map_figure(
     upper, lower = (edge - 0.5 for edge in cells.query_range)
     if cells.unseen.any():
         figure.add_trace(
-            _unseen_region(cells, int(cells.key[0]) - columns, rows, trained_window, opaque=not is_difference)
+            _unseen_region(
+                cells, int(cells.key[0]) - columns, rows, trained_window, opaque=not (is_difference or labelled)
+            )
         )
     if is_difference:
         figure.add_trace(_distance_line(trained_window, lower, "vanilla leaves its trained window", "dash"))
@@ -118,7 +131,7 @@ def _selection(query: int, key: int) -> go.Scatter:
         x=[key],
         y=[query],
         mode="markers",
-        marker={"symbol": "circle-open", "size": 13, "color": "#FFFFFF", "line": {"width": 3, "color": "#000000"}},
+        marker={"symbol": "circle", "size": 10, "color": "#FFFFFF", "line": {"width": 2, "color": "#000000"}},
         name=f"selected: query {query:,}, key {key:,}",
         showlegend=False,
         cliponaxis=False,
@@ -182,10 +195,10 @@ def position_curve_figure(
 
 
 PLANE_LABELS = (
-    "too short: the document does not fit",
-    "fits, but uses more than 2/3 of the window",
-    "advised: 1/2 to 2/3 of the window",
-    "advised, below 1/2 of the window",
+    "does not fit",
+    "fits, fills more than 2/3 of the window",
+    "advised: fills 1/2 to 2/3",
+    "advised: fills less than 1/2",
 )
 PLANE_COLOURS = (GREY, ORANGE, BLUE, SKY)
 
@@ -233,7 +246,7 @@ def parameter_plane_figure(
     )
     for label, colour in zip(PLANE_LABELS, PLANE_COLOURS, strict=True):
         figure.add_trace(_legend_square(label, colour))
-    for name, point, symbol in (("suggested", advised, "star"), ("you are here", here, "circle-open")):
+    for name, point, symbol in (("suggested", advised, "star"), ("you are here", here, "circle")):
         if point is not None:
             figure.add_trace(_plane_marker(name, point, symbol))
     figure.update_xaxes(title="group size G", type="category", showgrid=False, tickangle=0)
@@ -261,9 +274,9 @@ def _plane_marker(name: str, point: tuple[int, int], symbol: str) -> go.Scatter:
         mode="markers",
         marker={
             "symbol": symbol,
-            "size": 15,
+            "size": 14,
             "color": "#FFFFFF",
-            "line": {"width": 3 if "open" in symbol else 1.5, "color": "#000000"},
+            "line": {"width": 2, "color": "#000000"},
         },
         name=f"{name}: G = {size}, w = {window}",
         hoverinfo="skip",

@@ -7,7 +7,9 @@ function mountLesson(root, parts) {
   let player = null;
 
   root.innerHTML = `
-    <nav class="lesson-steps" aria-label="Steps of the lesson"></nav>
+    <nav class="lesson-steps" aria-label="Steps of the lesson">
+      <button type="button" data-do="back">Back</button><span></span><button type="button" data-do="next">Next</button>
+    </nav>
     <div class="lesson-intro" aria-live="polite"><h3></h3><ul></ul></div>
     <div class="lesson-body">
       <div class="lesson-scroll"><table class="lesson-grid" role="grid"></table></div>
@@ -21,8 +23,6 @@ function mountLesson(root, parts) {
           <p class="lesson-score" role="status"></p>
         </form>
         <div class="lesson-buttons">
-          <button type="button" data-do="back">Back</button>
-          <button type="button" data-do="next">Next</button>
           <button type="button" data-do="play" aria-pressed="false">Play the row</button>
           <button type="button" data-do="guess" aria-pressed="false">Guess first</button>
           <button type="button" data-do="print">Print</button>
@@ -66,7 +66,9 @@ function mountLesson(root, parts) {
         if (key > query) return '<td class="later"></td>';
         const [position] = data.maps[at.map][query][key];
         const shown = hidden(query, key) ? "?" : position;
-        return `<td role="gridcell" class="${kindOf(at, query, key).join(" ")}" data-cell="${name(query, key)}"
+        // The hatching would give a hidden number away.
+        const kinds = kindOf(at, query, key).filter((kind) => kind !== "unseen" || shown !== "?");
+        return `<td role="gridcell" class="${kinds.join(" ")}" data-cell="${name(query, key)}"
           tabindex="-1" aria-label="query ${query}, key ${key}: ${shown === "?" ? "hidden" : shown}">${shown}</td>`;
       });
       return `<tr><th scope="row"><span>${text(data.words[query])}</span>${head(query)}</th>${cells.join("")}</tr>`;
@@ -95,10 +97,11 @@ function mountLesson(root, parts) {
     state.query = Math.min(state.query, at.rows - 1);
     state.key = Math.min(state.key, state.query);
     root.style.setProperty("--tokens", at.rows);
-    find(".lesson-steps").innerHTML = data.steps
+    const steps = data.steps
       .map((each, n) => `<button type="button" data-step="${n}" ${n === state.step ? 'aria-current="step"' : ""}
         title="${text(each.title)}">${n + 1}</button>`)
       .join("");
+    find(".lesson-steps span").innerHTML = steps;
     find(".lesson-intro h3").textContent = `${state.step + 1}. ${at.title}`;
     find(".lesson-intro ul").innerHTML = at.text.map((line) => `<li>${text(line)}</li>`).join("");
     find(".lesson-legend").innerHTML = legendOf(at);
@@ -205,6 +208,7 @@ function mountLesson(root, parts) {
     state.revealed.add(name(query, key));
     const cell = cellAt(query, key);
     cell.textContent = position;
+    cell.classList.add(...kindOf(step(), query, key));
     cell.setAttribute("aria-label", `query ${query}, key ${key}: ${position}`);
     score.textContent = `${verdict} ${state.asked ? `${state.right} of ${state.asked} right so far.` : ""}`;
     showSum();

@@ -76,6 +76,9 @@ async function draw() {
       const firstTime = shown === null;
       await Plotly.react(area, figure.data, layout, {
         displaylogo: false,
+        // plotly.js 4 offers to send the figure to its maker's cloud: nothing leaves this machine.
+        showSendToCloud: false,
+        plotlyServerURL: "",
         doubleClick: false,
         modeBarButtonsToRemove: ["toImage", "select2d", "lasso2d", "autoScale2d", "resetScale2d"],
         modeBarButtonsToAdd: [

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import gradio as gr
 
 from app.lesson import EXAMPLES, MAX_TOKENS, MIN_TOKENS, Example, lesson
-from app.tabs.position_map import LIVE
+from app.tabs.shared import LIVE
 from app.theme import ASSETS
 
 _GLUE = """

@@ -14,8 +14,7 @@ import numpy.typing as npt
 
 from app.map_figures import parameter_plane_figure
 from app.tabs.plot_pane import packed, plot_pane
-from app.tabs.position_map import LIVE
-from app.tabs.shared import DocumentView, Refresh, SharedInputs, setting_words, settings_of
+from app.tabs.shared import LIVE, DocumentView, Refresh, SharedInputs, draw_on_load, setting_words, settings_of
 from selfextend.config import (
     SelfExtendConfig,
     check_window,
@@ -52,8 +51,8 @@ class ParametersTab(NamedTuple):
 def build_parameters_tab(shared: SharedInputs) -> ParametersTab:
     """The tab's components and handlers, inside the open gr.Blocks or gr.Tab.
 
-    Clicking a cell, or a button, sets `shared.group_size` and `shared.neighbor_window` (within their own limits),
-    which fires their `change`. Redraws when they or `shared.view` change.
+    Clicking a cell, or a button, sets `shared.group_size` (widening it where it ends below) and
+    `shared.neighbor_window`, which fires their `change`. Redraws when they or `shared.view` change.
     """
     advice = gr.HTML(elem_id="parameters-advice", elem_classes=["readout"])
     pane = plot_pane(label="Group size by neighbor window", height=520, elem_id="parameter-plane")
@@ -65,14 +64,10 @@ def build_parameters_tab(shared: SharedInputs) -> ParametersTab:
     sliders = [shared.group_size, shared.neighbor_window]
     inputs = [*sliders, shared.view]
     refresh = Refresh(_draw, inputs, [pane, advice])
-    limits = {"group_size": shared.group_size, "neighbor_window": shared.neighbor_window}
 
     def within(group_size: int, neighbor_window: int) -> tuple[Any, Any]:
-        """The pair as the sliders can hold it: widened upward, since a cell that was offered has to be reachable."""
-        return tuple(
-            gr.update(value=value, maximum=max(value, limits[name].maximum))
-            for name, value in (("group_size", group_size), ("neighbor_window", neighbor_window))
-        )
+        """The pair as the sliders can hold it: a group size past the slider's end widens it, since it was offered."""
+        return gr.update(value=group_size, maximum=max(group_size, shared.group_size.maximum)), neighbor_window
 
     def pick(event: gr.EventData, view: DocumentView) -> tuple[Any, Any]:
         try:
@@ -93,7 +88,7 @@ def build_parameters_tab(shared: SharedInputs) -> ParametersTab:
     pane.pick(pick, [shared.view], sliders, **LIVE)
     use.click(use_suggestion, [shared.view], sliders, **LIVE)
     smallest.click(use_smallest, inputs, sliders, **LIVE)
-    gr.context.Context.root_block.load(*refresh, **LIVE)
+    draw_on_load(refresh)
     return ParametersTab(pane, advice, refresh)
 
 
@@ -175,6 +170,6 @@ def _cell_of(data: Any, view: DocumentView) -> SelfExtendConfig:
     names = [str(data.get(axis)).replace(",", "") for axis in "xy"]
     if not all(name.isascii() and name.isdigit() and len(name) < 12 for name in names):
         raise ValueError(f"A cell is named by two whole numbers, not {names}.")
-    config = SelfExtendConfig(*map(int, names))
+    config = SelfExtendConfig(int(names[0]), int(names[1]))
     check_window(view.trained_window, config)
     return config

@@ -12,7 +12,7 @@ import gradio as gr
 
 from app.map_figures import position_curve_figure, position_map_figure
 from app.tabs.plot_pane import packed, plot_pane
-from app.tabs.shared import DocumentView, Refresh, SharedInputs, setting_words, settings_of
+from app.tabs.shared import LIVE, DocumentView, Refresh, SharedInputs, draw_on_load, setting_words, settings_of
 from selfextend.config import SelfExtendConfig, check_window, max_length
 from selfextend.position_map import VANILLA, MapMethod, position_curve, position_map
 from selfextend.positions import explain, largest_relative_position, relative_position
@@ -21,14 +21,6 @@ SHOW: dict[str, MapMethod] = {"Vanilla": "vanilla", "SelfExtend": "selfextend", 
 SMALLEST_VIEW = 8
 """Tokens; zooming in further than this shows nothing new."""
 WORDS_AROUND = 4
-
-# What all map events have in common: answered at once, the newest wins, no spinner over the plot, not in the API.
-LIVE: dict[str, Any] = {
-    "queue": False,
-    "show_progress": "hidden",
-    "trigger_mode": "always_last",
-    "api_visibility": "private",
-}
 
 
 class PositionMapTab(NamedTuple):
@@ -87,7 +79,7 @@ def build_position_map_tab(shared: SharedInputs) -> PositionMapTab:
     map_pane.zoom(_zoom, everything, [*boxes, *drawn], **LIVE)
     map_pane.pick(_pick, everything, [*cell, *drawn], **LIVE)
     map_pane.point(_point, settings, [readout], **LIVE)
-    gr.context.Context.root_block.load(*whole_document, **LIVE)
+    draw_on_load(whole_document)
     return PositionMapTab(map_pane, curve_pane, readout, whole_document)
 
 
@@ -123,7 +115,12 @@ def _draw(
         return gr.skip(), gr.skip(), gr.skip(), _complaint(error)
     words = setting_words(config)
     figure = position_map_figure(
-        cells, view.trained_window, words, neighbor_window=config.neighbor_window, selected=(query, key)
+        cells,
+        view.trained_window,
+        words,
+        neighbor_window=config.neighbor_window,
+        selected=(query, key),
+        zoomed=(query_from, query_to, key_from, key_to) != (0, view.length, 0, view.length),
     )
     curve = position_curve_figure(position_curve(query, config), view.trained_window, words, key=key)
     return packed(figure), packed(curve), _sum_of(query, key, config, view), _state_of(config, view)
@@ -149,12 +146,12 @@ def _zoom(event: gr.EventData, *everything: Any) -> tuple[Any, ...]:
 
 
 def _pick(event: gr.EventData, *everything: Any) -> tuple[Any, ...]:
-    view, boxes = everything[3], everything[4:8]
+    show, group_size, neighbor_window, view, *boxes, _, _ = everything
     try:
         query, key = _cell_of(event._data, view.length)
     except ValueError as error:
         return (*(gr.skip() for _ in range(5)), _complaint(error))
-    return (query, key, *_draw(*everything[:4], *boxes, query, key))
+    return (query, key, *_draw(show, group_size, neighbor_window, view, *boxes, query, key))
 
 
 def _point(event: gr.EventData, group_size: float, neighbor_window: float, view: DocumentView) -> Any:

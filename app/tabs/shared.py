@@ -67,6 +67,24 @@ class Refresh(NamedTuple):
     outputs: list[gr.components.Component]
 
 
+LIVE: dict[str, Any] = {
+    "queue": False,
+    "show_progress": "hidden",
+    "trigger_mode": "always_last",
+    "api_visibility": "private",
+}
+"""What events that follow a slider or a pointer have in common: answered at once, the newest wins, no spinner over the
+plot, not in the API."""
+
+
+def draw_on_load(refresh: Refresh) -> None:
+    """Runs `refresh` once when the page that is being built comes up."""
+    page = gr.context.Context.root_block
+    if page is None:
+        raise RuntimeError("Tabs are built inside an open gr.Blocks.")
+    page.load(*refresh, **LIVE)
+
+
 def settings_of(group_size: float, neighbor_window: float) -> SelfExtendConfig:
     """The sliders' numbers as settings. Sliders send floats where the step is whole, and null when emptied."""
     if group_size is None or neighbor_window is None:

@@ -1,0 +1,151 @@
+"""Every figure says what it shows, fits both grounds, sends packed arrays, and refuses what does not fit."""
+
+import json
+from collections.abc import Callable
+
+import numpy as np
+import plotly.graph_objects as go
+import pytest
+
+from app.figures import accuracy_grid, attention_heatmap, loss_curves, page_bars, sweep_heatmap
+from app.map_figures import parameter_plane_figure, position_curve_figure, position_map_figure
+from app.tabs.parameters import parameter_plane
+from app.tabs.plot_pane import packed, unpacked
+from selfextend import SelfExtendConfig
+from selfextend.position_map import position_curve, position_map
+
+CONFIG = SelfExtendConfig(2, 4)
+RANDOM = np.random.default_rng(0)
+
+
+def shares(rows: int, bins: int) -> np.ndarray:
+    values = RANDOM.random((rows, bins))
+    return values / values.sum(axis=1, keepdims=True)
+
+
+Draw = Callable[[bool], go.Figure]
+FIGURES: dict[str, Draw] = {
+    "map": lambda dark: position_map_figure(
+        position_map(7, 60, CONFIG), 7, "G = 2, w = 4", neighbor_window=4, selected=(59, 0), dark=dark
+    ),
+    "difference": lambda dark: position_map_figure(
+        position_map(7, 60, CONFIG, method="difference"), 7, "G = 2, w = 4", zoomed=True, dark=dark
+    ),
+    "curve": lambda dark: position_curve_figure(position_curve(50, CONFIG), 7, "G = 2, w = 4", key=3, dark=dark),
+    "plane": lambda dark: parameter_plane_figure(
+        *parameter_plane(64, 300, CONFIG), length=300, trained_window=64, here=(2, 4), dark=dark
+    ),
+    "attention": lambda dark: attention_heatmap(
+        shares(5, 64), list("abcde"), np.arange(65) * 8, page_borders={"p. 2": 100}, dark=dark
+    ),
+    "linear attention": lambda dark: attention_heatmap(
+        shares(5, 64), list("abcde"), np.arange(65) * 8, scale="linear", dark=dark
+    ),
+    "pages": lambda dark: page_bars([f"{n}" for n in range(1, 31)], shares(1, 30)[0], cited=[3], dark=dark),
+    "losses": lambda dark: loss_curves(
+        np.arange(100) * 64, {"vanilla": RANDOM.random(100), "selfextend": RANDOM.random(100)}, 512, dark=dark
+    ),
+    "accuracy": lambda dark: accuracy_grid(
+        [256, 512, 1024], [0.0, 0.5, 1.0], RANDOM.random((3, 3)), "Passkey, G = 8", 20, trained_window=512, dark=dark
+    ),
+    "sweep": lambda dark: sweep_heatmap(
+        [2, 4], [16, 32, 64], RANDOM.random((3, 2)), "Loss at 4,096 tokens", "nats", dark=dark
+    ),
+}
+
+
+def lists_in(part: object) -> list[list]:
+    if isinstance(part, dict):
+        return [found for value in part.values() for found in lists_in(value)]
+    if isinstance(part, list):
+        return [part, *(found for value in part for found in lists_in(value))]
+    return []
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_states_what_it_shows_on_both_grounds(name: str) -> None:
+    light, dark = FIGURES[name](False), FIGURES[name](True)
+    for figure in (light, dark):
+        assert len(figure.layout.title.text) > 10
+        assert figure.layout.xaxis.title.text
+        assert figure.layout.yaxis.title.text
+        assert figure.layout.template.layout.paper_bgcolor == "rgba(0,0,0,0)"
+        assert figure.layout.template.layout.legend.orientation == "h"
+    assert light.layout.template.layout.font.color != dark.layout.template.layout.font.color
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_travels_as_packed_arrays(name: str) -> None:
+    figure = FIGURES[name](False)
+    sent = unpacked(packed(figure))
+    assert sent == json.loads(figure.to_json())
+    # Words have to be lists; long runs of numbers must not.
+    numbers = [found for found in lists_in(sent["data"]) if found and all(isinstance(n, float) for n in found)]
+    assert max(map(len, numbers), default=0) <= 8
+
+
+def polygon_holds(outline: go.Scatter, x: float, y: float) -> bool:
+    """Whether a closed outline goes around a point: an odd number of its edges lie to the right."""
+    corners = list(zip(outline.x, outline.y, strict=True))
+    inside = False
+    for (x1, y1), (x2, y2) in zip(corners, corners[1:] + corners[:1], strict=True):
+        if (y1 > y) != (y2 > y) and x < x1 + (y - y1) * (x2 - x1) / (y2 - y1):
+            inside = not inside
+    return inside
+
+
+@pytest.mark.parametrize("method", ["vanilla", "selfextend"])
+@pytest.mark.parametrize("max_cells", [5, 40])
+def test_hatching_covers_exactly_the_unseen_cells(method: str, max_cells: int) -> None:
+    cells = position_map(7, 40, CONFIG, 3, 40, 1, 30, method=method, max_cells=max_cells)
+    figure = position_map_figure(cells, 7, "G = 2, w = 4")
+    (region,) = [trace for trace in figure.select_traces({"type": "scatter"}) if trace.fill]
+    hatched = [[polygon_holds(region, key + 1e-3, query + 1e-3) for key in cells.key] for query in cells.query]
+    assert hatched == cells.unseen.tolist()
+
+
+def test_nothing_is_hatched_where_everything_was_seen() -> None:
+    figure = position_map_figure(position_map(7, 10, CONFIG), 7, "G = 2, w = 4")
+    assert not [trace for trace in figure.select_traces({"type": "scatter"}) if trace.fill]
+
+
+def test_map_colours_only_what_a_query_can_see() -> None:
+    (heatmap,) = [
+        trace for trace in position_map_figure(position_map(7, 10, CONFIG), 7, "").data if trace.z is not None
+    ]
+    assert np.isnan(heatmap.z).sum() == 45
+    assert heatmap.z[9].tolist() == [6, 6, 5, 5, 4, 4, 3, 2, 1, 0]
+    assert (heatmap.zmin, heatmap.zmax) == (0, 6)
+
+
+def test_curve_keeps_selfextend_readable_beside_vanilla() -> None:
+    curve = position_curve(100_000, SelfExtendConfig(32, 1024))
+    top = position_curve_figure(curve, 4096, "").layout.yaxis.range[1]
+    assert curve.relative.max() <= top < 2 * 4096
+
+
+def test_log_attention_keeps_true_shares_for_the_hover() -> None:
+    values = np.array([[0.5, 0.5 - 1e-9, 1e-9]])
+    (heatmap,) = attention_heatmap(values, ["a"], [0, 10, 20, 30]).data
+    assert heatmap.z[0].tolist() == pytest.approx([np.log10(0.5), np.log10(0.5), -6], abs=1e-6)
+    assert heatmap.customdata[0].tolist() == pytest.approx(values[0].tolist())
+
+
+def test_accuracy_grid_states_samples_and_marks_the_window() -> None:
+    figure = FIGURES["accuracy"](False)
+    assert "n = 20" in figure.layout.title.text
+    assert figure.layout.shapes[0].x0 == 1.5
+
+
+@pytest.mark.parametrize(
+    ("draw", "message"),
+    [
+        (lambda: attention_heatmap(shares(2, 3), ["a"], [0, 1, 2, 3]), "2 token labels and 4 bin edges"),
+        (lambda: attention_heatmap(shares(2, 3), ["a", "b"], [0, 1, 2]), "not 2 and 3"),
+        (lambda: accuracy_grid([1, 2], [0.0], np.zeros((2, 1)), "t", 1), r"must have shape \(1, 2\)"),
+        (lambda: sweep_heatmap([1], [1, 2], np.zeros((1, 2)), "t", "v"), r"must have shape \(2, 1\)"),
+    ],
+)
+def test_refuses_what_does_not_fit(draw: Callable[[], go.Figure], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        draw()

@@ -1,0 +1,152 @@
+"""Viewports of the position map against a double loop, and what one costs at 100,000 tokens."""
+
+import time
+
+import numpy as np
+import pytest
+import reference
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from app.map_figures import position_curve_figure, position_map_figure
+from app.tabs.plot_pane import packed
+from selfextend import SelfExtendConfig
+from selfextend.position_map import MAX_CELLS, PositionMap, position_curve, position_map
+
+GOLDEN = SelfExtendConfig(group_size=2, neighbor_window=4)
+
+
+def test_golden_rows() -> None:
+    cells = position_map(7, 10, GOLDEN)
+    assert cells.relative[4, :5].tolist() == [4, 3, 2, 1, 0]
+    assert cells.relative[9].tolist() == [6, 6, 5, 5, 4, 4, 3, 2, 1, 0]
+    assert (cells.relative[4, 5:] == -1).all()
+    assert not cells.unseen.any()
+    assert np.argwhere(position_map(7, 11, GOLDEN).unseen).tolist() == [[10, 0], [10, 1]]
+
+
+def test_vanilla_leaves_its_window_where_selfextend_does_not() -> None:
+    cells = position_map(7, 10, GOLDEN, method="vanilla")
+    assert np.argwhere(cells.unseen).tolist() == [[7, 0], [8, 0], [8, 1], [9, 0], [9, 1], [9, 2]]
+    assert position_map(7, 10, None, method="selfextend").unseen.sum() == 6
+
+
+@st.composite
+def viewports(draw: st.DrawFn) -> tuple[int, int, SelfExtendConfig, tuple[int, int], tuple[int, int], int]:
+    trained_window = draw(st.integers(3, 40))
+    config = SelfExtendConfig(draw(st.integers(1, 9)), draw(st.integers(1, trained_window - 1)))
+    length = draw(st.integers(1, 90))
+    ranges = []
+    for _ in range(2):
+        start = draw(st.integers(0, length - 1))
+        ranges.append((start, draw(st.integers(start + 1, length))))
+    return trained_window, length, config, ranges[0], ranges[1], draw(st.integers(1, 30))
+
+
+def seen(cells: PositionMap, row: int, column: int) -> tuple[range, range]:
+    """The queries and keys that a cell stands for, clipped to the viewport."""
+    query, key = int(cells.query[row]), int(cells.key[column])
+    queries = range(max(cells.query_range[0], query - cells.query_stride + 1), query + 1)
+    return queries, range(key, min(cells.key_range[1], key + cells.key_stride))
+
+
+@settings(max_examples=40)
+@given(viewports(), st.sampled_from(["vanilla", "selfextend"]))
+def test_each_cell_is_exact_and_the_largest_of_its_block(viewport: tuple, method: str) -> None:
+    trained_window, length, config, query_range, key_range, max_cells = viewport
+    cells = position_map(trained_window, length, config, *query_range, *key_range, method, max_cells)
+    group, window = (1, 1) if method == "vanilla" else (config.group_size, config.neighbor_window)
+    assert max(cells.relative.shape) <= max_cells
+    covered_queries, covered_keys = set(), set()
+    for row, query in enumerate(cells.query.tolist()):
+        for column, key in enumerate(cells.key.tolist()):
+            queries, keys = seen(cells, row, column)
+            covered_queries.update(queries)
+            covered_keys.update(keys)
+            block = [reference.relative_position(i, j, group, window) for i in queries for j in keys if j <= i]
+            assert cells.visible[row, column] == (key <= query) == bool(block)
+            if block:
+                assert cells.relative[row, column] == reference.relative_position(query, key, group, window)
+                assert cells.relative[row, column] == max(block)
+                assert cells.unseen[row, column] == any(position >= trained_window for position in block)
+            else:
+                assert cells.relative[row, column] == -1
+                assert not cells.unseen[row, column]
+    assert covered_queries == set(range(*query_range))
+    assert covered_keys == set(range(*key_range))
+
+
+@given(viewports())
+def test_difference_is_vanilla_less_selfextend(viewport: tuple) -> None:
+    trained_window, length, config, query_range, key_range, max_cells = viewport
+    arguments = (trained_window, length, config, *query_range, *key_range)
+    vanilla, ours, difference = (
+        position_map(*arguments, method, max_cells) for method in ("vanilla", "selfextend", "difference")
+    )
+    expected = np.where(ours.visible, vanilla.relative - ours.relative, -1)
+    assert difference.relative.tolist() == expected.tolist()
+    assert (difference.relative >= -1).all()
+    assert difference.unseen.tolist() == ours.unseen.tolist()
+
+
+@given(st.integers(0, 300), st.integers(1, 9), st.integers(1, 40), st.integers(2, 50))
+def test_curve_is_one_row_of_the_map(query: int, group: int, window: int, points: int) -> None:
+    curve = position_curve(query, SelfExtendConfig(group, window), points)
+    assert curve.distance[0] == 0
+    assert curve.distance[-1] == query
+    assert (np.diff(curve.distance) > 0).all()
+    assert len(curve.distance) <= points + 3
+    for distance, position, vanilla in zip(curve.distance, curve.relative, curve.vanilla, strict=True):
+        assert position == reference.relative_position(query, query - int(distance), group, window)
+        assert vanilla == distance
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"trained_window": 1}, "trained_window must be at least 2"),
+        ({"length": 0}, "length must be at least 1"),
+        ({"length": 2**31}, "at most 2,147,483,647"),
+        ({"length": "10"}, "length must be a whole number"),
+        ({"query_from": -1}, "query_from must be at least 0"),
+        ({"query_to": 101}, r"query_to must be at most the length \(100\)"),
+        ({"query_from": 5, "query_to": 5}, r"query_from \(5\) must be smaller than query_to \(5\)"),
+        ({"key_from": 1.5}, "key_from must be a whole number"),
+        ({"key_to": True}, "key_to must be a whole number"),
+        ({"method": "other"}, "method must be one of 'vanilla', 'selfextend', 'difference'"),
+        ({"max_cells": 513}, "max_cells must be at most 512"),
+        ({"config": SelfExtendConfig(2, 50)}, "must be smaller than the trained window"),
+    ],
+)
+def test_refuses_in_plain_words(changed: dict, message: str) -> None:
+    arguments = {"trained_window": 50, "length": 100, "config": SelfExtendConfig(2, 4)} | changed
+    with pytest.raises(ValueError, match=message):
+        position_map(**arguments)
+
+
+def test_a_window_too_wide_does_not_matter_to_vanilla() -> None:
+    assert position_map(50, 100, SelfExtendConfig(2, 50), method="vanilla").unseen.any()
+
+
+@pytest.mark.parametrize("method", ["vanilla", "selfextend", "difference"])
+def test_100_000_tokens_cost_what_a_slider_can_pay(method: str) -> None:
+    config = SelfExtendConfig(32, 1024)
+
+    def draw() -> list[str]:
+        cells = position_map(4096, 100_000, config, method=method)
+        assert cells.relative.shape == (511, 511)
+        assert MAX_CELLS == 512
+        figures = [
+            position_map_figure(cells, 4096, "G = 32, w = 1,024", neighbor_window=1024, selected=(99_999, 0)),
+            position_curve_figure(position_curve(99_999, config), 4096, "G = 32, w = 1,024"),
+        ]
+        return [packed(figure) for figure in figures]
+
+    def cost() -> float:
+        # The processor's time and not the clock's, which other processes on the machine slow down.
+        start = time.process_time()
+        draw()
+        return time.process_time() - start
+
+    assert sum(map(len, draw())) < 600_000
+    assert min(cost() for _ in range(3)) < 0.150
