@@ -9,6 +9,7 @@ import base64
 import contextlib
 import math
 from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
 from html import escape
 from typing import Any, NamedTuple
 
@@ -29,14 +30,24 @@ PICTURE_WIDTH = 900
 
 NOT_PROOF = (
     "<p class='hint'><b>Attention is not proof.</b> It shows where the model looked, not what it used. "
-    "<i>Test this passage</i> blanks the chosen passage out, word for word, asks again and reports what that does to "
+    "<i>Test this passage</i> blanks the chosen passage out, token by token, asks again and reports what that does to "
     "the answer.</p>"
 )
 NOTHING_YET = "<p class='hint'>Ask a question: the pages and passages that the answer looked at appear here.</p>"
 NO_RECORD = "<p class='hint'>No attention was recorded for this answer: SelfExtend does not fit this model.</p>"
 
+NOTHING_FOUND = "<p class='hint'>This answer had no documents to look at.</p>"
+
 PassageTester = Callable[[Turn, Citation], Generator[Any, None, None]]
 """Yields `Waiting`, `PrefillProgress` and `NewToken` steps and a `PassageTest` last; closing it stops the work."""
+
+
+@dataclass(frozen=True, eq=False)
+class Opened:
+    """The place whose page is shown. Compared by identity, so that opening it again draws it again."""
+
+    turn: Turn
+    where: Citation | PageShare
 
 
 class EvidenceTab(NamedTuple):
@@ -64,22 +75,24 @@ def build_evidence_tab(turn: gr.State, test: PassageTester, *, concurrency_id: s
         test: how to test one of its passages, with the model that answered.
         concurrency_id: of everything that uses the model.
     """
-    wanted = gr.State(1)
+    wanted, opened = gr.State(1), gr.State(None)
     summary = gr.HTML(NOTHING_YET, elem_id="evidence-summary", elem_classes=["status-line"])
-    bars = plot_pane(label="Pages by the answer's attention", height=280, elem_id="evidence-pages", visible=False)
-    passage = gr.Radio([], label="Passages behind the answer", elem_id="evidence-passages", visible=False)
-    with gr.Row(visible=False, elem_id="evidence-test") as testing:
+    # Shown and hidden as a whole: a plot pane whose own visibility is updated loses what it was made with.
+    with gr.Column(visible=False, elem_id="evidence-found", min_width=0) as found:
+        bars = plot_pane(label="Pages by the answer's attention", height=280, elem_id="evidence-pages")
+        passage = gr.Radio([], label="Passages behind the answer", elem_id="evidence-passages")
         gr.HTML(NOT_PROOF)
-        start = gr.Button("Test this passage", variant="primary", elem_id="evidence-test-start", min_width=160)
-        stop = gr.Button("Stop the test", elem_id="evidence-test-stop", min_width=120, interactive=False)
-    result = gr.HTML(elem_id="evidence-result", elem_classes=["readout", "evidence-result"], visible=False)
-    picture = gr.HTML(elem_id="evidence-picture")
+        with gr.Row():
+            start = gr.Button("Test this passage", variant="primary", elem_id="evidence-test-start", min_width=150)
+            stop = gr.Button("Stop the test", elem_id="evidence-test-stop", min_width=120, interactive=False)
+        result = gr.HTML(elem_id="evidence-result", elem_classes=["readout", "evidence-result"])
+        picture = gr.HTML(elem_id="evidence-picture")
 
-    shown = [summary, bars, passage, testing, result, picture]
-    refresh = Refresh(_draw, [turn, wanted], shown)
+    refresh = Refresh(_draw, [turn, wanted], [summary, found, bars, passage, result, opened])
     turn.change(*refresh, **LIVE)
-    passage.input(_show_passage, [turn, passage], [result, picture], **LIVE)
-    bars.pick(_show_page, [turn], [passage, result, picture], **LIVE)
+    passage.input(_open_passage, [turn, passage], [result, opened], **LIVE)
+    bars.pick(_open_page, [turn], [passage, result, opened], **LIVE)
+    opened.change(_picture, [opened], [picture], **LIVE)
 
     def run(turn: Turn | None, rank: int | None) -> Generator[tuple[Any, Any, Any], None, None]:
         yield from _test(test, turn, rank)
@@ -97,29 +110,22 @@ def _pages_of(turn: Turn) -> list[PageShare]:
     return page_shares(turn.answer.attention, turn.prompt.index, len(turn.answer.token_ids))
 
 
-def _draw(turn: Turn | None, wanted: int) -> Generator[tuple[Any, ...], None, None]:
-    """Everything but the page's picture first, since that takes a moment."""
-    hidden = gr.update(visible=False)
+def _draw(turn: Turn | None, wanted: int) -> tuple[Any, ...]:
+    """Everything but the page's picture, which takes a moment: it follows when the opened place changes."""
     cited = turn.citations if turn is not None else ()
     if turn is None or not cited:
-        words = NOTHING_YET if turn is None else NO_RECORD if turn.answer.attention is None else _nothing_found()
-        yield words, hidden, hidden, hidden, hidden, ""
-        return
+        words = NOTHING_YET if turn is None else NO_RECORD if turn.answer.attention is None else NOTHING_FOUND
+        return words, gr.update(visible=False), None, gr.update(choices=[], value=None), "", None
     rank = wanted if any(citation.rank == wanted for citation in cited) else 1
     choices = [(_choice(citation, turn), citation.rank) for citation in cited]
-    first = (
+    return (
         _summary(turn),
-        gr.update(value=packed(_bars(turn, cited)), visible=True),
-        gr.update(choices=choices, value=rank, visible=True),
         gr.update(visible=True),
-        hidden,
+        packed(_bars(turn, cited)),
+        gr.update(choices=choices, value=rank),
+        "",
+        Opened(turn, cited[rank - 1]),
     )
-    yield *first, gr.skip()
-    yield *(gr.skip() for _ in first), page_html(turn, cited[rank - 1])
-
-
-def _nothing_found() -> str:
-    return "<p class='hint'>This answer had no documents to look at.</p>"
 
 
 def _summary(turn: Turn) -> str:
@@ -162,25 +168,26 @@ def _bars(turn: Turn, cited: Sequence[Citation]) -> Any:
     )
 
 
-def _show_passage(turn: Turn | None, rank: int | None) -> tuple[Any, str]:
+def _open_passage(turn: Turn | None, rank: int | None) -> tuple[str, Any]:
     cited = turn.citations if turn is not None else ()
-    if turn is None or rank not in {citation.rank for citation in cited}:
-        return gr.update(visible=False), ""
-    return gr.update(visible=False), page_html(turn, cited[rank - 1])
+    chosen = next((citation for citation in cited if citation.rank == rank), None)
+    return "", None if turn is None or chosen is None else Opened(turn, chosen)
 
 
-def _show_page(event: gr.EventData, turn: Turn | None) -> tuple[Any, Any, Any]:
+def _open_page(event: gr.EventData, turn: Turn | None) -> tuple[Any, Any, Any]:
     """A bar was clicked: its most-looked-at passage, or the page without a box where none is among the first."""
-    if turn is None or not isinstance(event._data, dict):
+    label = event._data.get("x") if isinstance(event._data, dict) else None
+    if turn is None or not turn.citations:
         return gr.skip(), gr.skip(), gr.skip()
-    cited = turn.citations
-    for page in _pages_of(turn)[:MOST_PAGES] if cited else []:
-        if _bar_label(page, turn) == str(event._data.get("x")):
-            here = [one for one in cited if (one.document, one.page) == (page.document, page.page)]
-            if here:
-                return here[0].rank, gr.update(visible=False), page_html(turn, here[0])
-            return None, gr.update(visible=False), page_html(turn, page)
+    for page in _pages_of(turn)[:MOST_PAGES]:
+        if _bar_label(page, turn) == str(label):
+            here = [one for one in turn.citations if (one.document, one.page) == (page.document, page.page)]
+            return (here[0].rank, "", Opened(turn, here[0])) if here else (None, "", Opened(turn, page))
     return gr.skip(), gr.skip(), gr.skip()
+
+
+def _picture(opened: Opened | None) -> str:
+    return "" if opened is None else page_html(opened.turn, opened.where)
 
 
 def page_html(turn: Turn, where: Citation | PageShare) -> str:
@@ -216,26 +223,22 @@ def _test(test: PassageTester, turn: Turn | None, rank: int | None) -> Generator
     cited = turn.citations if turn is not None else ()
     chosen = next((citation for citation in cited if citation.rank == rank), None)
     if turn is None or chosen is None:
-        yield _result("<p>Choose a passage first.</p>"), *idle
+        yield "<p>Choose a passage first.</p>", *idle
         return
-    yield _result("<p>Starting …</p>"), *busy
+    yield "<p>Starting …</p>", *busy
     try:
         with contextlib.closing(test(turn, chosen)) as steps:
             for step in steps:
                 words = _verdict(step, turn) if isinstance(step, PassageTest) else _progress(step)
-                yield _result(words), *busy
+                yield words, *busy
     except (ValueError, RuntimeError, MemoryError) as error:
-        yield _result(f"<p role='alert' class='complaint'>{escape(str(error))}</p>"), *idle
+        yield f"<p role='alert' class='complaint'>{escape(str(error))}</p>", *idle
         return
     yield gr.skip(), *idle
 
 
 def _stopped() -> tuple[Any, Any, Any]:
-    return _result("<p>The test was stopped.</p>"), gr.update(interactive=True), gr.update(interactive=False)
-
-
-def _result(words: str) -> Any:
-    return gr.update(value=words, visible=True)
+    return "<p>The test was stopped.</p>", gr.update(interactive=True), gr.update(interactive=False)
 
 
 def _progress(step: Any) -> str:

@@ -1,0 +1,126 @@
+"""The Evidence and Attention tabs on a page of their own, over real answers of the bundled model.
+
+`python tests/browser/evidence_page.py PORT` serves it: five pages of the sample and a Markdown file, so that it is up
+in seconds. Knows nothing about the app's real page.
+"""
+
+import json
+import sys
+import tempfile
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import pypdfium2
+
+from app.asking import Question, answer_turn
+from app.documents import read_document
+from app.evidence import Citation, passage_test_steps
+from app.model_shelf import BUNDLED, LoadedModel, ModelShelf
+from app.runtime import SAMPLE, SAMPLE_QUESTIONS
+from app.session import CacheStore, Session, StoredDocument, Turn
+from app.tabs.attention import build_attention_tab
+from app.tabs.evidence import build_evidence_tab
+from app.theme import app_css, gradio_theme
+from selfextend.generation import GenerationSettings
+
+PAGES_BEFORE, PAGES = 1, 5
+NOTES = """# Notes
+
+The gate is old and painted green. Nobody has counted its bars, and nobody means to begin.
+
+The access code of the Orchard gate is 48213. Everybody who works here knows it.
+
+Rain is expected in the evening. The lanterns are lit at seven, and the keeper walks round once more.
+"""
+
+
+def bundled() -> LoadedModel:
+    steps = ModelShelf().load_steps(BUNDLED)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as finished:
+            return finished.value
+
+
+def ask(loaded: LoadedModel, session: Session, text: str, path: Path) -> Turn:
+    """A real answer, with everything that the tabs look into."""
+    stored = StoredDocument(read_document(path), path)
+    question = Question(
+        text,
+        (stored,),
+        config=loaded.advice(4000),
+        method="selfextend",
+        extend="always",
+        generation=GenerationSettings(max_new_tokens=48),
+    )
+    steps = answer_turn(loaded, CacheStore(2**30), session, question)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as finished:
+            return finished.value
+
+
+def part_of_the_sample(path: Path, page: int) -> Path:
+    """The pages around one page of the sample document, as a PDF of their own."""
+    with pypdfium2.PdfDocument(SAMPLE) as sample, pypdfium2.PdfDocument.new() as part:
+        first = page - 1 - PAGES_BEFORE
+        part.import_pages(sample, list(range(first, first + PAGES)))
+        part.save(path)
+    return path
+
+
+def build(folder: Path) -> gr.Blocks:
+    loaded, session = bundled(), Session("visitor")
+    first = json.loads(SAMPLE_QUESTIONS.read_text(encoding="utf-8"))[0]
+    notes = folder / "notes.md"
+    notes.write_text(NOTES, encoding="utf-8")
+    turns = {
+        "PDF": ask(loaded, session, first["question"], part_of_the_sample(folder / "part.pdf", first["page"])),
+        "Markdown": ask(loaded, session, "What is the access code of the Orchard gate?", notes),
+        "Nothing": None,
+    }
+
+    def test(turn: Turn, citation: Citation) -> Generator[Any, None, None]:
+        return passage_test_steps(
+            loaded.model,
+            loaded.tokenizer,
+            turn.prompt.ids,
+            turn.answer,
+            citation,
+            trained_window=turn.trained_window,
+            chunk_tokens=32,
+        )
+
+    def token_texts(turn: Turn) -> list[str]:
+        return [loaded.tokenizer.decode([token]) for token in turn.answer.token_ids]
+
+    with gr.Blocks(title="Evidence", analytics_enabled=False) as page:
+        turn = gr.State(None)
+        rank = gr.Number(1, label="Passage to open", precision=0)
+        with gr.Row():
+            buttons = {name: gr.Button(name) for name in turns}
+        with gr.Tab("Evidence"):
+            evidence = build_evidence_tab(turn, test)
+        with gr.Tab("Attention"):
+            build_attention_tab(turn, token_texts)
+        for name, button in buttons.items():
+            button.click(lambda rank, name=name: (turns[name], rank), [rank], [turn, evidence.wanted]).then(
+                *evidence.refresh
+            )
+    return page
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as folder:
+        build(Path(folder)).launch(
+            server_name="127.0.0.1",
+            server_port=int(sys.argv[1]),
+            theme=gradio_theme(),
+            css=app_css(),
+            run_history=None,
+            quiet=True,
+        )

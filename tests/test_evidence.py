@@ -1,0 +1,338 @@
+"""Evidence: against full attention matrices that are computed and added up naively here.
+
+The oracle reads the whole prompt with `output_attentions=True` and knows bins, records and caches only by result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny_models import TRAINED_WINDOW, save_tokenizer, tiny_model
+from transformers import AutoTokenizer
+
+from app import evidence
+from app.documents import Document, Page
+from app.evidence import passage_test_steps, passages_behind, recording_request
+from app.prompting import Prompt, build_prompt
+from selfextend import SelfExtendConfig, self_extend
+from selfextend.generation import Answer, GenerationSettings, PrefillProgress, PrefixCache, answer_steps
+
+GROUPED = SelfExtendConfig(group_size=5, neighbor_window=48)  # G does not divide w
+VANILLA = SelfExtendConfig(group_size=1, neighbor_window=48)
+NEW_TOKENS = 12
+LAYERS, HEADS = 2, 4
+
+
+def a_page(number: int, sentences: int = 3) -> Page:
+    words = ("lamp", "tide", "stone", "ledger", "boat", "harbour")
+    lines = [
+        f"On page {number} the {words[(number + k) % 6]} is by the {words[(number * k + 1) % 6]} number {10 + k}."
+        for k in range(sentences)
+    ]
+    return Page(number, " ".join(lines))
+
+
+def a_document(name: str, pages: int, sentences: int = 3) -> Document:
+    return Document(name, "0" * 64, "txt", tuple(a_page(n + 1, sentences) for n in range(pages)))
+
+
+DOCUMENTS = (a_document("first.txt", 2), a_document("second.txt", 1, sentences=2))
+
+
+@pytest.fixture(scope="module")
+def model() -> Any:
+    model = tiny_model()
+    with torch.no_grad():  # larger queries and keys, so that attention is uneven, as a trained model's is
+        for name, weight in model.named_parameters():
+            if "q_proj" in name or "k_proj" in name:
+                weight.mul_(12)
+    return model
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    folder: Path = tmp_path_factory.mktemp("tokenizer")
+    save_tokenizer(folder)
+    return AutoTokenizer.from_pretrained(folder)
+
+
+@pytest.fixture(scope="module")
+def prompt(tokenizer: Any) -> Prompt:
+    return build_prompt(tokenizer, DOCUMENTS, "Where is the lamp?")
+
+
+def last_of(steps: Iterator[Any]) -> Any:
+    *_, last = steps
+    return last
+
+
+def answered(
+    model: Any,
+    tokenizer: Any,
+    prompt: Prompt,
+    config: SelfExtendConfig,
+    prefix: PrefixCache | None = None,
+    **request: Any,
+) -> Answer:
+    record = recording_request(prompt.index, NEW_TOKENS, layers=range(LAYERS), heads=HEADS, **request)
+    window = 4 * TRAINED_WINDOW  # the vanilla settings are to read past the window here
+    return last_of(
+        answer_steps(
+            model,
+            tokenizer,
+            prompt.ids,
+            GenerationSettings(max_new_tokens=NEW_TOKENS),
+            config=config,
+            trained_window=window,
+            prefix=prefix,
+            record=record,
+            chunk_tokens=100,
+        )
+    )
+
+
+@torch.no_grad()
+def full_attention(model: Any, ids: list[int], config: SelfExtendConfig) -> np.ndarray:
+    """(layers, heads, queries, keys), of one pass over everything."""
+    with self_extend(model, config, trained_window=4 * TRAINED_WINDOW):
+        attentions = model(torch.tensor([ids]), output_attentions=True, use_cache=False).attentions
+    return torch.cat(attentions).double().numpy()
+
+
+def naive_weights(attention: np.ndarray, prompt: Prompt, rows: range) -> np.ndarray:
+    """The rule of `passage_weights`, with loops."""
+    weights = np.zeros(len(prompt.index.passages))
+    for number in range(len(weights)):
+        tokens = [t for t in range(len(prompt)) if prompt.index.passage[t] == number]
+        for layer in range(LAYERS):
+            for head in range(HEADS):
+                for row in rows:
+                    weights[number] += attention[layer, head, row, tokens].sum() ** 2
+    return weights / weights.sum()
+
+
+@pytest.mark.parametrize("config", [GROUPED, VANILLA], ids=["grouped", "vanilla"])
+def test_shares_are_those_of_the_full_attention(
+    model: Any, tokenizer: Any, prompt: Prompt, config: SelfExtendConfig
+) -> None:
+    answer = answered(model, tokenizer, prompt, config)
+    assert answer.attention is not None
+    ids = [*prompt.ids, *answer.token_ids]
+    assert len(ids) > TRAINED_WINDOW
+    rows = range(len(prompt) - 1, len(ids) - 1)
+    expected = naive_weights(full_attention(model, ids, config), prompt, rows)
+
+    passages, weights = evidence.passage_weights(answer.attention, prompt.index, len(answer.token_ids))
+    assert passages == list(prompt.index.passages)
+    np.testing.assert_allclose(weights, expected, rtol=2e-4, atol=1e-7)
+
+    cited = passages_behind(answer.attention, prompt.index, len(answer.token_ids), config, most=3)
+    order = np.argsort(-expected)[:3]
+    assert [citation.rank for citation in cited] == [1, 2, 3]
+    assert [(c.token_start, c.share) for c in cited] == [
+        (prompt.index.passages[n].token_start, pytest.approx(expected[n], rel=2e-4)) for n in order
+    ]
+
+    by_page = {(p.document, p.page): p.share for p in evidence.page_shares(answer.attention, prompt.index, NEW_TOKENS)}
+    assert set(by_page) == {(0, 1), (0, 2), (1, 1)}
+    for place in by_page:
+        of_page = sum(w for p, w in zip(prompt.index.passages, expected, strict=True) if (p.document, p.page) == place)
+        assert by_page[place] == pytest.approx(of_page, rel=2e-4)
+    assert list(by_page.values()) == sorted(by_page.values(), reverse=True)
+
+
+@pytest.mark.parametrize("config", [GROUPED, VANILLA], ids=["grouped", "vanilla"])
+def test_a_citation_says_where_it_stands_and_how_the_model_saw_it(
+    model: Any, tokenizer: Any, prompt: Prompt, config: SelfExtendConfig
+) -> None:
+    answer = answered(model, tokenizer, prompt, config)
+    assert answer.attention is not None
+    attention = full_attention(model, [*prompt.ids, *answer.token_ids], config)
+    cited = passages_behind(answer.attention, prompt.index, len(answer.token_ids), config, most=100)
+    assert len(cited) == len(prompt.index.passages)
+    levels = set()
+    for citation in cited:
+        page = prompt.index.documents[citation.document].pages[citation.page - 1]
+        assert page.text[citation.char_start : citation.char_end].strip() == citation.text
+        assert citation.name == prompt.index.documents[citation.document].name
+        tokens = range(citation.token_start, citation.token_stop)
+        rows = range(len(prompt) - 1, len(prompt) - 1 + len(answer.token_ids))
+        looked = [(attention[:, :, row, tokens].sum(-1) ** 2).sum() for row in rows]
+        query, key = rows[int(np.argmax(looked))], tokens[(len(tokens) - 1) // 2]
+        near = config.group_size == 1 or query - key < config.neighbor_window
+        seen = query - key
+        if not near:
+            shift = config.neighbor_window - config.neighbor_window // config.group_size
+            seen = query // config.group_size - key // config.group_size + shift
+        assert (citation.distance, citation.relative_position) == (query - key, seen)
+        assert citation.level == ("neighbor" if near else "grouped")
+        assert citation.plus_minus == (0 if near else config.group_size)
+        assert set(citation.as_json()) == {"document", "page", "text", "share", "level", "relative_position"}
+        levels.add(citation.level_words)
+    assert levels <= {"neighbor: exact position", "grouped: ±5 tokens"}
+    assert ("grouped: ±5 tokens" in levels) == (config.group_size > 1)
+
+
+def test_every_token_has_a_bin_of_its_own_kind(prompt: Prompt) -> None:
+    request = recording_request(prompt.index, NEW_TOKENS, layers=range(LAYERS), heads=HEADS)
+    assert request.query_rows == range(len(prompt) - 1, len(prompt) - 1 + NEW_TOKENS)
+    bins = np.searchsorted(request.bin_starts, np.arange(len(prompt) + NEW_TOKENS), side="right") - 1
+    owner = np.append(prompt.index.passage, np.full(NEW_TOKENS, -2))
+    for number in range(bins.max() + 1):
+        assert len(set(owner[bins == number].tolist())) == 1
+    assert prompt.index.passage[0] == -1, "the file's name comes first, so that the sink is no part of a passage"
+
+
+@settings(max_examples=25)
+@given(
+    pages=st.lists(st.integers(0, 9), min_size=1, max_size=6),
+    layers=st.integers(1, 40),
+    heads=st.integers(1, 40),
+    new_tokens=st.integers(1, 600),
+    kilobytes=st.integers(40, 4000),
+)
+def test_a_request_keeps_to_its_bytes(
+    tokenizer: Any, pages: list[int], layers: int, heads: int, new_tokens: int, kilobytes: int
+) -> None:
+    document = Document("d.txt", "0" * 64, "txt", tuple(a_page(n + 1, count) for n, count in enumerate(pages)))
+    index = build_prompt(tokenizer, [document], "Why?").index
+    limit = kilobytes * 1024
+    request = recording_request(index, new_tokens, layers=range(layers), heads=heads, max_bytes=limit)
+    assert request.layers is not None
+    rows = len(request.query_rows)
+    assert 2 * 4 * len(request.layers) * heads * rows * len(request.bin_starts) <= limit
+    assert request.query_rows.start == len(index) - 1
+    assert request.layers[-1] == layers - 1
+    starts = np.asarray(request.bin_starts)
+    assert starts[0] == 0
+    assert (np.diff(starts) > 0).all()
+    bins = np.searchsorted(starts, np.arange(len(index)), side="right") - 1
+    for number in range(len(starts)):
+        inside = index.page[(bins == number) & (index.passage >= 0)]
+        assert len(set(inside.tolist())) <= 1, "a bin never holds passages of two pages"
+    untouched = recording_request(index, new_tokens, layers=range(layers), heads=heads, max_bytes=2**40)
+    if len(request.bin_starts) < len(untouched.bin_starts):
+        assert len(request.layers) <= evidence.ENOUGH_LAYERS, "layers are thinned before passages are merged"
+    if rows < min(new_tokens, evidence.MAX_ROWS):
+        assert len(starts) <= 3 + 2 * len(pages), "passages are merged before rows are left out"
+
+
+def test_merged_passages_are_cited_as_one(model: Any, tokenizer: Any, prompt: Prompt) -> None:
+    fine = recording_request(prompt.index, NEW_TOKENS, layers=range(LAYERS), heads=HEADS)
+    limit = 2 * 4 * LAYERS * HEADS * NEW_TOKENS * (len(fine.bin_starts) - 2)
+    answer = answered(model, tokenizer, prompt, GROUPED, max_bytes=limit)
+    record = answer.attention
+    assert record is not None
+    assert len(record.bin_starts) < len(fine.bin_starts)
+    cited = passages_behind(record, prompt.index, NEW_TOKENS, GROUPED, most=100)
+    assert len(cited) < len(prompt.index.passages)
+    assert sum(citation.share for citation in cited) == pytest.approx(1)
+    covered = sorted(t for c in cited for t in range(c.token_start, c.token_stop))
+    assert covered == np.flatnonzero(prompt.index.passage >= 0).tolist()
+    for citation in cited:
+        page = prompt.index.documents[citation.document].pages[citation.page - 1]
+        assert page.text[citation.char_start : citation.char_end].strip() == citation.text
+
+
+def test_trimming_keeps_what_was_answered(model: Any, tokenizer: Any, prompt: Prompt) -> None:
+    record = recording_request(prompt.index, 40, layers=range(LAYERS), heads=HEADS)
+    steps = answer_steps(
+        model, tokenizer, prompt.ids, GenerationSettings(max_new_tokens=7), config=GROUPED,
+        trained_window=4 * TRAINED_WINDOW, record=record,
+    )  # fmt: skip
+    answer = last_of(steps)
+    assert answer.attention is not None
+    said = len(answer.token_ids)
+    kept = evidence.trimmed(answer.attention, said)
+    assert kept.sums.shape[2] == kept.maxima.shape[2] == kept.neighbor_share.shape[2] == said
+    assert len(kept.query_rows) == said < 40
+    assert not np.isnan(kept.sums).any()
+    np.testing.assert_allclose(kept.sums.sum(axis=-1), 1, atol=1e-5)
+    before = passages_behind(answer.attention, prompt.index, said, GROUPED)
+    assert passages_behind(kept, prompt.index, said, GROUPED) == before
+
+
+def test_an_answer_without_documents_has_no_citations(model: Any, tokenizer: Any) -> None:
+    bare = build_prompt(tokenizer, [], "Where is the lamp?")
+    answer = answered(model, tokenizer, bare, GROUPED)
+    assert answer.attention is not None
+    assert passages_behind(answer.attention, bare.index, NEW_TOKENS, GROUPED) == []
+    assert evidence.page_shares(answer.attention, bare.index, NEW_TOKENS) == []
+
+
+@torch.no_grad()
+def naive_log_probabilities(model: Any, ids: list[int], answer: list[int], config: SelfExtendConfig) -> np.ndarray:
+    everything = [*ids, *answer]
+    with self_extend(model, config, trained_window=4 * TRAINED_WINDOW):
+        logits = model(torch.tensor([everything]), use_cache=False).logits[0].double()
+    scores = torch.log_softmax(logits, -1)
+    return np.array([scores[len(ids) - 1 + n, token] for n, token in enumerate(answer)])
+
+
+@pytest.mark.parametrize("config", [GROUPED, VANILLA], ids=["grouped", "vanilla"])
+def test_blanking_out_a_passage(model: Any, tokenizer: Any, prompt: Prompt, config: SelfExtendConfig) -> None:
+    prefix = PrefixCache()
+    answer = answered(model, tokenizer, prompt, config, prefix=prefix)
+    assert answer.attention is not None
+    cited = passages_behind(answer.attention, prompt.index, NEW_TOKENS, config, most=100)
+    citation = next(c for c in cited if c.document == 1)  # late enough for much to be reused
+    token = evidence.neutral_token(tokenizer)
+    without = evidence.blanked(prompt.ids, citation, token)
+    changed = [n for n, (old, new) in enumerate(zip(prompt.ids, without, strict=True)) if old != new]
+    assert set(changed) <= set(range(citation.token_start, citation.token_stop))
+    assert set(without[citation.token_start : citation.token_stop]) == {token}
+
+    # The vanilla model is not refused past its own window, which is why it is given as it is here.
+    window = TRAINED_WINDOW if config is VANILLA else 4 * TRAINED_WINDOW
+    steps = list(
+        passage_test_steps(model, tokenizer, prompt.ids, answer, citation, trained_window=window, prefix=prefix)
+    )
+    done = steps[-1]
+    np.testing.assert_allclose(
+        done.before, naive_log_probabilities(model, prompt.ids, list(answer.token_ids), config), atol=2e-4
+    )
+    np.testing.assert_allclose(
+        done.after, naive_log_probabilities(model, without, list(answer.token_ids), config), atol=2e-4
+    )
+    assert done.change == pytest.approx(done.after.sum() - done.before.sum())
+    assert done.change != 0
+    reading = [step for step in steps if isinstance(step, PrefillProgress)]
+    assert reading[0].reused == changed[0], "everything before the passage was read already"
+    assert prefix.tokens[: len(without)] == without
+
+    again = last_of(
+        answer_steps(
+            model, tokenizer, without, GenerationSettings(max_new_tokens=NEW_TOKENS), config=config,
+            trained_window=4 * TRAINED_WINDOW,
+        )
+    )  # fmt: skip
+    assert done.answer == again.text
+
+
+def test_a_test_that_is_closed_lets_go_of_the_model(model: Any, tokenizer: Any, prompt: Prompt) -> None:
+    answer = answered(model, tokenizer, prompt, GROUPED)
+    assert answer.attention is not None
+    citation = passages_behind(answer.attention, prompt.index, NEW_TOKENS, GROUPED)[0]
+    steps = passage_test_steps(
+        model, tokenizer, prompt.ids, answer, citation, trained_window=4 * TRAINED_WINDOW, chunk_tokens=50
+    )
+    first = [next(steps), next(steps)]
+    assert all(isinstance(step, PrefillProgress) and step.done < step.total for step in first)
+    steps.close()
+    assert answered(model, tokenizer, prompt, GROUPED).token_ids == answer.token_ids
+
+
+def test_a_tokenizer_without_a_neutral_token_is_refused() -> None:
+    class Odd:
+        def encode(self, text: str, add_special_tokens: bool) -> list[int]:
+            return [1, 2]
+
+    with pytest.raises(ValueError, match="as a single token"):
+        evidence.neutral_token(Odd())  # type: ignore[arg-type]
