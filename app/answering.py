@@ -121,9 +121,7 @@ def _reading(event: Any) -> str:
     return words
 
 
-def _stopped(
-    question: Question, text: str, read: Any, tokens: int, first: float, seconds: float
-) -> Reply:
+def _stopped(question: Question, text: str, read: Any, tokens: int, first: float, seconds: float) -> Reply:
     if tokens:
         words = f"Stopped after {tokens} tokens; a stopped answer cites nothing. Ask again for the rest."
     elif read is not None and read.done < read.total:

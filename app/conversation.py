@@ -77,7 +77,7 @@ def as_json(entries: Sequence[Entry]) -> list[dict[str, Any]]:
 
 
 def from_json(kept: Any) -> list[Entry]:
-    """What `as_json` made, read back. Entries that do not look like it are left out: a browser's store can be edited."""
+    """What `as_json` made, read back. What does not look like it is left out: a browser's store can be edited."""
     entries = []
     for record in kept if isinstance(kept, list) else []:
         try:

@@ -20,33 +20,33 @@ def serve(settings: Settings, *, block: bool = True) -> str:
     from app.runtime import make_runtime
 
     runtime = make_runtime(settings)
-    import gradio as gr
-
     from app.page import build_page
     from app.tabs.model_panel import load_in_background
-    from app.theme import app_css, gradio_theme
+    from app.theme import ASSETS, app_css, gradio_theme
 
     page = build_page(runtime)
     load_in_background(runtime)
     page.queue(default_concurrency_limit=8)
-    _, url, _ = page.launch(
-        server_name=settings.host,
-        server_port=settings.port or None,
-        auth=list(settings.auth) or None,
-        inbrowser=settings.browser,
-        share=False,
-        max_file_size=settings.max_file_bytes,
-        mcp_server=settings.mcp,
-        pwa=True,
-        run_history=None,
-        theme=gradio_theme(),
-        css=app_css(),
-        footer_links=["api", "settings"],
-        prevent_thread_lock=True,
-        quiet=True,
-    )
+    try:
+        _, url, _ = page.launch(
+            server_name=settings.host,
+            server_port=settings.port or None,
+            auth=list(settings.auth) or None,
+            inbrowser=settings.browser,
+            share=False,
+            max_file_size=settings.max_file_bytes,
+            mcp_server=settings.mcp,
+            pwa=True,
+            run_history=None,
+            theme=gradio_theme(),
+            css=app_css() + (ASSETS / "page.css").read_text(encoding="utf-8"),
+            footer_links=["api", "settings"],
+            prevent_thread_lock=True,
+            quiet=True,
+        )
+    except OSError as error:
+        raise SystemExit(f"Nothing can listen on {settings.host}, port {settings.port or 'any'}: {error}") from error
     print(f"SelfExtend explorer: {url}", flush=True)
     if block:
         page.block_thread()
-    assert gr
     return str(url)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from app.conversation import Reply
 
 VANILLA = SelfExtendConfig(1, 1)
+_LIMITED = ("Tokens", "Largest position")
 
 
 def meters(
@@ -58,7 +59,7 @@ def meters(
         ("Tokens", f"{length:,}", "documents, question and room for the answer"),
         ("Trained window", f"{trained_window:,}", "what the model was trained on (L)"),
         ("Reach", f"{reach:,}", "the longest text with no position that the model never saw"),
-        ("Largest position", f"{largest:,}", f"the largest relative position in this text; training ended at {trained_window - 1:,}"),
+        ("Largest position", f"{largest:,}", f"the largest in this text; training ended at {trained_window - 1:,}"),
         ("Speed", speed, "of the last answer"),
         ("Memory", memory, f"of this program; keys and values take {cache_bytes / 1e6:,.0f} MB of it"),
     ]  # fmt: skip
@@ -69,7 +70,7 @@ def meters(
         f'<span class="reach" style="left:{100 * reach / scale:.2f}%"></span></div>'
     )
     items = "".join(
-        f'<div class="meter {state if name in ("Tokens", "Largest position") else ""}" title="{escape(title, quote=True)}">'
+        f'<div class="meter {state if name in _LIMITED else ""}" title="{escape(title, quote=True)}">'
         f"<dt>{name}</dt><dd>{value}</dd></div>"
         for name, value, title in cells
     )

@@ -11,12 +11,15 @@ from typing import Any
 
 import gradio as gr
 
+from app.api import add_endpoints
 from app.conversation import as_json, from_json, messages
 from app.evidence import Citation, passage_test_steps
 from app.meters import meters, refusal
 from app.runtime import SAMPLE, Runtime
 from app.session import Turn
-from app.tabs.chat import ChatPane, States, build_chat, complaint_html, status_html
+from app.tabs.attention import build_attention_tab
+from app.tabs.chat import MODEL_QUEUE, ChatPane, States, build_chat, complaint_html, status_html
+from app.tabs.compare import build_compare_tab
 from app.tabs.controls import Choices, Controls, build_controls, slider_updates
 from app.tabs.documents_panel import (
     NO_MODEL_WINDOW,
@@ -31,6 +34,7 @@ from app.tabs.learn import build_learn_tab
 from app.tabs.model_panel import ModelPanel, build_model_panel, summary_html
 from app.tabs.parameters import build_parameters_tab
 from app.tabs.position_map import build_position_map_tab
+from app.tabs.runs import build_runs_tab
 from app.tabs.shared import LIVE, DocumentView, SharedInputs
 from app.theme import ASSETS
 from selfextend.config import suggest
@@ -59,16 +63,30 @@ def build_page(runtime: Runtime) -> gr.Blocks:
                 with gr.Column(scale=6, min_width=330, elem_id="middle"):
                     documents = build_documents_panel(runtime, states, controls.max_new_tokens)
                     chat = build_chat(runtime, controls, states)
+
+                def token_texts(turn: Turn) -> list[str]:
+                    tokenizer = runtime.models.need().tokenizer
+                    return [tokenizer.decode([token]) for token in turn.answer.token_ids]
+
                 with gr.Column(scale=7, min_width=330, elem_id="right"), gr.Tabs(elem_id="right-tabs") as tabs:
                     shared = SharedInputs(controls.group_size, controls.neighbor_window, controls.method, states.view)
                     with gr.Tab("Evidence", id="evidence"):
                         evidence = build_evidence_tab(states.turn, _tester(runtime))
                     with gr.Tab("Position map", id="map"):
                         build_position_map_tab(shared)
+                    with gr.Tab("Attention", id="attention"):
+                        build_attention_tab(states.turn, token_texts)
                     with gr.Tab("Parameters", id="parameters"):
                         build_parameters_tab(shared)
+                    with gr.Tab("Compare", id="compare"):
+                        compare = build_compare_tab(runtime, controls, states)
+                    with gr.Tab("Runs", id="runs"):
+                        build_runs_tab(states, token_texts)
             with gr.Tab("Learn", id="learn"):
                 build_learn_tab()
+        for answered in chat.answered:
+            answered.then(*compare.measure, concurrency_limit=1, concurrency_id=MODEL_QUEUE, **HIDDEN)
+        add_endpoints(runtime)
         links = gr.HTML(
             elem_id="page-links", js_on_load=(ASSETS / "page_links.js").read_text(encoding="utf-8"), visible="hidden"
         )
@@ -135,7 +153,13 @@ def _keep_meters(runtime: Runtime, controls: Controls, states: States, meter: gr
         return line, complaint_html(words) if words else ""
 
     changing = [controls.group_size, controls.neighbor_window, controls.method, states.view, states.entries]
-    gr.on([component.change for component in changing], draw, [states.view, states.entries, *controls], [meter, fit], **LIVE)
+    gr.on(
+        [component.change for component in changing],
+        draw,
+        [states.view, states.entries, *controls],
+        [meter, fit],
+        **LIVE,
+    )
 
 
 def _gpu_bytes(runtime: Runtime) -> int | None:

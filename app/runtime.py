@@ -29,7 +29,7 @@ SAMPLE_QUESTIONS = ASSETS / "sample_questions.json"
 class FirstLoad:
     """How far the model that the app was started with is."""
 
-    progress: Progress = Progress("starting", None)
+    progress: Progress = field(default_factory=lambda: Progress("starting", None))
     error: str | None = None
     done: threading.Event = field(default_factory=threading.Event)
 

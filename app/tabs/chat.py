@@ -80,8 +80,8 @@ def build_chat(runtime: Runtime, controls: Controls, states: States) -> ChatPane
     chatbot = gr.Chatbot(
         label="Conversation",
         elem_id="chat",
-        height="58vh",
-        min_height=320,
+        height="calc(100vh - 23rem)",
+        min_height=340,
         editable="user",
         buttons=["copy", "copy_all"],
         allow_tags=False,
@@ -94,7 +94,6 @@ def build_chat(runtime: Runtime, controls: Controls, states: States) -> ChatPane
     with gr.Row(elem_classes=["ask-row"]):
         question = gr.Textbox(
             label="Question", lines=1, max_lines=6, scale=6, elem_id="question", placeholder="Ask something…",
-            autofocus=True,
         )  # fmt: skip
         send = gr.Button("Send", variant="primary", elem_id="send", min_width=80, scale=1)
         stop = gr.Button("Stop", variant="stop", elem_id="stop", visible=False, min_width=80, scale=1)
@@ -187,9 +186,7 @@ def build_chat(runtime: Runtime, controls: Controls, states: States) -> ChatPane
         documents = [stored.document for stored in runtime.sessions.get(visitor).documents]
         return gr.update(value=build_prompt(loaded.tokenizer, documents, text).text, visible=True)
 
-    begun = gr.on(
-        [send.click, question.submit], begin, asked, waiting, **at_once
-    )
+    begun = gr.on([send.click, question.submit], begin, asked, waiting, **at_once)
     again = [states.entries, states.visitor]
     begins = [
         begun,
@@ -221,7 +218,9 @@ def _questions(session: Session, choices: Choices, text: str, entries: list[Entr
     earlier = ()
     if choices.remember:
         earlier = tuple(
-            Exchange(entry.question, entry.replies[-1].text) for entry in entries if entry.replies and entry.replies[-1].turn
+            Exchange(entry.question, entry.replies[-1].text)
+            for entry in entries
+            if entry.replies and entry.replies[-1].turn
         )
     return [
         Question(

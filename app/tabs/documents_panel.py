@@ -46,7 +46,7 @@ def build_documents_panel(runtime: Runtime, states: States, max_new_tokens: gr.S
     upload = gr.File(
         label="Add documents: PDF, TXT, MD, DOCX",
         file_count="multiple",
-        height=96,
+        height=72,
         elem_id="upload",
         elem_classes=["drop-zone"],
     )

@@ -25,7 +25,7 @@ QUANTIZATIONS = ["none", "int8", "nf4"]
 
 
 class ModelPanel(NamedTuple):
-    """Attributes: the line about the loaded model, the line about what is going on, and the event of a finished load."""
+    """Attributes: the line about the model, the line about what is going on, and the event of a finished load."""
 
     summary: gr.HTML
     status: gr.HTML
@@ -64,7 +64,9 @@ def build_model_panel(runtime: Runtime) -> ModelPanel:
         with gr.Row():
             ask = gr.Button("Estimate memory", size="sm", min_width=110, elem_id="estimate")
             load = gr.Button("Load", size="sm", variant="primary", min_width=80, elem_id="load")
-            stop = gr.Button("Stop loading", size="sm", variant="stop", visible=False, min_width=80, elem_id="stop-loading")
+            stop = gr.Button(
+                "Stop loading", size="sm", variant="stop", visible=False, min_width=80, elem_id="stop-loading"
+            )
     status = gr.HTML(elem_id="model-status")
     hidden: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 
@@ -99,7 +101,14 @@ def build_model_panel(runtime: Runtime) -> ModelPanel:
             yield {status: complaint_html(error), summary: summary_html(runtime.models.loaded), **done}
 
     inputs = [choice, other, quantization, device]
-    gr.on([choice.input, other.blur], chosen, [choice, other], [other, facts, quantization, estimate], queue=False, **hidden)
+    gr.on(
+        [choice.input, other.blur],
+        chosen,
+        [choice, other],
+        [other, facts, quantization, estimate],
+        queue=False,
+        **hidden,
+    )
     ask.click(estimated, inputs, estimate, **hidden)
     loaded = load.click(
         run, inputs, [status, summary, estimate, load, stop], concurrency_limit=1, concurrency_id="model", **hidden
@@ -176,7 +185,7 @@ def summary_html(loaded: LoadedModel | None) -> str:
     quantized = "" if loaded.estimate.quantization == "none" else f", {loaded.estimate.quantization}"
     return (
         f'<p class="name">{escape(loaded.label)}</p>'
-        f'<p class="facts">trained on {loaded.trained_window:,} tokens · {size} ({loaded.estimate.dtype}{quantized}) on '
-        f"{escape(str(loaded.estimate.device))}</p>"
+        f'<p class="facts">trained on {loaded.trained_window:,} tokens · {size} ({loaded.estimate.dtype}{quantized}) '
+        f"on {escape(str(loaded.estimate.device))}</p>"
         f'<p class="activity {"on" if loaded.supported else "off"}">{escape(loaded.activity)}</p>'
     )

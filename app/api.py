@@ -1,0 +1,229 @@
+"""The app's endpoints for programs: /ask, /position_map and /suggest, over gradio_client and, with --mcp, over MCP.
+
+Their docstrings are what API pages and MCP clients show. They use the model that the page has loaded.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from app.asking import Question, answer_turn
+from app.documents import DocumentError
+from app.model_shelf import NoModelError
+from app.runtime import SAMPLE, Runtime
+from app.session import Session
+from app.tabs.chat import MODEL_QUEUE
+from selfextend.config import SelfExtendConfig, max_length, suggest
+from selfextend.position_map import position_map
+
+API_VISITOR = "api"
+
+
+def add_endpoints(runtime: Runtime) -> None:
+    """The endpoints, inside the open gr.Blocks."""
+
+    def ask(
+        question: str,
+        documents: list[str] | None = None,
+        group_size: int = 0,
+        neighbor_window: int = 0,
+        method: str = "SelfExtend",
+        max_new_tokens: int = 64,
+    ) -> dict[str, Any]:
+        """Answer a question about documents with the loaded model, and cite the pages that the answer looked at.
+
+        Args:
+            question: what to ask.
+            documents: PDF, TXT, MD or DOCX files; the sample document where none is given.
+            group_size: SelfExtend's G_s; 0 takes what is suggested for the prompt's length.
+            neighbor_window: SelfExtend's w_n in tokens; 0 takes what suits the model.
+            method: "SelfExtend" or "Vanilla".
+            max_new_tokens: longest answer, in tokens.
+
+        Returns:
+            answer, citations (document, page, text, share, level, relative_position), prompt_tokens, reused_tokens,
+            trained_window, reach, group_size, neighbor_window, method, model, seconds, first_token_seconds.
+        """
+        try:
+            return _ask(runtime, question, documents, group_size, neighbor_window, method, max_new_tokens)
+        except (ValueError, RuntimeError) as error:
+            raise gr.Error(str(error), print_exception=False) from error
+
+    files = gr.File(file_count="multiple", visible=False, label="documents")
+    inputs = [
+        gr.Textbox(visible=False, label="question"),
+        files,
+        gr.Number(0, precision=0, visible=False, label="group_size"),
+        gr.Number(0, precision=0, visible=False, label="neighbor_window"),
+        gr.Textbox("SelfExtend", visible=False, label="method"),
+        gr.Number(64, precision=0, visible=False, label="max_new_tokens"),
+    ]
+    gr.Button(visible=False).click(
+        ask,
+        inputs,
+        gr.JSON(visible=False, label="result"),
+        api_name="ask",
+        concurrency_limit=1,
+        concurrency_id=MODEL_QUEUE,
+        show_progress="hidden",
+    )
+    gr.api(position_map_cells, api_name="position_map")
+    gr.api(suggested, api_name="suggest")
+
+
+def _ask(
+    runtime: Runtime,
+    question: str,
+    documents: list[str] | None,
+    group_size: int,
+    neighbor_window: int,
+    method: str,
+    max_new_tokens: int,
+) -> dict[str, Any]:
+    from selfextend.generation import GenerationSettings
+
+    loaded = _model(runtime)
+    methods = {"vanilla": "vanilla", "selfextend": "selfextend"}
+    if str(method).lower() not in methods:
+        raise ValueError(f"method must be 'SelfExtend' or 'Vanilla', not {method!r}.")
+    session = Session(API_VISITOR, [_document(runtime, Path(path)) for path in documents or _sample()])
+    asked = Question(
+        text=question,
+        documents=tuple(session.documents),
+        config=loaded.advice(1),
+        method="vanilla" if str(method).lower() == "vanilla" else "selfextend",
+        extend="always",
+        generation=GenerationSettings(max_new_tokens=int(max_new_tokens)),
+    )
+    from dataclasses import replace
+
+    from app.asking import prompt_of
+
+    prompt = prompt_of(loaded, asked)
+    config = _config(loaded, len(prompt) + int(max_new_tokens), int(group_size or 0), int(neighbor_window or 0))
+    turn = answer_turn_to_end(runtime, session, replace(asked, config=config), prompt)
+    answer = turn.answer
+    return {
+        "answer": answer.text.strip(),
+        "citations": [citation.as_json() for citation in turn.citations],
+        "prompt_tokens": answer.prompt_tokens,
+        "reused_tokens": answer.reused_tokens,
+        "new_tokens": len(answer.token_ids),
+        "trained_window": loaded.trained_window,
+        "reach": max_length(loaded.trained_window, config) if turn.method == "selfextend" else loaded.trained_window,
+        "group_size": config.group_size if turn.method == "selfextend" else 1,
+        "neighbor_window": config.neighbor_window,
+        "query_scaling": config.query_scaling if turn.method == "selfextend" else "none",
+        "method": turn.method,
+        "model": loaded.name,
+        "seconds": round(answer.prefill_seconds + answer.decode_seconds, 3),
+        "first_token_seconds": round(answer.prefill_seconds, 3),
+    }
+
+
+def answer_turn_to_end(runtime: Runtime, session: Session, question: Question, prompt: Any) -> Any:
+    """The turn, its steps unseen."""
+    steps = answer_turn(runtime.models.need(), runtime.caches, session, question, prompt)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as finished:
+            return finished.value
+
+
+def _model(runtime: Runtime) -> Any:
+    """The loaded model; waits for the one that the app was started with."""
+    runtime.first_load.done.wait()
+    try:
+        return runtime.models.need()
+    except NoModelError as error:
+        raise NoModelError(runtime.first_load.error or str(error)) from error
+
+
+def _sample() -> list[str]:
+    return [str(SAMPLE)] if SAMPLE.is_file() else []
+
+
+def _document(runtime: Runtime, path: Path) -> Any:
+    steps = runtime.library.add_steps(path, path.name)
+    try:
+        while True:
+            next(steps)
+    except StopIteration as finished:
+        return finished.value
+    except DocumentError:
+        raise
+    finally:
+        steps.close()
+
+
+def _config(loaded: Any, length: int, group_size: int, neighbor_window: int) -> SelfExtendConfig:
+    """The settings asked for; a 0 among them is what is suggested."""
+    window = neighbor_window or loaded.neighbor_window
+    if group_size:
+        return SelfExtendConfig(group_size, window, loaded.query_scaling)
+    return suggest(loaded.trained_window, length, neighbor_window=window, query_scaling=loaded.query_scaling)
+
+
+def position_map_cells(
+    trained_window: int,
+    length: int,
+    group_size: int,
+    neighbor_window: int,
+    query_from: int = 0,
+    query_to: int = 0,
+    key_from: int = 0,
+    key_to: int = 0,
+    method: str = "selfextend",
+) -> dict[str, Any]:
+    """The relative position at which each query sees each key, on at most 512 x 512 cells. Needs no model.
+
+    Args:
+        trained_window: tokens that the model was trained on (the paper's L).
+        length: tokens of the text (N).
+        group_size: the paper's G_s.
+        neighbor_window: the paper's w_n, tokens.
+        query_from: first query.
+        query_to: one past the last query; 0 is the length.
+        key_from: first key.
+        key_to: one past the last key; 0 is the length.
+        method: "vanilla", "selfextend" or "difference".
+
+    Returns:
+        query and key: positions; relative: rows of relative positions, -1 where the key comes after the query.
+    """
+    try:
+        cells = position_map(
+            int(trained_window),
+            int(length),
+            SelfExtendConfig(int(group_size), int(neighbor_window)),
+            int(query_from),
+            int(query_to) or None,
+            int(key_from),
+            int(key_to) or None,
+            method,  # type: ignore[arg-type]
+        )
+    except (ValueError, TypeError) as error:
+        raise gr.Error(str(error), print_exception=False) from error
+    return {"query": cells.query.tolist(), "key": cells.key.tolist(), "relative": cells.relative.tolist()}
+
+
+def suggested(trained_window: int, length: int) -> dict[str, Any]:
+    """The smallest group size that the paper's empirical rule allows for a text of this length. Needs no model.
+
+    Args:
+        trained_window: tokens that the model was trained on (the paper's L).
+        length: tokens of prompt and answer together (N).
+
+    Returns:
+        group_size, neighbor_window, reach.
+    """
+    try:
+        config = suggest(int(trained_window), int(length))
+        reach = max_length(int(trained_window), config)
+    except (ValueError, TypeError) as error:
+        raise gr.Error(str(error), print_exception=False) from error
+    return {"group_size": config.group_size, "neighbor_window": config.neighbor_window, "reach": reach}

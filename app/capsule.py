@@ -1,0 +1,330 @@
+"""Run capsules: one HTML file with a question, its answer, citations, settings, versions and the pooled figures.
+
+It opens in any browser without this app and without a network, and this app reads it back: what the figures are drawn
+from stands in it as JSON. Knows nothing about gradio.
+"""
+
+from __future__ import annotations
+
+import base64
+import csv
+import io
+import json
+import platform
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from html import escape
+from importlib import metadata
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from app.conversation import METHOD_WORDS, Entry, Reply, from_json, measures
+from app.evidence import PageShare, page_shares
+from app.figures import attention_heatmap, page_bars
+from app.session import Turn
+
+FORMAT = "selfextend-capsule"
+VERSION = 1
+MAX_BYTES = 30_000_000
+PACKAGES = ("selfextend", "torch", "transformers", "gradio", "plotly", "pypdfium2")
+_DATA = re.compile(r'<script type="application/json" id="capsule">(.*?)</script>', re.DOTALL)
+MOST_PAGES = 24
+
+
+class CapsuleError(ValueError):
+    """A file that is no run capsule; the message says what to do."""
+
+
+@dataclass(frozen=True, eq=False)
+class Pooled:
+    """Attention of the answer's tokens, pooled: what the capsule's picture is drawn from.
+
+    Attributes:
+        tokens: the text of each answer token, one a row.
+        edges: (bins + 1,) prompt tokens; bin b covers edges[b] ... edges[b + 1] - 1.
+        shares: (rows, bins) largest weight in the bin under any layer and head, 0 to 1.
+    """
+
+    tokens: tuple[str, ...]
+    edges: npt.NDArray[np.int64]
+    shares: npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
+class Capsule:
+    """A question and its answer, by one method, as they are kept in a file.
+
+    Attributes:
+        entry: the question, with just this reply.
+        trained_window: of the model, in tokens.
+        documents: name, checksum and number of pages of each.
+        pages: every page's share of the answer's attention, most first.
+        pooled: attention, or None where none was recorded.
+        versions: of Python and of the packages that took part.
+        made: when, as an ISO date and time.
+    """
+
+    entry: Entry
+    trained_window: int
+    documents: tuple[dict[str, Any], ...]
+    pages: tuple[PageShare, ...]
+    pooled: Pooled | None
+    versions: dict[str, str]
+    made: str
+
+    @property
+    def reply(self) -> Reply:
+        """The answer."""
+        return self.entry.replies[0]
+
+
+def capsule_of(turn: Turn, reply: Reply, pooled: Pooled | None) -> Capsule:
+    """The capsule of an answer.
+
+    Args:
+        reply: the turn's, as the conversation has it.
+        pooled: the attention to show, or None where none was recorded.
+    """
+    record = turn.answer.attention
+    pages: list[PageShare] = []
+    if record is not None and turn.prompt.index.passages:
+        pages = page_shares(record, turn.prompt.index, len(turn.answer.token_ids))
+    documents = tuple(
+        {
+            "name": stored.document.name,
+            "sha256": stored.document.sha256,
+            "pages": len(stored.document.pages),
+        }
+        for stored in turn.documents
+    )
+    return Capsule(
+        entry=Entry(turn.question, (reply,), turn.model_name),
+        trained_window=turn.trained_window,
+        documents=documents,
+        pages=tuple(pages),
+        pooled=pooled,
+        versions=_versions(),
+        made=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:  # the app runs from a checkout too, where selfextend is not installed
+            continue
+    return found
+
+
+def as_json(capsule: Capsule) -> dict[str, Any]:
+    """The capsule as JSON holds it."""
+    pooled = None
+    if capsule.pooled is not None:
+        # Half precision tells shares apart to a thousandth of their size, in a quarter of the room.
+        shares = capsule.pooled.shares.astype(np.float16)
+        pooled = {
+            "tokens": list(capsule.pooled.tokens),
+            "edges": capsule.pooled.edges.tolist(),
+            "shares": base64.b64encode(shares.tobytes()).decode(),
+        }
+    return {
+        "format": FORMAT,
+        "version": VERSION,
+        "made": capsule.made,
+        "entry": asdict(capsule.entry),
+        "trained_window": capsule.trained_window,
+        "documents": list(capsule.documents),
+        "pages": [asdict(page) for page in capsule.pages],
+        "attention": pooled,
+        "versions": capsule.versions,
+    }
+
+
+def from_dict(record: Any) -> Capsule:
+    """What `as_json` made, read back and checked.
+
+    Raises:
+        CapsuleError: it is something else, or of a later version.
+    """
+    try:
+        if record["format"] != FORMAT:
+            raise KeyError("format")
+        if record["version"] > VERSION:
+            raise CapsuleError("This run capsule was made by a later version of this app: update the app to open it.")
+        (entry,) = from_json([record["entry"]])
+        pooled = None
+        if record["attention"] is not None:
+            kept = record["attention"]
+            tokens, edges = tuple(map(str, kept["tokens"])), np.asarray(kept["edges"], dtype=np.int64)
+            shares = np.frombuffer(base64.b64decode(kept["shares"]), dtype=np.float16).astype(np.float32)
+            pooled = Pooled(tokens, edges, shares.reshape(len(tokens), len(edges) - 1))
+        capsule = Capsule(
+            entry=entry,
+            trained_window=int(record["trained_window"]),
+            documents=tuple(
+                {"name": str(one["name"]), "sha256": str(one["sha256"]), "pages": int(one["pages"])}
+                for one in record["documents"]
+            ),
+            pages=tuple(
+                PageShare(
+                    int(one["document"]), str(one["name"]), int(one["page"]), str(one["page_word"]), float(one["share"])
+                )
+                for one in record["pages"]
+            ),
+            pooled=pooled,
+            versions={str(name): str(version) for name, version in record["versions"].items()},
+            made=str(record["made"]),
+        )
+        assert len(capsule.entry.replies) == 1
+    except (KeyError, TypeError, ValueError, AttributeError, AssertionError) as error:
+        if isinstance(error, CapsuleError):
+            raise
+        raise CapsuleError(
+            "This is no run capsule of this app, or it was changed: save the run again, or open another file."
+        ) from error
+    return capsule
+
+
+def read_capsule(html: str) -> Capsule:
+    """The capsule in an HTML file that `as_html` wrote. Nothing in the file is run or shown as it is.
+
+    Raises:
+        CapsuleError: there is none in it.
+    """
+    found = _DATA.search(html)
+    if found is None:
+        raise CapsuleError("This file holds no run capsule. Choose an HTML file that was saved with this app.")
+    try:
+        record = json.loads(found[1])
+    except ValueError as error:
+        raise CapsuleError("The run capsule in this file is damaged: save the run again.") from error
+    return from_dict(record)
+
+
+def figures_of(capsule: Capsule, *, dark: bool = False) -> list[Any]:
+    """The capsule's figures as plotly figures: attention by page, and answer tokens by document."""
+    figures = []
+    cited = {(source.document, source.page) for source in capsule.reply.sources}
+    shown = [page for page in capsule.pages[:MOST_PAGES] if page.share > 0]
+    if shown:
+        many = len(capsule.documents) > 1
+        figures.append(
+            page_bars(
+                [f"{page.document + 1}: {page.page}" if many else str(page.page) for page in shown],
+                [page.share for page in shown],
+                cited=[number for number, page in enumerate(shown) if (page.name, page.page) in cited],
+                title="Pages by the answer's attention, most first",
+                dark=dark,
+            )
+        )
+    if capsule.pooled is not None and capsule.pooled.shares.size:
+        figures.append(
+            attention_heatmap(
+                capsule.pooled.shares,
+                [text.strip() or "␣" for text in capsule.pooled.tokens],
+                capsule.pooled.edges,
+                pooled="max",
+                what="the largest over all layers, all heads",
+                dark=dark,
+            )
+        )
+    return figures
+
+
+def as_html(capsule: Capsule) -> str:
+    """The whole file. It loads nothing from anywhere."""
+    figures = figures_of(capsule)
+    pictures = "".join(
+        figure.to_html(full_html=False, include_plotlyjs=number == 0, config={"displaylogo": False})
+        for number, figure in enumerate(figures)
+    )
+    # A closing tag inside a string would end the script element.
+    data = json.dumps(as_json(capsule), ensure_ascii=False).replace("</", "<\\/")
+    return (
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" '
+        f'content="width=device-width"><title>{escape(capsule.entry.question)}</title><style>{_STYLE}</style></head>'
+        f"<body><main>{body_html(capsule)}{pictures}</main>"
+        f'<script type="application/json" id="capsule">{data}</script></body></html>\n'
+    )
+
+
+_STYLE = """
+body { font: 16px/1.5 system-ui, sans-serif; color: #1f2328; background: #fff; margin: 0; }
+main { max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
+blockquote { margin: 0.3rem 0 1rem; padding-left: 0.8rem; border-left: 4px solid #0072b2; }
+dl { display: grid; grid-template-columns: max-content minmax(0, 1fr); gap: 0.2rem 1rem; }
+dt { font-weight: 600; } dd { margin: 0; overflow-wrap: anywhere; }
+.answer { font-size: 1.15rem; white-space: pre-wrap; }
+"""
+
+
+def body_html(capsule: Capsule) -> str:
+    """Question, answer, citations, settings and versions as HTML, every text in it escaped."""
+    reply = capsule.reply
+    sources = "".join(
+        f"<li><b>{escape(source.document)}, {escape(source.page_word)} {source.page}</b>, {source.share:.0%} of the "
+        f"attention on the documents; {_level(source)}<blockquote>{escape(source.text)}</blockquote></li>"
+        for source in reply.sources
+    )
+    settings = {"Method": METHOD_WORDS.get(reply.method, reply.method), **reply.config}
+    facts = {
+        "Model": f"{capsule.entry.model}, trained on {capsule.trained_window:,} tokens",
+        **{str(name).replace("_", " ").capitalize(): str(value) for name, value in settings.items()},
+        "Measured": measures(reply),
+        "Documents": "; ".join(
+            f"{one['name']} ({one['pages']} pages, sha256 {one['sha256']})" for one in capsule.documents
+        ),
+        "Versions": ", ".join(f"{name} {version}" for name, version in capsule.versions.items()),
+        "Made": capsule.made,
+    }  # fmt: skip
+    listing = "".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in facts.items())
+    return (
+        f"<h1>{escape(capsule.entry.question)}</h1><p class='answer'>{escape(reply.text)}</p>"
+        f"<h2>Passages that the answer looked at</h2><p>Found in the attention, not written by the model. Attention is "
+        f"not proof.</p><ol>{sources}</ol><h2>Settings</h2><dl>{listing}</dl>"
+    )
+
+
+def _level(source: Any) -> str:
+    if source.level == "neighbor":
+        return f"neighbor: exact position, {source.relative_position:,}"
+    return f"grouped: ±{source.plus_minus:,} tokens, seen at relative position {source.relative_position:,}"
+
+
+def as_csv(capsule: Capsule) -> str:
+    """Pages and cited passages as CSV: one row each, told apart by the first column."""
+    table = io.StringIO()
+    writer = csv.writer(table)
+    writer.writerow(["kind", "document", "page", "share", "level", "relative_position", "text"])
+    for page in capsule.pages:
+        writer.writerow(["page", _cell(page.name), page.page, f"{page.share:.6f}", "", "", ""])
+    for source in capsule.reply.sources:
+        writer.writerow(
+            [
+                "passage", _cell(source.document), source.page, f"{source.share:.6f}", source.level,
+                source.relative_position, _cell(source.text),
+            ]
+        )  # fmt: skip
+    return table.getvalue()
+
+
+def _cell(text: str) -> str:
+    """A text that a spreadsheet will not take for a formula."""
+    return f"'{text}" if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text
+
+
+def attention_csv(pooled: Pooled) -> str:
+    """The pooled attention as CSV: a row for each answer token, a column for each stretch of the prompt."""
+    table = io.StringIO()
+    writer = csv.writer(table)
+    spans: Sequence[str] = [f"{a}-{b - 1}" for a, b in zip(pooled.edges[:-1], pooled.edges[1:], strict=True)]
+    writer.writerow(["token", *spans])
+    for text, row in zip(pooled.tokens, pooled.shares, strict=True):
+        writer.writerow([_cell(text), *(f"{value:.6g}" for value in row)])
+    return table.getvalue()

@@ -1,0 +1,127 @@
+"""The runs tab: the answer at hand as a run capsule, CSV or JSON; and a run capsule opened again.
+
+Knows files and components; what a capsule is made of is in `app.capsule`.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from app.capsule import (
+    MAX_BYTES,
+    Capsule,
+    CapsuleError,
+    Pooled,
+    as_csv,
+    as_html,
+    as_json,
+    attention_csv,
+    body_html,
+    capsule_of,
+    figures_of,
+    read_capsule,
+)
+from app.conversation import Entry
+from app.session import Turn
+from app.tabs.attention import ALL, MAX, view_of
+from app.tabs.chat import States, complaint_html
+from app.tabs.plot_pane import packed, plot_pane
+
+TokenTexts = Callable[[Turn], Any]
+
+
+def build_runs_tab(states: States, token_texts: TokenTexts) -> None:
+    """The tab's components and handlers, inside the open gr.Blocks or gr.Tab.
+
+    Args:
+        token_texts: the text of each token of a turn's answer.
+    """
+    gr.HTML(
+        "<p class='hint'>A <b>run capsule</b> is one HTML file with the question, the answer, its citations, settings, "
+        "versions and figures. It opens in any browser, without this app and without a network, and here. Each figure "
+        "also has a camera button that saves it as PNG.</p>"
+    )
+    with gr.Row():
+        capsule = gr.DownloadButton(
+            "Save run capsule", size="sm", variant="primary", elem_id="save-capsule", min_width=130
+        )
+        pages = gr.DownloadButton("Pages and passages (CSV)", size="sm", elem_id="save-csv", min_width=130)
+        attention = gr.DownloadButton("Attention (CSV)", size="sm", elem_id="save-attention", min_width=130)
+        data = gr.DownloadButton("Everything (JSON)", size="sm", elem_id="save-json", min_width=130)
+    status = gr.HTML(elem_id="runs-status")
+    opened = gr.File(
+        label="Open a run capsule", file_types=[".html"], height=96, elem_id="open-capsule", elem_classes=["drop-zone"]
+    )
+    with gr.Column(visible=False, min_width=0, elem_id="opened") as found:
+        shown = gr.HTML(elem_id="capsule", elem_classes=["capsule"])
+        with gr.Column(visible=False, min_width=0) as pictures:
+            bars = plot_pane(label="Pages of the opened run", height=280, elem_id="capsule-pages")
+            heat = plot_pane(label="Attention of the opened run", height=420, elem_id="capsule-attention")
+
+    def saver(name: str, write: Callable[[Capsule], str]) -> Callable[..., tuple[Any, str]]:
+        def save(turn: Turn | None, entries: list[Entry]) -> tuple[Any, str]:
+            try:
+                return _saved(name, write(_capsule(turn, entries, token_texts))), ""
+            except CapsuleError as error:
+                return gr.skip(), complaint_html(error)
+
+        return save
+
+    def attention_of(made: Capsule) -> str:
+        if made.pooled is None:
+            raise CapsuleError("No attention was recorded for this answer.")
+        return attention_csv(made.pooled)
+
+    def open_capsule(path: str | None) -> dict[Any, Any]:
+        closed = {status: "", found: gr.update(visible=False)}
+        if path is None:
+            return closed
+        try:
+            if Path(path).stat().st_size > MAX_BYTES:
+                raise CapsuleError(f"This file is larger than {MAX_BYTES / 1e6:.0f} MB: it is no run capsule.")
+            read = read_capsule(Path(path).read_text(encoding="utf-8", errors="replace"))
+            figures = [packed(figure) for figure in figures_of(read)]
+        except (CapsuleError, OSError, ValueError) as error:
+            return {**closed, status: complaint_html(error)}
+        updates = {status: "", found: gr.update(visible=True), shown: body_html(read)}
+        if len(figures) == 2:
+            return {**updates, pictures: gr.update(visible=True), bars: figures[0], heat: figures[1]}
+        return {**updates, pictures: gr.update(visible=False)}
+
+    options: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+    writers: list[tuple[gr.DownloadButton, str, Callable[[Capsule], str]]] = [
+        (capsule, "run.html", as_html),
+        (pages, "pages.csv", as_csv),
+        (attention, "attention.csv", attention_of),
+        (data, "run.json", lambda made: json.dumps(as_json(made), ensure_ascii=False, indent=1)),
+    ]
+    for button, name, write in writers:
+        button.click(saver(name, write), [states.turn, states.entries], [button, status], **options)
+    opened.change(open_capsule, [opened], [status, found, shown, pictures, bars, heat], **options)
+
+
+def _capsule(turn: Turn | None, entries: list[Entry], token_texts: TokenTexts) -> Capsule:
+    replies = [reply for entry in entries for reply in entry.replies if turn is not None and reply.turn == turn.id]
+    if turn is None or not replies:
+        raise CapsuleError("There is no answer to save yet: ask a question first, or click a page link of an answer.")
+    pooled = None
+    if turn.answer.attention is not None and turn.prompt.index.passages:
+        view = view_of(turn, ALL, ALL, MAX, False)
+        pooled = Pooled(
+            tuple(str(text) for text in token_texts(turn)[: len(view.shares)]),
+            view.edges,
+            view.shares.astype("float32"),
+        )
+    return capsule_of(turn, replies[-1], pooled)
+
+
+def _saved(name: str, text: str) -> str:
+    path = Path(tempfile.mkdtemp(prefix="selfextend-")) / name
+    path.write_text(text, encoding="utf-8")
+    return str(path)
