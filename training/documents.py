@@ -15,7 +15,7 @@ from .prose import HARBOUR, OBSERVATORY
 from .vocabulary import RESERVED_NAMES
 
 FACTS = 100
-SENTENCES = 13
+SENTENCES = 16
 SAMPLE_SEED, HELD_OUT_SEED = 7, 8
 
 
