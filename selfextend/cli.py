@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from selfextend.commands import lab, models, settings
+from selfextend.commands import lab, models, settings, sweeps
 
 Command = Callable[[argparse.Namespace], dict[str, Any]]
 
@@ -23,7 +24,7 @@ def parser() -> argparse.ArgumentParser:
         prog="selfextend", description="SelfExtend (arXiv 2401.01325) on any RoPE model of transformers."
     )
     commands = top.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    for module in (settings, models, lab):
+    for module in (settings, models, lab, sweeps):
         module.add_commands(commands)
     for command in commands.choices.values():
         command.add_argument("--json", action="store_true", help="print one JSON object instead of text")
@@ -43,6 +44,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         return 130
+    if int(os.environ.get("RANK", "0")):
+        return 0  # of processes that run one model together, the first speaks
     if chosen.json:
         json.dump(result, sys.stdout, ensure_ascii=False, indent=2)
         print()

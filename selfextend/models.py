@@ -136,7 +136,7 @@ def load_steps(
     folder = yield from _with_progress(source.name, fetch_steps(source, weights=True), "Downloading")
     check_weights(folder)
     yield LoadStep("loading", 0.0, f"Loading {name}: {estimate.describe()}", estimate)
-    tokenizer = _load_tokenizer(folder)
+    tokenizer = load_tokenizer(folder)
     model = None
     for fraction, model in _load_weights(folder, name, estimate, target, device):
         if model is None:
@@ -182,7 +182,12 @@ def _too_big(name: str, estimate: MemoryEstimate) -> str:
     return f"{name} takes {estimate.describe()} Either {', or '.join(advice)}."
 
 
-def _load_tokenizer(folder: Path) -> "PreTrainedTokenizerBase":
+def load_tokenizer(folder: Path) -> "PreTrainedTokenizerBase":
+    """The tokenizer in a model's folder; it always has a padding token.
+
+    Raises:
+        IncompleteModelError: there is none, or it cannot be read.
+    """
     from transformers import AutoTokenizer
 
     if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):

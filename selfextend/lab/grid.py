@@ -58,18 +58,25 @@ class GridPlan:
                 checked_integer("length", length, 2)
             for depth in self.depths:
                 check_depth(depth)
+            if self.trials > 1 and not self.probe.varies:
+                raise LabError("Nothing in these cases is random, so one trial says it all: choose 1 trial.")
         except ValueError as error:
             raise LabError(str(error)) from None
 
-    def check(self, trained_window: int) -> None:
-        """Refuse what cannot be run on a model with this trained window.
+    def check(self, trained_window: int, tokenizer: PreTrainedTokenizerBase | None = None) -> None:
+        """Refuse what cannot be run on a model with this trained window and tokenizer.
 
         Raises:
             PastReachError, ValueError: see `Method.check`.
+            LabError: what is planted does not fit the shortest length, or a text is shorter than the longest.
         """
         for method in self.methods:
             for length in self.lengths:
                 method.check(trained_window, length)
+        if tokenizer is not None:
+            for length in {min(self.lengths), max(self.lengths)}:
+                depth = self.depths[0]
+                self.probe.case(tokenizer, length, depth, case_seed(self.seed, self.probe.name, length, depth, 0))
 
     def settings(self) -> dict[str, Any]:
         """For the record's header."""
@@ -181,7 +188,15 @@ def run_group(
     """All depths of one method and length. Yields how far the cell at hand is, 0 … 1, and each cell's rows."""
     settings = method.settings(trained_window, length)
     blank = [
-        {"method": method.name, "label": method.label, "settings": settings, "length": length, "depth": depth}
+        {
+            "probe": plan.probe.name,
+            "method": method.name,
+            "label": method.label,
+            "settings": settings,
+            "length": length,
+            "depth": depth,
+            "cell_rows": plan.trials,
+        }
         for depth in sorted(plan.depths)
     ]
     missing = [index for index, row in enumerate(blank) if cell_key(row) not in done]
@@ -251,8 +266,8 @@ def rows_of(
                 "expected": list(case.expected),
                 "answer": text,
                 "score": case.score(text),
-                # Shared by all trials of the cell.
-                "seconds": round(cost.seconds / len(cell), 4),
+                # The cell's own, since its trials are answered together.
+                "seconds": round(cost.seconds, 4),
                 "peak_bytes": cost.peak_bytes,
             }
         )

@@ -1,4 +1,4 @@
-"""A text of a wanted number of tokens with something planted at a depth: what passkey and needle have in common.
+"""A text of a wanted number of tokens with things planted in it: what passkey, needle and key-value retrieval share.
 
 Knows tokenizers; knows nothing about models, scores or what is planted.
 """
@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from itertools import cycle, islice
 
 from transformers import PreTrainedTokenizerBase
+
+from selfextend.lab.errors import LabError
 
 _SENTENCE_END = re.compile(r"(?<=[.!?])[\"'’”)\]]*\s+")
 
@@ -18,7 +21,7 @@ def sentences_of(text: str) -> list[str]:
     """The sentences of a text, each with its full stop, white space between them left out.
 
     Raises:
-        ValueError: the text is empty.
+        LabError: the text is empty.
     """
     sentences, start = [], 0
     for end in _SENTENCE_END.finditer(text):
@@ -27,26 +30,22 @@ def sentences_of(text: str) -> list[str]:
     sentences.append(text[start:].strip())
     sentences = [sentence for sentence in sentences if sentence]
     if not sentences:
-        raise ValueError("The text to plant something in is empty. Give a text with at least one sentence.")
+        raise LabError("The text to plant something in is empty. Give a text with at least one sentence.")
     return sentences
 
 
 def check_depth(depth: float) -> float:
-    """`depth` if it lies in 0 ... 1, else a ValueError."""
+    """`depth` if it lies in 0 ... 1, else a LabError."""
     if isinstance(depth, bool) or not isinstance(depth, (int, float)) or not 0 <= depth <= 1:
-        raise ValueError(f"A depth must lie in 0 … 1 (0 is the beginning of the text, 1 its end), not {depth!r}.")
+        raise LabError(f"A depth must lie in 0 … 1 (0 is the beginning of the text, 1 its end), not {depth!r}.")
     return float(depth)
 
 
 def even_depths(count: int) -> list[float]:
     """`count` depths from 0 to 1, evenly spaced; a single one is the middle."""
     if count < 1:
-        raise ValueError(f"The number of depths must be at least 1, not {count}.")
+        raise LabError(f"The number of depths must be at least 1, not {count}.")
     return [0.5] if count == 1 else [round(index / (count - 1), 4) for index in range(count)]
-
-
-def token_count(tokenizer: PreTrainedTokenizerBase, text: str) -> int:
-    return len(encode(tokenizer, text))
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
@@ -56,53 +55,100 @@ def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     return ids
 
 
+@dataclass(frozen=True)
 class Filler:
     """Pieces (sentences or lines) to fill a text with.
 
     Attributes:
         pieces: in order.
         repeats: whether to start over when they are used up. Somebody's own document is read once.
+        joint: what stands between two pieces.
+        source: names the filler in the records.
     """
 
-    def __init__(self, pieces: Sequence[str], *, repeats: bool) -> None:
-        self.pieces = list(pieces)
-        self.repeats = repeats
+    pieces: tuple[str, ...]
+    repeats: bool
+    joint: str
+    source: str
 
     def take(self, count: int) -> list[str]:
-        return list(islice(cycle(self.pieces), count)) if self.repeats else self.pieces[:count]
+        return list(islice(cycle(self.pieces), count)) if self.repeats else list(self.pieces[:count])
+
+
+def own_text(text: str, source: str) -> Filler:
+    """Somebody's own document as filler, to plant something in at its sentences' ends. Errors as `sentences_of`."""
+    return Filler(tuple(sentences_of(text)), repeats=False, joint=" ", source=source)
+
+
+@dataclass(frozen=True)
+class Planted:
+    """Something to plant at a depth, 0 … 1."""
+
+    depth: float
+    text: str
+
+
+def plant(
+    tokenizer: PreTrainedTokenizerBase,
+    filler: Filler,
+    budget: int,
+    *,
+    header: str,
+    planted: Sequence[Planted],
+    question: str,
+) -> list[int]:
+    """The tokens of the longest text that has at most `budget`: header, filler with the planted in it, question.
+
+    Header and question stand on lines of their own; the planted stand between two pieces of the filler.
+
+    Raises:
+        LabError: they alone are longer, or the filler, which may not start over, is too short.
+    """
+    planted = sorted(planted, key=lambda one: one.depth)
+
+    def build(pieces: list[str]) -> str:
+        body, start = [], 0
+        for one in planted:
+            at = round(one.depth * len(pieces))
+            body += [*pieces[start:at], one.text]
+            start = at
+        return "\n".join(part for part in (header, filler.joint.join([*body, *pieces[start:]]), question) if part)
+
+    return fill(tokenizer, filler, budget, build)
 
 
 def fill(
     tokenizer: PreTrainedTokenizerBase, filler: Filler, budget: int, build: Callable[[list[str]], str]
 ) -> list[int]:
-    """The tokens of the longest `build(pieces)` that has at most `budget` tokens.
-
-    Raises:
-        ValueError: there is no room even for what `build([])` makes.
-    """
+    """The tokens of the longest `build(pieces)` that has at most `budget` tokens. Errors as `plant`."""
 
     def tokens_with(count: int) -> list[int]:
         return encode(tokenizer, build(filler.take(count)))
 
-    smallest = len(tokens_with(0))
-    if smallest > budget:
-        raise ValueError(
-            f"What is planted and asked takes {smallest:,} tokens by itself, more than the {budget:,} that the text "
-            "may have. Choose a greater length."
+    shortest = tokens_with(0)
+    if len(shortest) > budget:
+        raise LabError(
+            f"What is planted and asked takes {len(shortest):,} tokens by itself, more than the {budget:,} that the "
+            "text may have. Choose a greater length."
         )
-    sample = " ".join(filler.take(64))
-    per_piece = max(1.0, token_count(tokenizer, sample) / len(filler.take(64)))
+    sample = filler.take(64)
+    per_piece = max(1.0, len(encode(tokenizer, filler.joint.join(sample))) / len(sample))
     most = 1 << 30 if filler.repeats else len(filler.pieces)
-    # A guess, put right by what its tokens turn out to be; `low` fits and `low + 1` does not when it ends.
-    low, low_tokens, high = 0, None, most + 1
-    guess = min(most, int((budget - smallest) / per_piece))
+    # A guess, put right by what its tokens turn out to be; at the end `low` pieces fit and `high`, one more, do not.
+    low, longest, high = 0, shortest, most + 1
+    guess = int((budget - len(shortest)) / per_piece)
     while high - low > 1:
         guess = min(max(guess, low + 1), high - 1)
         tokens = tokens_with(guess)
         if len(tokens) <= budget:
-            low, low_tokens = guess, tokens
+            low, longest = guess, tokens
             guess = low + max(1, int((budget - len(tokens)) / per_piece))
         else:
             high = guess
             guess = high - max(1, round((len(tokens) - budget) / per_piece))
-    return tokens_with(0) if low_tokens is None else low_tokens
+    if low == most:
+        raise LabError(
+            f"The text ({filler.source}) with what is planted in it has only {len(longest):,} tokens, fewer than the "
+            f"{budget:,} asked for. Choose a smaller length or a longer text."
+        )
+    return longest

@@ -17,14 +17,19 @@ from transformers import PreTrainedTokenizerBase
 
 from selfextend.config import checked_integer
 from selfextend.lab.errors import TestSetError
-from selfextend.lab.haystack import Filler, encode, fill
+from selfextend.lab.haystack import Filler, Planted, encode, plant
 from selfextend.lab.probes import Case
 
 HEADER = (
     "There is an important info hidden inside a lot of irrelevant text. Find it and memorize it. "
     "I will quiz you about the important information there."
 )
-FILLER = "The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again."
+FILLER = Filler(
+    ("The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again.",),
+    repeats=True,
+    joint="\n",
+    source="standard",
+)
 NEEDLE = "The pass key is {key}. Remember it. {key} is the pass key."
 QUESTION = "What is the pass key? The pass key is "
 
@@ -35,40 +40,37 @@ class Passkey:
 
     Attributes:
         digits: of each key.
-        filler: sentences to hide it in; None takes the standard ones, over and over.
-        source: names the filler in the records.
+        filler: what to hide it in; the standard lines, over and over, unless given.
     """
 
     digits: int = 5
-    filler: tuple[str, ...] | None = None
-    source: str = "standard"
+    filler: Filler = FILLER
 
     name = "passkey"
+    varies = True
 
     def __post_init__(self) -> None:
         if checked_integer("digits", self.digits, 1) > 100:
             raise ValueError(f"digits must be at most 100, not {self.digits}.")
 
     def settings(self) -> dict[str, Any]:
-        return {"digits": self.digits, "filler": self.source}
+        return {"digits": self.digits, "filler": self.filler.source}
 
     def case(self, tokenizer: PreTrainedTokenizerBase, length: int, depth: float, rng: random.Random) -> Case:
         """One prompt of at most `length` tokens, its answer included, with the key at `depth`.
 
         Raises:
-            ValueError: needle and question alone are longer.
+            LabError: see `plant`.
         """
         key = str(rng.randrange(10 ** (self.digits - 1), 10**self.digits))
-        needle = NEEDLE.format(key=key)
-        filler = Filler([FILLER], repeats=True) if self.filler is None else Filler(self.filler, repeats=False)
-        joint = "\n" if self.filler is None else " "
-
-        def build(pieces: list[str]) -> str:
-            at = round(depth * len(pieces))
-            lines = [HEADER, joint.join(pieces[:at]), needle, joint.join(pieces[at:]), QUESTION]
-            return "\n".join(line for line in lines if line)
-
-        tokens = fill(tokenizer, filler, length - self.digits, build)
+        tokens = plant(
+            tokenizer,
+            self.filler,
+            length - self.digits,
+            header=HEADER,
+            planted=[Planted(depth, NEEDLE.format(key=key))],
+            question=QUESTION,
+        )
         return Case(tokens=tuple(tokens), expected=(key,), max_new_tokens=self.digits, match="begins")
 
 
@@ -95,6 +97,8 @@ def read_test_set(path: Path) -> list[dict[str, Any]]:
         position = row.get("passkey_position")
         if position is not None and (isinstance(position, bool) or not isinstance(position, int) or position < 0):
             raise TestSetError(f"{path}, line {number}: passkey_position must be a whole number, not {position!r}.")
+        if not str(row["target"]):
+            raise TestSetError(f"{path}, line {number}, has an empty target.")
         rows.append({"input": str(row["input"]), "target": str(row["target"]), "passkey_position": position})
     if not rows:
         raise TestSetError(f"{path} holds no rows.")

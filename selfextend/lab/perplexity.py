@@ -56,10 +56,20 @@ class PerplexityPlan:
         except ValueError as error:
             raise LabError(str(error)) from None
 
-    def check(self, trained_window: int) -> None:
-        """Refuse what cannot be run on a model with this trained window. Errors as `Method.check`."""
+    def check(self, trained_window: int, tokens: Sequence[int]) -> None:
+        """Refuse what cannot be run on a model with this trained window, or a text that is too short.
+
+        Raises:
+            PastReachError, ValueError: see `Method.check`.
+            LabError: `tokens` are fewer than `length`.
+        """
         for method in self.methods:
             method.check(trained_window, self.length)
+        if len(tokens) < self.length:
+            raise LabError(
+                f"The text has {len(tokens):,} tokens, fewer than the {self.length:,} asked for. Give a longer text "
+                "or a smaller length."
+            )
 
     def settings(self) -> dict[str, Any]:
         """For the record's header."""
@@ -84,22 +94,19 @@ def run_perplexity(
         tokens: of the text, at least `plan.length`.
 
     Raises:
-        LabError: the text is too short. PastReachError, UnsupportedArchitectureError: see `running`.
+        LabError, PastReachError: see `PerplexityPlan.check`. UnsupportedArchitectureError: see `running`.
     """
-    plan.check(trained_window)
-    if len(tokens) < plan.length:
-        raise LabError(
-            f"The text has {len(tokens):,} tokens, fewer than the {plan.length:,} asked for. Give a longer text or "
-            "a smaller length."
-        )
+    plan.check(trained_window, tokens)
     clock = Clock(len(plan.methods))
     for method in plan.methods:
         row = {
+            "probe": plan.name,
             "method": method.name,
             "label": method.label,
             "settings": method.settings(trained_window, plan.length),
             "length": plan.length,
             "depth": None,
+            "cell_rows": -(-(plan.length - 1) // plan.bin_tokens),
         }
         message = f"perplexity, {method.label}, {plan.length:,} tokens"
         if cell_key(row) not in done:

@@ -45,6 +45,11 @@ class Probe(Protocol):
     @property
     def name(self) -> str: ...
 
+    @property
+    def varies(self) -> bool:
+        """Whether two trials of the same cell differ."""
+        ...
+
     def settings(self) -> dict[str, Any]:
         """What a record says about how the cases were made."""
         ...

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -78,8 +79,9 @@ def identity(header: dict[str, Any]) -> dict[str, Any]:
 
 
 def cell_key(row: Row) -> CellKey:
-    """Which cell a row belongs to: method, its settings, length, depth, and the case of a test set."""
+    """Which cell a row belongs to: probe, method, its settings, length, depth, and the case of a test set."""
     return (
+        str(row["probe"]),
         str(row["method"]),
         json.dumps(row.get("settings", {}), sort_keys=True),
         str(row.get("length")),
@@ -124,10 +126,18 @@ def read_run(path: Path) -> Run:
             row = json.loads(line)
         except ValueError:
             raise RecordError(f"{path} is damaged: line {number} is not JSON.") from None
-        if not isinstance(row, dict) or "method" not in row:
+        if not isinstance(row, dict) or not {"probe", "method", "label", "length", "cell_rows"} <= row.keys():
             raise RecordError(f"{path} is damaged: line {number} is no row.")
         rows.append(row)
     return Run(first, rows)
+
+
+def complete_cells(rows: Iterable[Row]) -> set[CellKey]:
+    """Cells of which all rows are there, as each row says how many its cell has."""
+    rows = list(rows)
+    counts = Counter(cell_key(row) for row in rows)
+    wanted = {cell_key(row): row["cell_rows"] for row in rows}
+    return {key for key, count in counts.items() if count == wanted[key]}
 
 
 class RunFile:
@@ -151,16 +161,14 @@ class RunFile:
             if identity(found.header) != identity(header):
                 raise RecordError(f"{path} belongs to another run ({_difference(found.header, header)}). Name another.")
             self.run = found
-        self._rewrite()
+        self._rewrite()  # a line that was cut off is gone after this
 
-    def complete_cells(self, expected_rows: int) -> set[CellKey]:
+    def complete_cells(self) -> set[CellKey]:
         """Cells that are there whole; the rows of others are let go of."""
-        counts: dict[CellKey, int] = {}
-        for row in self.run.rows:
-            counts[cell_key(row)] = counts.get(cell_key(row), 0) + 1
-        whole = {key for key, count in counts.items() if count >= expected_rows}
-        if whole != set(counts):
-            self.run.rows = [row for row in self.run.rows if cell_key(row) in whole]
+        whole = complete_cells(self.run.rows)
+        kept = [row for row in self.run.rows if cell_key(row) in whole]
+        if len(kept) < len(self.run.rows):
+            self.run.rows = kept
             self._rewrite()
         return whole
 

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from math import exp
 from typing import Any
 
-from selfextend.lab.records import Row
+from selfextend.lab.records import Row, cell_key
 from selfextend.lab.statistics import wilson_interval
 
 
@@ -40,6 +40,11 @@ class Accuracy:
         return f"{self.share:.0%} ({self.low:.0%}–{self.high:.0%}), n={self.trials}"
 
 
+def seconds_of(rows: Iterable[Row]) -> float:
+    """What the cells of these rows took, each counted once."""
+    return round(sum({cell_key(row): row["seconds"] for row in rows}.values()), 3)
+
+
 def accuracy(rows: Iterable[Row]) -> Accuracy:
     """Of all these rows together.
 
@@ -55,7 +60,7 @@ def accuracy(rows: Iterable[Row]) -> Accuracy:
         score=sum(row["score"] for row in rows) / len(rows),
         low=low,
         high=high,
-        seconds=round(sum(row.get("seconds", 0.0) for row in rows), 3),
+        seconds=seconds_of(rows),
         peak_bytes=max(row.get("peak_bytes", 0) for row in rows),
     )
 
@@ -102,6 +107,28 @@ def by_cell(rows: Iterable[Row]) -> list[dict[str, Any]]:
         for (label, length, depth), found in groups.items()
         for found_accuracy in [accuracy(found)]
     ]
+
+
+def ends_of_curves(rows: Iterable[Row]) -> dict[str, dict[str, float]]:
+    """For each method's label the perplexity of its `first_bin` and its `last_quarter`, and their `ratio`."""
+    found: dict[str, list[Row]] = {}
+    for row in rows:
+        found.setdefault(row["label"], []).append(row)
+    ends = {}
+    for label, curve in found.items():
+        first = exp(min(curve, key=lambda row: row["start"])["loss"])
+        last = last_quarter(curve)
+        ends[label] = {"first_bin": first, "last_quarter": last, "ratio": last / first}
+    return ends
+
+
+def last_quarter(rows: Iterable[Row]) -> float:
+    """Perplexity over the bins that begin in the last quarter of the text (the last bin, where none does)."""
+    rows = list(rows)
+    start = rows[0]["length"] * 3 / 4
+    late = [row for row in rows if row["start"] >= start] or [max(rows, key=lambda row: row["start"])]
+    tokens = sum(row["tokens"] for row in late)
+    return exp(sum(row["loss"] * row["tokens"] for row in late) / tokens)
 
 
 def curves(rows: Iterable[Row]) -> dict[str, dict[str, list[float]]]:

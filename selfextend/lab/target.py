@@ -16,7 +16,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from selfextend.config import QueryScaling, checked_integer
 from selfextend.hardware import Quantization
-from selfextend.models import load_model
+from selfextend.lab import tensor_parallel
+from selfextend.models import load_model, load_tokenizer
 from selfextend.presets import find_preset
 from selfextend.sources import fetch_steps, locate, read_config
 from selfextend.windows import trained_window as window_of
@@ -30,20 +31,37 @@ class Target:
 
     Attributes:
         name: as given.
+        folder: its configuration and tokenizer; maybe not its weights.
         trained_window: the paper's L, in tokens: as given, or from the model's files.
         recommended_scaling: the query scaling that is recommended for this model past its window.
         quantization, device, dtype: as `load_model` takes them.
     """
 
     name: str
+    folder: Path
     trained_window: int
     recommended_scaling: QueryScaling = "none"
     quantization: Quantization = "none"
     device: str = "auto"
     dtype: str = "auto"
 
+    @property
+    def writes(self) -> bool:
+        """Whether this process speaks for all that run the model together: prints, and keeps the record."""
+        return tensor_parallel.rank() == 0
+
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The tokenizer alone, to see whether the texts fit. Errors as `load_model`."""
+        return load_tokenizer(self.folder)
+
     def load(self) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-        """The model and its tokenizer. Errors as `load_model`."""
+        """The model and its tokenizer, cut over all processes where `torchrun` started several. Errors as `load_model`.
+
+        Raises:
+            TensorParallelError: see `selfextend.lab.tensor_parallel`.
+        """
+        if tensor_parallel.processes() > 1:
+            return tensor_parallel.load_part(self.folder, self.dtype, self.quantization), self.tokenizer()
         return load_model(self.name, self.quantization, self.device, self.dtype)
 
 
@@ -75,7 +93,7 @@ def find_target(
         trained_window = recommendation.get("trained_window") or window_of(read_config(folder))
     preset = find_preset(name)
     scaling = recommendation.get("query_scaling", preset.query_scaling if preset else "none")
-    return Target(name, trained_window, "logn" if scaling == "logn" else "none", quantization, device, dtype)
+    return Target(name, folder, trained_window, "logn" if scaling == "logn" else "none", quantization, device, dtype)
 
 
 def _recommendation(folder: Path) -> dict[str, Any]:

@@ -26,13 +26,13 @@ class TestSetPlan:
     """A test set and the methods to run it under.
 
     Attributes:
-        cases: rows as `read_test_set` gives them.
+        rows: as `read_test_set` gives them.
         source: names the file in the record.
     """
 
     __test__ = False  # not a test class, whatever pytest makes of its name
 
-    cases: Sequence[dict[str, Any]]
+    rows: Sequence[dict[str, Any]]
     methods: tuple[Method, ...]
     source: str
     seed: int = 0
@@ -41,9 +41,20 @@ class TestSetPlan:
         if not self.methods:
             raise LabError("Name at least one method.")
 
+    def check(self, trained_window: int, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Refuse cases that fixed SelfExtend settings do not reach. Errors as `Method.check`."""
+        longest = max(length for _, length in self.cases_with_lengths(tokenizer))
+        for method in self.methods:
+            method.check(trained_window, longest)
+
+    def cases_with_lengths(self, tokenizer: PreTrainedTokenizerBase) -> list[tuple[Case, int]]:
+        """Each case, and its tokens with the answer's budget."""
+        made = [case_of_row(tokenizer, row) for row in self.rows]
+        return [(case, len(case.tokens) + case.max_new_tokens) for case in made]
+
     def settings(self) -> dict[str, Any]:
         """For the record's header."""
-        return {"file": self.source, "cases": len(self.cases), "methods": [method.label for method in self.methods]}
+        return {"file": self.source, "cases": len(self.rows), "methods": [method.label for method in self.methods]}
 
 
 def run_test_set(
@@ -58,19 +69,19 @@ def run_test_set(
     Raises:
         PastReachError: a case is longer than fixed SelfExtend settings reach; nothing was computed.
     """
-    cases = [case_of_row(tokenizer, row) for row in plan.cases]
-    lengths = [len(case.tokens) + case.max_new_tokens for case in cases]
+    plan.check(trained_window, tokenizer)
+    cases = plan.cases_with_lengths(tokenizer)
+    clock = Clock(sum(length for _, length in cases) * len(plan.methods))
     for method in plan.methods:
-        method.check(trained_window, max(lengths))
-    clock = Clock(sum(lengths) * len(plan.methods))
-    for method in plan.methods:
-        for number, (case, length, given) in enumerate(zip(cases, lengths, plan.cases, strict=True)):
+        for number, ((case, length), given) in enumerate(zip(cases, plan.rows, strict=True)):
             row = {
+                "probe": "passkey",
                 "method": method.name,
                 "label": method.label,
                 "settings": method.settings(trained_window, length),
                 "length": length,
                 "depth": None,
+                "cell_rows": 1,
                 "case": number,
                 "passkey_position": given["passkey_position"],
             }

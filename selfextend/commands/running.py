@@ -1,0 +1,176 @@
+"""What commands that measure have in common: methods, a record file, progress, Ray."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from selfextend.commands.models import (
+    METHODS_HELP,
+    add_model_arguments,
+    add_selfextend_arguments,
+    end_progress,
+    show_progress,
+)
+
+if TYPE_CHECKING:
+    from selfextend.lab.grid import CellDone, Progress
+    from selfextend.lab.ray_runner import Task
+    from selfextend.lab.records import CellKey, Run
+    from selfextend.lab.target import Target
+
+    Steps = Callable[[Any, Any, set[CellKey]], Iterator[Progress | CellDone]]
+
+
+def add_run_arguments(one: argparse.ArgumentParser, *, methods: str = "vanilla,recommended", ray: bool = True) -> None:
+    """Model, methods, seed and where the rows go."""
+    add_model_arguments(one)
+    if methods:
+        one.add_argument("--methods", default=methods, help=f"{METHODS_HELP} (default: {methods})")
+        add_selfextend_arguments(one)
+    group = one.add_argument_group("records")
+    group.add_argument("--seed", type=int, default=0)
+    group.add_argument("--out", type=Path, help="keep the rows in this file (JSON lines)")
+    group.add_argument("--resume", action="store_true", help="go on with the file of a run that was interrupted")
+    if ray:
+        group.add_argument("--ray", metavar="ADDRESS", help="on a Ray cluster: host:port, auto, or local")
+
+
+def parse_lengths(text: str, trained_window: int) -> tuple[int, ...]:
+    """Lengths in tokens from such as "512,4x".
+
+    Raises:
+        LabError: not a number, or below 2.
+    """
+    from selfextend.lab.errors import LabError
+
+    lengths = []
+    for part in text.split(","):
+        wanted = part.strip().lower()
+        try:
+            length = round(float(wanted[:-1]) * trained_window) if wanted.endswith("x") else int(wanted)
+        except (ValueError, OverflowError):
+            raise LabError(f"{part!r} is no length. Give tokens (4096) or a multiple of the window (8x).") from None
+        if length < 2:
+            raise LabError(f"A length must be at least 2 tokens, not {length}.")
+        lengths.append(length)
+    return tuple(dict.fromkeys(lengths))
+
+
+def parse_length(text: str, trained_window: int) -> int:
+    """One length. Errors as `parse_lengths`."""
+    from selfextend.lab.errors import LabError
+
+    length, *more = parse_lengths(text, trained_window)
+    if more:
+        raise LabError(f"Give one length, not {text!r}.")
+    return length
+
+
+def parse_depths(text: str) -> tuple[float, ...]:
+    """Depths from a number of them ("11") or a list ("0,0.5,1").
+
+    Raises:
+        LabError: not a number, or outside 0 … 1.
+    """
+    from selfextend.lab.errors import LabError
+    from selfextend.lab.haystack import check_depth, even_depths
+
+    try:
+        if "," not in text and "." not in text:
+            return tuple(even_depths(int(text)))
+        return tuple(sorted({check_depth(float(part)) for part in text.split(",")}))
+    except LabError:
+        raise
+    except ValueError:
+        raise LabError(f"{text!r} are no depths. Give how many (11), or a list in 0 … 1 (0,0.5,1).") from None
+
+
+def check_before_loading(arguments: argparse.Namespace) -> None:
+    """Refuse a record file that cannot be written to and a Ray address where nothing listens."""
+    from selfextend.lab.errors import RecordError
+    from selfextend.lab.records import read_run
+
+    out: Path | None = arguments.out
+    if out is None:
+        if arguments.resume:
+            raise RecordError("--resume needs --out: the file of the run to go on with.")
+    elif out.exists():
+        if not arguments.resume:
+            raise RecordError(f"{out} is there already. Go on with it (--resume), or name another file.")
+        read_run(out)
+    elif not out.parent.is_dir():
+        raise RecordError(f"There is no folder {out.parent} to write {out.name} to.")
+    if getattr(arguments, "ray", None) is not None:
+        from selfextend.lab.ray_runner import check_address
+
+        check_address(arguments.ray)
+
+
+def recorded(
+    arguments: argparse.Namespace,
+    target: Target,
+    probe: str,
+    settings: dict[str, Any],
+    steps: Steps,
+    tasks: Callable[[], list[Task]] | None = None,
+) -> Run:
+    """Load the model and run to the end, with progress on standard error and every cell kept in the record file.
+
+    Args:
+        steps: model, tokenizer and the cells that are there already -> the run.
+        tasks: the same run in pieces, for a cluster.
+    """
+    from selfextend.lab.grid import CellDone
+    from selfextend.lab.records import Run, RunFile, complete_cells, header, read_run
+    from selfextend.lab.target import describe_model, versions
+
+    model, tokenizer = target.load()
+    first = header(
+        probe,
+        describe_model(target.name, model, target.trained_window, target.quantization),
+        versions(),
+        settings,
+        arguments.seed,
+        datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+    file, done = None, set()
+    if arguments.out is not None and target.writes:
+        file = RunFile(arguments.out, first, resume=arguments.resume)
+        done = file.complete_cells()
+    elif arguments.out is not None and arguments.out.exists():
+        # The others that run the same model have to leave out the same cells.
+        done = complete_cells(read_run(arguments.out).rows)
+    run = Run(first) if file is None else file.run
+    if tasks is not None and arguments.ray is not None:
+        from selfextend.lab.ray_runner import run_on_ray
+
+        del model, tokenizer  # the workers have theirs
+        going = run_on_ray(arguments.ray, target, tasks(), done)
+    else:
+        going = steps(model, tokenizer, done)
+    for step in going:
+        if not isinstance(step, CellDone):
+            if target.writes:
+                show_progress(step)
+        elif file is not None:
+            if step.rows:
+                file.add(step.rows)
+        else:
+            run.rows += step.rows
+    end_progress()
+    return run
+
+
+def summary(run: Run) -> dict[str, Any]:
+    """What every result begins with."""
+    from selfextend.lab.tables import seconds_of
+
+    return {
+        "title": run.title(),
+        **{key: run.header[key] for key in ("probe", "model", "versions", "settings", "seed", "started")},
+        "seconds": seconds_of(run.rows),
+    }

@@ -1,0 +1,136 @@
+"""Which group size and neighbor window: a grid of them for one probe, and which to take, with the reason.
+
+A sweep is a run with one method for each pair of settings, so it is stopped, resumed and recorded like any other.
+Knows nothing about files or figures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from selfextend.config import SelfExtendConfig, checked_integer, max_length, rule_share, suggest
+from selfextend.lab.errors import LabError
+from selfextend.lab.methods import Method
+from selfextend.lab.records import Row
+from selfextend.lab.tables import accuracy, last_quarter
+
+# Differences of perplexity below this share are no reason to prefer one pair of settings.
+_SAME_PERPLEXITY = 0.01
+
+
+def default_grid(trained_window: int, length: int) -> tuple[list[int], list[int]]:
+    """Group sizes and neighbor windows worth trying: about what `suggest` gives, and to both sides of it."""
+    usual = suggest(trained_window, length).group_size
+    groups = sorted({max(2, round(usual * factor)) for factor in (0.75, 1.0, 1.5, 2.0)})
+    windows = sorted({max(1, round(trained_window * share)) for share in (0.125, 0.25, 0.375)})
+    return groups, windows
+
+
+def sweep_methods(
+    group_sizes: Sequence[int],
+    neighbor_windows: Sequence[int],
+    trained_window: int,
+    length: int,
+    names: Sequence[str] = ("selfextend",),
+) -> tuple[list[Method], list[Method]]:
+    """SelfExtend with each pair of settings, and the pairs left out since they do not reach `length`.
+
+    Args:
+        names: "selfextend", "selfextend+logn" or both.
+
+    Raises:
+        LabError: no pair reaches, or a method that has no such settings.
+        ValueError: a number out of range.
+    """
+    methods, left_out = [], []
+    for name in names:
+        for group_size in dict.fromkeys(group_sizes):
+            for window in dict.fromkeys(neighbor_windows):
+                method = Method(name, group_size, window)
+                checked_integer("length", length, 1)
+                if (
+                    window >= trained_window
+                    or max_length(trained_window, SelfExtendConfig(group_size, window)) < length
+                ):
+                    left_out.append(method)
+                else:
+                    methods.append(method)
+    if not methods:
+        raise LabError(
+            f"None of these settings reaches {length:,} tokens from a trained window of {trained_window:,}. Try "
+            "greater group sizes or smaller neighbor windows."
+        )
+    return methods, left_out
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """Which settings to take.
+
+    Attributes:
+        label: of the method.
+        settings: its numbers.
+        reason: for people.
+    """
+
+    label: str
+    settings: dict[str, Any]
+    reason: str
+
+
+def recommend(rows: Iterable[Row], trained_window: int, length: int) -> Recommendation:
+    """Of the settings that the measurements cannot tell from the best, those that blur positions least.
+
+    That is the smallest group size inside the paper's empirical rule if there is one, then the larger neighbor window.
+
+    Raises:
+        LabError: no rows.
+    """
+    by_label: dict[str, list[Row]] = {}
+    for row in rows:
+        by_label.setdefault(row["label"], []).append(row)
+    if not by_label:
+        raise LabError("There are no results to recommend from yet.")
+    if "loss" in next(iter(by_label.values()))[0]:
+        tied, best = _tied_by_perplexity(by_label)
+    else:
+        tied, best = _tied_by_accuracy(by_label)
+
+    def preference(label: str) -> tuple[bool, int, int]:
+        settings = by_label[label][0]["settings"]
+        config = SelfExtendConfig(settings["group_size"], settings["neighbor_window"])
+        outside_rule = rule_share(trained_window, length, config) >= 2 / 3
+        return outside_rule, config.group_size, -config.neighbor_window
+
+    chosen = min(tied, key=preference)
+    settings = by_label[chosen][0]["settings"]
+    outside_rule, _, _ = preference(chosen)
+    others = len(tied) - 1
+    reason = f"Best: {best}. "
+    if others:
+        reason += (
+            f"{others} other {'pair' if others == 1 else 'pairs'} of settings cannot be told from it by these "
+            "measurements; of all of them this has the smallest group size, so it blurs positions least"
+        )
+        reason += "." if outside_rule else ", within the paper's rule (w + (N - w)/G below two thirds of the window)."
+    else:
+        reason += "No other pair of settings comes as close as chance would explain."
+    if outside_rule:
+        reason += " It is outside the paper's rule: it uses positions that the model was trained on least."
+    return Recommendation(chosen, settings, reason)
+
+
+def _tied_by_accuracy(by_label: dict[str, list[Row]]) -> tuple[list[str], str]:
+    found = {label: accuracy(rows) for label, rows in by_label.items()}
+    best = max(found, key=lambda label: (found[label].share, found[label].score))
+    tied = [label for label, one in found.items() if one.share >= found[best].low]
+    return tied, f"{best} with {found[best].describe()}"
+
+
+def _tied_by_perplexity(by_label: dict[str, list[Row]]) -> tuple[list[str], str]:
+    found = {label: last_quarter(rows) for label, rows in by_label.items()}
+    best = min(found, key=lambda label: found[label])
+    tied = [label for label, value in found.items() if value <= found[best] * (1 + _SAME_PERPLEXITY)]
+    return tied, f"{best} with a perplexity of {found[best]:.3g} over the last quarter of the text"

@@ -1,0 +1,81 @@
+"""One model cut over several processes by transformers' tensor parallelism, for `torchrun ... -m selfextend`.
+
+Every process runs the same program on its part; the first one speaks for all. Knows how to tell and to load; what is
+run with the model is no different.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from selfextend.errors import ModelLoadError
+from selfextend.sources import read_config
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel
+
+
+class TensorParallelError(ModelLoadError):
+    """A model cannot be cut over this many processes."""
+
+    reason = "tensor-parallel"
+
+
+def processes() -> int:
+    """How many processes `torchrun` started; 1 without it."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def rank() -> int:
+    """Which of them this is, from 0."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def check(config: PreTrainedConfig, count: int, quantization: str = "none") -> None:
+    """Refuse a model that cannot be cut over `count` processes, before anything is loaded.
+
+    Raises:
+        TensorParallelError: what stands in the way.
+    """
+    text = config.get_text_config()
+    if not getattr(text, "base_model_tp_plan", None):
+        raise TensorParallelError(
+            f"transformers has no plan for cutting a {text.model_type!r} model over several processes. Run it without "
+            "torchrun; with several GPUs device_map='auto' spreads it over them layer by layer."
+        )
+    if quantization != "none":
+        raise TensorParallelError("A quantized model cannot be cut over several processes: choose quantization none.")
+    heads = {
+        "attention heads": getattr(text, "num_attention_heads", count),
+        "key-value heads": getattr(text, "num_key_value_heads", None) or count,
+    }
+    for what, number in heads.items():
+        if number % count:
+            raise TensorParallelError(
+                f"{count} processes cannot share {number} {what} evenly. Start a number of processes that divides it."
+            )
+
+
+def load_part(folder: Path, dtype: str = "auto", quantization: str = "none") -> PreTrainedModel:
+    """This process's part of a model, in evaluation mode. Every process has to call this.
+
+    Args:
+        dtype: "auto" (the checkpoint's own), "float32", "bfloat16" or "float16".
+
+    Raises:
+        TensorParallelError: see `check`.
+    """
+    check(read_config(folder), processes(), quantization)
+    from transformers import AutoModelForCausalLM
+    from transformers.distributed import DistributedConfig
+
+    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+        folder,
+        dtype=dtype,
+        use_safetensors=True,
+        trust_remote_code=False,
+        distributed_config=DistributedConfig(tp_size=processes()),
+    )
+    return model.eval().requires_grad_(False)
