@@ -89,7 +89,7 @@ class ForwardPass:
         return max(1, int(self.query_positions.max()) + 1)
 
     def tables(self, rotary: RotaryEmbedding, kind: str, like: torch.Tensor, since: int = 0) -> Tables:
-        """Rotary tables for `kind` ("query_exact", "query_grouped", "key_exact", "key_grouped"), keys from `since` on."""
+        """Rotary tables for `kind`: "query_exact", "query_grouped", "key_exact" or "key_grouped" from `since` on."""
         key = (id(rotary), kind, since, like.device, like.dtype)
         if key not in self._tables:
             positions = self.query_positions if kind.startswith("query") else self.key_positions[:, since:]

@@ -36,7 +36,7 @@ OnOverflow = Literal["warn", "error", "ignore"]
 
 _IMPLEMENTATION = "selfextend"
 _ATTRIBUTE = "_selfextend"
-_in_forward: ContextVar["Extension | None"] = ContextVar("_in_forward", default=None)
+_in_forward: ContextVar[Extension | None] = ContextVar("_in_forward", default=None)
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,7 @@ def self_extend(
             before.install(model)
 
 
-def active_extension(model: nn.Module) -> Extension | None:
+def active_extension(model: object) -> Extension | None:
     """The extension that is on for this model or for a part of it, or None."""
     if not isinstance(model, nn.Module):
         return None
@@ -219,7 +219,9 @@ class Extension:
         self._undo.close()
 
     def __reduce__(self) -> Any:
-        raise TypeError("A model with SelfExtend on cannot be copied or pickled. Disable it first, or use save_pretrained.")
+        raise TypeError(
+            "A model with SelfExtend on cannot be copied or pickled. Disable it first, or use save_pretrained."
+        )
 
     def _modules(self) -> list[nn.Module]:
         return [layer.module for layer in self.anatomy.layers]
@@ -244,9 +246,9 @@ class Extension:
             choices = {
                 name: kwargs.get(name, getattr(settings, name, None)) for name in ("use_cache", "cache_implementation")
             }
-            if kwargs.get("past_key_values") is None and choices["use_cache"] is not False:
-                if choices["cache_implementation"] is None:
-                    kwargs["past_key_values"] = self.new_cache()
+            makes_its_own = choices["use_cache"] is False or choices["cache_implementation"] is not None
+            if kwargs.get("past_key_values") is None and not makes_its_own:
+                kwargs["past_key_values"] = self.new_cache()
             return original(*args, **kwargs)
 
         return generate
@@ -329,7 +331,9 @@ class Extension:
         return args, {**kwargs, "position_embeddings": unrotated(kwargs["position_embeddings"])}
 
     def _rotation(self, layer: AttentionLayer) -> LayerRotation:
-        assert self._step is not None and layer.rotary is not None and layer.apply_rotary_pos_emb is not None
+        assert self._step is not None
+        assert layer.rotary is not None
+        assert layer.apply_rotary_pos_emb is not None
         return LayerRotation(self._step, layer.rotary, layer.apply_rotary_pos_emb)
 
     def attention(

@@ -263,9 +263,14 @@ def _pass(
 def _classify(name: str, module: nn.Module, rotated: _Seen, bare: _Seen, decoder: nn.Module) -> AttentionLayer:
     """What a layer is, from what it was given with and without rotation."""
     index = int(module.layer_idx)  # type: ignore[arg-type]
-    assert rotated.query is not None and rotated.key is not None and bare.query is not None and bare.key is not None
+    assert rotated.query is not None
+    assert rotated.key is not None
+    assert bare.query is not None
+    assert bare.key is not None
     if rotated.calls != 1:
-        raise _refusal(f"{name} computes attention {rotated.calls} times over, where SelfExtend knows how to do it once")
+        raise _refusal(
+            f"{name} computes attention {rotated.calls} times over, where SelfExtend knows how to do it once"
+        )
     if rotated.masked:
         raise _refusal(f"{name} hides or weighs keys by a mask of its own, which SelfExtend's attention does not know")
     if torch.equal(rotated.query, bare.query) and torch.equal(rotated.key, bare.key):

@@ -76,9 +76,7 @@ class RotaryEmbedding:
         return self._evaluate(inspect.unwrap(type(self.module).forward), like, position_ids)
 
     @torch.no_grad()
-    def _evaluate(
-        self, forward: Callable[..., Tables], like: torch.Tensor, position_ids: torch.Tensor
-    ) -> Tables:
+    def _evaluate(self, forward: Callable[..., Tables], like: torch.Tensor, position_ids: torch.Tensor) -> Tables:
         if self.layer_type is None:
             return forward(self.module, like, position_ids)
         return forward(self.module, like, position_ids, self.layer_type)

@@ -100,7 +100,10 @@ ARCHITECTURES = [
     Architecture("phi-qk-layernorm", "Phi", {"qk_layernorm": True}),
     Architecture("phi3", "Phi3", {"original_max_position_embeddings": TRAINED_WINDOW, "sliding_window": None}),
     Architecture(
-        "phi3-sliding", "Phi3", {"original_max_position_embeddings": TRAINED_WINDOW, "sliding_window": 20}, own_window=20
+        "phi3-sliding",
+        "Phi3",
+        {"original_max_position_embeddings": TRAINED_WINDOW, "sliding_window": 20},
+        own_window=20,
     ),
     Architecture("gemma", "Gemma", {"head_dim": 20}),
     Architecture(
@@ -151,9 +154,7 @@ ARCHITECTURES = [
     Architecture("cohere", "Cohere", {"use_qk_norm": True, "logit_scale": 1.0}),
     Architecture("starcoder2", "Starcoder2", {"sliding_window": None}),
     Architecture("starcoder2-sliding", "Starcoder2", {"sliding_window": 24}, own_window=24),
-    Architecture(
-        "smollm3", "SmolLM3", {"num_hidden_layers": 3, "no_rope_layers": [1, 0, 1]}, no_rope_layers=(1,)
-    ),
+    Architecture("smollm3", "SmolLM3", {"num_hidden_layers": 3, "no_rope_layers": [1, 0, 1]}, no_rope_layers=(1,)),
     Architecture("glm4", "Glm4", {"head_dim": 16}),
     Architecture("falcon-multi-query", "Falcon", {**_FALCON, "multi_query": True, "new_decoder_architecture": False}),
     Architecture("falcon-multi-head", "Falcon", {**_FALCON, "multi_query": False, "new_decoder_architecture": False}),
@@ -164,9 +165,7 @@ ARCHITECTURES = [
     Architecture(
         "llama-llama3",
         "Llama",
-        _rope(
-            "llama3", factor=2.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=32
-        ),
+        _rope("llama3", factor=2.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=32),
     ),
     Architecture(
         "llama-longrope",
@@ -195,55 +194,57 @@ ARCHITECTURES = [
 
 BY_NAME = {architecture.name: architecture for architecture in ARCHITECTURES}
 
-# Models that SelfExtend does not fit, and a word that the reason for refusing them should be findable by.
+_TINY = {"hidden_size": 32, "num_hidden_layers": 2, "vocab_size": VOCABULARY}
+_GPT = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64, "vocab_size": VOCABULARY}
+_MLA = {
+    "num_key_value_heads": 4,
+    "q_lora_rank": 16,
+    "kv_lora_rank": 16,
+    "qk_rope_head_dim": 8,
+    "qk_nope_head_dim": 8,
+    "v_head_dim": 8,
+    "first_k_dense_replace": 2,
+    "n_routed_experts": 4,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 32,
+}
+_T5 = {"d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 2, "num_heads": 4, "decoder_start_token_id": 0}
+_BART = {
+    "d_model": 32,
+    "encoder_layers": 1,
+    "decoder_layers": 1,
+    "encoder_attention_heads": 4,
+    "decoder_attention_heads": 4,
+    "encoder_ffn_dim": 48,
+    "decoder_ffn_dim": 48,
+    "vocab_size": VOCABULARY,
+    "max_position_embeddings": 64,
+}
+
+
+def _other(name: str, prefix: str, settings: dict[str, Any], model_class: str | None = None) -> Architecture:
+    return Architecture(name, prefix, settings, model_class=model_class, common=False)
+
+
+# Models that SelfExtend does not fit.
 UNSUPPORTED = [
-    Architecture("gpt2", "GPT2", {"n_embd": 32, "n_layer": 2, "n_head": 4, "vocab_size": 97}, model_class="GPT2LMHeadModel", common=False),
-    Architecture("bloom", "Bloom", {"hidden_size": 32, "n_layer": 2, "n_head": 4, "vocab_size": 97}, common=False),
-    Architecture("mpt", "Mpt", {"d_model": 32, "n_layers": 2, "n_heads": 4, "vocab_size": 97}, common=False),
+    _other("gpt2", "GPT2", _GPT, "GPT2LMHeadModel"),
+    _other("bloom", "Bloom", {"hidden_size": 32, "n_layer": 2, "n_head": 4, "vocab_size": VOCABULARY}),
+    _other("mpt", "Mpt", {"d_model": 32, "n_layers": 2, "n_heads": 4, "vocab_size": VOCABULARY}),
     Architecture("opt", "OPT", {"ffn_dim": 48, "word_embed_proj_dim": 64}),
     Architecture("falcon-alibi", "Falcon", {**_FALCON, "alibi": True}),
+    _other("t5", "T5", {**_T5, "vocab_size": VOCABULARY}, "T5ForConditionalGeneration"),
+    _other("bart", "Bart", _BART, "BartForConditionalGeneration"),
+    _other("gptj", "GPTJ", {**_GPT, "rotary_dim": 8}),
+    _other("codegen", "CodeGen", {**_GPT, "rotary_dim": 8, "n_ctx": 64}),
+    Architecture("deepseek-v3", "DeepseekV3", {**_MLA, "n_group": 2, "topk_group": 1}),
+    Architecture("deepseek-v2", "DeepseekV2", _MLA),
+    _other("mamba", "Mamba", {**_TINY, "state_size": 4}),
     Architecture(
-        "t5",
-        "T5",
-        {"d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 2, "num_heads": 4, "vocab_size": 97, "decoder_start_token_id": 0},
-        model_class="T5ForConditionalGeneration",
-        common=False,
+        "modernbert", "ModernBert", {"cls_token_id": 1, "sep_token_id": 2}, model_class="ModernBertForMaskedLM"
     ),
-    Architecture(
-        "bart",
-        "Bart",
-        {
-            "d_model": 32, "encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 4,
-            "decoder_attention_heads": 4, "encoder_ffn_dim": 48, "decoder_ffn_dim": 48, "vocab_size": 97,
-            "max_position_embeddings": 64,
-        },
-        model_class="BartForConditionalGeneration",
-        common=False,
-    ),  # fmt: skip
-    Architecture("gptj", "GPTJ", {"n_embd": 32, "n_layer": 2, "n_head": 4, "rotary_dim": 8, "n_positions": 64, "vocab_size": 97}, common=False),
-    Architecture("codegen", "CodeGen", {"n_embd": 32, "n_layer": 2, "n_head": 4, "rotary_dim": 8, "n_positions": 64, "n_ctx": 64, "vocab_size": 97}, common=False),
-    Architecture(
-        "deepseek-v3",
-        "DeepseekV3",
-        {
-            "num_key_value_heads": 4, "q_lora_rank": 16, "kv_lora_rank": 16, "qk_rope_head_dim": 8,
-            "qk_nope_head_dim": 8, "v_head_dim": 8, "first_k_dense_replace": 2, "n_routed_experts": 4, "n_group": 2,
-            "topk_group": 1, "num_experts_per_tok": 2, "moe_intermediate_size": 32,
-        },
-    ),  # fmt: skip
-    Architecture(
-        "deepseek-v2",
-        "DeepseekV2",
-        {
-            "num_key_value_heads": 4, "q_lora_rank": 16, "kv_lora_rank": 16, "qk_rope_head_dim": 8,
-            "qk_nope_head_dim": 8, "v_head_dim": 8, "first_k_dense_replace": 2, "n_routed_experts": 4,
-            "num_experts_per_tok": 2, "moe_intermediate_size": 32,
-        },
-    ),  # fmt: skip
-    Architecture("mamba", "Mamba", {"hidden_size": 32, "num_hidden_layers": 2, "state_size": 4, "vocab_size": 97}, common=False),
-    Architecture("modernbert", "ModernBert", {"cls_token_id": 1, "sep_token_id": 2}, model_class="ModernBertForMaskedLM"),
     Architecture("roformer", "RoFormer", {"is_decoder": True, "embedding_size": 32}),
-]  # fmt: skip
+]
 
 
 def initialise(model: PreTrainedModel, seed: int) -> PreTrainedModel:

@@ -40,9 +40,7 @@ def relative_positions(
 ) -> list[list[int | None]]:
     """One row a query, one entry a key; None where the key comes after the query."""
     keys = list(keys)
-    return [
-        [relative_position(i, j, group_size, neighbor_window) if j <= i else None for j in keys] for i in queries
-    ]
+    return [[relative_position(i, j, group_size, neighbor_window) if j <= i else None for j in keys] for i in queries]
 
 
 def largest_position(length: int, group_size: int, neighbor_window: int) -> int:

@@ -19,7 +19,6 @@ from helpers import (
     oracle_logits,
     plain_error,
     plain_logits,
-    plain_model,
 )
 from transformers import DynamicCache
 
@@ -98,7 +97,9 @@ def check_against_the_oracle(architecture: Architecture, config: SelfExtendConfi
 
 
 @every
-@pytest.mark.parametrize("make_cache", [lambda model: None, lambda model: DynamicCache(config=model.config)], ids=["ours", "dynamic"])
+@pytest.mark.parametrize(
+    "make_cache", [lambda model: None, lambda model: DynamicCache(config=model.config)], ids=["ours", "dynamic"]
+)
 def test_uneven_chunks_are_one_shot(architecture: Architecture, make_cache: object) -> None:
     ids = token_ids(LENGTH)
     sizes = (65, 1, 3, 4) if architecture.name in LENGTH_DEPENDENT else CHUNKS
@@ -159,7 +160,9 @@ def test_a_right_padded_row_is_that_row_alone(architecture: Architecture) -> Non
 
 @every
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_a_row_of_nothing_but_padding_is_not_nan_and_harms_no_other(architecture: Architecture, dtype: torch.dtype) -> None:
+def test_a_row_of_nothing_but_padding_is_not_nan_and_harms_no_other(
+    architecture: Architecture, dtype: torch.dtype
+) -> None:
     ids = token_ids(50, batch=2)
     mask = torch.ones_like(ids)
     mask[1] = 0

@@ -42,11 +42,15 @@ class Case:
         """query_exact, query_grouped, key_exact (whole), key_grouped, value_states."""
         generator = torch.Generator().manual_seed(self.seed)
         heads = self.kv_heads * self.groups
-        shapes = [(heads, self.q), (heads, self.q), (self.kv_heads, self.t), (self.kv_heads, self.t), (self.kv_heads, self.t)]
-        # Scores with a spread of about 2: no key drowns, none takes all.
-        return [
-            (1.4 * torch.randn(self.batch, h, n, self.head_dim, generator=generator)).to(dtype) for h, n in shapes
+        shapes = [
+            (heads, self.q),
+            (heads, self.q),
+            (self.kv_heads, self.t),
+            (self.kv_heads, self.t),
+            (self.kv_heads, self.t),
         ]
+        # Scores with a spread of about 2: no key drowns, none takes all.
+        return [(1.4 * torch.randn(self.batch, h, n, self.head_dim, generator=generator)).to(dtype) for h, n in shapes]
 
     def inputs(self, dtype: torch.dtype = torch.float32) -> list[torch.Tensor]:
         states = self.states(dtype)
@@ -190,7 +194,9 @@ def test_huge_scores_do_not_overflow(function: object) -> None:
     torch.testing.assert_close(actual.double(), expected, rtol=1e-3, atol=1e-2)
 
 
-@pytest.mark.parametrize("case", [Case(33, 33, 16), Case(1, 40, 16), Case(20, 50, 8, kv_heads=2, groups=2, softcap=1.5)])
+@pytest.mark.parametrize(
+    "case", [Case(33, 33, 16), Case(1, 40, 16), Case(20, 50, 8, kv_heads=2, groups=2, softcap=1.5)]
+)
 def test_eager_weights_are_the_softmax(case: Case) -> None:
     _, expected = two_map_attention(*case.states(), **case.settings)
     _, weights = eager_attention(*case.inputs(), **case.settings)

@@ -14,7 +14,19 @@ from transformers import DynamicCache, PreTrainedModel, StaticCache
 from selfextend import SelfExtendConfig
 from selfextend.cache import SelfExtendCache
 
-NAMES = ["llama", "gemma3", "gemma3-wide", "smollm3", "phi", "gpt-neox", "falcon-new", "falcon-multi-query", "glm4", "mistral-sliding", "llama-yarn"]
+NAMES = [
+    "llama",
+    "gemma3",
+    "gemma3-wide",
+    "smollm3",
+    "phi",
+    "gpt-neox",
+    "falcon-new",
+    "falcon-multi-query",
+    "glm4",
+    "mistral-sliding",
+    "llama-yarn",
+]
 WINDOW = CONFIG.neighbor_window
 
 
@@ -149,7 +161,9 @@ def vanilla_bytes(name: str, length: int, batch: int = 1) -> int:
 
 
 @pytest.mark.parametrize("name", ["llama", "phi", "falcon-new"])
-@pytest.mark.parametrize(("length", "batch", "chunks"), [(150, 1, (150,)), (150, 3, (150,)), (150, 1, (60, 13, 77)), (12, 1, (12,))], ids=str)
+@pytest.mark.parametrize(
+    ("length", "batch", "chunks"), [(150, 1, (150,)), (150, 3, (150,)), (150, 1, (60, 13, 77)), (12, 1, (12,))], ids=str
+)
 def test_bytes_after_prefill(name: str, length: int, batch: int, chunks: tuple[int, ...]) -> None:
     """At most (1 + w/N) times vanilla's when the text comes at once; in chunks there may be an eighth of slack."""
     vanilla = vanilla_bytes(name, length, batch)
@@ -196,14 +210,20 @@ def test_who_gives_no_cache_gets_ours() -> None:
 def test_who_gives_a_cache_keeps_it() -> None:
     ids = token_ids(LENGTH)
     with torch.no_grad(), extended(model := build("llama")):
-        for cache in (DynamicCache(), DynamicCache(config=model.config), StaticCache(config=model.config, max_cache_len=90)):
+        for cache in (
+            DynamicCache(),
+            DynamicCache(config=model.config),
+            StaticCache(config=model.config, max_cache_len=90),
+        ):
             output = model(ids[:, :60], past_key_values=cache)
             assert output.past_key_values is cache
             rest = [model(ids[:, n : n + 1], past_key_values=cache).logits for n in range(60, LENGTH)]
             assert_same(torch.cat([output.logits, *rest], dim=1), oracle_logits("llama", CONFIG))
 
 
-@pytest.mark.parametrize("other", [SelfExtendConfig(4, 16), SelfExtendConfig(3, 17), SelfExtendConfig(3, 16, "logn")], ids=str)
+@pytest.mark.parametrize(
+    "other", [SelfExtendConfig(4, 16), SelfExtendConfig(3, 17), SelfExtendConfig(3, 16, "logn")], ids=str
+)
 def test_a_cache_of_other_settings_is_refused(other: SelfExtendConfig) -> None:
     model, ids = build("llama"), token_ids(50)
     with extended(model):

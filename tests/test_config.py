@@ -81,7 +81,9 @@ def in_rule(trained_window: int, length: int, group_size: int, neighbor_window: 
 
 
 @given(st.integers(2, 400), st.integers(1, 5000), st.data())
-def test_suggestion_is_the_smallest_group_size_inside_the_rule(trained_window: int, length: int, data: st.DataObject) -> None:
+def test_suggestion_is_the_smallest_group_size_inside_the_rule(
+    trained_window: int, length: int, data: st.DataObject
+) -> None:
     largest_window = (2 * trained_window - 1) // 3  # the rule leaves no room from two thirds on
     neighbor_window = data.draw(st.none() | st.integers(1, max(1, largest_window)))
     assume(neighbor_window is None or 3 * neighbor_window < 2 * trained_window)
@@ -124,7 +126,7 @@ def test_neighbor_window_is_a_whole_number_of_at_least_one(neighbor_window: obje
 
 @pytest.mark.parametrize("query_scaling", ["log", "", None, 1, "LOGN"])
 def test_query_scaling_is_one_of_two_words(query_scaling: object) -> None:
-    with pytest.raises(ValueError, match="query_scaling.*none.*logn"):
+    with pytest.raises(ValueError, match=r"query_scaling.*none.*logn"):
         SelfExtendConfig(4, 16, query_scaling)  # type: ignore[arg-type]
 
 

@@ -34,7 +34,13 @@ def greedy(model: PreTrainedModel, ids: torch.Tensor = PROMPT, new: int = 10, **
 
 @pytest.mark.parametrize("name", NAMES)
 def test_beam_search_is_the_oracles(name: str) -> None:
-    settings = {"num_beams": 3, "max_new_tokens": 7, "do_sample": False, "num_return_sequences": 2, "length_penalty": 0.5}
+    settings = {
+        "num_beams": 3,
+        "max_new_tokens": 7,
+        "do_sample": False,
+        "num_return_sequences": 2,
+        "length_penalty": 0.5,
+    }
     ids = token_ids(50, batch=2)
     with extended(model := build(name)):
         actual = model.generate(ids, **settings)
@@ -288,7 +294,10 @@ def test_an_error_comes_before_anything_is_computed() -> None:
 
 
 def test_silence_can_be_asked_for() -> None:
-    with warnings.catch_warnings(record=True) as record, self_extend(model := build("llama"), NEAR, on_overflow="ignore"):
+    with (
+        warnings.catch_warnings(record=True) as record,
+        self_extend(model := build("llama"), NEAR, on_overflow="ignore"),
+    ):
         warnings.simplefilter("always")
         assert logits(model, token_ids(REACH + 20)).isfinite().all()
     assert not past_reach(record)
@@ -306,6 +315,6 @@ def test_padding_does_not_count_against_the_reach() -> None:
 def test_the_trained_window_can_be_given() -> None:
     with self_extend(model := build("llama"), NEAR, trained_window=80, on_overflow="error"):
         assert logits(model, token_ids(REACH + 1)).isfinite().all()
-    with self_extend(model, SelfExtendConfig(2, 20), trained_window=30, on_overflow="error"):
-        with pytest.raises(PastReachError, match="40"):
-            logits(model, token_ids(41))
+    smaller = self_extend(model, SelfExtendConfig(2, 20), trained_window=30, on_overflow="error")
+    with smaller, pytest.raises(PastReachError, match="40"):
+        logits(model, token_ids(41))

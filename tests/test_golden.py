@@ -87,4 +87,4 @@ def test_decoding_token_by_token(name: str) -> None:
 def test_the_naive_reference_agrees_with_the_authors_too(name: str) -> None:
     model, answers = golden(name)
     reference = NaiveModel(model, CONFIG.group_size, CONFIG.neighbor_window)
-    assert_close(reference.logits(answers["input_ids"]), answers["g4_w32"])
+    assert_close(reference.logits(answers["input_ids"][:, :120]), answers["g4_w32"][:, :120])

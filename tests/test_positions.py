@@ -43,7 +43,11 @@ def test_the_map_is_the_double_loop(config: SelfExtendConfig, length: int) -> No
         assert lower_triangle(relative_positions(tokens, tokens, config)) == expected
 
 
-@given(configs, st.lists(st.integers(0, 10**6), min_size=1, max_size=8), st.lists(st.integers(0, 10**6), min_size=1, max_size=8))
+@given(
+    configs,
+    st.lists(st.integers(0, 10**6), min_size=1, max_size=8),
+    st.lists(st.integers(0, 10**6), min_size=1, max_size=8),
+)
 def test_any_rows_and_columns(config: SelfExtendConfig, queries: list[int], keys: list[int]) -> None:
     found = relative_positions(np.array(queries), np.array(keys), config)
     assert found.shape == (len(queries), len(keys))

@@ -8,7 +8,17 @@ from collections.abc import Callable
 import pytest
 import torch
 from architectures import ARCHITECTURES, TRAINED_WINDOW, Architecture, build, token_ids
-from helpers import CONFIG, DIVIDING, LENGTH, assert_same, assert_same_state, extended, full_state, logits, oracle_logits
+from helpers import (
+    CONFIG,
+    DIVIDING,
+    LENGTH,
+    assert_same,
+    assert_same_state,
+    extended,
+    full_state,
+    logits,
+    oracle_logits,
+)
 
 from selfextend import SelfExtendConfig, disable, enable, self_extend, support
 from selfextend.cache import SelfExtendCache
@@ -46,9 +56,14 @@ def test_support_and_enabling_alone_leave_nothing_behind(architecture: Architect
 def test_an_exception_inside_the_context_restores_everything(architecture: Architecture) -> None:
     model = build(architecture)
     vanilla, before = logits(model, IDS), full_state(model)
-    with pytest.raises(ZeroDivisionError), extended(model):
-        logits(model, IDS)
-        raise ZeroDivisionError
+
+    def fails() -> None:
+        with extended(model):
+            logits(model, IDS)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fails()
     assert_same_state(before, full_state(model))
     assert torch.equal(logits(model, IDS), vanilla)
 
@@ -211,7 +226,9 @@ def test_two_models_in_two_threads(name: str) -> None:
                 failures.append(repr(error))
 
     with extended(first, CONFIG), extended(second, DIVIDING):
-        threads = [threading.Thread(target=run, args=pair) for pair in zip((first, second, plain), expected, strict=True)]
+        threads = [
+            threading.Thread(target=run, args=pair) for pair in zip((first, second, plain), expected, strict=True)
+        ]
         for thread in threads:
             thread.start()
         for thread in threads:
