@@ -9,13 +9,14 @@ The position map's figures are in `app.map_figures`. Knows no torch, no gradio a
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from html import escape
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import plotly.graph_objects as go
 
-from app.figure_style import METHOD_NAMES, SEQUENTIAL, compact, finish, lying_colour_bar
+from app.figure_style import COLOUR_BAR_ROOM, METHOD_NAMES, SEQUENTIAL, compact, finish, lying_colour_bar
 from app.theme import ACCENTS, BLUE, GREY, METHOD_COLOURS, METHOD_DASHES, ORANGE
 
 
@@ -81,14 +82,15 @@ def attention_heatmap(
         title="answer token",
         range=[rows - 0.5, -0.5],
         tickvals=list(range(0, rows, every)),
-        ticktext=[_short(label) for label in token_labels[::every]],
+        # Plotly reads tags in labels, and an end-of-sequence token looks like one.
+        ticktext=[escape(_short(label)) for label in token_labels[::every]],
         showgrid=False,
         zeroline=False,
     )
     figure.update_xaxes(
         title="position in the prompt (tokens)", range=[int(edges[0]), int(edges[-1])], showgrid=False, zeroline=False
     )
-    return finish(figure, f"Where each answer token looked ({pooled} per bin, {what})", dark, top=58)
+    return finish(figure, f"Where each answer token looked ({pooled} per bin, {what})", dark, top=COLOUR_BAR_ROOM)
 
 
 def page_bars(
@@ -102,13 +104,18 @@ def page_bars(
     """Attention per page, in page order; `cited` are indices of the bars to set apart."""
     marked = set(cited)
     values = np.asarray(shares, dtype=np.float32)
+    colours = [ORANGE if n in marked else BLUE for n in range(len(values))]
     figure = go.Figure(
         go.Bar(
             x=list(labels),
             y=values,
             marker={
-                "color": [ORANGE if n in marked else BLUE for n in range(len(values))],
-                "pattern": {"shape": ["/" if n in marked else "" for n in range(len(values))], "fgcolor": "#3B1A00"},
+                "color": colours,
+                "pattern": {
+                    "shape": ["/" if n in marked else "" for n in range(len(values))],
+                    "bgcolor": colours,
+                    "fgcolor": "#3B1A00",
+                },
             },
             hovertemplate="%{x}<br>%{y:.2%} of the attention<extra></extra>",
         )
@@ -157,7 +164,7 @@ def loss_curves(
     )
     figure.update_xaxes(title="position (tokens)", rangemode="tozero")
     figure.update_yaxes(title="loss (nats per token)")
-    return finish(figure, title, dark, top=58)
+    return finish(figure, title, dark, top=COLOUR_BAR_ROOM)
 
 
 def accuracy_grid(
@@ -253,10 +260,10 @@ def _labelled_grid(
     )
     if line_after is not None and 0 < line_after < len(columns):
         figure.add_vline(line_after - 0.5, line={"color": ORANGE, "dash": "dash", "width": 2})
-        x_title += "; dashed: end of the trained window"
+        x_title += ", dashed: trained window"
     figure.update_xaxes(title=x_title, type="category", showgrid=False)
     figure.update_yaxes(title=y_title, type="category", autorange="reversed", showgrid=False)
-    return finish(figure, title, dark, top=58)
+    return finish(figure, title, dark, top=COLOUR_BAR_ROOM)
 
 
 def _short(label: str, most: int = 14) -> str:

@@ -6,6 +6,7 @@ The oracle reads the whole prompt with `output_attentions=True` and knows bins, 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ from app import evidence
 from app.documents import Document, Page
 from app.evidence import passage_test_steps, passages_behind, recording_request
 from app.prompting import Prompt, build_prompt
+from app.session import Turn
+from app.tabs.attention import view_of
 from selfextend import SelfExtendConfig, self_extend
 from selfextend.generation import Answer, GenerationSettings, PrefillProgress, PrefixCache, answer_steps
 
@@ -336,3 +339,53 @@ def test_a_tokenizer_without_a_neutral_token_is_refused() -> None:
 
     with pytest.raises(ValueError, match="as a single token"):
         evidence.neutral_token(Odd())  # type: ignore[arg-type]
+
+
+def turn_of(prompt: Prompt, answer: Answer) -> Turn:
+    return Turn(1, prompt, answer, GROUPED, "selfextend", 4 * TRAINED_WINDOW, "tiny", (), PrefixCache(), ())
+
+
+@pytest.mark.parametrize(("layer", "head"), [("all", "all"), ("1", "all"), ("all", "2"), ("0", "3")])
+def test_the_attention_map_pools_the_full_attention(
+    model: Any, tokenizer: Any, prompt: Prompt, layer: str, head: str
+) -> None:
+    answer = answered(model, tokenizer, prompt, GROUPED)
+    attention = full_attention(model, [*prompt.ids, *answer.token_ids], GROUPED)
+    rows = range(len(prompt) - 1, len(prompt) - 1 + len(answer.token_ids))
+    of_layers = attention[[int(layer)] if layer != "all" else slice(None)]
+    weights = of_layers[:, [int(head)] if head != "all" else slice(None)][:, :, rows]
+    turn = turn_of(prompt, answer)
+    for sink in (True, False):
+        for pooled in ("sum", "max"):
+            shown = view_of(turn, layer, head, pooled, sink)
+            for column, (start, stop) in enumerate(pairwise(shown.edges.tolist())):
+                cells = weights[..., start:stop]
+                expected = cells.max((0, 1, 3)) if pooled == "max" else cells.sum(-1).mean((0, 1))
+                if not sink and prompt.index.passage[start] < 0:
+                    expected = 0 * expected
+                np.testing.assert_allclose(shown.shares[:, column], expected, atol=1e-5)
+            inside = np.flatnonzero(prompt.index.passage >= 0)
+            everything = (0, len(prompt) + len(answer.token_ids))
+            assert (shown.edges[0], shown.edges[-1]) == (everything if sink else (inside[0], inside[-1] + 1))
+
+
+def test_the_attention_map_puts_columns_together_and_zooms_in(
+    model: Any, tokenizer: Any, prompt: Prompt, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    turn = turn_of(prompt, answered(model, tokenizer, prompt, GROUPED))
+    fine = {pooled: view_of(turn, "all", "all", pooled, True) for pooled in ("sum", "max")}
+    monkeypatch.setattr("app.tabs.attention.COLUMNS", 4)
+    for pooled, whole in fine.items():
+        coarse = view_of(turn, "all", "all", pooled, True)
+        assert coarse.shares.shape[1] == 4
+        assert set(coarse.edges) <= set(whole.edges)
+        np.testing.assert_allclose(
+            coarse.shares.sum(1) if pooled == "sum" else coarse.shares.max(1),
+            whole.shares.sum(1) if pooled == "sum" else whole.shares.max(1),
+        )
+        start, stop = int(whole.edges[3]), int(whole.edges[5])
+        close = view_of(turn, "all", "all", pooled, True, (start + 1, stop))
+        np.testing.assert_array_equal(close.edges, whole.edges[3:6])
+        np.testing.assert_array_equal(close.shares, whole.shares[:, 3:5])
+    with pytest.raises(ValueError, match="no recorded layer 7"):
+        view_of(turn, "7", "all", "sum", True)

@@ -73,6 +73,12 @@ def build_attention_tab(turn: gr.State, token_texts: TokenTexts) -> AttentionTab
         info="What stands before the first document takes most of the attention and means little.",
         elem_id="attention-sink",
     )
+    logarithmic = gr.Checkbox(
+        False,
+        label="Logarithmic colours",
+        info="Shows small shares too, down to a millionth.",
+        elem_id="attention-log",
+    )
     pane = plot_pane(label="Answer tokens by document", height=460, elem_id="attention-map")
     readout = gr.HTML(NOTHING_YET, elem_id="attention-readout", elem_classes=["readout"])
     with gr.Accordion("Cell and view, as numbers", open=False), gr.Row():
@@ -84,6 +90,7 @@ def build_attention_tab(turn: gr.State, token_texts: TokenTexts) -> AttentionTab
 
     chosen = [layer, head, pooled, sink]
     looked_at = [turn, *chosen, span]
+    drawn = [*looked_at, logarithmic]
     cell = [token, position]
 
     def draw(*everything: Any) -> Any:
@@ -92,13 +99,17 @@ def build_attention_tab(turn: gr.State, token_texts: TokenTexts) -> AttentionTab
     def describe(*everything: Any) -> str:
         return _describe(token_texts, *everything)
 
-    def open_turn(turn: Turn | None) -> tuple[Any, ...]:
-        return _open(token_texts, turn)
+    def open_turn(turn: Turn | None, log: bool) -> tuple[Any, ...]:
+        return _open(token_texts, turn, log)
 
     def zoom(event: gr.EventData, *everything: Any) -> tuple[Any, Any]:
-        *rest, _ = everything
+        *rest, _, log = everything
         tokens = _tokens_in(event._data, rest[0])
-        return tokens, draw(*rest, tokens)
+        return tokens, draw(*rest, tokens, log)
+
+    def show_all(*everything: Any) -> tuple[None, Any]:
+        *rest, _, log = everything
+        return None, draw(*rest, None, log)
 
     def pick(event: gr.EventData, *everything: Any) -> tuple[Any, Any, Any]:
         try:
@@ -107,19 +118,19 @@ def build_attention_tab(turn: gr.State, token_texts: TokenTexts) -> AttentionTab
             return gr.skip(), gr.skip(), gr.skip()
         return row, column, describe(*everything, row, column)
 
-    refresh = Refresh(open_turn, [turn], [layer, head, pooled, sink, span, pane, readout, *cell])
+    refresh = Refresh(open_turn, [turn, logarithmic], [layer, head, pooled, sink, span, pane, readout, *cell])
     turn.change(*refresh, **LIVE)
-    gr.on([layer.input, head.input, pooled.input, sink.input], draw, looked_at, [pane], **LIVE).then(
+    gr.on([part.input for part in (layer, head, pooled, sink, logarithmic)], draw, drawn, [pane], **LIVE).then(
         describe, [*looked_at, *cell], [readout], **LIVE
     )
-    whole.click(lambda *given: (None, draw(*given[:-1], None)), looked_at, [span, pane], **LIVE)
-    pane.zoom(zoom, looked_at, [span, pane], **LIVE)
+    whole.click(show_all, drawn, [span, pane], **LIVE)
+    pane.zoom(zoom, drawn, [span, pane], **LIVE)
     pane.pick(pick, looked_at, [*cell, readout], **LIVE)
     gr.on([event for box in cell for event in (box.submit, box.blur)], describe, [*looked_at, *cell], [readout], **LIVE)
     return AttentionTab(pane, readout, refresh)
 
 
-def _open(token_texts: TokenTexts, turn: Turn | None) -> tuple[Any, ...]:
+def _open(token_texts: TokenTexts, turn: Turn | None, log: bool) -> tuple[Any, ...]:
     """A new answer: all of it, every layer and head, and what its strongest cell is."""
     record = None if turn is None else turn.answer.attention
     if turn is None or record is None:
@@ -132,7 +143,7 @@ def _open(token_texts: TokenTexts, turn: Turn | None) -> tuple[Any, ...]:
     row, column = np.unravel_index(int(shown.shares.argmax()), shown.shares.shape)
     position = int(shown.edges[column])
     words = _describe(token_texts, turn, *chosen, None, int(row), position)
-    figure = _draw(token_texts, turn, *chosen, None)
+    figure = _draw(token_texts, turn, *chosen, None, log)
     return layers, heads, MAX, False, None, figure, words, int(row), position
 
 
@@ -208,9 +219,10 @@ def _pooled(cells: npt.NDArray[np.float64], edges: npt.NDArray[np.int64], pooled
 def _draw(token_texts: TokenTexts, turn: Turn | None, *chosen: Any) -> Any:
     if turn is None or turn.answer.attention is None:
         return None
-    layer, head, pooled, _, _ = chosen
+    *looked_at, log = chosen
+    layer, head, pooled, _, _ = looked_at
     try:
-        shown = view_of(turn, *chosen)
+        shown = view_of(turn, *looked_at)
     except ValueError:  # a choice of the answer before this one
         return gr.skip()
     how = "the largest over" if pooled == MAX else "mean of"
@@ -221,6 +233,7 @@ def _draw(token_texts: TokenTexts, turn: Turn | None, *chosen: Any) -> Any:
         _labels(token_texts, turn, len(shown.shares)),
         shown.edges,
         page_borders=_page_borders(turn),
+        scale="log" if log else "linear",
         pooled=pooled,
         what=f"{how} {layers}, {heads}",
     )
