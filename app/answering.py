@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from app.asking import Question, answer_turn
@@ -163,13 +163,7 @@ def _reply_of(turn: Turn) -> Reply:
             )
             for citation in turn.citations
         ),
-        config={}
-        if config is None
-        else {
-            "group_size": config.group_size,
-            "neighbor_window": config.neighbor_window,
-            "query_scaling": config.query_scaling,
-        },
+        **({} if config is None else asdict(config)),
         prompt_tokens=answer.prompt_tokens,
         reused_tokens=answer.reused_tokens,
         new_tokens=len(answer.token_ids),

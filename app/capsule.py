@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from app.conversation import METHOD_WORDS, Entry, Reply, from_json, measures
+from app.conversation import METHOD_WORDS, Entry, Reply, from_json, measures, settings_words
 from app.evidence import PageShare, page_shares
 from app.figures import attention_heatmap, page_bars
 from app.session import Turn
@@ -244,8 +244,8 @@ def as_html(capsule: Capsule) -> str:
         figure.to_html(full_html=False, include_plotlyjs=number == 0, config={"displaylogo": False})
         for number, figure in enumerate(figures)
     )
-    # A closing tag inside a string would end the script element.
-    data = json.dumps(as_json(capsule), ensure_ascii=False).replace("</", "<\\/")
+    # No tag inside a string may end or begin a script element.
+    data = json.dumps(as_json(capsule), ensure_ascii=False).replace("<", "\\u003c")
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" '
         f'content="width=device-width"><title>{escape(capsule.entry.question)}</title><style>{_STYLE}</style></head>'
@@ -272,10 +272,9 @@ def body_html(capsule: Capsule) -> str:
         f"attention on the documents; {_level(source)}<blockquote>{escape(source.text)}</blockquote></li>"
         for source in reply.sources
     )
-    settings = {"Method": METHOD_WORDS.get(reply.method, reply.method), **reply.config}
     facts = {
         "Model": f"{capsule.entry.model}, trained on {capsule.trained_window:,} tokens",
-        **{str(name).replace("_", " ").capitalize(): str(value) for name, value in settings.items()},
+        "Method": f"{METHOD_WORDS.get(reply.method, reply.method)}: {settings_words(reply)}",
         "Measured": measures(reply),
         "Documents": "; ".join(
             f"{one['name']} ({one['pages']} pages, sha256 {one['sha256']})" for one in capsule.documents

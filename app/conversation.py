@@ -6,7 +6,7 @@ Knows nothing about gradio, models or tensors.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, fields
 from html import escape
 from typing import Any
 
@@ -41,7 +41,7 @@ class Reply:
         text: the answer.
         sources: cited passages, the one looked at most first.
         stopped: what to say where it was stopped before its end, else "".
-        config: group_size, neighbor_window, query_scaling; empty for the vanilla model.
+        group_size, neighbor_window, query_scaling: SelfExtend's settings; group_size 1 is the vanilla model.
         prompt_tokens, reused_tokens, new_tokens: of prompt and answer.
         first_token_seconds, seconds, tokens_per_second: until the answer began, in all, and while answering.
         cache_bytes: of keys and values.
@@ -52,7 +52,9 @@ class Reply:
     text: str
     sources: tuple[Source, ...] = ()
     stopped: str = ""
-    config: dict[str, Any] = field(default_factory=dict)
+    group_size: int = 1
+    neighbor_window: int = 0
+    query_scaling: str = "none"
     prompt_tokens: int = 0
     reused_tokens: int = 0
     new_tokens: int = 0
@@ -99,7 +101,7 @@ def _typed(kind: Any, record: dict[str, Any]) -> Any:
     Raises:
         TypeError: a field is missing, unknown or of another type.
     """
-    plain = {"int": int, "str": str, "float": (int, float), "dict[str, Any]": dict}
+    plain = {"int": int, "str": str, "float": (int, float)}
     for one in fields(kind):
         expected = plain.get(str(one.type))
         if expected is not None and one.name in record and not isinstance(record[one.name], expected):
@@ -141,6 +143,14 @@ def page_link(turn: int, source: Source) -> str:
     word = "p." if source.page_word == "page" else "part"
     title = escape(f"{source.document}: {source.share:.0%} of the attention on the documents", quote=True)
     return f'<a class="page-link" href="#passage-{turn}-{source.rank}" title="{title}">{word} {source.page}</a>'
+
+
+def settings_words(reply: Reply) -> str:
+    """The settings that a reply was made with."""
+    if reply.group_size == 1:
+        return "vanilla"
+    scaling = ", log-n" if reply.query_scaling == "logn" else ""
+    return f"G = {reply.group_size:,}, w = {reply.neighbor_window:,}{scaling}"
 
 
 def measures(reply: Reply) -> str:

@@ -25,7 +25,6 @@ def serve(settings: Settings, *, block: bool = True) -> str:
     from app.theme import ASSETS, app_css, gradio_theme
 
     page = build_page(runtime)
-    load_in_background(runtime)
     page.queue(default_concurrency_limit=8)
     try:
         _, url, _ = page.launch(
@@ -46,6 +45,8 @@ def serve(settings: Settings, *, block: bool = True) -> str:
         )
     except OSError as error:
         raise SystemExit(f"Nothing can listen on {settings.host}, port {settings.port or 'any'}: {error}") from error
+    # After the launch, which gives up where its own server does not answer within three seconds.
+    load_in_background(runtime)
     print(f"SelfExtend explorer: {url}", flush=True)
     if block:
         page.block_thread()

@@ -1,9 +1,10 @@
 // The browser's side of app/tabs/plot_pane.py. Gradio runs this as a function body with `element`, `props`,
-// `trigger` and `watch`. Knows nothing about what is drawn.
+// `trigger` and `watch`, and `made`: what the pane was made with. (Not as props: a pane that gets its first value
+// while its tab was never shown has no props but the value.) Knows nothing about what is drawn.
 const area = element.querySelector(".plot-area");
 const caption = element.querySelector(".plot-title");
-area.style.height = `${props.pane_height}px`;
-area.setAttribute("aria-label", props.pane_label);
+area.style.height = `${made.pane_height}px`;
+area.setAttribute("aria-label", made.pane_label);
 
 let shown = null; // the value on screen
 let figure = null;
@@ -14,7 +15,7 @@ function loadPlotly() {
     window.selfextendPlotly = new Promise((resolve, reject) => {
       const root = (window.gradio_config && window.gradio_config.root) || window.location.origin;
       const script = document.createElement("script");
-      script.src = `${root.replace(/\/$/, "")}/gradio_api/file=${props.plotly_path}`;
+      script.src = `${root.replace(/\/$/, "")}/gradio_api/file=${made.plotly_path}`;
       // gr.Plot puts its own, older plotly.js under the same global name: keep ours apart.
       script.onload = () => resolve(window.Plotly);
       script.onerror = () => reject(new Error("plotly.js could not be loaded from this server"));
@@ -49,11 +50,11 @@ function reportView() {
 }
 
 function savePicture(Plotly) {
-  const layout = { ...figure.layout, template: props.templates[isDark() ? "dark" : "light"] };
+  const layout = { ...figure.layout, template: made.templates[isDark() ? "dark" : "light"] };
   layout.paper_bgcolor = getComputedStyle(document.body).backgroundColor;
   Plotly.downloadImage(
     { data: figure.data, layout },
-    { format: "png", width: 1100, height: 800, scale: 2, filename: (figure.layout.title?.text || "figure").slice(0, 80) },
+    { format: "png", width: 1100, height: 800, scale: 2, filename: (caption.textContent || "figure").slice(0, 80) },
   );
 }
 
@@ -66,11 +67,12 @@ async function draw() {
       const value = props.value;
       const dark = isDark();
       figure = await unpack(value);
-      caption.textContent = figure.layout.title?.text || "";
+      caption.textContent = (figure.layout.title?.text || "").replaceAll("<br>", " ");
       const layout = {
         ...figure.layout,
-        title: undefined,
-        template: props.templates[dark ? "dark" : "light"],
+        title: undefined, // it stands above the plot, where it wraps
+        margin: { ...figure.layout.margin, t: figure.layout.margin.t - (figure.layout.meta?.title_height || 0) },
+        template: made.templates[dark ? "dark" : "light"],
         autosize: true,
       };
       const firstTime = shown === null;
@@ -106,7 +108,7 @@ function listen(Plotly) {
     clearTimeout(picking);
     picking = setTimeout(() => report("pick", { x: point.x, y: point.y }), 250);
   });
-  if (props.pane_hover) {
+  if (made.pane_hover) {
     area.on("plotly_hover", (event) => {
       const point = event.points[0];
       clearTimeout(resting);

@@ -13,7 +13,7 @@ import gradio as gr
 
 from app.answering import Progress
 from app.compare import Losses, loss_steps
-from app.conversation import METHOD_WORDS, Entry
+from app.conversation import METHOD_WORDS, Entry, settings_words
 from app.figures import loss_curves
 from app.prompting import build_prompt
 from app.runtime import Runtime
@@ -103,7 +103,7 @@ def table_html(entries: list[Entry]) -> str:
         ("First token after", [f"{reply.first_token_seconds:.1f} s" for reply in compared.replies]),
         ("Read before", [f"{reply.reused_tokens:,} of {reply.prompt_tokens:,}" for reply in compared.replies]),
         ("Keys and values", [f"{reply.cache_bytes / 1e6:,.0f} MB" for reply in compared.replies]),
-        ("Settings", [_settings(reply.config) for reply in compared.replies]),
+        ("Settings", [settings_words(reply) for reply in compared.replies]),
     ]
     head = "".join(f"<th scope='col'>{METHOD_WORDS[reply.method]}</th>" for reply in compared.replies)
     body = "".join(
@@ -115,9 +115,3 @@ def table_html(entries: list[Entry]) -> str:
         f"<table class='compare'><thead><tr><td></td>{head}</tr></thead><tbody>{body}</tbody></table>"
     )
 
-
-def _settings(config: dict[str, Any]) -> str:
-    if not config:
-        return "none"
-    scaling = ", log-n" if config.get("query_scaling") == "logn" else ""
-    return f"G = {config.get('group_size')}, w = {config.get('neighbor_window')}{scaling}"

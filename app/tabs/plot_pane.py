@@ -59,20 +59,23 @@ def plot_pane(
         hover: report where the pointer rests.
     """
     gr.set_static_paths([PLOTLY_JS])
+    made = {
+        "pane_label": label,
+        "pane_height": height,
+        "pane_hover": hover,
+        "plotly_path": PLOTLY_JS.as_posix(),
+        "templates": {tone: template(tone == "dark").to_plotly_json() for tone in ("light", "dark")},
+    }
+    source = (ASSETS / "plot_pane.js").read_text(encoding="utf-8")
     return gr.HTML(
         None if figure is None else packed(figure),
         label=label,
         html_template=_TEMPLATE,
-        js_on_load=(ASSETS / "plot_pane.js").read_text(encoding="utf-8"),
+        js_on_load=f"const made = {json.dumps(made)};\n{source}",
         apply_default_css=False,
         elem_id=elem_id,
         visible=visible,
         elem_classes=["plot-pane-block"],
-        pane_label=label,
-        pane_height=height,
-        pane_hover=hover,
-        plotly_path=PLOTLY_JS.as_posix(),
-        templates={tone: template(tone == "dark").to_plotly_json() for tone in ("light", "dark")},
     )
 
 

@@ -1,0 +1,50 @@
+"""What the tests of the app share: documents from text, a tiny model with its tokenizer, one loaded model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny_models import save_folder, tiny_model
+
+from app.documents import Document, Page
+from app.model_shelf import LoadedModel, ModelShelf
+from app.session import StoredDocument
+
+WORDS = "The quick brown fox jumps over the lazy dog near the old mill. "
+
+
+def document(name: str = "notes.txt", pages: int = 3, sentences: int = 4, mark: str = "") -> Document:
+    """A document of so many pages; `mark` makes its text, and so its checksum, another."""
+    texts = [f"Page {n} {mark}. " + WORDS * sentences for n in range(1, pages + 1)]
+    return Document(
+        name,
+        f"{abs(hash((name, pages, sentences, mark))):064x}"[:64],
+        "txt",
+        tuple(map(Page, range(1, pages + 1), texts)),
+    )
+
+
+def stored(name: str = "notes.txt", **numbers: Any) -> StoredDocument:
+    return StoredDocument(document(name, **numbers), Path(name))
+
+
+def load(name: str) -> LoadedModel:
+    steps = ModelShelf().load_steps(name)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as finished:
+            return finished.value
+
+
+@pytest.fixture(scope="module")
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A seeded random Llama with a trained window of 256 tokens, as a folder."""
+    return save_folder(tmp_path_factory.mktemp("tiny"), tiny_model())
+
+
+@pytest.fixture(scope="module")
+def tiny(tiny_folder: Path) -> LoadedModel:
+    return load(str(tiny_folder))

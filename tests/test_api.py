@@ -1,0 +1,134 @@
+"""The endpoints, through gradio_client against a server that `python app.py` started."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from urllib.request import urlopen
+
+import pytest
+from app_parts import WORDS, tiny_folder  # noqa: F401 (fixture)
+from gradio_client import Client, handle_file
+from gradio_client.exceptions import AppError
+
+from selfextend.config import SelfExtendConfig, max_length, suggest
+from selfextend.position_map import position_map
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="module")
+def address(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:  # noqa: F811
+    with closing(socket.socket()) as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    data = tmp_path_factory.mktemp("data")
+    command = [sys.executable, "app.py", "--no-browser", "--port", str(port), "--data-folder", str(data), "--mcp"]
+    server = subprocess.Popen([*command, "--model", str(tiny_folder)], cwd=ROOT, env=os.environ)
+    url = f"http://127.0.0.1:{port}"
+    deadline = time.monotonic() + 240
+    while True:
+        assert server.poll() is None, "the server ended by itself"
+        try:
+            with urlopen(url, timeout=5):
+                break
+        except OSError:
+            assert time.monotonic() < deadline
+            time.sleep(0.3)
+    yield url
+    server.terminate()
+    server.wait(30)
+
+
+@pytest.fixture(scope="module")
+def client(address: str) -> Client:
+    return Client(address, verbose=False)
+
+
+@pytest.fixture
+def notes(tmp_path: Path) -> Path:
+    path = tmp_path / "notes.txt"
+    path.write_text("\f".join(f"Page {n}. " + WORDS * 6 for n in range(1, 7)))
+    return path
+
+
+def test_ask_answers_and_cites(client: Client, notes: Path) -> None:
+    result = client.predict(
+        question="Who jumps?",
+        documents=[handle_file(str(notes))],
+        group_size=32,
+        neighbor_window=64,
+        method="SelfExtend",
+        max_new_tokens=6,
+        api_name="/ask",
+    )
+    assert {"answer", "citations", "prompt_tokens", "trained_window", "reach", "seconds"} <= result.keys()
+    assert result["trained_window"] == 256
+    assert result["reach"] == max_length(256, SelfExtendConfig(32, 64))
+    assert result["prompt_tokens"] > 256
+    assert result["citations"]
+    for citation in result["citations"]:
+        assert citation.keys() == {"document", "page", "text", "share", "level", "relative_position"}
+        assert citation["document"] == "notes.txt"
+        assert 1 <= citation["page"] <= 6
+        assert citation["relative_position"] < 256
+    again = client.predict("Who jumps?", [handle_file(str(notes))], 32, 64, "SelfExtend", 6, api_name="/ask")
+    assert again["answer"] == result["answer"]
+    assert again["reused_tokens"] > 0.9 * again["prompt_tokens"]
+
+
+def test_ask_suggests_where_nothing_is_given(client: Client, notes: Path) -> None:
+    result = client.predict("Who?", [handle_file(str(notes))], 0, 0, "SelfExtend", 4, api_name="/ask")
+    length = result["prompt_tokens"] + 4
+    assert result["group_size"] == suggest(256, length, neighbor_window=result["neighbor_window"]).group_size
+    assert result["reach"] >= length
+
+
+def test_ask_refuses_in_a_sentence_and_the_server_goes_on(client: Client, notes: Path, tmp_path: Path) -> None:
+    empty = tmp_path / "empty.pdf"
+    empty.touch()
+    for arguments, words in (
+        (("Who?", [handle_file(str(notes))], 1, 64, "SelfExtend", 4), "smallest change"),
+        (("Who?", [handle_file(str(empty))], 8, 64, "SelfExtend", 4), "empty"),
+        (("", [handle_file(str(notes))], 32, 64, "SelfExtend", 4), "Type a question"),
+        (("Who?", [handle_file(str(notes))], 32, 64, "Magic", 4), "method must be"),
+        (("Who?", [handle_file(str(notes))], 32, 64, "SelfExtend", 0), "max_new_tokens"),
+    ):
+        with pytest.raises(AppError, match=words):
+            client.predict(*arguments, api_name="/ask")
+    assert client.predict(256, 1000, api_name="/suggest")["reach"] >= 1000
+
+
+def test_position_map_is_exact(client: Client) -> None:
+    cells = client.predict(4096, 100_000, 32, 1024, 90_000, 90_300, 0, 0, "selfextend", api_name="/position_map")
+    expected = position_map(4096, 100_000, SelfExtendConfig(32, 1024), 90_000, 90_300)
+    assert cells["query"] == expected.query.tolist()
+    assert cells["key"] == expected.key.tolist()
+    assert cells["relative"] == expected.relative.tolist()
+    assert len(cells["query"]) <= 512
+    assert len(cells["key"]) <= 512
+    with pytest.raises(AppError, match="query_to must be at most"):
+        client.predict(4096, 100, 4, 64, 0, 200, 0, 0, "selfextend", api_name="/position_map")
+
+
+def test_only_the_endpoints_are_public(client: Client) -> None:
+    named = client.view_api(return_format="dict")["named_endpoints"]
+    assert set(named) == {"/ask", "/position_map", "/suggest"}
+    assert [p["parameter_name"] for p in named["/ask"]["parameters"]] == [
+        "question", "documents", "group_size", "neighbor_window", "method", "max_new_tokens",
+    ]  # fmt: skip
+
+
+def test_mcp_offers_the_same(address: str) -> None:
+    with urlopen(f"{address}/gradio_api/mcp/schema", timeout=30) as answer:  # noqa: S310 (our own address)
+        tools = {tool["name"]: tool for tool in json.load(answer)}
+    assert {name.rpartition("app_")[2] or name for name in tools} >= {"ask", "position_map", "suggest"} or any(
+        "ask" in name for name in tools
+    )

@@ -1,0 +1,88 @@
+"""Prompts: documents first and unchanged, a prefix that stays, templates that do not fit left aside, exact counts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from app_parts import document, tiny, tiny_folder  # noqa: F401 (fixtures)
+
+from app.model_shelf import LoadedModel
+from app.prompting import Exchange, build_prompt
+
+CHAT = (
+    "{{ bos_token }}{% for message in messages %}[{{ message['role'] }}]{{ message['content'] | trim }}[end]"
+    "{% endfor %}{% if add_generation_prompt %}[assistant]{% endif %}"
+)
+FILTERING = "{% for message in messages %}{{ message['content'] | upper }}{% endfor %}"
+FAILING = "{{ raise_exception('no system role') }}"
+
+
+@pytest.fixture
+def tokenizer(tiny: LoadedModel) -> Any:  # noqa: F811
+    before = tiny.tokenizer.chat_template
+    yield tiny.tokenizer
+    tiny.tokenizer.chat_template = before
+
+
+def shared_prefix(first: list[int], second: list[int]) -> int:
+    return next(
+        (n for n, (a, b) in enumerate(zip(first, second, strict=False)) if a != b), min(len(first), len(second))
+    )
+
+
+@pytest.mark.parametrize("template", [None, CHAT])
+def test_documents_stand_in_the_prompt_as_they_are(tokenizer: Any, template: str | None) -> None:
+    tokenizer.chat_template = template
+    documents = [document("one.txt"), document("two.txt", mark="other")]
+    prompt = build_prompt(tokenizer, documents, "Who jumps?")
+    assert prompt.from_template is (template is not None)
+    for one in documents:
+        assert one.text in prompt.text
+        assert one.name in prompt.text
+    assert prompt.text.index(documents[0].text) < prompt.text.index(documents[1].text) < prompt.text.index("Who jumps?")
+    assert len(prompt) == len(prompt.ids) == len(tokenizer(prompt.text, add_special_tokens=template is None).input_ids)
+
+
+@pytest.mark.parametrize("template", [None, CHAT])
+def test_a_follow_up_keeps_everything_before_the_question(tokenizer: Any, template: str | None) -> None:
+    tokenizer.chat_template = template
+    documents = [document()]
+    first = build_prompt(tokenizer, documents, "Who jumps?")
+    other = build_prompt(tokenizer, documents, "Where is the mill?")
+    later = build_prompt(tokenizer, documents, "And why?", [Exchange("Who jumps?", "The fox.")])
+    of_document = int((first.index.document >= 0).nonzero()[0][-1]) + 1
+    assert shared_prefix(first.ids, other.ids) >= of_document
+    assert shared_prefix(first.ids, later.ids) >= of_document
+    assert "The fox." in later.text
+    assert "The fox." not in other.text
+
+
+@pytest.mark.parametrize("template", [FILTERING, FAILING])
+def test_a_template_that_changes_documents_or_fails_is_not_used(tokenizer: Any, template: str) -> None:
+    tokenizer.chat_template = template
+    prompt = build_prompt(tokenizer, [document()], "Who jumps?")
+    assert not prompt.from_template
+    assert document().text in prompt.text
+    assert prompt.text.endswith("Question: Who jumps?\nAnswer:")
+
+
+def test_a_plain_prompt_names_where_the_answer_ends(tokenizer: Any) -> None:
+    assert "\nQuestion:" in build_prompt(tokenizer, [], "Why?").stop
+
+
+def test_a_document_that_begins_with_an_empty_page_survives_a_trimming_template(tokenizer: Any) -> None:
+    from app.documents import Document, Page
+
+    tokenizer.chat_template = CHAT
+    scanned_first = Document("a.pdf", "0" * 64, "pdf", (Page(1, "", "a picture"), Page(2, "The fox jumps over it.")))
+    prompt = build_prompt(tokenizer, [scanned_first], "Who?")
+    assert prompt.from_template
+    assert set(prompt.index.page[prompt.index.document == 0].tolist()) == {2}
+
+
+def test_nothing_is_cut(tokenizer: Any) -> None:
+    long = document(pages=40, sentences=12)
+    prompt = build_prompt(tokenizer, [long], "Who?")
+    assert prompt.text.count("Page ") == 40
+    assert len(prompt) > 10 * 256

@@ -1,0 +1,200 @@
+"""Sessions and caches: what a visitor has read is used again, separate for each, under one limit of bytes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from app_parts import stored, tiny, tiny_folder  # noqa: F401 (fixtures)
+
+from app.answering import Shown, reply_steps
+from app.asking import Question, answer_turn, prompt_of, reading_place
+from app.conversation import Entry, as_json, from_json, messages
+from app.model_shelf import LoadedModel
+from app.session import MAX_TURNS, CacheStore, Session, SessionStore, Turn
+from selfextend.config import SelfExtendConfig
+from selfextend.errors import PastReachError
+from selfextend.generation import GenerationSettings, PrefillProgress, PrefixCache
+
+CONFIG = SelfExtendConfig(8, 64)
+
+
+def question(text: str = "Who jumps?", *documents: object, **changes: object) -> Question:
+    base = Question(
+        text, documents or (stored(),), CONFIG, "selfextend", "always", GenerationSettings(max_new_tokens=4)
+    )  # type: ignore[arg-type]
+    return replace(base, **changes)  # type: ignore[arg-type]
+
+
+def run(
+    loaded: LoadedModel, caches: CacheStore, session: Session, asked: Question
+) -> tuple[Turn, list[PrefillProgress]]:
+    steps, progress = answer_turn(loaded, caches, session, asked), []
+    while True:
+        try:
+            event = next(steps)
+        except StopIteration as finished:
+            return finished.value, progress
+        if isinstance(event, PrefillProgress):
+            progress.append(event)
+
+
+def test_the_second_question_reads_only_what_is_new(tiny: LoadedModel) -> None:  # noqa: F811
+    caches, session = CacheStore(10**9), Session("v")
+    first, _ = run(tiny, caches, session, question())
+    second, _ = run(tiny, caches, session, question("Where is the old mill, and who is near it?"))
+    assert first.answer.reused_tokens == 0
+    document_tokens = int((first.prompt.index.document >= 0).sum())
+    assert second.answer.reused_tokens >= document_tokens
+    alone, _ = run(tiny, CacheStore(10**9), Session("w"), question("Where is the old mill, and who is near it?"))
+    assert second.answer.token_ids == alone.answer.token_ids
+
+
+def test_the_answer_cites_pages_of_its_documents(tiny: LoadedModel) -> None:  # noqa: F811
+    session = Session("v")
+    turn, _ = run(tiny, CacheStore(10**9), session, question("Who?", stored("a.txt"), stored("b.txt", mark="x")))
+    assert turn.citations
+    for citation in turn.citations:
+        page = turn.documents[citation.document].document.pages[citation.page - 1]
+        assert citation.text in page.text
+        assert page.text[citation.char_start : citation.char_end].strip() == citation.text
+    assert session.turns[turn.id] is turn
+
+
+def test_visitors_documents_and_settings_have_caches_of_their_own(tiny: LoadedModel) -> None:  # noqa: F811
+    caches = CacheStore(10**9)
+    mine, yours = Session("me"), Session("you")
+    one, two = (stored("a.txt"),), (stored("b.txt", mark="x"),)
+    places = [
+        reading_place(tiny, caches, mine, one, CONFIG),
+        reading_place(tiny, caches, yours, one, CONFIG),
+        reading_place(tiny, caches, mine, two, CONFIG),
+        reading_place(tiny, caches, mine, one, None),
+        reading_place(tiny, caches, mine, one, SelfExtendConfig(9, 64)),
+    ]
+    assert len({id(place) for place in places}) == 5
+    assert reading_place(tiny, caches, mine, one, CONFIG) is places[0]
+
+
+class Held(PrefixCache):
+    """A cache that says it holds so many bytes."""
+
+    size = 0
+
+    @property
+    def nbytes(self) -> int:
+        return self.size
+
+    def clear(self) -> None:
+        self.size = 0
+
+
+def test_the_least_recently_used_goes_first() -> None:
+    caches = CacheStore(100)
+    for name in "abc":
+        held = Held()
+        held.size = 40
+        caches._caches[name] = held
+    caches.get("a")
+    caches.make_room(0)
+    assert list(caches._caches) == ["c", "a"]
+    assert caches.nbytes == 80
+
+
+def test_room_is_made_before_it_is_needed_and_the_one_at_work_stays() -> None:
+    caches = CacheStore(100)
+    for name in "ab":
+        held = Held()
+        held.size = 40
+        caches._caches[name] = held
+    caches.make_room(90)
+    assert list(caches._caches) == ["b"]
+    caches.make_room(10_000)
+    assert list(caches._caches) == ["b"]
+
+
+def test_past_reach_is_refused_with_the_smallest_change_and_nothing_is_read(tiny: LoadedModel) -> None:  # noqa: F811
+    caches, session = CacheStore(10**9), Session("v")
+    asked = question("Who?", stored(pages=12, sentences=8), config=SelfExtendConfig(2, 64))
+    needed = len(prompt_of(tiny, asked)) + 4
+    with pytest.raises(PastReachError, match=f"need {needed:,} tokens.*group size"):
+        run(tiny, caches, session, asked)
+    assert not session.turns
+    assert caches.nbytes == 0
+
+
+def test_vanilla_answers_past_its_window(tiny: LoadedModel) -> None:  # noqa: F811
+    turn, _ = run(tiny, CacheStore(10**9), Session("v"), question("Who?", stored(pages=12), method="vanilla"))
+    assert turn.config is None
+    assert turn.answer.prompt_tokens > tiny.trained_window
+
+
+def test_stop_in_prefill_keeps_what_was_read(tiny: LoadedModel) -> None:  # noqa: F811
+    caches, session = CacheStore(10**9), Session("v")
+    asked = question("Who?", stored(pages=30, sentences=12), config=SelfExtendConfig(64, 64))
+    shown: list[Shown] = []
+    for one in reply_steps(tiny, caches, session, [asked]):
+        shown.append(one)
+        if one.progress.fraction:
+            session.stop.set()
+    assert shown[-1].done
+    assert "Stopped after reading" in shown[-1].replies[0].stopped
+    assert not shown[-1].turns
+    read = caches.nbytes
+    assert read > 0
+    session.stop.clear()
+    turn, _ = run(tiny, caches, session, asked)
+    assert turn.answer.reused_tokens > 0
+
+
+def test_stop_in_the_answer_keeps_its_words(tiny: LoadedModel) -> None:  # noqa: F811
+    session = Session("v")
+    asked = question(generation=GenerationSettings(max_new_tokens=400, temperature=1.0, seed=3), config=CONFIG)
+    last = None
+    for one in reply_steps(tiny, CacheStore(10**9), session, [asked]):
+        last = one
+        if "answering" in one.progress.words:
+            session.stop.set()
+    assert last is not None
+    assert last.replies[0].stopped.startswith("Stopped after")
+    assert 0 < last.replies[0].new_tokens < 400
+
+
+def test_compare_gives_both_replies_in_order(tiny: LoadedModel) -> None:  # noqa: F811
+    asked = [question(method="vanilla"), question(method="selfextend")]
+    *_, last = reply_steps(tiny, CacheStore(10**9), Session("v"), asked)
+    assert [reply.method for reply in last.replies] == ["vanilla", "selfextend"]
+    assert all(reply.seconds > 0 and reply.cache_bytes > 0 for reply in last.replies)
+    assert [turn.id for turn in last.turns] == [reply.turn for reply in last.replies]
+
+
+def test_a_conversation_survives_the_browser(tiny: LoadedModel) -> None:  # noqa: F811
+    *_, last = reply_steps(tiny, CacheStore(10**9), Session("v"), [question()])
+    entries = [Entry("Who?", last.replies, "tiny")]
+    assert from_json(as_json(entries)) == entries
+    assert messages(from_json(as_json(entries))) == messages(entries)
+
+
+@pytest.mark.parametrize(
+    "kept",
+    [None, 3, "x", [1], [{"question": "q"}], [{"question": "q", "model": "m", "replies": [{"turn": "one"}]}]],
+)
+def test_a_store_that_was_tampered_with_is_left_out(kept: object) -> None:
+    assert from_json(kept) == []
+
+
+def test_old_turns_and_visitors_go() -> None:
+    store = SessionStore(2)
+    first = store.get("a")
+    store.get("b")
+    assert store.get("a") is first
+    store.get("c")
+    assert len(store) == 2
+    assert store.get("a") is first
+    session = Session("v")
+    for _ in range(MAX_TURNS + 5):
+        turn = object.__new__(Turn)
+        object.__setattr__(turn, "id", session.new_id())
+        session.keep(turn)
+    assert len(session.turns) == MAX_TURNS
+    assert min(session.turns) == 6

@@ -1,0 +1,72 @@
+"""The app's settings: arguments before environment, limits in sensible ranges, errors in a sentence."""
+
+from __future__ import annotations
+
+import pytest
+
+from app.settings import read_settings
+
+
+def test_defaults_stay_on_this_machine() -> None:
+    settings = read_settings([], {})
+    assert settings.model == "bundled"
+    assert settings.is_local
+    assert settings.persist
+    assert settings.browser
+    assert not settings.mcp
+    assert settings.auth == ()
+
+
+def test_environment_sets_what_arguments_do_not() -> None:
+    environment = {
+        "SELFEXTEND_MODEL": "owner/name",
+        "SELFEXTEND_PORT": "8000",
+        "SELFEXTEND_PERSIST": "0",
+        "SELFEXTEND_MCP": "1",
+        "SELFEXTEND_CACHE_MB": "250",
+        "SELFEXTEND_DATA_FOLDER": "/data",
+    }
+    settings = read_settings(["--port", "9000", "--no-mcp"], environment)
+    assert settings.model == "owner/name"
+    assert settings.port == 9000
+    assert not settings.persist
+    assert not settings.mcp
+    assert settings.cache_bytes == 250_000_000
+    assert str(settings.data_folder) == "/data"
+
+
+def test_several_accounts() -> None:
+    assert read_settings(["--auth", "ada:one,bob:t:wo"], {}).auth == (("ada", "one"), ("bob", "t:wo"))
+
+
+def test_another_machine_may_come_in_only_where_asked() -> None:
+    assert not read_settings(["--host", "0.0.0.0"], {}).is_local
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "words"),
+    [
+        (["--port", "70000"], {}, "--port must be"),
+        (["--quantization", "int3"], {}, "--quantization must be"),
+        (["--auth", "ada"], {}, "user:password"),
+        (["--cache-mb", "0"], {}, "--cache-mb must be above 0"),
+        (["--max-pages", "-1"], {}, "--max-pages must be above 0"),
+        ([], {"SELFEXTEND_MCP": "maybe"}, "SELFEXTEND_MCP must be 1 or 0"),
+        ([], {"SELFEXTEND_PORT": "many"}, "invalid int value"),
+        (["--shar"], {}, "unrecognized arguments"),
+    ],
+)
+def test_nonsense_ends_with_a_sentence(
+    arguments: list[str], environment: dict[str, str], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        read_settings(arguments, environment)
+    assert words in capsys.readouterr().err
+
+
+def test_help_lists_what_can_be_set(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        read_settings(["--help"], {})
+    text = capsys.readouterr().out
+    for name in ("model", "quantization", "device", "host", "port", "auth", "data-folder", "cache-mb", "max-pages"):
+        assert f"--{name}" in text
