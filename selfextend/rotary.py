@@ -19,6 +19,9 @@ from torch import nn
 Tables = tuple[torch.Tensor, torch.Tensor]
 """cos and sin, each (batch or 1, length, rotary_dim)."""
 
+_TOKENS_AT_ONCE = 512
+"""Tokens that `rotate` turns at a time: few enough that its temporaries stay in a processor's cache."""
+
 ApplyRotary = Callable[..., tuple[torch.Tensor, torch.Tensor]]
 
 
@@ -30,14 +33,18 @@ def rotate(states: torch.Tensor, tables: Tables, apply_rotary_pos_emb: ApplyRota
         tables: see `Tables`, on the states' device.
         apply_rotary_pos_emb: the function of that name in the model's own modeling file.
     """
+    output = torch.empty_like(states)
     cos, sin = tables
     rotary_dim = cos.shape[-1]
-    turning = states[..., :rotary_dim]
-    # The function turns a query and a key together; an empty key costs nothing.
-    turned = apply_rotary_pos_emb(turning, turning[:, :0], cos, sin)[0]
-    if rotary_dim == states.shape[-1]:
-        return turned
-    return torch.cat((turned, states[..., rotary_dim:]), dim=-1)
+    for start in range(0, states.shape[2], _TOKENS_AT_ONCE):
+        tokens = slice(start, start + _TOKENS_AT_ONCE)
+        turning = states[:, :, tokens, :rotary_dim]
+        # The function turns a query and a key together; an empty key costs nothing.
+        turned = apply_rotary_pos_emb(turning, turning[:, :0], cos[:, tokens], sin[:, tokens])[0]
+        output[:, :, tokens, :rotary_dim] = turned
+    if rotary_dim < states.shape[-1]:
+        output[..., rotary_dim:] = states[..., rotary_dim:]
+    return output
 
 
 def unrotated(tables: Tables) -> Tables:

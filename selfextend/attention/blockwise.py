@@ -1,12 +1,13 @@
-"""SelfExtend attention as a few plain attention calls joined by their log-sum-exp: no mask, memory linear in t.
+"""SelfExtend attention as a few plain attention calls joined by their log-sum-exp, in memory linear in t.
 
-With blocks of w_n queries, counted from the first query:
+    neighbors  every query over the keys at distances below w_n
+    grouped    every query over the keys at distance w_n and more   causal (beside a rectangle for the past)
 
-    own       each block over its own keys                                   causal
-    previous  each block over the keys before it that are still neighbors    causal, once queries and keys are reversed
-    grouped   every query over the keys at distance w_n and more             causal (beside a rectangle for the past)
+Together they are the multiply-adds of one causal call. The neighbors are a band. Where the kernel takes a mask it is
+computed a few rows at a time under a mask as wide as the band; where it does not, in blocks of w_n queries:
 
-Together they are the same multiply-adds as one causal call.
+    own        each block over its own keys                                   causal
+    previous   each block over the keys before it that are still neighbors    causal, once queries and keys are reversed
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from functools import partial
 
 import torch
 
-from selfextend.attention.kernels import Piece, attend, merge_
+from selfextend.attention.kernels import Piece, attend, attend_banded, merge_, takes_mask
 
 _Kernel = Callable[..., Piece]
 """`attend` with scaling and soft-cap filled in: (query, key, value, is_causal=False) -> piece."""
@@ -45,6 +46,11 @@ def blockwise_attention(
     if q_len == 1:
         recent = slice(max(0, kv_len - neighbor_window), None)
         output, lse = kernel(query_exact, key_exact[:, :, -neighbor_window:], value_states[:, :, recent])
+    elif takes_mask(query_exact, softcap):
+        exact = slice(kv_len - key_exact.shape[2], None)
+        output, lse = attend_banded(
+            query_exact, key_exact, value_states[:, :, exact], window=neighbor_window, scaling=scaling
+        )
     else:
         output, lse = _neighbors(query_exact, key_exact, value_states, neighbor_window, kernel)
     _add_grouped(output, lse, query_grouped, key_grouped, value_states, neighbor_window, kernel)

@@ -20,6 +20,9 @@ _Kernel = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, float, bool], Piec
 _SCORES_AT_ONCE = 1 << 24
 """Scores that the portable kernel holds at a time: 64 MB in fp32."""
 
+_BAND_ROWS = 192
+"""Rows that `attend_banded` computes at a time. Fewer waste less of the mask, more keep the matrix products large."""
+
 
 def attend(
     query: torch.Tensor,
@@ -43,6 +46,35 @@ def attend(
     if fused is None:
         return portable_attend(query, key, value, scaling=scaling, is_causal=is_causal, softcap=softcap)
     return fused(query, key, value, scaling, is_causal)
+
+
+def takes_mask(query: torch.Tensor, softcap: float | None) -> bool:
+    """Whether the fused kernel for these states takes a mask, so that `attend_banded` is worth calling."""
+    return softcap is None and _fused_kernel(query) is _cpu_flash
+
+
+def attend_banded(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *, window: int, scaling: float) -> Piece:
+    """Attention of the last q of k tokens over the keys at distances 0 ... window - 1, where `takes_mask`.
+
+    A few rows at a time, under a mask as wide as the window: nothing that grows with q x k, and temporaries that stay
+    in the processor's cache. Shapes as in `attend`, with k >= q.
+    """
+    q_len, past = query.shape[2], key.shape[2] - query.shape[2]
+    output = query.new_empty(*query.shape[:3], value.shape[-1])
+    lse = query.new_empty(query.shape[:3], dtype=torch.promote_types(query.dtype, torch.float32))
+    masks: dict[tuple[int, int], torch.Tensor] = {}
+    for start in range(0, q_len, _BAND_ROWS):
+        rows = slice(start, min(start + _BAND_ROWS, q_len))
+        keys = slice(max(0, past + start - window + 1), past + rows.stop)
+        shape = (rows.stop - start, keys.stop - keys.start)
+        if shape not in masks:
+            distance = torch.arange(shape[1] - shape[0], shape[1])[:, None] - torch.arange(shape[1])
+            seen = (distance >= 0) & (distance < window)
+            masks[shape] = torch.zeros(shape, dtype=query.dtype).masked_fill_(~seen, -torch.inf)
+        output[:, :, rows], lse[:, :, rows] = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+            query[:, :, rows], key[:, :, keys], value[:, :, keys], 0.0, False, attn_mask=masks[shape], scale=scaling
+        )
+    return output, lse
 
 
 def merge_(output: torch.Tensor, lse: torch.Tensor, piece: Piece) -> None:
