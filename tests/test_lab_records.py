@@ -1,0 +1,105 @@
+"""Record files: whole cells or none, gone on with after a crash, and foreign ones refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from selfextend.lab.errors import RecordError
+from selfextend.lab.records import Run, RunFile, cell_key, comparable, header, read_run
+
+MODEL = {"name": "m", "architecture": "A", "parameters": 10, "trained_window": 256, "dtype": "float32", "device": "cpu"}
+
+
+def first(**changes: Any) -> dict[str, Any]:
+    arguments = {"probe": "passkey", "model": MODEL, "versions": {}, "settings": {"trials": 2}, "seed": 0}
+    return header(**(arguments | changes), started="2026-01-01T00:00:00+00:00")
+
+
+def cell(depth: float, trials: int = 2) -> list[dict[str, Any]]:
+    return [
+        {
+            "probe": "passkey", "method": "vanilla", "label": "Vanilla", "settings": {}, "length": 512, "depth": depth,
+            "cell_rows": trials, "trial": trial, "score": 1.0, "seconds": 0.5 + depth, "peak_bytes": 7,
+        }
+        for trial in range(trials)
+    ]  # fmt: skip
+
+
+def test_what_is_written_is_read_again(tmp_path: Path) -> None:
+    path = tmp_path / "run.jsonl"
+    file = RunFile(path, first())
+    file.add(cell(0.0))
+    file.add(cell(0.5))
+    assert read_run(path) == Run(first(), [*cell(0.0), *cell(0.5)]) == file.run
+    assert len(path.read_text().splitlines()) == 5
+
+
+@pytest.mark.parametrize("cut", [1, 40, 200])
+def test_after_a_crash_only_whole_cells_count(tmp_path: Path, cut: int) -> None:
+    path = tmp_path / "run.jsonl"
+    file = RunFile(path, first())
+    file.add(cell(0.0))
+    file.add(cell(0.5))
+    path.write_bytes(path.read_bytes()[:-cut])
+    again = RunFile(path, first(), resume=True)
+    assert again.complete_cells() == {cell_key(cell(0.0)[0])}
+    again.add(cell(0.5))
+    assert read_run(path).rows == [*cell(0.0), *cell(0.5)]
+
+
+def test_a_file_that_is_there_is_not_written_over(tmp_path: Path) -> None:
+    path = tmp_path / "run.jsonl"
+    path.write_text("something precious")
+    with pytest.raises(RecordError, match="--resume"):
+        RunFile(path, first())
+    with pytest.raises(RecordError, match="no record"):
+        RunFile(path, first(), resume=True)
+    assert path.read_text() == "something precious"
+
+
+@pytest.mark.parametrize(
+    "changes", [{"seed": 1}, {"settings": {"trials": 3}}, {"probe": "needle-single"}, {"model": MODEL | {"name": "n"}}]
+)
+def test_another_runs_file_is_refused(tmp_path: Path, changes: dict[str, Any]) -> None:
+    path = tmp_path / "run.jsonl"
+    RunFile(path, first())
+    with pytest.raises(RecordError, match="another run"):
+        RunFile(path, first(**changes), resume=True)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("", "no record"),
+        ("not json\n", "no record"),
+        ('{"kind": "something else"}\n', "no record"),
+        ("[]\n", "no record"),
+        (json.dumps(first() | {"format": 99}) + "\n", "form 99"),
+        (json.dumps(first() | {"model": None}) + "\n", "damaged"),
+        (json.dumps(first()) + "\nnonsense\n", "line 2"),
+        (json.dumps(first()) + '\n{"method": "vanilla"}\n', "line 2"),
+    ],
+)
+def test_unreadable_and_foreign_files_are_refused(tmp_path: Path, content: str, words: str) -> None:
+    path = tmp_path / "run.jsonl"
+    path.write_text(content)
+    with pytest.raises(RecordError, match=words):
+        read_run(path)
+    with pytest.raises(RecordError, match="cannot be read"):
+        read_run(tmp_path / "missing.jsonl")
+
+
+def test_rows_compare_without_what_was_measured_and_in_any_order() -> None:
+    slower = [row | {"seconds": 9.0, "peak_bytes": 1} for row in reversed(cell(0.5))]
+    assert comparable(slower) == comparable(cell(0.5))
+    assert comparable(cell(0.5)) != comparable(cell(0.6))
+
+
+def test_a_title_states_model_trials_and_seed() -> None:
+    title = Run(first()).title()
+    for part in ("passkey", "m (", "256", "float32", "n = 2", "seed 0"):
+        assert part in title
