@@ -9,9 +9,10 @@ from functools import cache
 from typing import Any
 
 import torch
-from architectures import BY_NAME, TRAINED_WINDOW, Architecture, build, token_ids
+from architectures import BY_NAME, TRAINED_WINDOW, VOCABULARY, Architecture, build, token_ids
 from reference import NaiveModel
-from transformers import Cache, PreTrainedModel
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import Cache, PreTrainedModel, PreTrainedTokenizerFast
 
 from selfextend import SelfExtendConfig, self_extend
 
@@ -79,6 +80,15 @@ def oracle_logits(
 @cache
 def plain_logits(name: str, dtype: torch.dtype = torch.float32, length: int = LENGTH, batch: int = 1) -> torch.Tensor:
     return logits(plain_model(name, dtype), token_ids(length, batch))
+
+
+class Words(PreTrainedTokenizerFast):
+    """Word number 12 is "w12"."""
+
+    def __init__(self) -> None:
+        words = Tokenizer(models.WordLevel({**{f"w{n}": n for n in range(VOCABULARY)}, "?": VOCABULARY}, unk_token="?"))
+        words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+        super().__init__(tokenizer_object=words, unk_token="?")
 
 
 def largest_difference(actual: torch.Tensor, expected: torch.Tensor) -> float:

@@ -6,13 +6,11 @@ from typing import Any
 
 import pytest
 import torch
-from architectures import TRAINED_WINDOW, VOCABULARY, build, token_ids
-from helpers import CONFIG, LENGTH, assert_same, extended, logits, naive, oracle_logits
-from tokenizers import Tokenizer, models, pre_tokenizers
+from architectures import TRAINED_WINDOW, build, token_ids
+from helpers import CONFIG, LENGTH, Words, assert_same, extended, logits, naive, oracle_logits
 from transformers import (
     DynamicCache,
     PreTrainedModel,
-    PreTrainedTokenizerFast,
     QuantizedCache,
     StaticCache,
     StoppingCriteria,
@@ -197,15 +195,6 @@ def test_a_generation_config_is_heeded() -> None:
         output = model.generate(PROMPT, do_sample=False, return_dict_in_generate=True)
         assert output.sequences.shape[1] == 59
         assert output.past_key_values is None
-
-
-class Words(PreTrainedTokenizerFast):
-    """Word number 12 is "w12"."""
-
-    def __init__(self) -> None:
-        words = Tokenizer(models.WordLevel({f"w{n}": n for n in range(VOCABULARY)}, unk_token="w2"))
-        words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-        super().__init__(tokenizer_object=words, unk_token="w2")
 
 
 def test_a_streamer_yields_what_is_returned() -> None:

@@ -1,0 +1,397 @@
+"""Reading and answering step by step: progress, prefixes, cancelling, budget, stop strings, scores."""
+
+import re
+import threading
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from architectures import TRAINED_WINDOW, build, token_ids
+from helpers import (
+    CONFIG,
+    DIVIDING,
+    LENGTH,
+    Words,
+    assert_same_state,
+    extended,
+    full_state,
+    logits,
+    naive,
+    oracle_logits,
+)
+from transformers import PreTrainedModel
+
+from selfextend import SelfExtendConfig, enable, max_length
+from selfextend.errors import OutOfMemoryError, PastReachError
+from selfextend.generation import (
+    Answer,
+    GenerationSettings,
+    NewToken,
+    PrefillProgress,
+    PrefixCache,
+    Waiting,
+    answer_steps,
+    log_probability_steps,
+    token_loss_steps,
+)
+from selfextend.recording import RecordingRequest
+
+WORDS = Words()
+PROMPT = token_ids(60)[0].tolist()
+NAMES = ["llama", "gemma3", "gpt-neox", "falcon-new", "smollm3", "mistral-sliding"]
+
+
+def steps(model: PreTrainedModel, prompt: Sequence[int] = PROMPT, new: int = 8, **kwargs: Any) -> Iterator[Any]:
+    settings = kwargs.pop("settings", None) or GenerationSettings(max_new_tokens=new)
+    defaults = {"config": CONFIG, "trained_window": TRAINED_WINDOW, "chunk_tokens": 13}
+    return answer_steps(model, WORDS, prompt, settings, **(defaults | kwargs))
+
+
+def answer(model: PreTrainedModel, prompt: Sequence[int] = PROMPT, new: int = 8, **kwargs: Any) -> Answer:
+    *_, last = steps(model, prompt, new, **kwargs)
+    assert isinstance(last, Answer)
+    return last
+
+
+def greedy(model: PreTrainedModel, prompt: Sequence[int] = PROMPT, new: int = 8) -> list[int]:
+    """What transformers' own loop answers; the model may be extended or not."""
+    ids = torch.tensor([prompt])
+    output = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=new, do_sample=False)
+    return output[0, len(prompt) :].tolist()
+
+
+class Counted:
+    """How many tokens went through the whole model in each forward pass."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self.passes: list[int] = []
+        model.register_forward_pre_hook(self._count, with_kwargs=True)
+
+    def _count(self, model: PreTrainedModel, args: Any, kwargs: dict[str, Any]) -> None:
+        self.passes.append(kwargs["input_ids"].shape[1])
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("chunk_tokens", [1, 13, 1000])
+def test_the_answer_is_generates(name: str, chunk_tokens: int) -> None:
+    model = build(name)
+    with extended(model):
+        expected = greedy(model)
+    found = answer(model, chunk_tokens=chunk_tokens)
+    assert list(found.token_ids) == expected
+    assert found.text == WORDS.decode(expected)
+    assert (found.prompt_tokens, found.reused_tokens, found.stopped_by) == (60, 0, "length")
+    assert found.config == CONFIG
+
+
+def test_events_come_in_order_and_add_up() -> None:
+    events = list(steps(build("llama")))
+    kinds = [type(event) for event in events]
+    assert kinds == [PrefillProgress] * 6 + [NewToken] * 8 + [Answer]
+    reading = events[:6]
+    assert [event.done for event in reading] == [0, 13, 26, 39, 52, 60]
+    assert all((event.total, event.reused) == (60, 0) for event in reading)
+    assert reading[-1].seconds_left == 0
+    assert all(event.seconds_left > 0 for event in reading[1:-1])
+    assert [event.seconds for event in reading] == sorted(event.seconds for event in reading)
+    tokens, last = events[6:-1], events[-1]
+    assert tuple(event.token_id for event in tokens) == last.token_ids
+    assert tuple(event.log_probability for event in tokens) == last.log_probabilities
+    assert all(WORDS.decode(last.token_ids).startswith(event.text) for event in tokens)
+
+
+def test_log_probabilities_are_the_oracles() -> None:
+    found = answer(build("llama"), token_ids(LENGTH)[0, :60].tolist())
+    ids = torch.tensor([[*token_ids(LENGTH)[0, :60].tolist(), *found.token_ids]])
+    expected = naive("llama", CONFIG).logits(ids).log_softmax(-1)[0, 59:-1]
+    expected = expected.gather(1, torch.tensor(found.token_ids)[:, None])[:, 0]
+    np.testing.assert_allclose(found.log_probabilities, expected.numpy(), atol=1e-4)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_read_document_is_not_read_again(name: str) -> None:
+    model, prefix = build(name), PrefixCache()
+    answer(model, PROMPT, 1, prefix=prefix)
+    question = [*PROMPT, 5, 6, 7, 8]
+    fresh = answer(model, question)
+    counted = Counted(model)
+    found = answer(model, question, prefix=prefix)
+    assert found.token_ids == fresh.token_ids
+    assert found.reused_tokens == 60
+    assert counted.passes == [4, *[1] * 7]
+    # The same question once more: all but its last token are there, the answer's tokens are let go.
+    counted.passes.clear()
+    again = answer(model, question, prefix=prefix)
+    assert again.token_ids == fresh.token_ids
+    if name not in ("gemma3",):  # its local layers have let go of what would be needed again
+        assert again.reused_tokens == 63
+        assert counted.passes == [1] * 8
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("shared", [0, 1, 20, 45, 59])
+def test_what_differs_is_read_anew(name: str, shared: int) -> None:
+    model, prefix = build(name), PrefixCache()
+    answer(model, PROMPT, 3, prefix=prefix)
+    other = [*PROMPT[:shared], (PROMPT[shared] + 1) % 97, *token_ids(70 - shared, seed=3)[0].tolist()]
+    found = answer(model, other, prefix=prefix)
+    assert found.token_ids == answer(model, other).token_ids
+    assert found.reused_tokens <= shared
+    if name != "gemma3":
+        assert found.reused_tokens == shared
+
+
+def test_other_settings_do_not_use_what_was_read() -> None:
+    model, prefix = build("llama"), PrefixCache()
+    answer(model, prefix=prefix)
+    for config in (DIVIDING, None, CONFIG):
+        found = answer(model, prefix=prefix, config=config)
+        assert found.reused_tokens == 0
+        assert found.token_ids == answer(model, config=config).token_ids
+
+
+def test_stopped_between_chunks_it_goes_on_where_it_was() -> None:
+    model, prefix = build("llama"), PrefixCache()
+    before = full_state(model)
+    expected = answer(model).token_ids
+    reading = steps(model, prefix=prefix)
+    while next(reading).done < 26:
+        pass
+    reading.close()
+    assert prefix.tokens == PROMPT[:26]
+    assert_same_state(before, full_state(model))
+    found = answer(model, prefix=prefix)
+    assert found.reused_tokens == 26
+    assert found.token_ids == expected
+
+
+def test_stopped_between_tokens_it_leaves_a_prefix_of_use() -> None:
+    model, prefix = build("llama"), PrefixCache()
+    before = full_state(model)
+    expected = answer(model).token_ids
+    answering = steps(model, prefix=prefix)
+    told = [event for event in (next(answering) for _ in range(9)) if isinstance(event, NewToken)]
+    answering.close()
+    assert len(told) == 3
+    assert prefix.tokens == [*PROMPT, *expected[:2]]
+    assert_same_state(before, full_state(model))
+    assert answer(model, prefix=prefix).token_ids == expected
+
+
+@pytest.mark.parametrize("error", [RuntimeError("boom"), KeyboardInterrupt()])
+def test_after_a_failure_the_model_and_the_prefix_are_sound(error: BaseException) -> None:
+    model, prefix = build("llama"), PrefixCache()
+    expected = answer(model).token_ids
+    before = full_state(model)
+
+    def fail(*_: object) -> None:
+        raise error
+
+    reading = steps(model, prefix=prefix)
+    next(reading), next(reading)
+    hook = model.model.layers[1].register_forward_pre_hook(fail)
+    with pytest.raises(type(error)):
+        next(reading)
+    hook.remove()
+    assert_same_state(before, full_state(model))
+    assert answer(model, prefix=prefix).token_ids == expected
+
+
+def test_memory_running_out_is_said_plainly() -> None:
+    model, prefix = build("llama"), PrefixCache()
+
+    def fail(_: object, args: tuple[torch.Tensor]) -> None:
+        if args[0].shape[1] == 13:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    hook = model.model.layers[1].register_forward_pre_hook(fail)
+    with pytest.raises(OutOfMemoryError, match="fewer"):
+        answer(model, prefix=prefix)
+    hook.remove()
+    assert prefix.tokens == []
+    assert answer(model, prefix=prefix).reused_tokens == 0
+
+
+NEAR = SelfExtendConfig(2, 50)
+REACH = max_length(TRAINED_WINDOW, NEAR)
+
+
+def test_what_fits_exactly_is_answered() -> None:
+    assert len(answer(build("llama"), new=REACH - 60, config=NEAR).token_ids) == REACH - 60
+
+
+def test_what_does_not_fit_is_refused_before_anything_is_read() -> None:
+    model = build("llama")
+    counted = Counted(model)
+    with pytest.raises(PastReachError) as error:
+        list(steps(model, new=REACH - 59, config=NEAR))
+    assert not counted.passes
+    assert str(REACH) in str(error.value)
+    assert str(REACH + 1) in str(error.value)
+
+
+def test_the_advice_in_a_refusal_is_good() -> None:
+    with pytest.raises(PastReachError) as error:
+        list(steps(build("llama"), new=REACH, config=NEAR))
+    advised = [int(number) for number in re.findall(r"group size (\d+)", str(error.value))]
+    smallest = advised[-2]
+    total = 60 + REACH
+    assert max_length(TRAINED_WINDOW, SelfExtendConfig(smallest, NEAR.neighbor_window)) >= total
+    assert max_length(TRAINED_WINDOW, SelfExtendConfig(smallest - 1, NEAR.neighbor_window)) < total
+
+
+def test_only_when_needed() -> None:
+    model = build("llama")
+    short, long = PROMPT[: TRAINED_WINDOW - 8], PROMPT[: TRAINED_WINDOW - 7]
+    found = answer(model, short, 8, extend="when_needed")
+    assert found.config is None
+    assert list(found.token_ids) == greedy(model, short)
+    found = answer(model, long, 8, extend="when_needed")
+    assert found.config == CONFIG
+    with extended(model):
+        assert list(found.token_ids) == greedy(model, long)
+
+
+def test_the_vanilla_model_is_not_refused_past_its_window() -> None:
+    model, prompt = build("llama"), token_ids(90)[0].tolist()
+    assert list(answer(model, prompt, config=None).token_ids) == greedy(model, prompt)
+
+
+def test_settings_that_were_on_come_back() -> None:
+    model = build("llama")
+    enable(model, DIVIDING, trained_window=TRAINED_WINDOW)
+    extended_logits = logits(model, token_ids(LENGTH))
+    for config in (CONFIG, None):
+        answer(model, config=config)
+        assert torch.equal(logits(model, token_ids(LENGTH)), extended_logits)
+
+
+def test_an_end_token_ends() -> None:
+    model = build("llama")
+    tokens = answer(model).token_ids
+    model.generation_config.eos_token_id = [tokens[3], 96]
+    found = answer(model)
+    first = tokens.index(tokens[3])
+    assert found.token_ids == tokens[: first + 1]
+    assert found.stopped_by == "end"
+    assert found.text == WORDS.decode(list(tokens[:first]))
+
+
+def test_a_stop_string_is_never_shown() -> None:
+    model = build("llama")
+    words = answer(model).text.split()
+    at = next(n for n in range(2, 8) if words[n] not in words[:n])
+    stop = f"{words[at - 1]} {words[at]}"
+    events = list(steps(model, settings=GenerationSettings(max_new_tokens=8, stop=("never", stop))))
+    found = events[-1]
+    assert found.stopped_by == "stop"
+    assert found.text.split() == words[: at - 1]
+    for event in events:
+        if isinstance(event, NewToken):
+            assert found.text.startswith(event.text)
+
+
+def test_sampling_follows_its_seed() -> None:
+    model = build("llama")
+
+    def sampled(seed: int) -> tuple[int, ...]:
+        settings = GenerationSettings(max_new_tokens=8, temperature=3.0, top_p=0.95, top_k=50, seed=seed)
+        return answer(model, settings=settings).token_ids
+
+    assert sampled(1) == sampled(1)
+    assert len({sampled(seed) for seed in range(4)}) > 1
+
+
+def test_sampling_does_not_touch_torchs_own_generator() -> None:
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    answer(build("llama"), settings=GenerationSettings(max_new_tokens=3, temperature=1.0))
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_a_repetition_penalty_keeps_from_repeating() -> None:
+    model = build("llama")
+    found = answer(model, new=12, settings=GenerationSettings(max_new_tokens=12, repetition_penalty=1e6))
+    assert len(set(found.token_ids)) == 12
+    assert not set(found.token_ids) & set(PROMPT)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"max_new_tokens": 0}, {"temperature": -0.1}, {"top_p": 0.0}, {"top_p": 1.5}],
+    ids=str,
+)
+def test_impossible_settings_are_refused(settings: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=next(iter(settings))):
+        GenerationSettings(**settings)
+
+
+def test_an_empty_prompt_is_refused() -> None:
+    with pytest.raises(ValueError, match="empty"):
+        answer(build("llama"), [])
+
+
+def test_a_busy_model_says_so_and_serves_both() -> None:
+    model = build("llama")
+    expected = answer(model).token_ids
+    first = steps(model)
+    next(first)
+    second_events: list[Any] = []
+    thread = threading.Thread(target=lambda: second_events.extend(steps(model, config=DIVIDING)))
+    thread.start()
+    while not second_events and thread.is_alive():
+        pass
+    assert isinstance(second_events[0], Waiting)
+    *_, last = first
+    thread.join(timeout=60)
+    assert last.token_ids == expected
+    assert second_events[-1].token_ids == answer(model, config=DIVIDING).token_ids
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_known_answers_are_scored_as_by_the_oracle(name: str) -> None:
+    ids = token_ids(LENGTH)
+    *_, scores = log_probability_steps(
+        build(name),
+        ids[0, :60].tolist(),
+        ids[0, 60:].tolist(),
+        config=CONFIG,
+        trained_window=TRAINED_WINDOW,
+        chunk_tokens=25,
+    )
+    expected = oracle_logits(name, CONFIG).log_softmax(-1)[0, 59:-1].gather(1, ids[0, 60:, None])[:, 0]
+    np.testing.assert_allclose(scores, expected.numpy(), atol=2e-4)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("chunk_tokens", [11, 500])
+def test_losses_are_the_oracles(name: str, chunk_tokens: int) -> None:
+    ids = token_ids(LENGTH)
+    *progress, losses = token_loss_steps(
+        build(name), ids[0].tolist(), config=CONFIG, trained_window=TRAINED_WINDOW, chunk_tokens=chunk_tokens
+    )
+    expected = torch.nn.functional.cross_entropy(oracle_logits(name, CONFIG)[0, :-1], ids[0, 1:], reduction="none")
+    assert losses.shape == (LENGTH - 1,)
+    np.testing.assert_allclose(losses, expected.numpy(), atol=2e-4)
+    assert progress[-1].done == progress[-1].total == LENGTH - 1
+
+
+def test_losses_past_the_reach_are_refused_for_the_extended_model_only() -> None:
+    tokens = token_ids(REACH + 1)[0].tolist()
+    with pytest.raises(PastReachError):
+        list(token_loss_steps(build("llama"), tokens, config=NEAR, trained_window=TRAINED_WINDOW))
+    *_, losses = token_loss_steps(build("llama"), tokens, config=None, trained_window=TRAINED_WINDOW)
+    assert losses.shape == (REACH,)
+
+
+@pytest.mark.parametrize("config", [CONFIG, None], ids=str)
+def test_attention_comes_with_the_answer(config: SelfExtendConfig | None) -> None:
+    """Rows of the question and of the answer; the vanilla model is recorded as well."""
+    request = RecordingRequest(query_rows=range(58, 64), bin_starts=[0, 10, 40])
+    found = answer(build("llama"), config=config, record=request)
+    assert found.attention is not None
+    np.testing.assert_allclose(found.attention.sums.sum(-1), 1.0, atol=1e-5)
+    assert found.token_ids == answer(build("llama"), config=config).token_ids
