@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,9 @@ WORDS = "The quick brown fox jumps over the lazy dog near the old mill. "
 def document(name: str = "notes.txt", pages: int = 3, sentences: int = 4, mark: str = "") -> Document:
     """A document of so many pages; `mark` makes its text, and so its checksum, another."""
     texts = [f"Page {n} {mark}. " + WORDS * sentences for n in range(1, pages + 1)]
-    return Document(
-        name,
-        f"{abs(hash((name, pages, sentences, mark))):064x}"[:64],
-        "txt",
-        tuple(map(Page, range(1, pages + 1), texts)),
-    )
+    checksum = hashlib.sha256(repr((name, texts)).encode()).hexdigest()
+    return Document(name, checksum, "txt", tuple(map(Page, range(1, pages + 1), texts)))
+
 
 
 def stored(name: str = "notes.txt", **numbers: Any) -> StoredDocument:

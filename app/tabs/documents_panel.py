@@ -43,16 +43,22 @@ class DocumentsPane(NamedTuple):
 def build_documents_panel(runtime: Runtime, states: States, max_new_tokens: gr.Slider) -> DocumentsPane:
     """The components and handlers, inside the open gr.Blocks. Sets `states.view` whenever the documents change."""
     listing = gr.HTML(elem_id="documents", elem_classes=["documents"], js_on_load=_REMOVE, apply_default_css=False)
-    upload = gr.File(
-        label="Add documents: PDF, TXT, MD, DOCX",
-        file_count="multiple",
-        height=72,
-        elem_id="upload",
-        elem_classes=["drop-zone"],
-    )
-    with gr.Row():
-        stop = gr.Button("Stop reading", size="sm", variant="stop", visible=False, elem_id="stop-reading")
-        sample = gr.Button("Use the sample", size="sm", elem_id="use-sample", visible=SAMPLE.is_file())
+    with gr.Row(equal_height=True, elem_classes=["add-row"]):
+        upload = gr.File(
+            label="Add documents: PDF, TXT, MD, DOCX",
+            file_count="multiple",
+            height=72,
+            scale=5,
+            min_width=200,
+            elem_id="upload",
+            elem_classes=["drop-zone"],
+        )
+        sample = gr.Button(
+            "Use the sample", size="sm", scale=1, min_width=90, elem_id="use-sample", visible=SAMPLE.is_file()
+        )
+        stop = gr.Button(
+            "Stop reading", size="sm", variant="stop", scale=1, min_width=90, visible=False, elem_id="stop-reading"
+        )
     status = gr.HTML(elem_id="documents-status")
 
     def add(files: list[str] | None, visitor: str, new_tokens: float) -> Iterator[dict[Any, Any]]:
