@@ -1,0 +1,321 @@
+"""The app in a real browser: upload, ask, stop, settings, compare, citations, reload, dark mode, a telephone.
+
+Most of it runs on a tiny random model, where only the mechanics count; what an answer says is tested with the bundled
+model at the end.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from conftest import served
+from playwright.sync_api import Page, expect
+from tiny_models import save_folder, tiny_model
+
+pytestmark = pytest.mark.browser
+
+Open = Callable[..., Page]
+SENTENCE = "The quick brown fox jumps over the lazy dog near the old mill. "
+ASSETS = Path(__file__).resolve().parents[2] / "assets"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("app")
+
+
+@pytest.fixture(scope="module")
+def address(folder: Path) -> Iterator[str]:
+    """The whole app on a tiny random model with a trained window of 256 tokens."""
+    model = save_folder(folder / "model", tiny_model())
+    data = folder / "data"
+
+    def command(port: int) -> list[str]:
+        options = ["--no-browser", "--port", str(port), "--model", str(model), "--data-folder", str(data)]
+        return [sys.executable, "app.py", *options]
+
+    with served(command) as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def short(folder: Path) -> Path:
+    path = folder / "short.txt"
+    path.write_text("\f".join(f"Page {n}. {SENTENCE * 3}" for n in range(1, 5)))
+    return path
+
+
+@pytest.fixture(scope="module")
+def long(folder: Path) -> Path:
+    path = folder / "long.txt"
+    path.write_text("\f".join(f"Page {n}. {SENTENCE * 20}" for n in range(1, 61)))
+    return path
+
+
+def ready(page: Page) -> Page:
+    expect(page.locator("#model-summary .activity")).to_contain_text("SelfExtend active in")
+    return page
+
+
+def upload(page: Page, *files: Path) -> None:
+    page.set_input_files("#upload input[type=file]", [str(file) for file in files])
+    for file in files:
+        expect(page.locator(".document-list")).to_contain_text(file.name)
+
+
+def suggest(page: Page) -> None:
+    before = page.get_by_label("number input for Group size").input_value()
+    page.get_by_role("button", name="Suggest", exact=True).click()
+    expect(page.get_by_label("number input for Group size")).not_to_have_value(before)
+
+
+def ask(page: Page, question: str = "Who jumps?") -> None:
+    page.get_by_label("Question", exact=True).fill(question)
+    page.get_by_role("button", name="Send", exact=True).click()
+
+
+def answered(page: Page, number: int = 1) -> None:
+    expect(page.locator("#chat .measures")).to_have_count(number)
+    expect(page.get_by_role("button", name="Send", exact=True)).to_be_visible()
+
+
+def shorten_answers(page: Page, tokens: int) -> None:
+    page.get_by_role("button", name="Answering").click()
+    page.get_by_label("number input for Longest answer").fill(str(tokens))
+    page.get_by_label("number input for Longest answer").press("Tab")
+
+
+def test_upload_ask_and_click_a_citation(address: str, open_page: Open, short: Path) -> None:
+    page = ready(open_page(address, width=1500))
+    upload(page, short)
+    expect(page.locator(".document-list .facts")).to_contain_text("4 pages")
+    # Past the reach of the settings at hand: refused in words, with the smallest change.
+    page.get_by_label("number input for Group size").fill("1")
+    page.get_by_label("number input for Group size").press("Tab")
+    expect(page.locator("#fit")).to_contain_text("The smallest change that fits is group size")
+    ask(page)
+    expect(page.locator("#chat-status")).to_contain_text("smallest change")
+    expect(page.get_by_label("Question", exact=True)).to_have_value("Who jumps?")
+    suggest(page)
+    expect(page.locator("#fit .complaint")).to_have_count(0)
+    ask(page)
+    answered(page)
+    link = page.locator("#chat a.page-link").first
+    number = re.search(r"\d+", link.inner_text())
+    assert number
+    page.get_by_role("tab", name="Parameters").click()
+    link.click()
+    expect(page.get_by_role("tab", name="Evidence")).to_have_attribute("aria-selected", "true")
+    expect(page.locator("#evidence-passages input:checked")).to_have_value("1")
+    expect(page.locator("#evidence-passages label").first).to_contain_text(f"page {number[0]}")
+    assert not page.url.endswith(link.get_attribute("href") or "-")
+
+
+def test_the_second_question_uses_what_was_read(address: str, open_page: Open, short: Path) -> None:
+    page = ready(open_page(address, width=1500))
+    upload(page, short)
+    suggest(page)
+    ask(page)
+    answered(page)
+    ask(page, "Where is the mill?")
+    answered(page, 2)
+    expect(page.locator("#chat .measures").last).to_contain_text("read before")
+
+
+def test_stop_in_prefill_keeps_the_conversation(address: str, open_page: Open, short: Path, long: Path) -> None:
+    page = ready(open_page(address, width=1500))
+    upload(page, short)
+    suggest(page)
+    ask(page)
+    answered(page)
+    upload(page, long)
+    suggest(page)
+    ask(page, "And now?")
+    expect(page.locator("#chat-status progress")).to_be_visible()
+    expect(page.locator("#chat-status")).to_contain_text(re.compile("Reading: [1-9]"))
+    page.get_by_role("button", name="Stop", exact=True).click()
+    expect(page.locator("#chat .stopped")).to_contain_text("Stopped after reading")
+    expect(page.get_by_role("button", name="Send", exact=True)).to_be_visible()
+    expect(page.locator("#chat .measures")).to_have_count(1)
+    # The model is free again at once.
+    page.get_by_role("radio", name="Vanilla").first.check()
+    page.locator(".document-list button").last.click()
+    expect(page.locator(".document-list li")).to_have_count(1)
+    ask(page, "Who?")
+    answered(page, 2)
+
+
+def test_stop_in_the_answer_keeps_its_words(address: str, open_page: Open, short: Path) -> None:
+    page = ready(open_page(address, width=1500))
+    upload(page, short)
+    shorten_answers(page, 1024)
+    page.get_by_label("number input for Temperature").fill("2")
+    page.get_by_label("number input for Temperature").press("Tab")
+    suggest(page)
+    ask(page)
+    expect(page.locator("#chat-status")).to_contain_text("Answering")
+    page.get_by_role("button", name="Stop", exact=True).click()
+    expect(page.locator("#chat .stopped")).to_contain_text(re.compile(r"Stopped after \d+ tokens"))
+    expect(page.get_by_role("button", name="Send", exact=True)).to_be_visible()
+
+
+def test_changing_the_group_size_moves_reach_and_map(address: str, open_page: Open, short: Path) -> None:
+    page = ready(open_page(address, width=1500))
+    upload(page, short)
+    suggest(page)
+    page.get_by_role("tab", name="Position map").click()
+    page.wait_for_selector("#position-map .plot-area .hm image")
+    title = page.locator("#position-map .plot-title")
+    reach = page.locator(".meter").filter(has_text="Reach").locator("dd")
+    before = reach.inner_text()
+    slider = page.get_by_label("range slider for Group size")
+    slider.focus()
+    slider.press("ArrowRight")
+    expect(reach).not_to_have_text(before)
+    group = page.get_by_label("number input for Group size").input_value()
+    expect(title).to_contain_text(f"G = {group}")
+
+
+def test_compare_puts_both_side_by_side(address: str, open_page: Open, short: Path) -> None:
+    page = ready(open_page(address, width=1500))
+    upload(page, short)
+    shorten_answers(page, 6)
+    suggest(page)
+    page.get_by_role("radio", name="Compare").check()
+    ask(page)
+    answered(page, 2)
+    columns = page.locator("#chat .columns > div")
+    expect(columns).to_have_count(2)
+    left, right = columns.nth(0).bounding_box(), columns.nth(1).bounding_box()
+    assert left
+    assert right
+    assert right["x"] >= left["x"] + left["width"]
+    expect(columns.nth(0)).to_contain_text("Vanilla")
+    expect(columns.nth(1)).to_contain_text("SelfExtend")
+    page.get_by_role("tab", name="Compare", exact=True).click()
+    expect(page.locator("#compare-table")).to_contain_text("Keys and values")
+    page.wait_for_selector("#loss-curves .plot-area .scatterlayer .trace")
+    expect(page.locator("#loss-curves .plot-area .scatterlayer .trace")).to_have_count(2)
+
+
+def test_reload_keeps_conversation_documents_and_settings(address: str, open_page: Open, short: Path) -> None:
+    page = ready(open_page(address, width=1500))
+    upload(page, short)
+    suggest(page)
+    page.get_by_label("number input for Group size").fill("77")
+    page.get_by_label("number input for Group size").press("Tab")
+    ask(page, "What is kept?")
+    answered(page)
+    page.wait_for_function("() => Object.keys(localStorage).some((key) => key.includes('selfextend-explorer'))")
+    page.wait_for_timeout(1000)
+    said = page.locator("#chat .measures").inner_text()
+    page.reload()
+    ready(page)
+    expect(page.locator("#chat")).to_contain_text("What is kept?")
+    expect(page.locator("#chat .measures")).to_have_text(said)
+    expect(page.locator(".document-list")).to_contain_text(short.name)
+    expect(page.get_by_label("number input for Group size")).to_have_value("77")
+    page.locator("#chat a.page-link").first.click()
+    expect(page.locator("#evidence-passages input:checked")).to_have_value("1")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("empty.pdf", b"", "is empty (0 bytes)"),
+        ("cut.pdf", b"%PDF-1.7\n1 0 obj\n<< /Type /Catalog", "cut.pdf"),
+        ("page.pdf", b"<!DOCTYPE html><html></html>", "a web page"),
+    ],
+)
+def test_a_bad_file_gets_a_sentence_and_the_rest_stays(
+    address: str, open_page: Open, short: Path, tmp_path: Path, name: str, content: bytes, words: str
+) -> None:
+    page = ready(open_page(address, width=1500))
+    upload(page, short)
+    bad = tmp_path / name
+    bad.write_bytes(content)
+    page.set_input_files("#upload input[type=file]", str(bad))
+    expect(page.locator("#documents-status .complaint")).to_contain_text(words)
+    expect(page.locator(".document-list li")).to_have_count(1)
+    suggest(page)
+    ask(page)
+    answered(page)
+
+
+def test_a_model_that_is_not_there_gets_a_sentence_and_the_old_one_stays(address: str, open_page: Open) -> None:
+    page = ready(open_page(address, width=1500))
+    page.get_by_role("button", name="Change the model").click()
+    page.get_by_label("Folder or hub id").fill("/nowhere/at/all")
+    page.get_by_label("Folder or hub id").press("Tab")
+    page.get_by_role("button", name="Load", exact=True).click()
+    expect(page.locator("#model-status .complaint")).to_be_visible()
+    expect(page.locator("#model-summary .activity")).to_contain_text("SelfExtend active in 2 of 2 layers")
+
+
+@pytest.mark.parametrize("width", [1500, 390])
+def test_nothing_scrolls_sideways_and_dark_is_dark(address: str, open_page: Open, short: Path, width: int) -> None:
+    page = ready(open_page(address, width=width, theme="dark"))
+    upload(page, short)
+    suggest(page)
+    ask(page)
+    answered(page)
+    for tab in ("Evidence", "Position map", "Attention", "Parameters", "Compare", "Runs"):
+        one = page.locator("#right-tabs").get_by_role("tab", name=tab, exact=True)
+        if not one.is_visible():
+            page.locator("#right-tabs .overflow-menu button").first.click()
+            one = page.locator("#right-tabs .overflow-dropdown").get_by_text(tab, exact=True)
+        one.click()
+        page.wait_for_timeout(500)
+        assert page.evaluate("document.documentElement.scrollWidth") <= width, tab
+    ground = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert sum(map(int, re.findall(r"\d+", ground)[:3])) < 150
+    # The meters stay in sight.
+    page.evaluate("window.scrollTo(0, document.body.scrollHeight)")
+    expect(page.locator("#meters .meter").first).to_be_in_viewport()
+
+
+def test_a_run_capsule_comes_back(address: str, open_page: Open, short: Path, tmp_path: Path) -> None:
+    page = ready(open_page(address, width=1500))
+    upload(page, short)
+    suggest(page)
+    ask(page, "What goes into the file?")
+    answered(page)
+    page.get_by_role("tab", name="Runs").click()
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Save run capsule").click()
+    saved = tmp_path / "run.html"
+    download.value.save_as(saved)
+    page.set_input_files("#open-capsule input[type=file]", str(saved))
+    expect(page.locator("#capsule")).to_contain_text("What goes into the file?")
+    page.wait_for_selector("#capsule-pages .plot-area .barlayer .point")
+    # The file opens by itself too, and asks nobody for anything.
+    alone = open_page(saved.as_uri())
+    expect(alone.locator("h1")).to_have_text("What goes into the file?")
+    alone.wait_for_selector(".barlayer .point")
+
+
+@pytest.mark.slow
+def test_the_bundled_model_answers_right_with_selfextend_only(open_page: Open, folder: Path) -> None:
+    """One click asks; the answer is right, cited to its page; the vanilla model does not know it."""
+    wanted = json.loads((ASSETS / "sample_questions.json").read_text())[0]
+    data = folder / "bundled-data"
+    command = [sys.executable, "app.py", "--no-browser", "--data-folder", str(data)]
+    with served(lambda port: [*command, "--port", str(port)]) as url:
+        page = ready(open_page(url, width=1500))
+        page.set_default_timeout(600_000)
+        expect(page.locator(".document-list")).to_contain_text("sample.pdf")
+        expect(page.locator("#fit .complaint")).to_have_count(0)
+        page.locator("#chat").get_by_text(wanted["question"]).click()
+        expect(page.locator("#chat .measures")).to_have_count(1, timeout=600_000)
+        answer = page.locator("#chat .message.bot, #chat .bot").last
+        expect(answer).to_contain_text(wanted["value"])
+        expect(page.locator("#chat a.page-link").first).to_have_text(f"p. {wanted['page']}")
+        page.get_by_role("radio", name="Vanilla").first.check()
+        ask(page, wanted["question"])
+        expect(page.locator("#chat .measures")).to_have_count(2, timeout=600_000)
+        expect(page.locator("#chat .message.bot, #chat .bot").last).not_to_contain_text(wanted["value"])
