@@ -10,9 +10,6 @@ from selfextend.commands.models import methods_of, target_of
 from selfextend.commands.running import (
     add_run_arguments,
     check_before_loading,
-    parse_depths,
-    parse_length,
-    parse_lengths,
     recorded,
     summary,
 )
@@ -102,6 +99,7 @@ def _filler(path: Path | None, otherwise: Filler) -> Filler:
 
 
 def _run_grid(arguments: argparse.Namespace, probe: Probe) -> dict[str, Any]:
+    from selfextend.lab.choices import parse_depths, parse_lengths
     from selfextend.lab.grid import GridPlan, run_grid
 
     target = target_of(arguments)
@@ -164,6 +162,7 @@ def _run_test_set(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def run_perplexity_command(arguments: argparse.Namespace) -> dict[str, Any]:
+    from selfextend.lab.choices import parse_length
     from selfextend.lab.perplexity import PerplexityPlan, run_perplexity
 
     target = target_of(arguments)
@@ -197,13 +196,11 @@ def run_perplexity_command(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def text_tokens(tokenizer: Any, path: Path | None, length: int, seed: int) -> list[int]:
     """The tokens of a text file, or of enough generated prose."""
-    from selfextend.lab.filler import sentences
+    from selfextend.lab.choices import prose_tokens
     from selfextend.lab.haystack import encode
     from selfextend.lab.texts import read_text
 
-    # No sentence has fewer than four tokens.
-    text = " ".join(sentences(seed, length // 4 + 1)) if path is None else read_text(path)
-    return encode(tokenizer, text)
+    return prose_tokens(tokenizer, length, seed) if path is None else encode(tokenizer, read_text(path))
 
 
 def perplexity_result(run: Run) -> dict[str, Any]:

@@ -39,56 +39,6 @@ def add_run_arguments(one: argparse.ArgumentParser, *, methods: str = "vanilla,r
         group.add_argument("--ray", metavar="ADDRESS", help="on a Ray cluster: host:port, auto, or local")
 
 
-def parse_lengths(text: str, trained_window: int) -> tuple[int, ...]:
-    """Lengths in tokens from such as "512,4x".
-
-    Raises:
-        LabError: not a number, or below 2.
-    """
-    from selfextend.lab.errors import LabError
-
-    lengths = []
-    for part in text.split(","):
-        wanted = part.strip().lower()
-        try:
-            length = round(float(wanted[:-1]) * trained_window) if wanted.endswith("x") else int(wanted)
-        except (ValueError, OverflowError):
-            raise LabError(f"{part!r} is no length. Give tokens (4096) or a multiple of the window (8x).") from None
-        if length < 2:
-            raise LabError(f"A length must be at least 2 tokens, not {length}.")
-        lengths.append(length)
-    return tuple(dict.fromkeys(lengths))
-
-
-def parse_length(text: str, trained_window: int) -> int:
-    """One length. Errors as `parse_lengths`."""
-    from selfextend.lab.errors import LabError
-
-    length, *more = parse_lengths(text, trained_window)
-    if more:
-        raise LabError(f"Give one length, not {text!r}.")
-    return length
-
-
-def parse_depths(text: str) -> tuple[float, ...]:
-    """Depths from a number of them ("11") or a list ("0,0.5,1").
-
-    Raises:
-        LabError: not a number, or outside 0 … 1.
-    """
-    from selfextend.lab.errors import LabError
-    from selfextend.lab.haystack import check_depth, even_depths
-
-    try:
-        if "," not in text and "." not in text:
-            return tuple(even_depths(int(text)))
-        return tuple(sorted({check_depth(float(part)) for part in text.split(",")}))
-    except LabError:
-        raise
-    except ValueError:
-        raise LabError(f"{text!r} are no depths. Give how many (11), or a list in 0 … 1 (0,0.5,1).") from None
-
-
 def check_before_loading(arguments: argparse.Namespace) -> None:
     """Refuse a record file that cannot be written to and a Ray address where nothing listens."""
     from selfextend.lab.errors import RecordError

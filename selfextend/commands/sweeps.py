@@ -14,14 +14,11 @@ from selfextend.commands.models import methods_of, target_of
 from selfextend.commands.running import (
     add_run_arguments,
     check_before_loading,
-    parse_depths,
-    parse_length,
     recorded,
     summary,
 )
 
 if TYPE_CHECKING:
-    from selfextend.lab.probes import Probe
     from selfextend.lab.records import Run
 
 
@@ -66,39 +63,8 @@ def add_commands(commands: Any) -> None:
     one.set_defaults(run=run_runs, show=show_runs)
 
 
-def probe_named(name: str) -> Probe:
-    """A probe with its usual settings.
-
-    Raises:
-        LabError: there is none of that name.
-    """
-    from selfextend.lab.errors import LabError
-    from selfextend.lab.key_values import KeyValues
-    from selfextend.lab.needle import VARIANTS, Needle
-    from selfextend.lab.passkey import Passkey
-
-    if name == "passkey":
-        return Passkey()
-    if name == "key-value":
-        return KeyValues()
-    if name.startswith("needle-") and name.removeprefix("needle-") in VARIANTS:
-        return Needle(name.removeprefix("needle-"))
-    needles = ", ".join(f"needle-{variant}" for variant in VARIANTS)
-    raise LabError(f"There is no probe {name!r}. Probes: passkey, key-value, perplexity, {needles}.")
-
-
-def _numbers(text: str | None, otherwise: list[int]) -> list[int]:
-    from selfextend.lab.errors import LabError
-
-    if text is None:
-        return otherwise
-    try:
-        return [int(part) for part in text.split(",")]
-    except ValueError:
-        raise LabError(f"{text!r} is no comma-separated list of whole numbers.") from None
-
-
 def run_sweep(arguments: argparse.Namespace) -> dict[str, Any]:
+    from selfextend.lab.choices import parse_depths, parse_length, parse_numbers, probe_named
     from selfextend.lab.errors import LabError
     from selfextend.lab.grid import GridPlan, run_grid
     from selfextend.lab.perplexity import PerplexityPlan, run_perplexity
@@ -119,7 +85,11 @@ def run_sweep(arguments: argparse.Namespace) -> dict[str, Any]:
         raise LabError(f"--scaling must be none, logn, both or recommended, not {arguments.scaling!r}.")
     names = ["selfextend+logn" if scaling == "logn" else "selfextend" for scaling in scalings[arguments.scaling]]
     methods, left_out = sweep_methods(
-        _numbers(arguments.group_sizes, groups), _numbers(arguments.neighbor_windows, windows), window, length, names
+        parse_numbers(arguments.group_sizes) if arguments.group_sizes else groups,
+        parse_numbers(arguments.neighbor_windows) if arguments.neighbor_windows else windows,
+        window,
+        length,
+        names,
     )
     check_before_loading(arguments)
     tokenizer = target.tokenizer()
@@ -166,6 +136,7 @@ def show_sweep(result: dict[str, Any]) -> None:
 
 
 def run_short_context_command(arguments: argparse.Namespace) -> dict[str, Any]:
+    from selfextend.lab.choices import parse_depths, parse_length
     from selfextend.lab.short_context import ShortContextPlan, run_short_context, settings_for
 
     target = target_of(arguments)
@@ -212,6 +183,7 @@ def show_short_context(result: dict[str, Any]) -> None:
 
 
 def run_eval_command(arguments: argparse.Namespace) -> dict[str, Any]:
+    from selfextend.lab.choices import parse_length
     from selfextend.lab.harness import EvalPlan, run_eval
 
     target = target_of(arguments)

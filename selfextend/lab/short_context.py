@@ -12,10 +12,9 @@ from typing import Any
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from selfextend.config import suggest
+from selfextend.lab.choices import prose_tokens
 from selfextend.lab.errors import LabError
-from selfextend.lab.filler import sentences
 from selfextend.lab.grid import CellDone, GridPlan, Progress, run_grid
-from selfextend.lab.haystack import encode
 from selfextend.lab.key_values import KeyValues
 from selfextend.lab.methods import Method
 from selfextend.lab.needle import Needle
@@ -95,6 +94,6 @@ def run_short_context(
         except LabError:
             continue
         yield from run_grid(model, tokenizer, grid, window, done)
-    tokens = encode(tokenizer, " ".join(sentences(plan.seed, window // 4 + 1)))
+    tokens = prose_tokens(tokenizer, window, plan.seed)
     curve = PerplexityPlan(plan.methods, window, max(1, window // 4), "generated", plan.seed)
     yield from run_perplexity(model, tokens, curve, window, done)

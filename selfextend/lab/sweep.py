@@ -105,27 +105,30 @@ def recommend(rows: Iterable[Row], trained_window: int, length: int) -> Recommen
         return outside_rule, config.group_size, -config.neighbor_window
 
     chosen = min(tied, key=preference)
-    settings = by_label[chosen][0]["settings"]
     outside_rule, _, _ = preference(chosen)
-    others = len(tied) - 1
     reason = f"Best: {best}. "
-    if others:
-        reason += (
-            f"{others} other {'pair' if others == 1 else 'pairs'} of settings cannot be told from it by these "
-            "measurements; of all of them this has the smallest group size, so it blurs positions least"
-        )
-        reason += "." if outside_rule else ", within the paper's rule (w + (N - w)/G below two thirds of the window)."
-    else:
+    if len(tied) == 1:
         reason += "No other pair of settings comes as close as chance would explain."
+    else:
+        inside = "" if outside_rule else " that keep the paper's rule, w + (N - w)/G below two thirds of the window"
+        reason += (
+            f"These measurements cannot tell {len(tied)} of the {len(by_label)} pairs of settings apart; of those{inside}, "
+            "this has the smallest group size and so blurs positions least."
+        )
     if outside_rule:
         reason += " It is outside the paper's rule: it uses positions that the model was trained on least."
-    return Recommendation(chosen, settings, reason)
+    return Recommendation(chosen, by_label[chosen][0]["settings"], reason)
 
 
 def _tied_by_accuracy(by_label: dict[str, list[Row]]) -> tuple[list[str], str]:
     found = {label: accuracy(rows) for label, rows in by_label.items()}
     best = max(found, key=lambda label: (found[label].share, found[label].score))
     tied = [label for label, one in found.items() if one.share >= found[best].low]
+    if not found[best].score:
+        return (
+            tied,
+            "none, since nothing was answered right; the probe is too hard for this model, or its text too long",
+        )
     return tied, f"{best} with {found[best].describe()}"
 
 
