@@ -121,9 +121,10 @@ def examine(model: PreTrainedModel) -> Anatomy:
         raise
     except Exception as error:
         raise _refusal(f"a test pass of three tokens through it failed ({type(error).__name__}: {error})") from error
+    embeddings = _rotary_embeddings(decoder)
     layers, windows = [], []
     for name, module in modules.items():
-        layer = _classify(name, module, rotated[name], bare[name], decoder)
+        layer = _classify(name, module, rotated[name], bare[name], embeddings)
         layers.append(layer)
         windows.append((rotated[name].arguments or {}).get("sliding_window") is not None)
     if all(layer.kind == "no_rope" for layer in layers):
@@ -260,7 +261,9 @@ def _pass(
     return seen
 
 
-def _classify(name: str, module: nn.Module, rotated: _Seen, bare: _Seen, decoder: nn.Module) -> AttentionLayer:
+def _classify(
+    name: str, module: nn.Module, rotated: _Seen, bare: _Seen, embeddings: list[RotaryEmbedding]
+) -> AttentionLayer:
     """What a layer is, from what it was given with and without rotation."""
     index = int(module.layer_idx)  # type: ignore[arg-type]
     assert rotated.query is not None
@@ -288,7 +291,7 @@ def _classify(name: str, module: nn.Module, rotated: _Seen, bare: _Seen, decoder
     for argument, value in (rotated.arguments or {}).items():
         if isinstance(value, torch.Tensor) and argument not in _HARMLESS_TENSORS:
             raise _refusal(f"{name} passes {argument} to attention, which SelfExtend's attention does not know")
-    rotary = _find_rotary(decoder, rotated.tables)
+    rotary = _that_made(rotated.tables, embeddings)
     if rotary is None:
         raise _refusal(f"the rotary embedding that {name} takes its positions from was not found")
     return AttentionLayer(name, module, index, "extended", rotary, apply)
@@ -311,19 +314,25 @@ def _same(got: torch.Tensor | None, want: torch.Tensor) -> bool:
     return got is not None and got.shape == want.shape and torch.allclose(got, want, rtol=1e-3, atol=1e-5)
 
 
-def _find_rotary(decoder: nn.Module, tables: Tables) -> RotaryEmbedding | None:
-    """The rotary module, and which of its layer types, that made these tables."""
-    positions = torch.tensor([_PROBE_POSITIONS], device=tables[0].device)
+def _rotary_embeddings(decoder: nn.Module) -> list[RotaryEmbedding]:
+    """All rotary embeddings of a decoder, one for each layer type where a module keeps several."""
+    found = []
     for module in decoder.modules():
-        if not takes_positions(module):
+        if takes_positions(module):
+            many = "layer_type" in inspect.signature(inspect.unwrap(type(module).forward)).parameters
+            layer_types = sorted(getattr(module, "layer_types", [])) if many else [None]
+            found += [RotaryEmbedding.of(module, layer_type) for layer_type in layer_types]
+    return found
+
+
+def _that_made(tables: Tables, embeddings: list[RotaryEmbedding]) -> RotaryEmbedding | None:
+    """The embedding that these tables come from. Layers share it, and with it the tables of each forward pass."""
+    positions = torch.tensor([_PROBE_POSITIONS], device=tables[0].device)
+    for embedding in embeddings:
+        try:
+            made = embedding.tables(tables[0], positions, _PROBE_POSITIONS[-1] + 1)
+        except (RuntimeError, AttributeError, KeyError, TypeError):
             continue
-        many = "layer_type" in inspect.signature(inspect.unwrap(type(module).forward)).parameters
-        for layer_type in sorted(getattr(module, "layer_types", [])) if many else [None]:
-            rotary = RotaryEmbedding.of(module, layer_type)
-            try:
-                made = rotary.tables(tables[0], positions, _PROBE_POSITIONS[-1] + 1)
-            except (RuntimeError, AttributeError, KeyError, TypeError):
-                continue
-            if all(torch.equal(a, b) for a, b in zip(made, tables, strict=True)):
-                return rotary
+        if all(torch.equal(a, b) for a, b in zip(made, tables, strict=True)):
+            return embedding
     return None

@@ -13,6 +13,7 @@ from transformers import DynamicCache, PreTrainedModel, StaticCache
 
 from selfextend import SelfExtendConfig
 from selfextend.cache import SelfExtendCache
+from selfextend.probe import examine
 
 NAMES = [
     "llama",
@@ -281,3 +282,10 @@ def test_a_failed_step_can_be_repeated() -> None:
         assert cache.get_seq_length() == 50
         actual = model(ids[:, 50:], past_key_values=cache).logits
     assert_same(actual, oracle_logits("llama", CONFIG)[:, 50:])
+
+
+def test_layers_share_one_rotary_embedding_and_its_tables() -> None:
+    """Tables made anew for every layer once added a query's size of memory per layer to a prefill."""
+    layers = examine(build("llama")).layers
+    assert len(layers) > 1
+    assert len({id(layer.rotary) for layer in layers}) == 1
