@@ -84,7 +84,7 @@ def answer_turn(
         recording = recording_request(
             prompt.index, settings.max_new_tokens, layers=loaded.extended_layers, heads=loaded.heads
         )
-    steps = answer_steps(
+    steps: Any = answer_steps(
         loaded.model,
         loaded.tokenizer,
         prompt.ids,

@@ -64,7 +64,7 @@ def _one(
 ) -> Generator[Progress | Losses, None, npt.NDArray[Any] | None]:
     from selfextend.generation import PrefillProgress, token_loss_steps
 
-    steps = token_loss_steps(
+    steps: Any = token_loss_steps(
         loaded.model,
         prompt.ids,
         config=config,

@@ -101,7 +101,7 @@ def _typed(kind: Any, record: dict[str, Any]) -> Any:
     Raises:
         TypeError: a field is missing, unknown or of another type.
     """
-    plain = {"int": int, "str": str, "float": (int, float)}
+    plain: dict[str, Any] = {"int": int, "str": str, "float": (int, float)}
     for one in fields(kind):
         expected = plain.get(str(one.type))
         if expected is not None and one.name in record and not isinstance(record[one.name], expected):
@@ -130,7 +130,10 @@ def reply_text(replies: Sequence[Reply]) -> str:
 def _markdown(reply: Reply) -> str:
     parts = [reply.text or "…"]
     if reply.sources:
-        parts.append(" ".join(page_link(reply.turn, source) for source in reply.sources))
+        # One link a page, to the passage on it that was looked at most; the Evidence tab lists the others.
+        first = {(source.document, source.page): source for source in reversed(reply.sources)}
+        links = sorted(first.values(), key=lambda source: source.rank)
+        parts.append(" ".join(page_link(reply.turn, source) for source in links))
     if reply.stopped:
         parts.append(f'<span class="stopped">{escape(reply.stopped)}</span>')
     elif reply.seconds:

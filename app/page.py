@@ -152,7 +152,7 @@ def _keep_meters(runtime: Runtime, controls: Controls, states: States, meter: gr
             return gr.skip(), complaint_html(error)
         return line, complaint_html(words) if words else ""
 
-    changing = [controls.group_size, controls.neighbor_window, controls.method, states.view, states.entries]
+    changing: list[Any] = [controls.group_size, controls.neighbor_window, controls.method, states.view, states.entries]
     gr.on(
         [component.change for component in changing],
         draw,

@@ -80,8 +80,7 @@ def build_chat(runtime: Runtime, controls: Controls, states: States) -> ChatPane
     chatbot = gr.Chatbot(
         label="Conversation",
         elem_id="chat",
-        height="calc(100vh - 23rem)",
-        min_height=340,
+        height="max(19rem, calc(100vh - 28.5rem))",
         editable="user",
         buttons=["copy", "copy_all"],
         allow_tags=False,
@@ -215,7 +214,7 @@ def build_chat(runtime: Runtime, controls: Controls, states: States) -> ChatPane
 
 
 def _questions(session: Session, choices: Choices, text: str, entries: list[Entry]) -> list[Question]:
-    earlier = ()
+    earlier: tuple[Exchange, ...] = ()
     if choices.remember:
         earlier = tuple(
             Exchange(entry.question, entry.replies[-1].text)
