@@ -33,7 +33,8 @@ def build_model(dtype: str, device: str, layers: int = 30) -> LlamaForCausalLM:
         tie_word_embeddings=True,
     )
     with torch.device(device):
-        return LlamaForCausalLM(config).to(DTYPES[dtype]).eval()
+        model = LlamaForCausalLM(config)
+        return model.to(DTYPES[dtype]).eval()  # type: ignore[arg-type]
 
 
 def random_tokens(count: int, device: str) -> torch.Tensor:

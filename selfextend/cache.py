@@ -7,7 +7,7 @@ Knows nothing about models: how to rotate is told by `selfextend.plugin` before 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -204,21 +204,15 @@ class SelfExtendCache(Cache):
         layers: one cache layer for each layer of the model; extended ones are `SelfExtendLayer`.
     """
 
-    def __init__(self, config: SelfExtendConfig, layers: list[CacheLayerMixin]) -> None:
-        super().__init__(layers=layers)
+    def __init__(self, config: SelfExtendConfig, layers: Sequence[Any]) -> None:
+        super().__init__(layers=list(layers))
         self.config = config
         self.reserved = 0
 
     @property
     def nbytes(self) -> int:
         """Bytes held, slack included."""
-        total = 0
-        for layer in self.layers:
-            if isinstance(layer, SelfExtendLayer):
-                total += layer.nbytes
-            elif layer.is_initialized:
-                total += layer.keys.nbytes + layer.values.nbytes
-        return total
+        return cache_nbytes(self)
 
     def reserve(self, length: int) -> None:
         """Say how many tokens are coming: chunked prefill then allocates once and without slack, and RoPE types whose
@@ -227,3 +221,15 @@ class SelfExtendCache(Cache):
         for layer in self.layers:
             if isinstance(layer, SelfExtendLayer):
                 layer.reserved = length
+
+
+def cache_nbytes(cache: Cache) -> int:
+    """Bytes that any transformers cache holds, slack included."""
+    total = 0
+    for layer in cache.layers:
+        if isinstance(layer, SelfExtendLayer):
+            total += layer.nbytes
+        else:
+            states = (getattr(layer, "keys", None), getattr(layer, "values", None))
+            total += sum(tensor.nbytes for tensor in states if isinstance(tensor, torch.Tensor))
+    return total

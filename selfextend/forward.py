@@ -172,11 +172,11 @@ def attend(
     Returns:
         (batch, heads, q, head_dim), zeros for queries that are padding, and the weights where they were asked for.
     """
-    arguments = {"neighbor_window": step.config.neighbor_window, "scaling": scaling, "softcap": softcap}
+    arguments: dict[str, Any] = {"neighbor_window": step.config.neighbor_window, "scaling": scaling, "softcap": softcap}
     rows = _Rows(step, queries, key_exact, key_grouped, value_states)
     if step.observer is not None:
         for row, first_key, states in rows.unpadded(range(value_states.shape[0])):
-            step.observer.observe(layer, RotatedStates(*states, **arguments), row, first_key)  # type: ignore[arg-type]
+            step.observer.observe(layer, RotatedStates(*states, **arguments), row, first_key)
     if step.key_mask is not None or dropout or want_weights:
         return rows.in_pieces(dropout, want_weights, arguments)
     if step.starts is None:

@@ -29,7 +29,7 @@ from transformers import (
 )
 
 from selfextend import windows
-from selfextend.cache import SelfExtendCache
+from selfextend.cache import SelfExtendCache, cache_nbytes
 from selfextend.config import SelfExtendConfig, max_length, smallest_group_size, suggest
 from selfextend.errors import OutOfMemoryError, PastReachError
 from selfextend.plugin import active_extension, disable, self_extend
@@ -103,11 +103,7 @@ class PrefixCache:
     @property
     def nbytes(self) -> int:
         """Bytes that the cache holds."""
-        if self.cache is None:
-            return 0
-        if isinstance(self.cache, SelfExtendCache):
-            return self.cache.nbytes
-        return sum(layer.keys.nbytes + layer.values.nbytes for layer in self.cache.layers if layer.is_initialized)
+        return 0 if self.cache is None else cache_nbytes(self.cache)
 
     def clear(self) -> None:
         """Forget everything that was read."""
@@ -432,8 +428,7 @@ def _ensure_cache(model: PreTrainedModel, prefix: PrefixCache, length: int) -> N
 
 def _forward(model: PreTrainedModel, tokens: list[int], prefix: PrefixCache, keep: int = 1) -> torch.Tensor:
     """Logits of the last `keep` of these tokens, (keep, vocabulary). The prefix holds them afterwards."""
-    device = model.get_input_embeddings().weight.device  # type: ignore[union-attr]
-    ids = torch.tensor([tokens], device=device)
+    ids = torch.tensor([tokens]).to(next(model.get_input_embeddings().parameters()).device)
     held = len(prefix.tokens)
     try:
         logits = model(input_ids=ids, past_key_values=prefix.cache, use_cache=True, logits_to_keep=keep).logits[0]
@@ -524,8 +519,8 @@ def _answer(
 
 def _end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> set[int]:
     configured = getattr(model.generation_config, "eos_token_id", None)
-    ends = set(configured) if isinstance(configured, list) else {configured}
-    return (ends | {tokenizer.eos_token_id}) - {None}
+    ends = [*(configured if isinstance(configured, list) else [configured]), tokenizer.eos_token_id]
+    return {end for end in ends if isinstance(end, int)}
 
 
 def _choose(
@@ -537,7 +532,8 @@ def _choose(
 ) -> tuple[int, float]:
     """The next token and its log-probability under the model itself."""
     scores = torch.log_softmax(logits[-1:].float(), dim=-1)
-    processed = processors(torch.tensor([history], device=scores.device), scores) if processors else scores
+    seen = torch.tensor([history], device=scores.device)
+    processed = processors(seen, scores) if processors else scores  # type: ignore[arg-type]
     if settings.temperature == 0:
         token = int(processed.argmax())
     else:

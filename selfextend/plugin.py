@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import nn
@@ -181,7 +181,7 @@ class Extension:
         """An empty cache for this model with these settings."""
         count = max(layer.index for layer in self.anatomy.layers) + 1
         plain = DynamicCache(config=self.anatomy.decoder.config)  # type: ignore[arg-type]
-        layers = [plain.layers[index] for index in range(count)]
+        layers: list[Any] = [plain.layers[index] for index in range(count)]
         for layer in self.anatomy.layers:
             if layer.kind == "extended":
                 layers[layer.index] = SelfExtendLayer(self.config.neighbor_window)
@@ -208,7 +208,7 @@ class Extension:
             undo.callback(decoder.register_forward_pre_hook(self._before_forward, with_kwargs=True).remove)
             undo.callback(decoder.register_forward_hook(self._after_forward, always_call=True).remove)
             if hasattr(model, "generate"):
-                _attach(undo, model, "generate", self._generate(model.generate))
+                _attach(undo, model, "generate", self._generate(cast(Any, model.generate)))
             _attach(undo, model, "save_pretrained", self._save_pretrained(model))
             # For static caches generate() makes masks outside the forward pass; there, ours are made inside it.
             _attach(undo, model, "create_masks_for_generate", _padding_mask)
@@ -394,6 +394,8 @@ class Extension:
 
         @functools.wraps(original)
         def forward(*args: Any, **kwargs: Any) -> Any:
+            if kwargs.get("output_attentions"):
+                raise ValueError("This model returns no attention weights while SelfExtend is on. Ask for none.")
             with _DirectAttention(self, layer):
                 return original(*args, **kwargs)
 
@@ -518,7 +520,7 @@ def _attention_forward(
     if scaling is None:
         scaling = query.shape[-1] ** -0.5
     if layer.kind != "extended":
-        eager = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
+        eager: Any = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
         original = ALL_ATTENTION_FUNCTIONS.get_interface(extension.original_implementation, eager)
         return original(module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **kwargs)
     output, weights = extension.attention(

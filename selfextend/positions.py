@@ -66,7 +66,8 @@ def explain(query: int, key: int, config: SelfExtendConfig) -> str:
         return f"neighbor: {query} - {key} = {position} (distance {distance} < {window})"
     return (
         f"grouped: {query}//{group} - {key}//{group} + {window} - {window}//{group} = "
-        f"{query // group} - {key // group} + {window} - {window // group} = {position} (distance {distance} >= {window})"
+        f"{query // group} - {key // group} + {window} - {window // group} = {position} "
+        f"(distance {distance} >= {window})"
     )
 
 

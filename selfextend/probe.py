@@ -243,8 +243,9 @@ def _pass(
                 return keep(current[0], *args[:3])
             return func(*args, **kwargs)
 
-    configs = {id(m.config): m.config for m in (decoder, *modules.values()) if hasattr(m, "config")}.values()
-    device = decoder.get_input_embeddings().weight.device  # type: ignore[operator, union-attr]
+    holders: list[Any] = [decoder, *modules.values()]
+    configs = {id(m.config): m.config for m in holders if hasattr(m, "config")}.values()
+    device = next(holders[0].get_input_embeddings().parameters()).device
     with ExitStack() as stack:
         for config in configs:
             stack.callback(setattr, config, "_attn_implementation_internal", config._attn_implementation)

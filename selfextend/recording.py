@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -81,8 +82,8 @@ class AttentionRecorder:
         layers = extended if request.layers is None else request.layers
         if not set(layers) <= set(extended):
             raise ValueError(f"Attention can be recorded in layers {extended}, not in {layers}.")
-        config = extension.anatomy.decoder.config
-        count = config.num_attention_heads  # type: ignore[union-attr]
+        config: Any = extension.anatomy.decoder.config
+        count = config.num_attention_heads
         heads = tuple(range(count)) if request.heads is None else request.heads
         if not set(heads) <= set(range(count)):
             raise ValueError(f"This model has heads 0 ... {count - 1}, not {heads}.")

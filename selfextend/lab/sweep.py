@@ -112,8 +112,8 @@ def recommend(rows: Iterable[Row], trained_window: int, length: int) -> Recommen
     else:
         inside = "" if outside_rule else " that keep the paper's rule, w + (N - w)/G below two thirds of the window"
         reason += (
-            f"These measurements cannot tell {len(tied)} of the {len(by_label)} pairs of settings apart; of those{inside}, "
-            "this has the smallest group size and so blurs positions least."
+            f"These measurements cannot tell {len(tied)} of the {len(by_label)} pairs of settings apart; of "
+            f"those{inside}, this has the smallest group size and so blurs positions least."
         )
     if outside_rule:
         reason += " It is outside the paper's rule: it uses positions that the model was trained on least."
