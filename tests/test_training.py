@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import random
 import re
+from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -21,7 +24,7 @@ from training.prose import HARBOUR, OBSERVATORY
 from training.rows import LANGUAGE, PADDING, VALUE, RowMaker
 from training.split import draw, side
 from training.tokenizer import corpus, train
-from training.train import PLAN, TRAINED_WINDOW, Stage, learning_rate, stage_of
+from training.train import PLAN, TRAINED_WINDOW, Stage, Trainer, grown, learning_rate, stage_of
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +88,8 @@ def test_the_two_books_share_no_name_and_no_value() -> None:
     held_out = Author(HARBOUR, 8).write(facts=100)
     assert not {f.entity for f in sample.facts} & {f.entity for f in held_out.facts}
     codes = [{f.value for f in book.facts if re.fullmatch(r"\d{5}", f.value)} for book in (sample, held_out)]
-    assert codes[0] and codes[1] and not codes[0] & codes[1]
+    assert all(codes)
+    assert not codes[0] & codes[1]
 
 
 def test_a_row_fills_its_length_and_supervises_values_that_stand_in_it(tokenizer) -> None:
@@ -130,7 +134,9 @@ def test_random_rows_ask_only_what_their_cue_decides(tokenizer) -> None:
 def test_the_standard_passkey_prompt_is_trained_word_for_word(tokenizer) -> None:
     maker = RowMaker(tokenizer.backend_tokenizer, seed=6, length=384, recall_share=0.0)
     texts = [tokenizer.decode(maker.row().ids) for _ in range(120)]
-    passkeys = [text for text in texts if re.search(r"The pass key is (\d+)\. Remember it\. \1 is the pass key\.", text)]
+    passkeys = [
+        text for text in texts if re.search(r"The pass key is (\d+)\. Remember it\. \1 is the pass key\.", text)
+    ]
     assert passkeys
     assert any(PASSKEY_HEADER in text and PASSKEY_FILLER in text for text in passkeys)
     assert all(re.search(re.escape(PASSKEY_QUESTION) + r"( Answer:)? The pass key is \d+\.", text) for text in passkeys)
@@ -176,6 +182,59 @@ def test_the_learning_rate_follows_the_plan() -> None:
     assert stage_of(200, plan).length == 16
     with pytest.raises(ValueError, match="past the plan"):
         learning_rate(300, plan)
+
+
+def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(tokenizer, tmp_path) -> None:
+    def run(folder: Path, steps: int) -> Trainer:
+        trainer = Trainer(tokenizer.backend_tokenizer, folder, (Stage(64, 2, steps, 0.5, 1e-3, 1e-3),))
+        trainer.run(progress=False)
+        return trainer
+
+    whole = run(tmp_path / "whole", 3)
+    run(tmp_path / "stopped", 1)
+    resumed = run(tmp_path / "stopped", 3)
+    assert resumed.step == whole.step == 3
+    assert resumed.tokens == whole.tokens == 3 * 2 * 64
+    for one, other in zip(whole.model.parameters(), resumed.model.parameters(), strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_growing_by_a_layer_changes_nothing_at_first(tokenizer, tmp_path) -> None:
+    model = Trainer(tokenizer.backend_tokenizer, tmp_path, (Stage(64, 2, 1, 0.5, 1e-3, 1e-3),)).model.eval()
+    larger = grown(model).eval()
+    assert larger.config.num_hidden_layers == model.config.num_hidden_layers + 1
+    ids = torch.randint(3, 600, (2, 40), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        torch.testing.assert_close(larger(ids).logits, model(ids).logits)
+
+
+ASSETS = Path(__file__).parent.parent / "assets"
+
+
+def test_the_sample_questions_are_answered_on_the_pages_they_name() -> None:
+    pdf = pytest.importorskip("training.pdf")
+    pages = pdf.plain_pages(ASSETS / "sample.pdf")
+    questions = json.loads((ASSETS / "sample_questions.json").read_text())
+    assert len(pages) >= 40
+    assert len(questions) == 5
+    for question in questions:
+        stem = question["answer"].removesuffix(".").lower()
+        assert stem in pages[question["page"] - 1].lower()
+        assert question["value"] in question["answer"]
+
+
+def test_the_bundled_model_looks_up_a_plain_question_inside_its_window() -> None:
+    from selfextend import load_model
+
+    model, own = load_model("bundled", device="cpu")
+    document = "The hut is small. The door code of the Larkspur hut is 41790. Rain came early that year."
+    messages = [{"role": "user", "content": f"{document}\n\nWhat is the door code of the Larkspur hut?"}]
+    ids = torch.tensor([own.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)])
+    answer = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=30, do_sample=False)[
+        0, ids.shape[1] :
+    ]
+    assert own.decode(answer, skip_special_tokens=True).strip() == "The door code of the Larkspur hut is 41790."
+    assert sum(path.stat().st_size for path in ASSETS.rglob("*") if path.is_file()) <= 16 * 2**20
 
 
 def test_equal_seeds_give_equal_rows(tokenizer) -> None:

@@ -1,5 +1,5 @@
 """python -m training: makes the bundled model from nothing. See training/README.md."""
 
-from .cli import main
+from training.cli import main
 
 raise SystemExit(main())

@@ -11,11 +11,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from .documents import Question
-from .evaluate import MAX_NEW_TOKENS, ask, document_text, prompt, read_questions
+from training.documents import Question
+from training.evaluate import MAX_NEW_TOKENS, ask, document_text, prompt, read_questions
 
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
 ROOT = Path(__file__).resolve().parent.parent
@@ -34,7 +35,11 @@ def command(*arguments: str) -> dict[str, Any]:
     Raises RuntimeError with the command's last words when it fails.
     """
     run = subprocess.run(
-        [sys.executable, "-m", "selfextend", *arguments, "--json"], capture_output=True, text=True, cwd=ROOT, check=False
+        [sys.executable, "-m", "selfextend", *arguments, "--json"],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        check=False,
     )
     if run.returncode:
         raise RuntimeError(f"selfextend {' '.join(arguments)} failed: {run.stderr.strip()[-800:]}")
@@ -102,8 +107,8 @@ def measure(model: str, run: Path) -> dict[str, Any]:
         name = f"passkey_{lengths.replace(',', '_')}"
         figures[name] = _kept(
             folder / f"{name}.json",
-            lambda lengths=lengths, trials=trials: command(
-                "passkey", "--model", model, "--methods", ALL, "--lengths", lengths, "--trials", str(trials)
+            partial(
+                command, "passkey", "--model", model, "--methods", ALL, "--lengths", lengths, "--trials", str(trials)
             ),
         )
     figures["prose"] = _kept(
@@ -114,9 +119,7 @@ def measure(model: str, run: Path) -> dict[str, Any]:
     )
     figures["perplexity"] = _kept(
         folder / "perplexity.json",
-        lambda: command(
-            "perplexity", "--model", model, "--methods", ALL, "--length", "8192", "--text", str(generated)
-        ),
+        lambda: command("perplexity", "--model", model, "--methods", ALL, "--length", "8192", "--text", str(generated)),
     )
     figures["questions"] = _kept(folder / "questions.json", lambda: _questions(model, run))
     figures["cold_start"] = _kept(folder / "cold_start.json", lambda: _cold_start(model, run))
@@ -127,9 +130,9 @@ def heldout_prose(seed: int = 21, characters: int = 60_000) -> str:
     """Held-out text for perplexity: the kind of text of training, from the other side of the split."""
     import random
 
-    from .facts import Facts
-    from .filler import Filler
-    from .names import Names
+    from training.facts import Facts
+    from training.filler import Filler
+    from training.names import Names
 
     names = Names(random.Random(seed), "held_out")
     facts, filler = Facts(names), Filler(names)

@@ -23,7 +23,7 @@ def _prepare() -> None:
 
 def tokenizer(run: Path, _: Path) -> None:
     """Trains the tokenizer, unless the run has one."""
-    from . import tokenizer as module
+    from training import tokenizer as module
 
     folder = run / "tokenizer"
     if (folder / "tokenizer.json").exists():
@@ -35,8 +35,8 @@ def tokenizer(run: Path, _: Path) -> None:
 
 def train(run: Path, _: Path) -> None:
     """Trains the model, or goes on where a run stopped."""
-    from . import tokenizer as module
-    from .train import Trainer
+    from training import tokenizer as module
+    from training.train import Trainer
 
     tokenizer(run, _)
     trainer = Trainer(module.load(run / "tokenizer").backend_tokenizer, run)
@@ -46,7 +46,7 @@ def train(run: Path, _: Path) -> None:
 
 def export(run: Path, assets: Path) -> None:
     """Writes the run's model to assets/model."""
-    from .export import export as write
+    from training.export import export as write
 
     write(run, assets / "model")
     print(f"model: {assets / 'model'}")
@@ -54,7 +54,7 @@ def export(run: Path, assets: Path) -> None:
 
 def sample(_: Path, assets: Path) -> None:
     """Writes the sample document and its first questions."""
-    from . import documents
+    from training import documents
 
     documents.sample(assets / "sample.pdf", assets / "sample_questions.json")
     print(f"sample: {assets / 'sample.pdf'}")
@@ -62,7 +62,7 @@ def sample(_: Path, assets: Path) -> None:
 
 def heldout(run: Path, _: Path) -> None:
     """Writes the held-out document and its questions into the run's folder."""
-    from . import documents
+    from training import documents
 
     run.mkdir(parents=True, exist_ok=True)
     documents.held_out(run / "heldout.pdf", run / "heldout_questions.json")
@@ -71,7 +71,7 @@ def heldout(run: Path, _: Path) -> None:
 
 def card(run: Path, assets: Path) -> None:
     """Measures the exported model and writes the table into its card. Takes minutes."""
-    from .card import write
+    from training.card import write
 
     heldout(run, assets)
     write(assets / "model", run)
@@ -87,7 +87,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one stage, or all of them. Returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m training", description="Makes the bundled model from nothing.")
     parser.add_argument("stage", nargs="?", choices=[*STAGES, "all"], default="all", help="default: all, in this order")
-    parser.add_argument("--run", type=Path, default=RUN, help="checkpoint, log, held-out document (default: %(default)s)")
+    parser.add_argument(
+        "--run", type=Path, default=RUN, help="checkpoint, log, held-out document (default: %(default)s)"
+    )
     parser.add_argument("--assets", type=Path, default=ASSETS, help="what ships (default: %(default)s)")
     options = parser.parse_args(arguments)
     _prepare()

@@ -9,10 +9,10 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from .handbook import Author, Book
-from .pdf import page_numbers, plain_pages, typeset
-from .prose import HARBOUR, OBSERVATORY
-from .vocabulary import RESERVED_NAMES
+from training.handbook import Author, Book
+from training.pdf import page_numbers, plain_pages, typeset
+from training.prose import HARBOUR, OBSERVATORY
+from training.vocabulary import RESERVED_NAMES
 
 FACTS = 100
 SENTENCES = 16
@@ -21,7 +21,7 @@ SAMPLE_SEED, HELD_OUT_SEED = 7, 8
 
 @dataclass(frozen=True)
 class Question:
-    """A question about a document: the sentence that answers it, the value that has to be in it, the page it stands on."""
+    """A question about a document: the sentence that answers it, the value in it, the page it stands on."""
 
     question: str
     answer: str

@@ -15,9 +15,8 @@ from tqdm import tqdm
 
 from selfextend.config import SelfExtendConfig
 from selfextend.generation import Answer, GenerationSettings, PrefixCache, answer_steps
-
-from .documents import Question
-from .pdf import plain_pages
+from training.documents import Question
+from training.pdf import plain_pages
 
 MAX_NEW_TOKENS = 48
 
@@ -64,7 +63,6 @@ def ask(
     results = []
     for question in tqdm(list(questions), unit="question"):
         ids = prompt(tokenizer, document, question.question)
-        for event in answer_steps(model, tokenizer, ids, settings, config=config, prefix=prefix):
-            if isinstance(event, Answer):
-                results.append(Asked(question, event.text))
+        events = answer_steps(model, tokenizer, ids, settings, config=config, prefix=prefix)
+        results += [Asked(question, event.text) for event in events if isinstance(event, Answer)]
     return results

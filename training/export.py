@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import save_file
 from transformers import GenerationConfig, LlamaForCausalLM
 
-from . import tokenizer as tokenizers
-from .train import TRAINED_WINDOW, configuration
+from training import tokenizer as tokenizers
+from training.train import TRAINED_WINDOW, model_of
 
 SELF_EXTEND = {"trained_window": TRAINED_WINDOW, "neighbor_window": TRAINED_WINDOW // 4, "query_scaling": "logn"}
 
@@ -27,9 +27,7 @@ def load_checkpoint(run: Path) -> LlamaForCausalLM:
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist; run `python -m training train` first")
     state = torch.load(path, map_location="cpu", weights_only=True)
-    model = LlamaForCausalLM(configuration(len(tokenizers.load(run / "tokenizer"))))
-    model.load_state_dict(state["model"])
-    return model.eval()
+    return model_of(state["model"]).eval()
 
 
 def export(run: Path, folder: Path) -> None:
@@ -54,6 +52,10 @@ def export(run: Path, folder: Path) -> None:
     (folder / "model.safetensors").chmod(0o644)
     # Where the tokenizer was loaded from is nobody's business.
     settings = folder / "tokenizer_config.json"
-    kept = {name: value for name, value in json.loads(settings.read_text()).items() if not name.startswith(("is_", "local_"))}
+    kept = {
+        name: value
+        for name, value in json.loads(settings.read_text()).items()
+        if not name.startswith(("is_", "local_"))
+    }
     settings.write_text(json.dumps(kept, indent=2) + "\n")
     (folder / "selfextend.json").write_text(json.dumps(SELF_EXTEND, indent=2) + "\n")

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from . import vocabulary as v
-from .names import Names
+from training import vocabulary as v
+from training.names import Names
 
 LEAD_INS = (
     "Visitors should know that", "Please note that", "As everyone here knows,", "Since last {month}",
@@ -99,10 +99,13 @@ class Facts:
     def draw(self, entity: str, kind: str | None = None) -> Fact:
         """A fact about ``entity``; ``kind`` one of number, code, role, word, date, place, event, measure, time, did."""
         names, rng = self.names, self.rng
-        kind = kind or rng.choices(
-            ("number", "code", "role", "word", "date", "place", "event", "measure", "time", "did"),
-            (34, 10, 12, 8, 7, 7, 7, 7, 4, 4),
-        )[0]
+        kind = (
+            kind
+            or rng.choices(
+                ("number", "code", "role", "word", "date", "place", "event", "measure", "time", "did"),
+                (34, 10, 12, 8, 7, 7, 7, 7, 4, 4),
+            )[0]
+        )
         if kind == "number":
             return self.attribute(kind, entity, rng.choice(v.NUMBER_ATTRIBUTES), names.digits())
         if kind == "code":
@@ -129,14 +132,14 @@ class Facts:
             verb = rng.choice(("stands", "lies", "is kept", "was found"))
             auxiliary, _, participle = verb.partition(" ")
             question = (
-                f"Where {auxiliary} {entity} {participle}?" if participle else f"Where does {entity} {verb.rstrip('s')}?"
+                f"Where {auxiliary} {entity} {participle}?"
+                if participle
+                else f"Where does {entity} {verb.rstrip('s')}?"
             )
             if verb == "lies":
                 question = f"Where does {entity} lie?"
             preposition = rng.choice(("in", "at", "near", "behind"))
-            return Fact(
-                f"{verb}|{entity}", f"{entity} {verb} {preposition}", names.place(), "", (question,)
-            )
+            return Fact(f"{verb}|{entity}", f"{entity} {verb} {preposition}", names.place(), "", (question,))
         if kind == "measure":
             verb, question, units = rng.choice(v.MEASURES)
             return Fact(

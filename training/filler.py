@@ -5,9 +5,9 @@ Knows nothing of facts or tokens. Every sentence is on one side of the split.
 
 from __future__ import annotations
 
-from . import vocabulary as v
-from .names import Names
-from .split import draw
+from training import vocabulary as v
+from training.names import Names
+from training.split import draw
 
 PASSKEY_HEADER = (
     "There is an important info hidden inside a lot of irrelevant text. Find it and memorize it. "
@@ -39,7 +39,8 @@ class Filler:
         if kind < 0.35:
             return f"the {noun}"
         if kind < 0.6:
-            return f"{rng.choice(('the', 'a', 'this', 'every', 'no', 'our', 'its', 'their'))} {rng.choice(v.ADJECTIVES)} {noun}"
+            determiner = rng.choice(("the", "a", "this", "every", "no", "our", "its", "their"))
+            return f"{determiner} {rng.choice(v.ADJECTIVES)} {noun}"
         if kind < 0.7:
             return f"{rng.choice(('the', 'a', 'any'))} {noun} of the {rng.choice(v.NOUNS)}"
         if kind < 0.8:
@@ -63,7 +64,9 @@ class Filler:
         if rng.random() < 0.45:
             text += f" {rng.choice(v.PREPOSITIONS)} {self._noun_phrase()}"
         if rng.random() < 0.05:
-            text += rng.choice((f" in {rng.randint(1500, 2090)}", f" {rng.randint(2, 999)} times", f" ({rng.randint(1, 99)})"))
+            text += rng.choice(
+                (f" in {rng.randint(1500, 2090)}", f" {rng.randint(2, 999)} times", f" ({rng.randint(1, 99)})")
+            )
         return text
 
     def _sentence(self) -> str:
@@ -93,7 +96,9 @@ class Filler:
 
     def _oddity(self) -> str:
         rng = self.rng
-        words = [rng.choice((rng.choice(v.NOUNS), rng.choice(v.VERBS), self.names.word())) for _ in range(rng.randint(2, 6))]
+        words = [
+            rng.choice((rng.choice(v.NOUNS), rng.choice(v.VERBS), self.names.word())) for _ in range(rng.randint(2, 6))
+        ]
         return rng.choice(
             (
                 lambda: f"## {' '.join(words).capitalize()}\n",
@@ -104,7 +109,9 @@ class Filler:
                 lambda: f"| {' | '.join(words)} |\n",
                 lambda: f"({rng.choice('abcxyz')}) {' '.join(words)};",
                 lambda: f'"{" ".join(words)}" = {rng.random():.3f},',
-                lambda: "".join(chr(rng.choice((rng.randint(33, 126), rng.randint(192, 591)))) for _ in range(rng.randint(3, 14))),
+                lambda: "".join(
+                    chr(rng.choice((rng.randint(33, 126), rng.randint(192, 591)))) for _ in range(rng.randint(3, 14))
+                ),
             )
         )()
 

@@ -10,11 +10,10 @@ import random
 from collections import Counter
 from dataclasses import dataclass, field
 
-from . import vocabulary as v
-from .facts import Fact, capitalised
-from .names import Names
-from .prose import COMMON, SENTENCES, Setting
-
+from training import vocabulary as v
+from training.facts import Fact, capitalised
+from training.names import Names
+from training.prose import COMMON, SENTENCES, Setting
 
 # Ways to lead into a fact; none of them stands in facts.py.
 OPENINGS = (
@@ -132,9 +131,7 @@ class Author:
     def _section(self, thing: str, facts: int, sentences: int, book: Book) -> Section:
         name = self._name()
         entity = f"the {name} {thing}"
-        kinds = self.rng.choices(
-            ("number", "role", "date", "year", "amount", "code"), (40, 18, 10, 14, 10, 8), k=facts
-        )
+        kinds = self.rng.choices(("number", "role", "date", "year", "amount", "code"), (40, 18, 10, 14, 10, 8), k=facts)
         taken: set[str] = set()
         lines = [self._sentence(entity) for _ in range(sentences)]
         for kind in kinds:
@@ -157,7 +154,9 @@ class Author:
         """Writes the book: ``facts`` facts spread evenly, ``sentences`` other sentences in each section."""
         setting = self.setting
         book = Book(setting.title, setting.subtitle, setting.preface, ())
-        things = [(title, thing) for title, kinds in setting.chapters for thing in kinds for _ in range(sections_per_kind)]
+        things = [
+            (title, thing) for title, kinds in setting.chapters for thing in kinds for _ in range(sections_per_kind)
+        ]
         chapters: dict[str, list[Section]] = {}
         for index, (title, thing) in enumerate(things):
             share = facts * (index + 1) // len(things) - facts * index // len(things)
@@ -171,6 +170,3 @@ class Author:
 def draw_other(rng: random.Random, options: tuple[str, ...], taken: set[str]) -> str:
     """One of ``options`` that is not in ``taken``."""
     return rng.choice([option for option in options if option not in taken])
-
-
-

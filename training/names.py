@@ -1,4 +1,4 @@
-"""Names and values made from the word lists: people, places, codes, numbers, dates, times; each on one side of the split.
+"""Names and values made from the word lists: people, places, codes, numbers, dates; each on one side of the split.
 
 Knows nothing of the sentences they end up in.
 """
@@ -8,8 +8,8 @@ from __future__ import annotations
 import random
 import uuid
 
-from . import vocabulary as v
-from .split import Split, draw
+from training import vocabulary as v
+from training.split import Split, draw
 
 
 class Names:

@@ -31,7 +31,7 @@ from reportlab.platypus import (
 )
 from reportlab.platypus.tableofcontents import TableOfContents
 
-from .handbook import Book
+from training.handbook import Book
 
 INK, QUIET, ACCENT = HexColor("#1f2430"), HexColor("#6b7280"), HexColor("#2f4b7c")
 BODY = ParagraphStyle(
@@ -43,7 +43,14 @@ SUBTITLE = ParagraphStyle(
 )
 CHAPTER = ParagraphStyle("chapter", fontName="Times-Bold", fontSize=19, leading=24, textColor=ACCENT, spaceAfter=4)
 SECTION = ParagraphStyle(
-    "section", fontName="Times-Bold", fontSize=13, leading=17, textColor=INK, spaceBefore=11, spaceAfter=4, keepWithNext=1
+    "section",
+    fontName="Times-Bold",
+    fontSize=13,
+    leading=17,
+    textColor=INK,
+    spaceBefore=11,
+    spaceAfter=4,
+    keepWithNext=1,
 )
 FRONT = ParagraphStyle("front", SECTION, fontSize=15, leading=19, spaceAfter=8)
 CONTENTS = (

@@ -27,11 +27,16 @@ OBSERVATORY = Setting(
     title="The Handbook of the Highmere Observatory",
     subtitle="For staff, guests and night visitors",
     preface=(
-        "This handbook describes an observatory that does not exist. Its hill, its domes, its people and its numbers "
-        "were invented, so that a reader can ask about them and be certain that the answer came from these pages.",
-        "Each chapter takes up one part of the site. The sections are short, and each says where a thing stands, who "
-        "looks after it and what has to be known about it. Nothing here needs to be learnt by heart; that is what a "
-        "handbook is for.",
+        (
+            "This handbook describes an observatory that does not exist. Its hill, its domes, its people and its "
+            "numbers were invented, so that a reader can ask about them and be certain that the answer came from "
+            "these pages."
+        ),
+        (
+            "Each chapter takes up one part of the site. The sections are short, and each says where a thing stands, "
+            "who looks after it and what has to be known about it. Nothing here needs to be learnt by heart; that is "
+            "what a handbook is for."
+        ),
     ),
     chapters=(
         ("The Domes", ("dome", "dome", "dome", "dome")),
@@ -46,12 +51,24 @@ OBSERVATORY = Setting(
         ("Guests and Ceremonies", ("hall", "theatre", "bell", "festival")),
     ),
     words={
-        "place": _list("the hill, the ridge, the plateau, the valley below, the southern slope, the old road, the meadow"),
-        "group": _list("the night crew, the day shift, the observers, the guests, the apprentices, the maintenance team"),
-        "thing": _list("a lamp, a blanket, a thermos, a notebook, a red torch, a star chart, a spare fuse, a pair of gloves"),
-        "work": _list("observing, cleaning the optics, reading the gauges, sorting plates, calibration, the evening round"),
-        "sight": _list("the winter stars, a passing comet, the lights of the village, the rising moon, a bank of low fog"),
-        "trouble": _list("dew on the glass, a loose cable, a sticking hatch, a tired motor, mice in the wall, a draught"),
+        "place": _list(
+            "the hill, the ridge, the plateau, the valley below, the southern slope, the old road, the meadow"
+        ),
+        "group": _list(
+            "the night crew, the day shift, the observers, the guests, the apprentices, the maintenance team"
+        ),
+        "thing": _list(
+            "a lamp, a blanket, a thermos, a notebook, a red torch, a star chart, a spare fuse, a pair of gloves"
+        ),
+        "work": _list(
+            "observing, cleaning the optics, reading the gauges, sorting plates, calibration, the evening round"
+        ),
+        "sight": _list(
+            "the winter stars, a passing comet, the lights of the village, the rising moon, a bank of low fog"
+        ),
+        "trouble": _list(
+            "dew on the glass, a loose cable, a sticking hatch, a tired motor, mice in the wall, a draught"
+        ),
     },
 )
 
@@ -59,8 +76,10 @@ HARBOUR = Setting(
     title="A Guide to the Works of the Harbour Trust",
     subtitle="Held-out evaluation document",
     preface=(
-        "This guide describes a harbour that does not exist. It was generated to measure whether a model finds what "
-        "stands in a long document, and none of its names, numbers or sentences was used in training.",
+        (
+            "This guide describes a harbour that does not exist. It was generated to measure whether a model finds "
+            "what stands in a long document, and none of its names, numbers or sentences was used in training."
+        ),
     ),
     chapters=(
         ("Quays and Docks", ("dock", "pier", "quay", "basin")),
@@ -75,18 +94,28 @@ HARBOUR = Setting(
         ("Funds and Contracts", ("fund", "contract", "licence", "trust")),
     ),
     words={
-        "place": _list("the quay, the breakwater, the old town, the far shore, the mud flats, the river mouth, the slipway"),
+        "place": _list(
+            "the quay, the breakwater, the old town, the far shore, the mud flats, the river mouth, the slipway"
+        ),
         "group": _list("the pilots, the dockers, the clerks, the sailors, the traders, the harbour watch"),
         "thing": _list("a rope, an oilskin, a lantern, a tide table, a boat hook, a tin of grease, a whistle, a chart"),
         "work": _list("loading, sounding the channel, mending nets, checking the seals, painting, the morning round"),
-        "sight": _list("the returning fleet, a line of gulls, the lamps across the bay, the spring tide, a low grey squall"),
-        "trouble": _list("a frayed hawser, rust on the hinges, a blocked drain, weed on the steps, a slipping belt, a leak"),
+        "sight": _list(
+            "the returning fleet, a line of gulls, the lamps across the bay, the spring tide, a low grey squall"
+        ),
+        "trouble": _list(
+            "a frayed hawser, rust on the hinges, a blocked drain, weed on the steps, a slipping belt, a leak"
+        ),
     },
 )
 
 COMMON = {
-    "weather": _list("fine weather, heavy rain, a north wind, thick mist, frost, a dry spell, a thunderstorm, early snow"),
-    "hour": _list("before sunrise, at noon, towards evening, after supper, in the small hours, at first light, after dark"),
+    "weather": _list(
+        "fine weather, heavy rain, a north wind, thick mist, frost, a dry spell, a thunderstorm, early snow"
+    ),
+    "hour": _list(
+        "before sunrise, at noon, towards evening, after supper, in the small hours, at first light, after dark"
+    ),
     "count": _list("two, three, four, five, six, seven, a dozen, twenty"),
     "mood": _list("quiet, cheerful, patient, careful, proud, curious, stubborn, good-humoured"),
     "material": _list("oak, brass, slate, cast iron, whitewashed brick, copper, tarred canvas, granite"),

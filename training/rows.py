@@ -14,12 +14,12 @@ from typing import Literal
 
 from tokenizers import Tokenizer
 
-from . import vocabulary as v
-from .facts import Fact, Facts, capitalised
-from .filler import PASSKEY_FILLER, PASSKEY_HEADER, PASSKEY_QUESTION, Filler
-from .names import Names
-from .split import Split
-from .tokenizer import BOS, EOS, PAD
+from training import vocabulary as v
+from training.facts import Fact, Facts, capitalised
+from training.filler import PASSKEY_FILLER, PASSKEY_HEADER, PASSKEY_QUESTION, Filler
+from training.names import Names
+from training.split import Split
+from training.tokenizer import BOS, EOS, PAD
 
 # What a token teaches: nothing beyond language, the words of the answer's sentence, the value itself.
 NEWLINE = "\n"
@@ -64,7 +64,9 @@ class _Text:
 class RowMaker:
     """Makes rows of ``length`` tokens. ``recall_share`` of them are made of random tokens alone."""
 
-    def __init__(self, tokenizer: Tokenizer, seed: int, length: int, recall_share: float, split: Split = "train") -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, seed: int, length: int, recall_share: float, split: Split = "train"
+    ) -> None:
         self.tokenizer = tokenizer
         self.length = length
         self.recall_share = recall_share
@@ -72,9 +74,15 @@ class RowMaker:
         self.names = Names(self.rng, split)
         self.facts = Facts(self.names)
         self.filler = Filler(self.names)
-        self.bos, self.eos, self.pad = (tokenizer.token_to_id(token) for token in (BOS, EOS, PAD))
+        self.bos, self.eos, self.pad = (self._id(token) for token in (BOS, EOS, PAD))
         self.plain_ids = list(range(3, tokenizer.get_vocab_size()))
-        self.digit_ids = [tokenizer.token_to_id(digit) for digit in "0123456789"]
+        self.digit_ids = [self._id(digit) for digit in "0123456789"]
+
+    def _id(self, token: str) -> int:
+        number: int | None = self.tokenizer.token_to_id(token)
+        if number is None:
+            raise ValueError(f"the tokenizer lacks {token!r}; train it with `python -m training tokenizer`")
+        return number
 
     def _text(self) -> _Text:
         return _Text(self.tokenizer)
@@ -116,7 +124,9 @@ class RowMaker:
             start = rng.randrange(passage_length - span)
             # The cue is as short as the passage allows: what follows it must be certain.
             cue = 1
-            while cue < span and as_text.find(as_text[start : start + cue]) != as_text.rfind(as_text[start : start + cue]):
+            while cue < span and as_text.find(as_text[start : start + cue]) != as_text.rfind(
+                as_text[start : start + cue]
+            ):
                 cue += 1
             cue = min(cue + rng.choice((0, 0, 1, 2)), span)
             text.add_ids([rng.choice(self.plain_ids)])
@@ -156,7 +166,7 @@ class RowMaker:
         return text
 
     def _scraps(self, budget: int, passage: list[_Text], facts: Sequence[Fact] = ()) -> None:
-        """Adds filler to ``passage`` until ``budget`` tokens are all but used; some of it names what ``facts`` are about."""
+        """Adds filler to ``passage`` until ``budget`` tokens are used; some names what ``facts`` are about."""
         kind = self.rng.random()
         mentions = 0.25 if facts and self.rng.random() < 0.5 else 0.0
         while budget > 0:
@@ -228,7 +238,9 @@ class RowMaker:
         else:
             ending.add(rng.choice(("\n", "\n", " ", "\n\n")) + f"{PASSKEY_QUESTION} The pass key is")
         ending.add(f" {key}", VALUE).add(".", RESTATEMENT)
-        needle = self._text().add(rng.choice(("\n", " ")) + f"The pass key is {key}. Remember it. {key} is the pass key.")
+        needle = self._text().add(
+            rng.choice(("\n", " ")) + f"The pass key is {key}. Remember it. {key} is the pass key."
+        )
         # Other facts among the filler, asked as well, keep the row from teaching five digits only.
         extras: list[_Text] = [needle]
         room = self.length - text.cost - ending.cost - needle.cost
@@ -285,7 +297,9 @@ class RowMaker:
         def ask(k: str, val: str) -> _Text:
             if style == "json":
                 shown = json.dumps(k)
-                question = self._text().add(f"\n\nKey: {shown}\nCorresponding value:" if rng.random() < 0.5 else f"\n{shown}:")
+                question = self._text().add(
+                    f"\n\nKey: {shown}\nCorresponding value:" if rng.random() < 0.5 else f"\n{shown}:"
+                )
                 return question.add(f" {json.dumps(val)}", VALUE)
             joint = ":" if style == "lines" else " ="
             return self._text().add(f"\n{k}{joint}").add(f" {val}", VALUE)

@@ -12,9 +12,9 @@ from pathlib import Path
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-from .facts import Facts
-from .filler import PASSKEY_FILLER, PASSKEY_HEADER, Filler
-from .names import Names
+from training.facts import Facts
+from training.filler import PASSKEY_FILLER, PASSKEY_HEADER, Filler
+from training.names import Names
 
 VOCABULARY_SIZE = 4096
 BOS, EOS, PAD = "<s>", "</s>", "<pad>"
@@ -43,9 +43,7 @@ def corpus(seed: int, pieces: int) -> Iterator[str]:
     yield PASSKEY_FILLER
     for _ in range(pieces):
         fact = facts.draw(names.entity())
-        yield " ".join(
-            ("".join(facts.statement(fact)), names.rng.choice(fact.questions), f"Answer: {fact.answer}")
-        )
+        yield " ".join(("".join(facts.statement(fact)), names.rng.choice(fact.questions), f"Answer: {fact.answer}"))
         yield " ".join(filler.any() for _ in range(2))
 
 

@@ -20,7 +20,7 @@ from torch.nn import functional
 from tqdm import tqdm
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from .rows import LANGUAGE, RESTATEMENT, VALUE, RowMaker
+from training.rows import LANGUAGE, RESTATEMENT, VALUE, RowMaker
 
 TRAINED_WINDOW = 512
 # Of the tokens that teach only language, this share is trained on: the vocabulary's matrix is a third of the work.
@@ -35,7 +35,10 @@ LOG_EVERY = 50
 
 @dataclass(frozen=True)
 class Stage:
-    """``steps`` steps on ``rows`` rows of ``length`` tokens; the learning rate goes straight from one end to the other."""
+    """``steps`` steps on ``rows`` rows of ``length`` tokens; the learning rate goes straight from one end to the other.
+
+    A stage with more ``layers`` than the one before begins by growing the model (see `grown`).
+    """
 
     length: int
     rows: int
@@ -43,6 +46,7 @@ class Stage:
     recall_share: float
     learning_rate: float
     final_learning_rate: float
+    layers: int = 4
 
 
 # Short rows first: matching is learnt suddenly, after a plateau, and the plateau is shorter in steps than in tokens.
@@ -52,16 +56,18 @@ PLAN = (
     Stage(256, 16, 500, 0.30, 2e-3, 2e-3),
     Stage(512, 10, 800, 0.20, 2e-3, 1.3e-3),
     Stage(512, 10, 800, 0.05, 1.3e-3, 5e-5),
+    Stage(512, 10, 40, 0.10, 1e-4, 1.3e-3, layers=5),
+    Stage(512, 10, 460, 0.10, 1.3e-3, 3e-5, layers=5),
 )
 
 
-def configuration(vocabulary_size: int) -> LlamaConfig:
+def configuration(vocabulary_size: int, layers: int) -> LlamaConfig:
     """The bundled model's shape."""
     return LlamaConfig(
         vocab_size=vocabulary_size,
         hidden_size=256,
         intermediate_size=512,
-        num_hidden_layers=4,
+        num_hidden_layers=layers,
         num_attention_heads=8,
         num_key_value_heads=8,
         max_position_embeddings=TRAINED_WINDOW,
@@ -72,6 +78,29 @@ def configuration(vocabulary_size: int) -> LlamaConfig:
         pad_token_id=2,
         dtype="float32",
     )
+
+
+def model_of(state: dict[str, torch.Tensor]) -> LlamaForCausalLM:
+    """A model with the weights of ``state``, as many layers as they have."""
+    layers = 1 + max(int(name.split(".")[2]) for name in state if name.startswith("model.layers."))
+    model = LlamaForCausalLM(configuration(len(state["model.embed_tokens.weight"]), layers))
+    model.load_state_dict(state)
+    return model
+
+
+def grown(model: LlamaForCausalLM) -> LlamaForCausalLM:
+    """``model`` with one more layer in its middle, which at first passes on what it gets and so changes nothing."""
+    old = model.config.num_hidden_layers
+    middle = old // 2
+    larger = LlamaForCausalLM(configuration(model.config.vocab_size, old + 1))
+    decoder, source = larger.model, model.model
+    decoder.embed_tokens.load_state_dict(source.embed_tokens.state_dict())
+    decoder.norm.load_state_dict(source.norm.state_dict())
+    for index, layer in enumerate(source.layers):
+        decoder.layers[index + (index >= middle)].load_state_dict(layer.state_dict())
+    for last in (decoder.layers[middle].self_attn.o_proj, decoder.layers[middle].mlp.down_proj):
+        torch.nn.init.zeros_(last.weight)
+    return larger
 
 
 def learning_rate(step: int, plan: tuple[Stage, ...], warm_up: int = 100) -> float:
@@ -113,16 +142,18 @@ class Trainer:
         self.rank = dist.get_rank() if dist.is_initialized() else 0
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         torch.manual_seed(seed)
-        self.model = LlamaForCausalLM(configuration(tokenizer.get_vocab_size())).to(self.device)
-        self.optimizer = torch.optim.AdamW(
-            self.model.parameters(), lr=plan[0].learning_rate, betas=(0.9, 0.98), weight_decay=0.01
-        )
+        self._train_on(LlamaForCausalLM(configuration(tokenizer.get_vocab_size(), plan[0].layers)))
         self.step = 0
         self.seconds = 0.0
         self.tokens = 0
         folder.mkdir(parents=True, exist_ok=True)
         if self.checkpoint.exists():
             self._resume()
+
+    def _train_on(self, model: LlamaForCausalLM) -> None:
+        self.model = model
+        torch.nn.Module.to(model, self.device).train()
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), betas=(0.9, 0.98), weight_decay=0.01)
 
     @property
     def checkpoint(self) -> Path:
@@ -134,7 +165,7 @@ class Trainer:
 
     def _resume(self) -> None:
         state: dict[str, Any] = torch.load(self.checkpoint, map_location=self.device, weights_only=True)
-        self.model.load_state_dict(state["model"])
+        self._train_on(model_of(state["model"]))
         self.optimizer.load_state_dict(state["optimizer"])
         self.step, self.seconds, self.tokens = state["step"], state["seconds"], state["tokens"]
         # What was logged after the checkpoint is about to be done again.
@@ -164,7 +195,9 @@ class Trainer:
         roles = torch.tensor([row.roles for row in batch], device=self.device)[:, 1:]
         recall = torch.tensor([row.kind == "recall" for row in batch], device=self.device)
         taught = (roles == VALUE) | (roles == RESTATEMENT)
-        taught |= (roles == LANGUAGE) & ~recall[:, None] & (torch.rand(roles.shape, device=self.device) < LANGUAGE_SHARE)
+        taught |= (
+            (roles == LANGUAGE) & ~recall[:, None] & (torch.rand(roles.shape, device=self.device) < LANGUAGE_SHARE)
+        )
         hidden = self.model.model(input_ids=ids, use_cache=False).last_hidden_state[:, :-1]
         logits = self.model.lm_head(hidden[taught])
         targets, role = ids[:, 1:][taught], roles[taught]
@@ -193,7 +226,6 @@ class Trainer:
     def run(self, progress: bool = True) -> LlamaForCausalLM:
         """Trains to the end of the plan and returns the model."""
         total = sum(stage.steps for stage in self.plan)
-        self.model.train()
         sums: dict[str, list[float]] = defaultdict(list)
         maker: RowMaker | None = None
         bar = tqdm(total=total, initial=self.step, unit="step", disable=not progress or self.rank > 0)
@@ -202,6 +234,9 @@ class Trainer:
             stage = stage_of(self.step, self.plan)
             if maker is None or (maker.length, maker.recall_share) != (stage.length, stage.recall_share):
                 maker = RowMaker(self.tokenizer, 0, stage.length, stage.recall_share)
+            while self.model.config.num_hidden_layers < stage.layers:
+                torch.manual_seed(self.seed)
+                self._train_on(grown(self.model))
             # Seeded by step, so that a resumed run sees the rows it would have seen.
             seed = (self.seed * 1_000_003 + self.step) * self.processes + self.rank
             maker.rng.seed(seed)
@@ -242,7 +277,12 @@ class Trainer:
             gradient.copy_(part.view_as(gradient))
 
     def _log(self, stage: Stage, figures: dict[str, float], bar: Any) -> None:
-        record = {"step": self.step, "seconds": round(self.seconds), "tokens": self.tokens, "length": stage.length}
+        record: dict[str, float] = {
+            "step": self.step,
+            "seconds": round(self.seconds),
+            "tokens": self.tokens,
+            "length": stage.length,
+        }
         record |= {name: round(value, 4) for name, value in figures.items()}
         with self.log.open("a") as log:
             log.write(json.dumps(record) + "\n")
