@@ -5,6 +5,7 @@ Knows no torch, no gradio and nothing of what is drawn.
 
 from __future__ import annotations
 
+import textwrap
 from functools import cache
 from typing import Any
 
@@ -16,6 +17,10 @@ from app.theme import ACCENTS, BLUE, FONT_STACK, GREY, GRID, INK, PAPER
 
 METHOD_NAMES = {"vanilla": "Vanilla", "selfextend": "SelfExtend"}
 SEQUENTIAL = "Cividis"
+
+LINE = 20
+COLOUR_BAR_ROOM, COLOUR_BAR_LIFT = 58, 24
+"""Pixels: a line of the title; what a lying colour bar takes, and by how much plotly lifts the title over one."""
 
 
 @cache
@@ -38,7 +43,14 @@ def template(dark: bool) -> go.layout.Template:
             "paper_bgcolor": "rgba(0,0,0,0)",
             "plot_bgcolor": "rgba(0,0,0,0)",
             "colorway": ACCENTS,
-            "title": {"font": {"size": 15}, "x": 0, "xref": "paper", "automargin": True},
+            "title": {
+                "font": {"size": 15},
+                "x": 0,
+                "pad": {"l": 8, "t": 6},
+                "y": 1,
+                "yref": "container",
+                "yanchor": "top",
+            },
             "margin": {"l": 8, "r": 12, "t": 40, "b": 8},
             "legend": {
                 "orientation": "h",
@@ -60,9 +72,34 @@ def template(dark: bool) -> go.layout.Template:
     )
 
 
-def finish(figure: go.Figure, title: str, dark: bool, *, top: int = 40) -> go.Figure:
-    """The figure with its title and ground; `top` leaves room in pixels, 58 under a colour bar."""
-    return figure.update_layout(template=template(dark), title={"text": title}, margin={"t": top})
+def finish(figure: go.Figure, title: str, dark: bool, *, room: int = 12, colour_bar: bool = False) -> go.Figure:
+    """The figure with its title and ground.
+
+    The title is broken into lines that a narrow screen holds, since plotly breaks none. `meta.title_height` says how
+    many pixels it takes, for whoever shows the title outside the plot.
+
+    Args:
+        room: pixels between title and plot, for what else stands there.
+        colour_bar: there is one from `lying_colour_bar`, which brings its own room.
+    """
+    lines = textwrap.wrap(title, 46)
+    height = 12 + LINE * len(lines)
+    above = COLOUR_BAR_ROOM if colour_bar else room
+    return figure.update_layout(
+        template=template(dark),
+        # Placed by its first line, counted up from the plot: plotly starts a title of several lines higher than one of
+        # a single line, and lifts either when a colour bar lies across.
+        title={
+            "text": "<br>".join(lines),
+            "x": 0,
+            "y": 1,
+            "yref": "paper",
+            "yanchor": "bottom",
+            "pad": {"l": 8, "b": above + LINE * len(lines) - 6 - (COLOUR_BAR_LIFT if colour_bar else 0)},
+        },
+        margin={"t": height + above},
+        meta={"title_height": height},
+    )
 
 
 def lying_colour_bar(title: str) -> dict[str, Any]:
@@ -76,8 +113,9 @@ def lying_colour_bar(title: str) -> dict[str, Any]:
         "yanchor": "bottom",
         "ypad": 4,
         "outlinewidth": 0,
-        "title": {"text": title, "side": "top", "font": {"size": 12}},
+        "title": {"text": title, "side": "bottom", "font": {"size": 12}},
         "tickfont": {"size": 11},
+        "tickformat": ",",
         "ticklabeloverflow": "hide past div",
     }
 

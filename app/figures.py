@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import plotly.graph_objects as go
 
-from app.figure_style import COLOUR_BAR_ROOM, METHOD_NAMES, SEQUENTIAL, compact, finish, lying_colour_bar
+from app.figure_style import METHOD_NAMES, SEQUENTIAL, compact, finish, lying_colour_bar
 from app.theme import ACCENTS, BLUE, GREY, METHOD_COLOURS, METHOD_DASHES, ORANGE
 
 
@@ -90,7 +90,7 @@ def attention_heatmap(
     figure.update_xaxes(
         title="position in the prompt (tokens)", range=[int(edges[0]), int(edges[-1])], showgrid=False, zeroline=False
     )
-    return finish(figure, f"Where each answer token looked ({pooled} per bin, {what})", dark, top=COLOUR_BAR_ROOM)
+    return finish(figure, f"Where each answer token looked ({pooled} per bin, {what})", dark, colour_bar=True)
 
 
 def page_bars(
@@ -104,23 +104,20 @@ def page_bars(
     """Attention per page, in page order; `cited` are indices of the bars to set apart."""
     marked = set(cited)
     values = np.asarray(shares, dtype=np.float32)
-    colours = [ORANGE if n in marked else BLUE for n in range(len(values))]
     figure = go.Figure(
         go.Bar(
             x=list(labels),
             y=values,
-            marker={
-                "color": colours,
-                "pattern": {
-                    "shape": ["/" if n in marked else "" for n in range(len(values))],
-                    "bgcolor": colours,
-                    "fgcolor": "#3B1A00",
-                },
-            },
+            marker={"color": [ORANGE if n in marked else BLUE for n in range(len(values))]},
+            text=["cited" if n in marked else "" for n in range(len(values))],
+            textposition="outside",
+            textangle=0,
+            constraintext="none",
+            cliponaxis=False,
             hovertemplate="%{x}<br>%{y:.2%} of the attention<extra></extra>",
         )
     )
-    figure.update_xaxes(title="page (hatched: cited)" if marked else "page", type="category", showgrid=False)
+    figure.update_xaxes(title="page", type="category", showgrid=False)
     figure.update_yaxes(title="share of attention", tickformat=".0%", rangemode="tozero")
     return finish(figure, title, dark)
 
@@ -164,7 +161,7 @@ def loss_curves(
     )
     figure.update_xaxes(title="position (tokens)", rangemode="tozero")
     figure.update_yaxes(title="loss (nats per token)")
-    return finish(figure, title, dark, top=COLOUR_BAR_ROOM)
+    return finish(figure, title, dark, room=30)
 
 
 def accuracy_grid(
@@ -263,7 +260,7 @@ def _labelled_grid(
         x_title += ", dashed: trained window"
     figure.update_xaxes(title=x_title, type="category", showgrid=False)
     figure.update_yaxes(title=y_title, type="category", autorange="reversed", showgrid=False)
-    return finish(figure, title, dark, top=COLOUR_BAR_ROOM)
+    return finish(figure, title, dark, colour_bar=True)
 
 
 def _short(label: str, most: int = 14) -> str:

@@ -82,10 +82,10 @@ def position_map_figure(
     if neighbor_window is not None and cells.method != "vanilla":
         figure.add_trace(_distance_line(neighbor_window, lower, "edge of the neighbor window", "dot"))
     if selected is not None:
-        figure.add_trace(_selection(*selected))
+        figure.add_trace(_selection(*selected, around=labelled))
     figure.update_xaxes(title="key position j (tokens)", range=[left, right], showgrid=False, zeroline=False)
     figure.update_yaxes(title="query position i (tokens)", range=[lower, upper], showgrid=False, zeroline=False)
-    return finish(figure, title, dark, top=58)
+    return finish(figure, title, dark, colour_bar=True)
 
 
 def _unseen_region(cells: PositionMap, left: float, half_row: float, trained_window: int, opaque: bool) -> go.Scatter:
@@ -116,8 +116,8 @@ def _unseen_region(cells: PositionMap, left: float, half_row: float, trained_win
 
 def _distance_line(distance: int, last_query: float, name: str, dash: str) -> go.Scatter:
     return go.Scatter(
-        x=[0, last_query - distance],
-        y=[distance, last_query],
+        x=[0, last_query - distance + 0.5],  # half a token before the distance, between the cells on both sides
+        y=[distance - 0.5, last_query],
         mode="lines",
         line={"width": 1.5, "dash": dash, "color": "#FFFFFF" if dash == "dot" else ORANGE},
         name=f"{name} (distance {distance:,})",
@@ -126,12 +126,18 @@ def _distance_line(distance: int, last_query: float, name: str, dash: str) -> go
     )
 
 
-def _selection(query: int, key: int) -> go.Scatter:
+def _selection(query: int, key: int, around: bool) -> go.Scatter:
+    """A dot on the selected cell, or a ring `around` its number."""
     return go.Scatter(
         x=[key],
         y=[query],
         mode="markers",
-        marker={"symbol": "circle", "size": 10, "color": "#FFFFFF", "line": {"width": 2, "color": "#000000"}},
+        marker={
+            "symbol": "circle",
+            "size": 26 if around else 10,
+            "color": "rgba(0,0,0,0)" if around else "#FFFFFF",
+            "line": {"width": 2, "color": "#000000"},
+        },
         name=f"selected: query {query:,}, key {key:,}",
         showlegend=False,
         cliponaxis=False,

@@ -91,7 +91,7 @@ def test_six_steps_and_every_example_work() -> None:
         contents = lesson(example)
         assert len(contents["steps"]) == 6
         packed = pack(contents)
-
+        assert json.loads(zlib.decompress(base64.b64decode(packed))) == json.loads(json.dumps(contents))
         assert len(packed) < 100_000
 
 

@@ -50,7 +50,7 @@ def test_pointer_refuses_what_is_no_cell(data: Any) -> None:
 def test_map_answers_with_figures_the_sum_and_the_state() -> None:
     *boxes, figure, curve, readout, status = _draw_whole("SelfExtend", 2.0, 4.0, VIEW, 0, 0)
     assert boxes == [0, 10, 0, 10, 9, 0]
-    assert unpacked(figure)["layout"]["title"]["text"].endswith("SelfExtend (G = 2, w = 4)")
+    assert unpacked(figure)["layout"]["title"]["text"].replace("<br>", " ").endswith("SelfExtend (G = 2, w = 4)")
     assert "query 9" in unpacked(curve)["layout"]["title"]["text"]
     assert "9//2 - 0//2 + 4 - 4//2 = 4 - 0 + 4 - 2 = 6" in readout
     assert "<b> w9</b>" in readout
