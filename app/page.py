@@ -30,6 +30,7 @@ from app.tabs.documents_panel import (
     view_of,
 )
 from app.tabs.evidence import build_evidence_tab
+from app.tabs.lab import build_lab_tab
 from app.tabs.learn import build_learn_tab
 from app.tabs.model_panel import ModelPanel, build_model_panel, summary_html
 from app.tabs.parameters import build_parameters_tab
@@ -82,6 +83,8 @@ def build_page(runtime: Runtime) -> gr.Blocks:
                         compare = build_compare_tab(runtime, controls, states)
                     with gr.Tab("Runs", id="runs"):
                         build_runs_tab(states, token_texts)
+            with gr.Tab("Lab", id="lab"):
+                build_lab_tab(runtime, states.visitor)
             with gr.Tab("Learn", id="learn"):
                 build_learn_tab()
         for answered in chat.answered:

@@ -5,7 +5,7 @@ Knows nothing about files.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -47,7 +47,7 @@ def run_compare(
     question: Question,
     methods: Sequence[Method],
     trained_window: int,
-) -> Iterator[Progress | CellDone]:
+) -> Generator[Progress | CellDone, None, None]:
     """One row a method: `answer`, and `log_probability` (natural logarithm) of the expected one or None.
 
     Raises:

@@ -7,7 +7,7 @@ in common is read once for all depths. Knows nothing about files or clusters.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -122,7 +122,7 @@ def run_grid(
     plan: GridPlan,
     trained_window: int,
     done: frozenset[CellKey] | set[CellKey] = frozenset(),
-) -> Iterator[Progress | CellDone]:
+) -> Generator[Progress | CellDone, None, None]:
     """Run a plan; close the generator to stop between two chunks of tokens. Cells in `done` are left out.
 
     Raises:

@@ -6,7 +6,7 @@ leaderboard; their data is downloaded by it. Prompts, scores and what is asked a
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
@@ -109,7 +109,7 @@ def run_eval(
     plan: EvalPlan,
     trained_window: int,
     done: frozenset[CellKey] | set[CellKey] = frozenset(),
-) -> Iterator[Progress | CellDone]:
+) -> Generator[Progress | CellDone, None, None]:
     """All tasks under one method after the other; can be stopped between methods.
 
     A row is one metric of one task: `task`, `metric`, `value`, `standard_error` (None where the harness gives none),

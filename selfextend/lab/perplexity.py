@@ -6,7 +6,7 @@ is still read fluently, not that anything far back is. Knows nothing about files
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -87,7 +87,7 @@ def run_perplexity(
     plan: PerplexityPlan,
     trained_window: int,
     done: frozenset[CellKey] | set[CellKey] = frozenset(),
-) -> Iterator[Progress | CellDone]:
+) -> Generator[Progress | CellDone, None, None]:
     """One curve after the other; close the generator to stop. Methods in `done` are left out.
 
     Args:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import socket
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from typing import Any
@@ -106,7 +106,7 @@ def _curve(
 
 def run_on_ray(
     address: str, target: Target, tasks: Sequence[Task], done: frozenset[CellKey] | set[CellKey] = frozenset()
-) -> Iterator[Progress | CellDone]:
+) -> Generator[Progress | CellDone, None, None]:
     """A run, spread over a cluster. Close the generator to stop: tasks that run are cancelled.
 
     Args:

@@ -5,7 +5,7 @@ Knows nothing about files.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Any
 
@@ -85,7 +85,7 @@ def run_short_context(
     tokenizer: PreTrainedTokenizerBase,
     plan: ShortContextPlan,
     done: frozenset[CellKey] | set[CellKey] = frozenset(),
-) -> Iterator[Progress | CellDone]:
+) -> Generator[Progress | CellDone, None, None]:
     """All probes, one after the other; close the generator to stop. What does not fit the window is left out."""
     window = plan.trained_window
     for grid in plan.grids():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -63,7 +63,7 @@ def run_test_set(
     plan: TestSetPlan,
     trained_window: int,
     done: frozenset[CellKey] | set[CellKey] = frozenset(),
-) -> Iterator[Progress | CellDone]:
+) -> Generator[Progress | CellDone, None, None]:
     """Each case under each method; a case is a cell. Close the generator to stop.
 
     Raises:
