@@ -12,6 +12,7 @@ import torch
 from architectures import BY_NAME, TRAINED_WINDOW, VOCABULARY, Architecture, build, token_ids
 from reference import NaiveModel
 from tokenizers import Tokenizer, models, pre_tokenizers
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import Cache, PreTrainedModel, PreTrainedTokenizerFast
 
 from selfextend import SelfExtendConfig, self_extend
@@ -89,6 +90,21 @@ class Words(PreTrainedTokenizerFast):
         words = Tokenizer(models.WordLevel({**{f"w{n}": n for n in range(VOCABULARY)}, "?": VOCABULARY}, unk_token="?"))
         words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
         super().__init__(tokenizer_object=words, unk_token="?")
+
+
+class Largest(TorchDispatchMode):
+    """The largest tensor that was made, in bytes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.nbytes = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        result = func(*args, **(kwargs or {}))
+        for tensor in result if isinstance(result, (tuple, list)) else [result]:
+            if isinstance(tensor, torch.Tensor):
+                self.nbytes = max(self.nbytes, tensor.untyped_storage().nbytes())
+        return result
 
 
 def largest_difference(actual: torch.Tensor, expected: torch.Tensor) -> float:

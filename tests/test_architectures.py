@@ -10,6 +10,7 @@ from helpers import (
     FLOOR,
     LENGTH,
     VANILLA,
+    Largest,
     assert_same,
     extended,
     in_chunks,
@@ -299,3 +300,23 @@ def test_an_eager_model_is_extended_just_as_well(name: str) -> None:
         assert_same(logits(model, token_ids(LENGTH)), oracle_logits(name, CONFIG))
     assert model.config._attn_implementation == "eager"
     assert torch.equal(logits(model, token_ids(LENGTH)), vanilla)
+
+
+@pytest.mark.parametrize("name", ["llama", "mistral-sliding", "qwen2-sliding", "phi", "gpt-neox"])
+@pytest.mark.parametrize("padding", [0, 100])
+def test_nothing_of_the_size_of_a_score_map_is_made(name: str, padding: int) -> None:
+    """Neither by attention nor as a mask: memory is linear in the text's length. (Falcon makes a mask by itself.)"""
+    length = 2048
+    ids = token_ids(length)
+    mask = torch.ones_like(ids)
+    mask[:, :padding] = 0
+    with torch.no_grad(), extended(model := build(name), SelfExtendConfig(64, 16)), Largest() as largest:
+        model(ids, attention_mask=mask if padding else None, logits_to_keep=1)
+    widest = length * 4 * 192  # the widest hidden state, fp32
+    assert largest.nbytes <= widest < length * length
+
+
+def test_falcon_asked_for_attention_weights_refuses() -> None:
+    """Its own code then goes another way, past torch's attention function, with queries that nobody has rotated."""
+    with torch.no_grad(), extended(model := build("falcon-new")), pytest.raises(ValueError, match="attention weights"):
+        model(token_ids(LENGTH), output_attentions=True)

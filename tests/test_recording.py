@@ -4,10 +4,20 @@ import numpy as np
 import pytest
 import torch
 from architectures import BY_NAME, TRAINED_WINDOW, build, token_ids
-from helpers import CONFIG, LENGTH, assert_same_state, extended, full_state, in_chunks, logits, naive, oracle_logits
+from helpers import (
+    CONFIG,
+    LENGTH,
+    Largest,
+    assert_same_state,
+    extended,
+    full_state,
+    in_chunks,
+    logits,
+    naive,
+    oracle_logits,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from selfextend import SelfExtendConfig
 from selfextend.recording import RecordingRequest, recording
@@ -119,21 +129,6 @@ def test_generation_is_recorded() -> None:
     reference = naive("llama", CONFIG)
     reference.logits(tokens)
     check(record, {n: weights[0].numpy() for n, weights in reference.weights.items()}, request, CONFIG.neighbor_window)
-
-
-class Largest(TorchDispatchMode):
-    """The largest tensor that was made, in bytes."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.nbytes = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
-        result = func(*args, **(kwargs or {}))
-        for tensor in result if isinstance(result, (tuple, list)) else [result]:
-            if isinstance(tensor, torch.Tensor):
-                self.nbytes = max(self.nbytes, tensor.untyped_storage().nbytes())
-        return result
 
 
 def test_memory_is_bounded_by_what_was_allowed() -> None:
