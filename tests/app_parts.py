@@ -23,7 +23,6 @@ def document(name: str = "notes.txt", pages: int = 3, sentences: int = 4, mark: 
     return Document(name, checksum, "txt", tuple(map(Page, range(1, pages + 1), texts)))
 
 
-
 def stored(name: str = "notes.txt", **numbers: Any) -> StoredDocument:
     return StoredDocument(document(name, **numbers), Path(name))
 

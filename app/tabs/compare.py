@@ -114,4 +114,3 @@ def table_html(entries: list[Entry]) -> str:
         f"<p class='hint'>{escape(compared.question)}</p>"
         f"<table class='compare'><thead><tr><td></td>{head}</tr></thead><tbody>{body}</tbody></table>"
     )
-

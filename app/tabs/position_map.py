@@ -146,7 +146,8 @@ def _zoom(event: gr.EventData, *everything: Any) -> tuple[Any, ...]:
 
 
 def _pick(event: gr.EventData, *everything: Any) -> tuple[Any, ...]:
-    show, group_size, neighbor_window, view, *boxes, _, _ = everything
+    show, group_size, neighbor_window, view, query_from, query_to, key_from, key_to, *_ = everything
+    boxes = (query_from, query_to, key_from, key_to)
     try:
         query, key = _cell_of(event._data, view.length)
     except ValueError as error:

@@ -95,6 +95,7 @@ def recorded(
         # The others that run the same model have to leave out the same cells.
         done = complete_cells(read_run(arguments.out).rows)
     run = Run(first) if file is None else file.run
+    going: Iterator[Progress | CellDone]
     if tasks is not None and arguments.ray is not None:
         from selfextend.lab.ray_runner import run_on_ray
 
