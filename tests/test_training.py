@@ -24,7 +24,7 @@ from training.prose import HARBOUR, OBSERVATORY
 from training.rows import LANGUAGE, PADDING, VALUE, RowMaker
 from training.split import draw, side
 from training.tokenizer import corpus, train
-from training.train import PLAN, TRAINED_WINDOW, Stage, Trainer, grown, learning_rate, stage_of
+from training.train import PLAN, TRAINED_WINDOW, Stage, Trainer, learning_rate, stage_of
 
 
 @pytest.fixture(scope="module")
@@ -197,15 +197,6 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(tokenizer, tmp_pat
     assert resumed.tokens == whole.tokens == 3 * 2 * 64
     for one, other in zip(whole.model.parameters(), resumed.model.parameters(), strict=True):
         torch.testing.assert_close(one, other)
-
-
-def test_growing_by_a_layer_changes_nothing_at_first(tokenizer, tmp_path) -> None:
-    model = Trainer(tokenizer.backend_tokenizer, tmp_path, (Stage(64, 2, 1, 0.5, 1e-3, 1e-3),)).model.eval()
-    larger = grown(model).eval()
-    assert larger.config.num_hidden_layers == model.config.num_hidden_layers + 1
-    ids = torch.randint(3, 600, (2, 40), generator=torch.Generator().manual_seed(0))
-    with torch.no_grad():
-        torch.testing.assert_close(larger(ids).logits, model(ids).logits)
 
 
 ASSETS = Path(__file__).parent.parent / "assets"

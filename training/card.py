@@ -21,8 +21,16 @@ from training.evaluate import MAX_NEW_TOKENS, ask, document_text, prompt, read_q
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
 ROOT = Path(__file__).resolve().parent.parent
 ALL = "vanilla,vanilla+logn,selfextend,selfextend+logn"
-# Cases per depth, eleven depths: fewer where each case costs more.
-PASSKEYS = (("1x,2x", 20), ("4x", 10), ("8x", 4), ("16x", 2), ("32x", 1))
+RECOMMENDED = "selfextend+logn"
+# Lengths, methods, cases at each of eleven depths: fewer where each case costs more.
+PASSKEYS = (
+    ("1x,2x", ALL, 20),
+    ("4x", ALL, 5),
+    ("8x", RECOMMENDED, 2),
+    ("16x", RECOMMENDED, 1),
+    ("32x", RECOMMENDED, 1),
+    ("8x", "vanilla,vanilla+logn,selfextend", 1),
+)
 LABELS = {
     "vanilla": "vanilla", "vanilla+logn": "vanilla, log-n alone", "selfextend": "SelfExtend alone",
     "selfextend+logn": "SelfExtend with log-n",
@@ -94,6 +102,11 @@ def _cold_start(model: str, run: Path) -> dict[str, Any]:
     return {"seconds": time.perf_counter() - started, "answer": answer.strip(), "expected": question.answer}
 
 
+def _passkey(model: str, lengths: str, methods: str, trials: int, *more: str) -> dict[str, Any]:
+    grid = ("--lengths", lengths, "--methods", methods, "--trials", str(trials))
+    return command("passkey", "--model", model, *grid, *more)
+
+
 def measure(model: str, run: Path) -> dict[str, Any]:
     """All figures of ``model``, a name or folder for --model. The held-out document must lie in ``run``."""
     folder = run / "measured"
@@ -103,25 +116,17 @@ def measure(model: str, run: Path) -> dict[str, Any]:
     generated = folder / "generated.txt"
     generated.write_text(heldout_prose())
     figures: dict[str, Any] = {}
-    for lengths, trials in PASSKEYS:
-        name = f"passkey_{lengths.replace(',', '_')}"
-        figures[name] = _kept(
-            folder / f"{name}.json",
-            partial(
-                command, "passkey", "--model", model, "--methods", ALL, "--lengths", lengths, "--trials", str(trials)
-            ),
-        )
-    figures["prose"] = _kept(
-        folder / "prose.json",
-        lambda: command(
-            "passkey", "--model", model, "--methods", ALL, "--lengths", "8x", "--trials", "4", "--text", str(prose)
-        ),
-    )
+    figures["questions"] = _kept(folder / "questions.json", lambda: _questions(model, run))
     figures["perplexity"] = _kept(
         folder / "perplexity.json",
         lambda: command("perplexity", "--model", model, "--methods", ALL, "--length", "8192", "--text", str(generated)),
     )
-    figures["questions"] = _kept(folder / "questions.json", lambda: _questions(model, run))
+    figures["prose"] = _kept(
+        folder / "prose.json", partial(_passkey, model, "8x", RECOMMENDED, 2, "--text", str(prose))
+    )
+    for number, (lengths, methods, trials) in enumerate(PASSKEYS):
+        name = f"passkey_{number}"
+        figures[name] = _kept(folder / f"{name}.json", partial(_passkey, model, lengths, methods, trials))
     figures["cold_start"] = _kept(folder / "cold_start.json", lambda: _cold_start(model, run))
     return figures
 

@@ -35,10 +35,7 @@ LOG_EVERY = 50
 
 @dataclass(frozen=True)
 class Stage:
-    """``steps`` steps on ``rows`` rows of ``length`` tokens; the learning rate goes straight from one end to the other.
-
-    A stage with more ``layers`` than the one before begins by growing the model (see `grown`).
-    """
+    """``steps`` steps on ``rows`` rows of ``length`` tokens; the learning rate goes straight from one end to the other."""
 
     length: int
     rows: int
@@ -46,7 +43,6 @@ class Stage:
     recall_share: float
     learning_rate: float
     final_learning_rate: float
-    layers: int = 4
 
 
 # Short rows first: matching is learnt suddenly, after a plateau, and the plateau is shorter in steps than in tokens.
@@ -56,18 +52,16 @@ PLAN = (
     Stage(256, 16, 500, 0.30, 2e-3, 2e-3),
     Stage(512, 10, 800, 0.20, 2e-3, 1.3e-3),
     Stage(512, 10, 800, 0.05, 1.3e-3, 5e-5),
-    Stage(512, 10, 40, 0.10, 1e-4, 1.3e-3, layers=5),
-    Stage(512, 10, 460, 0.10, 1.3e-3, 3e-5, layers=5),
 )
 
 
-def configuration(vocabulary_size: int, layers: int) -> LlamaConfig:
+def configuration(vocabulary_size: int) -> LlamaConfig:
     """The bundled model's shape."""
     return LlamaConfig(
         vocab_size=vocabulary_size,
         hidden_size=256,
         intermediate_size=512,
-        num_hidden_layers=layers,
+        num_hidden_layers=4,
         num_attention_heads=8,
         num_key_value_heads=8,
         max_position_embeddings=TRAINED_WINDOW,
@@ -81,26 +75,10 @@ def configuration(vocabulary_size: int, layers: int) -> LlamaConfig:
 
 
 def model_of(state: dict[str, torch.Tensor]) -> LlamaForCausalLM:
-    """A model with the weights of ``state``, as many layers as they have."""
-    layers = 1 + max(int(name.split(".")[2]) for name in state if name.startswith("model.layers."))
-    model = LlamaForCausalLM(configuration(len(state["model.embed_tokens.weight"]), layers))
+    """A model with the weights of ``state``."""
+    model = LlamaForCausalLM(configuration(len(state["model.embed_tokens.weight"])))
     model.load_state_dict(state)
     return model
-
-
-def grown(model: LlamaForCausalLM) -> LlamaForCausalLM:
-    """``model`` with one more layer in its middle, which at first passes on what it gets and so changes nothing."""
-    old = model.config.num_hidden_layers
-    middle = old // 2
-    larger = LlamaForCausalLM(configuration(model.config.vocab_size, old + 1))
-    decoder, source = larger.model, model.model
-    decoder.embed_tokens.load_state_dict(source.embed_tokens.state_dict())
-    decoder.norm.load_state_dict(source.norm.state_dict())
-    for index, layer in enumerate(source.layers):
-        decoder.layers[index + (index >= middle)].load_state_dict(layer.state_dict())
-    for last in (decoder.layers[middle].self_attn.o_proj, decoder.layers[middle].mlp.down_proj):
-        torch.nn.init.zeros_(last.weight)
-    return larger
 
 
 def learning_rate(step: int, plan: tuple[Stage, ...], warm_up: int = 100) -> float:
@@ -142,7 +120,7 @@ class Trainer:
         self.rank = dist.get_rank() if dist.is_initialized() else 0
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         torch.manual_seed(seed)
-        self._train_on(LlamaForCausalLM(configuration(tokenizer.get_vocab_size(), plan[0].layers)))
+        self._train_on(LlamaForCausalLM(configuration(tokenizer.get_vocab_size())))
         self.step = 0
         self.seconds = 0.0
         self.tokens = 0
@@ -234,9 +212,6 @@ class Trainer:
             stage = stage_of(self.step, self.plan)
             if maker is None or (maker.length, maker.recall_share) != (stage.length, stage.recall_share):
                 maker = RowMaker(self.tokenizer, 0, stage.length, stage.recall_share)
-            while self.model.config.num_hidden_layers < stage.layers:
-                torch.manual_seed(self.seed)
-                self._train_on(grown(self.model))
             # Seeded by step, so that a resumed run sees the rows it would have seen.
             seed = (self.seed * 1_000_003 + self.step) * self.processes + self.rank
             maker.rng.seed(seed)
