@@ -35,7 +35,7 @@ LOG_EVERY = 50
 
 @dataclass(frozen=True)
 class Stage:
-    """``steps`` steps on ``rows`` rows of ``length`` tokens; the learning rate goes straight from one end to the other."""
+    """``steps`` steps on ``rows`` rows of ``length`` tokens; the learning rate goes straight between its two ends."""
 
     length: int
     rows: int
