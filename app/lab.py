@@ -280,10 +280,15 @@ def _sweep_figure(run: Run, view: str) -> go.Figure:
 # Tables and files
 
 
-def table_html(run: Run) -> str:
-    """Each method at each length with its settings, n, Wilson interval, seconds and memory; or the curves' ends."""
+def table_html(run: Run, view: str | None = None) -> str:
+    """Each method at each length with its settings, n, Wilson interval, seconds and memory; or the curves' ends.
+
+    Args:
+        view: the figure it stands under: what that does not show is left out. None is everything.
+    """
     groups: dict[str, list[Row]] = {}
-    for row in run.rows:
+    shown = [row for row in run.rows if view in (row["label"], row["probe"])]
+    for row in shown or run.rows:
         groups.setdefault(row["probe"], []).append(row)
     parts = []
     for probe, rows in groups.items():
@@ -303,22 +308,34 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
         for first, *rest in rows
     )
     return (
-        f"<div class='table-scroll' tabindex='0'><table class='compare'><thead><tr>{columns}</tr></thead>"
+        f"<div class='lab-scroll' tabindex='0'><table class='lab'><thead><tr>{columns}</tr></thead>"
         f"<tbody>{body}</tbody></table></div>"
     )
 
 
 def _settings_words(settings: dict[str, Any]) -> str:
-    names = {"group_size": "G", "neighbor_window": "w", "query_scaling": "scaling", "rope_type": "RoPE"}
-    return ", ".join(f"{names.get(key, key)} {value}" for key, value in settings.items()) or "–"
+    names = {"group_size": "G", "neighbor_window": "w", "rope_type": "RoPE"}
+    words = [f"{names.get(key, key)} {value}" for key, value in settings.items() if key != "query_scaling"]
+    words += ["log-n"] if settings.get("query_scaling") == "logn" else []
+    return ", ".join(words) or "–"
 
 
 def _accuracy_table(rows: list[Row]) -> str:
+    several = len(labels(rows)) > 1
     return _table(
-        ("Method", "Tokens", "Right", "95% interval", "n", "Settings", "Seconds", "Peak memory"),
+        (
+            *(["Method"] if several else []),
+            "Tokens",
+            "Right",
+            "95% interval",
+            "n",
+            "Settings",
+            "Seconds",
+            "Peak memory",
+        ),
         [
             (
-                entry["label"],
+                *([entry["label"]] if several else []),
                 f"{entry['length']:,}",
                 f"{entry['accuracy']:.0%}",
                 f"{entry['low']:.0%} – {entry['high']:.0%}",

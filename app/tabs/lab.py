@@ -197,7 +197,7 @@ def build_lab_tab(runtime: Runtime, visitor: gr.State) -> None:
     )
     for pane in (left, right):
         pane.run.input(_chosen_run, [opened, pane.run], [pane.view, pane.plot, pane.table], queue=False, **HIDDEN)
-        pane.view.input(_chosen_view, [opened, pane.run, pane.view], [pane.plot], queue=False, **HIDDEN)
+        pane.view.input(_chosen_view, [opened, pane.run, pane.view], [pane.plot, pane.table], queue=False, **HIDDEN)
     for form, button in saves.items():
         button.click(_saver(form), [opened, left.run], [button], **HIDDEN)
 
@@ -286,7 +286,7 @@ def _planned_views(run: Run, views: list[str]) -> list[str]:
 
 
 def _drawn(pane: Pane, run: Run, view: str) -> dict[Any, Any]:
-    return {pane.plot: packed(lab.figure(run, view)), pane.table: lab.table_html(run)}
+    return {pane.plot: packed(lab.figure(run, view)), pane.table: lab.table_html(run, view)}
 
 
 def _redraw(going: OpenedRun, left: Pane, right: Pane) -> dict[Any, Any]:
@@ -302,13 +302,13 @@ def _chosen_run(runs: dict[str, OpenedRun], label: str | None) -> tuple[Any, Any
         return gr.skip(), gr.skip(), gr.skip()
     run = runs[label].run
     views = _planned_views(run, lab.views(run))
-    return gr.update(choices=views, value=views[0]), packed(lab.figure(run, views[0])), lab.table_html(run)
+    return gr.update(choices=views, value=views[0]), packed(lab.figure(run, views[0])), lab.table_html(run, views[0])
 
 
-def _chosen_view(runs: dict[str, OpenedRun], label: str | None, view: str | None) -> Any:
+def _chosen_view(runs: dict[str, OpenedRun], label: str | None, view: str | None) -> tuple[Any, Any]:
     if label not in runs or view not in _planned_views(runs[label].run, lab.views(runs[label].run)):
-        return gr.skip()
-    return packed(lab.figure(runs[label].run, str(view)))
+        return gr.skip(), gr.skip()
+    return packed(lab.figure(runs[label].run, str(view))), lab.table_html(runs[label].run, view)
 
 
 def _saver(form: str) -> Any:
