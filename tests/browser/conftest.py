@@ -20,12 +20,14 @@ from urllib.parse import urlsplit
 from urllib.request import urlopen
 
 import pytest
-from playwright.sync_api import Browser, ConsoleMessage, Page, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Page, expect, sync_playwright
 
 ROOT = Path(__file__).resolve().parents[2]
 SERVER_SECONDS = 180
 ACTION_MILLISECONDS = 90_000
 """Generous, since a busy machine is no failure; what has to be fast is measured where it is claimed."""
+
+expect.set_options(timeout=ACTION_MILLISECONDS)
 
 
 @pytest.fixture(scope="session")
