@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from app.asking import Question, answer_turn
-from app.conversation import METHOD_WORDS, Reply, Source
+from app.conversation import Reply, Source, method_words
 from app.model_shelf import LoadedModel
 from app.session import CacheStore, Session, Turn
 
@@ -59,7 +59,7 @@ def reply_steps(
     replies: list[Reply] = []
     turns: list[Turn] = []
     for question in questions:
-        name = METHOD_WORDS[question.method]
+        name = method_words(question.method, _scaling(question))
         for shown in _one(loaded, caches, session, question, f"{name}: " if len(questions) > 1 else ""):
             if isinstance(shown, Turn):
                 turns.append(shown)
@@ -107,9 +107,13 @@ def _one(
                 progress = Progress(prefix + "waiting for the model, which answers somebody else", None)
             if now - last >= UPDATE_SECONDS:
                 last = now
-                yield Shown((Reply(0, question.method, text),), progress)
+                yield Shown((Reply(0, question.method, text, query_scaling=_scaling(question)),), progress)
     finally:
         steps.close()
+
+
+def _scaling(question: Question) -> str:
+    return "none" if question.config is None else question.config.query_scaling
 
 
 def _reading(event: Any) -> str:
@@ -136,6 +140,7 @@ def _stopped(question: Question, text: str, read: Any, tokens: int, first: float
         question.method,
         text,
         stopped=words,
+        query_scaling=_scaling(question),
         prompt_tokens=read.total if read else 0,
         new_tokens=tokens,
         seconds=seconds,

@@ -5,12 +5,13 @@ Their docstrings are what API pages and MCP clients show. They use the model tha
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
-from app.asking import Question, answer_turn
+from app.asking import Question, answer_turn, prompt_of
 from app.documents import DocumentError
 from app.model_shelf import NoModelError
 from app.runtime import SAMPLE, Runtime
@@ -93,18 +94,16 @@ def _ask(
     asked = Question(
         text=question,
         documents=tuple(session.documents),
-        config=loaded.advice(1),
+        config=None,
         method="vanilla" if str(method).lower() == "vanilla" else "selfextend",
         extend="always",
         generation=GenerationSettings(max_new_tokens=int(max_new_tokens)),
     )
-    from dataclasses import replace
-
-    from app.asking import prompt_of
-
     prompt = prompt_of(loaded, asked)
     config = _config(loaded, len(prompt) + int(max_new_tokens), int(group_size or 0), int(neighbor_window or 0))
-    turn = answer_turn_to_end(runtime, session, replace(asked, config=config), prompt)
+    if asked.method == "selfextend":
+        asked = replace(asked, config=config)
+    turn = answer_turn_to_end(runtime, session, asked, prompt)
     answer = turn.answer
     return {
         "answer": answer.text.strip(),

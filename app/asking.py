@@ -31,8 +31,8 @@ class Question:
     Attributes:
         text: the question.
         documents: in the order in which they stand in the prompt.
-        config: SelfExtend's settings. With the method "vanilla" only its query scaling counts.
-        method: "vanilla" or "selfextend".
+        config: SelfExtend's settings. None is the untouched model; group_size 1 is vanilla with its query scaling.
+        method: "vanilla", which answers past its reach too, or "selfextend".
         extend: "always", or "when_needed": only past the trained window.
         generation: how to answer. A plain prompt's stop strings are added.
         earlier: questions and answers that stay in the prompt.
@@ -40,7 +40,7 @@ class Question:
 
     text: str
     documents: tuple[StoredDocument, ...]
-    config: SelfExtendConfig
+    config: SelfExtendConfig | None
     method: Method
     extend: ExtendWhen
     generation: GenerationSettings
@@ -75,10 +75,11 @@ def answer_turn(
     if not question.text.strip():
         raise ValueError("Type a question first.")
     prompt = prompt_of(loaded, question) if prompt is None else prompt
-    config = question.config if question.method == "selfextend" else None
+    config = question.config
     settings = replace(question.generation, stop=(*question.generation.stop, *prompt.stop))
     prefix = reading_place(loaded, caches, session, question.documents, config)
-    caches.make_room(loaded.estimate.kv_bytes(len(prompt) + settings.max_new_tokens, question.config.neighbor_window))
+    expected = loaded.estimate.kv_bytes(len(prompt) + settings.max_new_tokens, config and config.neighbor_window)
+    caches.make_room(expected)
     recording = None
     if loaded.supported:
         recording = recording_request(
@@ -95,6 +96,7 @@ def answer_turn(
         trained_window=loaded.trained_window,
         record=recording,
         chunk_tokens=chunk_tokens(loaded.model),
+        past_reach="allow" if question.method == "vanilla" else "refuse",
     )
     try:
         for event in steps:

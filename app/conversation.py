@@ -16,6 +16,11 @@ MAX_KEPT = 30
 METHOD_WORDS = {"vanilla": "Vanilla", "selfextend": "SelfExtend"}
 
 
+def method_words(method: str, query_scaling: str) -> str:
+    """A column's heading."""
+    return METHOD_WORDS[method] + (" + log-n" if query_scaling == "logn" else "")
+
+
 @dataclass(frozen=True)
 class Source:
     """A cited passage: see `app.evidence.Citation`, of which this is what the chat and the capsule keep."""
@@ -123,8 +128,12 @@ def reply_text(replies: Sequence[Reply]) -> str:
     """What the chat shows of an entry's replies: one below the other's heading in two columns, or just the one."""
     if len(replies) == 1:
         return _markdown(replies[0])
-    columns = (f"<div>\n\n**{METHOD_WORDS[reply.method]}**\n\n{_markdown(reply)}\n\n</div>" for reply in replies)
+    columns = (f"<div>\n\n**{_heading(reply)}**\n\n{_markdown(reply)}\n\n</div>" for reply in replies)
     return f'<div class="columns">\n{"".join(columns)}\n</div>'
+
+
+def _heading(reply: Reply) -> str:
+    return method_words(reply.method, reply.query_scaling)
 
 
 def _markdown(reply: Reply) -> str:
@@ -151,7 +160,7 @@ def page_link(turn: int, source: Source) -> str:
 def settings_words(reply: Reply) -> str:
     """The settings that a reply was made with."""
     if reply.group_size == 1:
-        return "vanilla"
+        return "log-n alone" if reply.query_scaling == "logn" else "vanilla"
     scaling = ", log-n" if reply.query_scaling == "logn" else ""
     return f"G = {reply.group_size:,}, w = {reply.neighbor_window:,}{scaling}"
 
@@ -175,7 +184,7 @@ def as_text(entries: Sequence[Entry], documents: Sequence[str]) -> str:
         lines += [f"## {entry.question}", ""]
         for reply in entry.replies:
             if len(entry.replies) > 1:
-                lines += [f"### {METHOD_WORDS[reply.method]}", ""]
+                lines += [f"### {_heading(reply)}", ""]
             lines += [reply.text, ""]
             for source in reply.sources:
                 passage = " ".join(source.text.split())

@@ -18,7 +18,7 @@ from app.meters import meters, refusal
 from app.runtime import SAMPLE, Runtime
 from app.session import Turn
 from app.tabs.attention import build_attention_tab
-from app.tabs.chat import MODEL_QUEUE, ChatPane, States, build_chat, complaint_html, status_html
+from app.tabs.chat import MODEL_QUEUE, ChatPane, States, build_chat, complaint_html, examples_for, status_html
 from app.tabs.compare import build_compare_tab
 from app.tabs.controls import Choices, Controls, build_controls, slider_updates
 from app.tabs.documents_panel import (
@@ -87,6 +87,12 @@ def build_page(runtime: Runtime) -> gr.Blocks:
                 build_lab_tab(runtime, states.visitor)
             with gr.Tab("Learn", id="learn"):
                 build_learn_tab()
+        states.view.change(
+            lambda visitor: gr.update(examples=examples_for(runtime.sessions.get(visitor))),
+            [states.visitor],
+            chat.chatbot,
+            **LIVE,
+        )
         for answered in chat.answered:
             answered.then(*compare.measure, concurrency_limit=1, concurrency_id=MODEL_QUEUE, **HIDDEN)
         add_endpoints(runtime)

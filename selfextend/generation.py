@@ -263,6 +263,7 @@ def answer_steps(
     trained_window: int | None = None,
     record: RecordingRequest | None = None,
     chunk_tokens: int = CHUNK_TOKENS,
+    past_reach: Literal["refuse", "allow"] = "refuse",
 ) -> Iterator[Event]:
     """Read a prompt and answer it, step by step. Closing the generator stops between two chunks or tokens.
 
@@ -273,6 +274,8 @@ def answer_steps(
         prefix: what was read before; only new tokens are computed. It is brought up to date as the work goes on.
         record: attention to keep. Its rows may reach into the answer. For the vanilla model it is recorded under
             group_size=1, which is the same function.
+        past_reach: "allow" answers past the settings' reach too, however badly: log-n alone is `group_size=1` with
+            query scaling, whose reach is the trained window.
 
     Yields:
         `Waiting` while the model is busy, `PrefillProgress`, `NewToken`, and `Answer` last.
@@ -286,7 +289,7 @@ def answer_steps(
     window = windows.trained_window(model.config) if trained_window is None else trained_window
     total = len(prompt) + settings.max_new_tokens
     used = settings_in_use(config, extend, total, window)
-    if used is not None:
+    if used is not None and past_reach == "refuse":
         check_budget(total, used, window)
     if record is not None and used is None:
         used = SelfExtendConfig(group_size=1, neighbor_window=max(1, window // 4))

@@ -124,9 +124,20 @@ def test_past_reach_is_refused_with_the_smallest_change_and_nothing_is_read(tiny
 
 
 def test_vanilla_answers_past_its_window(tiny: LoadedModel) -> None:  # noqa: F811
-    turn, _ = run(tiny, CacheStore(10**9), Session("v"), question("Who?", stored(pages=12), method="vanilla"))
+    asked = question("Who?", stored(pages=12), method="vanilla", config=None)
+    turn, _ = run(tiny, CacheStore(10**9), Session("v"), asked)
     assert turn.config is None
     assert turn.answer.prompt_tokens > tiny.trained_window
+
+
+def test_log_n_alone_answers_past_the_window_and_is_not_vanilla(tiny: LoadedModel) -> None:  # noqa: F811
+    text = stored(pages=12)
+    plain = question("Who?", text, method="vanilla", config=None)
+    alone = replace(plain, config=SelfExtendConfig(1, 64, "logn"))
+    first, _ = run(tiny, CacheStore(10**9), Session("v"), plain)
+    second, _ = run(tiny, CacheStore(10**9), Session("v"), alone)
+    assert second.answer.config == alone.config
+    assert second.answer.log_probabilities[0] != first.answer.log_probabilities[0]
 
 
 def test_stop_in_prefill_keeps_what_was_read(tiny: LoadedModel) -> None:  # noqa: F811
@@ -161,7 +172,7 @@ def test_stop_in_the_answer_keeps_its_words(tiny: LoadedModel) -> None:  # noqa:
 
 
 def test_compare_gives_both_replies_in_order(tiny: LoadedModel) -> None:  # noqa: F811
-    asked = [question(method="vanilla"), question(method="selfextend")]
+    asked = [question(method="vanilla", config=None), question(method="selfextend")]
     *_, last = reply_steps(tiny, CacheStore(10**9), Session("v"), asked)
     assert [reply.method for reply in last.replies] == ["vanilla", "selfextend"]
     assert all(reply.seconds > 0 and reply.cache_bytes > 0 for reply in last.replies)

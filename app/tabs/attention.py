@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from html import escape
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import gradio as gr
 import numpy as np
@@ -20,7 +20,9 @@ from app.tabs.plot_pane import packed, plot_pane
 from app.tabs.shared import LIVE, Refresh
 from app.token_index import Passage
 from selfextend.positions import explain
-from selfextend.recording import AttentionRecord
+
+if TYPE_CHECKING:
+    from selfextend.recording import AttentionRecord
 
 COLUMNS = 480
 """Most bins in the picture; more are pooled, and zooming in shows them apart."""

@@ -61,6 +61,13 @@ def first_questions() -> list[str]:
     return [record["question"] for record in json.loads(SAMPLE_QUESTIONS.read_text(encoding="utf-8"))]
 
 
+def examples_for(session: Session) -> list[dict[str, str]]:
+    """Questions to ask with one click: those on the sample, while it is the document at hand."""
+    if [stored.document.name for stored in session.documents] != [SAMPLE.name]:
+        return []
+    return [{"text": question} for question in first_questions()]
+
+
 def status_html(progress: Progress) -> str:
     """A line of progress that screen readers announce."""
     if not progress.words:
@@ -86,7 +93,7 @@ def build_chat(runtime: Runtime, controls: Controls, states: States) -> ChatPane
         allow_tags=False,
         feedback_options=None,
         placeholder="### Ask the document\nThe answer streams, and its page links open the passages it comes from.",
-        examples=[{"text": question} for question in first_questions()],
+        examples=[],
         layout="bubble",
     )
     status = gr.HTML(elem_id="chat-status", elem_classes=["chat-status"])
@@ -134,7 +141,7 @@ def build_chat(runtime: Runtime, controls: Controls, states: States) -> ChatPane
         try:
             choices = Choices.read(values)
             loaded = runtime.models.need()
-            questions = _questions(session, choices, text, entries)
+            questions = _questions(session, choices, choices.ways(loaded.trained_window), text, entries)
             steps = reply_steps(loaded, runtime.caches, session, questions)
             for shown in steps:
                 entry = Entry(text, shown.replies, loaded.label)
@@ -213,7 +220,7 @@ def build_chat(runtime: Runtime, controls: Controls, states: States) -> ChatPane
     return ChatPane(chatbot, question, status, answered)
 
 
-def _questions(session: Session, choices: Choices, text: str, entries: list[Entry]) -> list[Question]:
+def _questions(session: Session, choices: Choices, ways: list[Any], text: str, entries: list[Entry]) -> list[Question]:
     earlier: tuple[Exchange, ...] = ()
     if choices.remember:
         earlier = tuple(
@@ -225,13 +232,13 @@ def _questions(session: Session, choices: Choices, text: str, entries: list[Entr
         Question(
             text=text,
             documents=tuple(session.documents),
-            config=choices.config,
+            config=config,
             method=method,
             extend="when_needed" if choices.when_needed else "always",
             generation=choices.generation,
             earlier=earlier,
         )
-        for method in choices.methods
+        for method, config in ways
     ]
 
 

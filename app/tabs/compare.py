@@ -13,7 +13,7 @@ import gradio as gr
 
 from app.answering import Progress
 from app.compare import Losses, loss_steps
-from app.conversation import METHOD_WORDS, Entry, settings_words
+from app.conversation import Entry, method_words, settings_words
 from app.figures import loss_curves
 from app.prompting import build_prompt
 from app.runtime import Runtime
@@ -71,7 +71,7 @@ def build_compare_tab(runtime: Runtime, controls: Controls, states: States) -> C
             yield {**done, status: complaint_html(error)}
 
     def measure_after_comparison(entries: list[Entry], visitor: str, *values: Any) -> Iterator[dict[Any, Any]]:
-        if entries and len(entries[-1].replies) == 2 and not entries[-1].replies[-1].stopped:
+        if entries and len(entries[-1].replies) > 1 and not entries[-1].replies[-1].stopped:
             yield from measure(visitor, *values)
         else:
             yield {status: gr.skip()}
@@ -105,7 +105,9 @@ def table_html(entries: list[Entry]) -> str:
         ("Keys and values", [f"{reply.cache_bytes / 1e6:,.0f} MB" for reply in compared.replies]),
         ("Settings", [settings_words(reply) for reply in compared.replies]),
     ]
-    head = "".join(f"<th scope='col'>{METHOD_WORDS[reply.method]}</th>" for reply in compared.replies)
+    head = "".join(
+        f"<th scope='col'>{method_words(reply.method, reply.query_scaling)}</th>" for reply in compared.replies
+    )
     body = "".join(
         f"<tr><th scope='row'>{name}</th>{''.join(f'<td>{escape(cell)}</td>' for cell in cells)}</tr>"
         for name, cells in rows

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import gradio as gr
 
+from app.session import Method
 from app.tabs.shared import METHODS, DocumentView
 from selfextend.config import SelfExtendConfig, suggest
 
@@ -32,6 +33,7 @@ class Controls(NamedTuple):
     repetition_penalty: gr.Slider
     seed: gr.Number
     remember: gr.Checkbox
+    four: gr.Checkbox
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,7 @@ class Choices:
         config: SelfExtend's settings.
         when_needed: leave the model as it is inside its trained window.
         remember: keep earlier questions and answers in the prompt.
+        four: compare each remedy alone too.
     """
 
     method: str
@@ -55,6 +58,7 @@ class Choices:
     repetition_penalty: float
     seed: int
     remember: bool
+    four: bool
 
     @staticmethod
     def read(values: tuple[Any, ...] | list[Any]) -> Choices:
@@ -63,7 +67,7 @@ class Choices:
         Raises:
             ValueError: a number is missing or out of range.
         """
-        method, group, window, log_n, extend, new, temperature, top_p, top_k, penalty, seed, remember = values
+        method, group, window, log_n, extend, new, temperature, top_p, top_k, penalty, seed, remember, four = values
         if method not in METHODS:
             raise ValueError(f"The method is one of {', '.join(METHODS)}.")
         if any(number is None for number in (group, window, new, temperature, top_p, top_k, penalty, seed)):
@@ -79,6 +83,7 @@ class Choices:
             repetition_penalty=float(penalty),
             seed=int(seed),
             remember=bool(remember),
+            four=bool(four),
         )
 
     @property
@@ -99,10 +104,23 @@ class Choices:
             seed=self.seed,
         )
 
-    @property
-    def methods(self) -> tuple[Any, ...]:
-        """The methods to ask with, in the order of the columns."""
-        return {"Vanilla": ("vanilla",), "SelfExtend": ("selfextend",)}.get(self.method, ("vanilla", "selfextend"))
+    def ways(self, trained_window: int) -> list[tuple[Method, SelfExtendConfig | None]]:
+        """The ways to ask, in the order of the columns: method and settings, None for the untouched model."""
+        vanilla: tuple[Method, SelfExtendConfig | None] = ("vanilla", None)
+        extended: tuple[Method, SelfExtendConfig | None] = ("selfextend", self.config)
+        if self.method == "Vanilla":
+            return [vanilla]
+        if self.method == "SelfExtend":
+            return [extended]
+        if not self.four:
+            return [vanilla, extended]
+        group, window = self.config.group_size, self.config.neighbor_window
+        return [
+            vanilla,
+            ("vanilla", SelfExtendConfig(1, max(1, trained_window // 4), "logn")),
+            ("selfextend", SelfExtendConfig(group, window)),
+            ("selfextend", SelfExtendConfig(group, window, "logn")),
+        ]
 
 
 def build_controls(view: gr.State, neighbor_window: gr.State) -> Controls:
@@ -124,7 +142,7 @@ def build_controls(view: gr.State, neighbor_window: gr.State) -> Controls:
     log_n = gr.Checkbox(
         label=LOG_N,
         elem_id="log-n",
-        info="a second, separate remedy: sharpens attention over many tokens. Switch it to see what each does alone.",
+        info="a second, separate remedy, for SelfExtend: sharpens attention over many tokens.",
     )
     with gr.Accordion("Answering", open=False, elem_id="answering"):
         extend = gr.Radio([ALWAYS, WHEN_NEEDED], value=ALWAYS, label="Use SelfExtend", elem_id="extend")
@@ -137,6 +155,11 @@ def build_controls(view: gr.State, neighbor_window: gr.State) -> Controls:
         penalty = gr.Slider(1, 2, value=1, step=0.05, label="Repetition penalty")
         seed = gr.Number(0, label="Seed", precision=0)
         remember = gr.Checkbox(label="Keep earlier questions in the prompt", elem_id="remember")
+        four = gr.Checkbox(
+            label="Compare each remedy alone too",
+            info="four columns: vanilla, log-n alone, SelfExtend alone, both",
+            elem_id="four",
+        )
     suggest_button.click(
         _suggest,
         [view, neighbor_window],
@@ -146,7 +169,7 @@ def build_controls(view: gr.State, neighbor_window: gr.State) -> Controls:
         api_visibility="private",
     )
     return Controls(
-        method, group, window, log_n, extend, new_tokens, temperature, top_p, top_k, penalty, seed, remember
+        method, group, window, log_n, extend, new_tokens, temperature, top_p, top_k, penalty, seed, remember, four
     )
 
 

@@ -45,7 +45,7 @@ def build_documents_panel(runtime: Runtime, states: States, max_new_tokens: gr.S
     listing = gr.HTML(elem_id="documents", elem_classes=["documents"], js_on_load=_REMOVE, apply_default_css=False)
     with gr.Row(equal_height=True, elem_classes=["add-row"]):
         upload = gr.File(
-            label="Add documents: PDF, TXT, MD, DOCX",
+            label="Add PDF, TXT, MD or DOCX",
             file_count="multiple",
             height=72,
             scale=5,

@@ -8,6 +8,8 @@ from __future__ import annotations
 import base64
 import contextlib
 import math
+import threading
+import time
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -27,6 +29,8 @@ MOST_PAGES = 12
 LONG_PASSAGE = 180
 """Characters of a passage that stand in the list; the page below has all of it."""
 PICTURE_WIDTH = 900
+SECONDS_BETWEEN = 0.2
+"""From one update of a running test to the next."""
 
 NOT_PROOF = (
     "<p class='hint'><b>Attention is not proof.</b> It shows where the model looked, not what it used. "
@@ -58,13 +62,11 @@ class EvidenceTab(NamedTuple):
         passage: the radio of passages; its value is a rank.
         refresh: the redraw for the turn and the wanted passage: `event.then(*tab.refresh)`. It also runs by itself
             when the turn changes.
-        test: the event of a running test, for a page's own Stop button: `cancels=[tab.test]`.
     """
 
     wanted: gr.State
     passage: gr.Radio
     refresh: Refresh
-    test: Any
 
 
 def build_evidence_tab(turn: gr.State, test: PassageTester, *, concurrency_id: str = "model") -> EvidenceTab:
@@ -94,15 +96,26 @@ def build_evidence_tab(turn: gr.State, test: PassageTester, *, concurrency_id: s
     bars.pick(_open_page, [turn], [passage, result, opened], **LIVE)
     opened.change(_picture, [opened], [picture], **LIVE)
 
-    def run(turn: Turn | None, rank: int | None) -> Generator[tuple[Any, Any, Any], None, None]:
-        yield from _test(test, turn, rank)
+    # A flag and no `cancels`, after which a step that is still under way to the browser overwrites what is said there.
+    stopping: dict[str | None, threading.Event] = {}
 
-    running = start.click(
+    def run(request: gr.Request, turn: Turn | None, rank: int | None) -> Generator[tuple[Any, Any, Any], None, None]:
+        stopped = stopping[request.session_hash] = threading.Event()
+        try:
+            yield from _test(test, turn, rank, stopped)
+        finally:
+            stopping.pop(request.session_hash, None)
+
+    def halt(request: gr.Request) -> None:
+        if request.session_hash in stopping:
+            stopping[request.session_hash].set()
+
+    start.click(
         run, [turn, passage], [result, start, stop],
         concurrency_id=concurrency_id, concurrency_limit=1, show_progress="hidden", api_visibility="private",
     )  # fmt: skip
-    stop.click(_stopped, None, [result, start, stop], cancels=[running], **LIVE)
-    return EvidenceTab(wanted, passage, refresh, running)
+    stop.click(halt, None, None, **LIVE)
+    return EvidenceTab(wanted, passage, refresh)
 
 
 def _pages_of(turn: Turn) -> list[PageShare]:
@@ -217,7 +230,9 @@ def page_html(turn: Turn, where: Citation | PageShare) -> str:
     )
 
 
-def _test(test: PassageTester, turn: Turn | None, rank: int | None) -> Generator[tuple[Any, Any, Any], None, None]:
+def _test(
+    test: PassageTester, turn: Turn | None, rank: int | None, stopped: threading.Event
+) -> Generator[tuple[Any, Any, Any], None, None]:
     idle = (gr.update(interactive=True), gr.update(interactive=False))
     busy = (gr.update(interactive=False), gr.update(interactive=True))
     cited = turn.citations if turn is not None else ()
@@ -226,19 +241,20 @@ def _test(test: PassageTester, turn: Turn | None, rank: int | None) -> Generator
         yield "<p>Choose a passage first.</p>", *idle
         return
     yield "<p>Starting …</p>", *busy
+    words, shown = "<p>The test was stopped.</p>", 0.0
     try:
         with contextlib.closing(test(turn, chosen)) as steps:
             for step in steps:
-                words = _verdict(step, turn) if isinstance(step, PassageTest) else _progress(step)
-                yield words, *busy
+                if isinstance(step, PassageTest):
+                    words = _verdict(step, turn)
+                elif stopped.is_set():
+                    break
+                elif time.monotonic() - shown > SECONDS_BETWEEN:
+                    shown = time.monotonic()
+                    yield _progress(step), *busy
     except (ValueError, RuntimeError, MemoryError) as error:
-        yield f"<p role='alert' class='complaint'>{escape(str(error))}</p>", *idle
-        return
-    yield gr.skip(), *idle
-
-
-def _stopped() -> tuple[Any, Any, Any]:
-    return "<p>The test was stopped.</p>", gr.update(interactive=True), gr.update(interactive=False)
+        words = f"<p role='alert' class='complaint'>{escape(str(error))}</p>"
+    yield words, *idle
 
 
 def _progress(step: Any) -> str:

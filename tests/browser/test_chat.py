@@ -18,6 +18,7 @@ from playwright.sync_api import Page, expect
 from tiny_models import save_folder, tiny_model
 
 pytestmark = pytest.mark.browser
+expect.set_options(timeout=90_000)
 
 Open = Callable[..., Page]
 SENTENCE = "The quick brown fox jumps over the lazy dog near the old mill. "

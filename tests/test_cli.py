@@ -1,0 +1,224 @@
+"""The command line: what it prints, and that whatever is wrong is said before a model is loaded."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from lab_models import WINDOW, folder
+
+from selfextend import suggest
+from selfextend.cli import main
+from selfextend.lab.records import read_run
+from selfextend.lab.target import Target
+
+ROOT = Path(__file__).parent.parent
+MODEL = ("-m", str(folder()))
+
+
+@pytest.fixture
+def no_loading(monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(self: Target) -> Any:
+        raise AssertionError("a model was loaded")
+
+    monkeypatch.setattr(Target, "load", load)
+
+
+def result(capsys: pytest.CaptureFixture[str], *arguments: str) -> Any:
+    assert main([*arguments, "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def complaint(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    assert main(list(arguments)) == 1
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("error: ")
+    return captured.err
+
+
+def test_suggest_is_the_librarys(capsys: pytest.CaptureFixture[str]) -> None:
+    found = result(capsys, "suggest", "-L", "4096", "-N", "16000")
+    config = suggest(4096, 16000)
+    assert (found["group_size"], found["neighbor_window"]) == (config.group_size, config.neighbor_window)
+    assert found["reach"] >= 16000
+    assert result(capsys, "suggest", "--model", str(folder()), "-N", "1000")["trained_window"] == WINDOW
+
+
+def test_map_prints_the_papers_rows(capsys: pytest.CaptureFixture[str]) -> None:
+    found = result(capsys, "map", "-L", "7", "-G", "2", "-w", "4", "-N", "10")
+    assert found["relative"][9] == [6, 6, 5, 5, 4, 4, 3, 2, 1, 0]
+    assert found["relative"][4][:5] == [4, 3, 2, 1, 0]
+    assert main(["map", "-L", "7", "-G", "2", "-w", "4", "-N", "10"]) == 0
+    assert "9  6  6  5  5  4  4  3  2  1  0" in capsys.readouterr().out
+
+
+def test_doctor_tells_what_is_here(capsys: pytest.CaptureFixture[str]) -> None:
+    import torch
+
+    found = result(capsys, "doctor")
+    assert found["torch"] == torch.__version__
+    assert set(found["quantization"]) == {"int8", "nf4"}
+    assert main(["doctor"]) == 0
+    assert "bundled model" in capsys.readouterr().out
+
+
+def test_passkey_reports_each_cell_and_keeps_a_record(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    path = tmp_path / "run.jsonl"
+    asked = ("passkey", *MODEL, "--lengths", "2x,3x", "--depths", "0,1", "-n", "2", "--out", str(path))
+    found = result(capsys, *asked)
+    assert {(cell["label"], cell["length"], cell["depth"]) for cell in found["cells"]} == {
+        (label, length, depth) for label in ("Vanilla", "SelfExtend") for length in (512, 768) for depth in (0.0, 1.0)
+    }
+    assert all(
+        0 <= cell["low"] <= cell["accuracy"] <= cell["high"] <= 1 and cell["trials"] == 2 for cell in found["cells"]
+    )
+    assert read_run(path).header["seed"] == 0
+    shown = result(capsys, "runs", str(path))["runs"][0]
+    assert shown["cells"] == found["cells"]
+    # Gone on with when nothing is missing, it computes nothing and says the same.
+    assert result(capsys, *asked, "--resume")["cells"] == found["cells"]
+    rows = tmp_path / "rows.csv"
+    assert main(["runs", str(path), str(path), "--csv", str(rows)]) == 0
+    assert len(rows.read_text().splitlines()) == 1 + 2 * 16
+
+
+def test_a_longlm_test_set_runs_and_reports_each_row(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    line = "The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again.\n"
+    path = tmp_path / "examples.jsonl"
+    path.write_text(
+        "".join(
+            json.dumps({"input": line * n + f"The pass key is {key}.\n", "target": key, "passkey_position": 9}) + "\n"
+            for n, key in ((6, "12345"), (9, "678"))
+        )
+    )
+    rows = result(capsys, "passkey", *MODEL, "--file", str(path))["rows"]
+    assert [(row["method"], row["expected"], row["passkey_position"]) for row in rows] == [
+        (method, [key], 9) for method in ("vanilla", "selfextend") for key in ("12345", "678")
+    ]
+    assert rows[0]["settings"] == {}
+    assert rows[2]["settings"]["group_size"] == suggest(WINDOW, rows[2]["length"]).group_size > 1
+
+
+def test_perplexity_gives_a_curve_for_each_method(capsys: pytest.CaptureFixture[str]) -> None:
+    found = result(capsys, "perplexity", *MODEL, "--methods", "vanilla,window,yarn", "-N", "3x", "--bin-tokens", "300")
+    assert set(found["curves"]) == {"Vanilla", "Sliding window", "YaRN"}
+    for curve in found["curves"].values():
+        assert curve["start"] == [1, 301, 601]
+        assert all(value > 1 for value in curve["perplexity"])
+
+
+def test_needle_key_value_and_short_context_run(capsys: pytest.CaptureFixture[str]) -> None:
+    for asked in (("needle", "--variant", "tracking"), ("key-value",)):
+        found = result(capsys, *asked, *MODEL, "--lengths", "6x", "--depths", "1")
+        assert [cell["trials"] for cell in found["cells"]] == [1, 1]
+    own = ("--sentence", "The cake is in the shed.", "--question", "Where is the cake?", "--answer", "the shed")
+    assert (
+        result(capsys, "needle", *MODEL, *own, "--lengths", "2x", "--depths", "1")["settings"]["answer"] == "the shed"
+    )
+
+
+def test_sweep_recommends(capsys: pytest.CaptureFixture[str]) -> None:
+    asked = ("sweep", *MODEL, "-N", "2x", "-G", "2,5,8", "-w", "32,64", "--depths", "1", "--scaling", "both")
+    found = result(capsys, *asked)
+    assert found["left_out"] == [
+        f"SelfExtend{scaling} (G=2, w={w})" for scaling in ("", " with log-n") for w in (32, 64)
+    ]
+    assert len(found["methods"]) == 8
+    assert found["recommendation"]["label"] in found["methods"]
+    assert found["recommendation"]["reason"]
+
+
+def test_ask_and_compare_answer(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("Nothing much happens here. " * 30)
+    asked = ("What happens?", *MODEL, "--text", str(text), "--max-new-tokens", "4")
+    found = result(capsys, "ask", *asked)
+    assert found["prompt_tokens"] > WINDOW
+    assert found["group_size"] > 1
+    assert result(capsys, "ask", *asked, "--vanilla")["group_size"] is None
+    assert result(capsys, "ask", "Why?", *MODEL, "--max-new-tokens", "2")["group_size"] is None  # it fits the window
+    assert main(["ask", *asked]) == 0
+    assert capsys.readouterr().out.strip() == found["answer"].strip()
+    rows = result(capsys, "compare", *asked, "--methods", "vanilla,selfextend,window", "--expect", "nothing")["rows"]
+    assert [row["method"] for row in rows] == ["vanilla", "selfextend", "window"]
+    assert rows[1]["answer"] == found["answer"]
+    assert all(row["log_probability"] < 0 for row in rows)
+
+
+@pytest.mark.usefixtures("no_loading")
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("passkey", "-G", "2", "--lengths", "8x"), "past the reach"),
+        (("perplexity", "-G", "2", "-N", "8x"), "past the reach"),
+        (("passkey", "--trials", "0"), "trials"),
+        (("passkey", "--depths", "0,1.5"), "0 … 1"),
+        (("passkey", "--depths", "0"), "at least 1"),
+        (("passkey", "--depths", "deep"), "no depths"),
+        (("passkey", "--lengths", "long"), "no length"),
+        (("passkey", "--lengths", "1"), "at least 2"),
+        (("passkey", "--lengths", "100"), "by itself"),
+        (("passkey", "--digits", "0"), "digits"),
+        (("passkey", "--methods", "alibi"), "alibi"),
+        (("passkey", "--methods", ""), "at least one method"),
+        (("passkey", "-w", "300", "-G", "4"), "smaller than the trained window"),
+        (("passkey", "--file", "missing.jsonl"), "cannot be read"),
+        (("passkey", "--resume"), "--out"),
+        (("passkey", "--out", "/nowhere/at/all.jsonl"), "no folder"),
+        (("passkey", "--ray", "127.0.0.1:1", "--lengths", "2x"), "Nothing answers"),
+        (("needle", "--variant", "several"), "variant"),
+        (("needle", "--sentence", "Alone."), "all three"),
+        (("needle", "--text", "missing.pdf"), "cannot be read"),
+        (("perplexity", "--text", str(ROOT / "LICENSE"), "-N", "100000"), "fewer than"),
+        (("perplexity", "-N", "2x,4x"), "one length"),
+        (("sweep", "--probe", "nonsense"), "no probe"),
+        (("sweep", "-G", "two"), "whole numbers"),
+        (("sweep", "-G", "2", "-N", "64x"), "None of these"),
+        (("sweep", "--scaling", "some"), "--scaling"),
+        (("short-context", "--for-length", "1x"), "nothing would be grouped"),
+        (("ask", " "), "question is empty"),
+        (("ask", "Why?", "--max-new-tokens", "0"), "at least 1"),
+        (("ask", "Why?", "-G", "2", "--max-new-tokens", "5000"), "past the reach"),
+        (("compare", "Why?", "--text", "missing.txt"), "cannot be read"),
+    ],
+)
+def test_what_is_wrong_is_said_before_a_model_is_loaded(
+    capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], words: str
+) -> None:
+    assert words in complaint(capsys, *arguments, *MODEL)
+
+
+@pytest.mark.usefixtures("no_loading")
+def test_a_needle_longer_than_its_text_and_foreign_records_are_refused(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    short = tmp_path / "short.txt"
+    short.write_text("Short.")
+    own = ("--sentence", "A very long sentence indeed.", "--question", "What?", "--answer", "long")
+    assert "longer than the text" in complaint(capsys, "needle", *MODEL, "--text", str(short), *own)
+    foreign = tmp_path / "foreign.jsonl"
+    foreign.write_text('{"a": 1}\n')
+    assert "no record" in complaint(capsys, "passkey", *MODEL, "--out", str(foreign), "--resume")
+    assert "there already" in complaint(capsys, "passkey", *MODEL, "--out", str(foreign))
+    assert "no record" in complaint(capsys, "runs", str(foreign))
+    assert foreign.read_text() == '{"a": 1}\n'
+
+
+def test_a_model_that_is_not_there_is_said_plainly(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "no folder" in complaint(capsys, "passkey", "-m", "./nowhere")
+    assert "either --trained-window or --model" in complaint(capsys, "suggest", "-N", "100")
+
+
+def test_settings_alone_need_neither_torch_nor_transformers() -> None:
+    code = (
+        "import sys; from selfextend.cli import main; main(['suggest', '-L', '512', '-N', '4096']); "
+        "assert not {'torch', 'transformers', 'gradio', 'plotly'} & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "group size" in done.stdout
