@@ -78,7 +78,7 @@ def answer_turn(
     config = question.config
     settings = replace(question.generation, stop=(*question.generation.stop, *prompt.stop))
     prefix = reading_place(loaded, caches, session, question.documents, config)
-    expected = loaded.estimate.kv_bytes(len(prompt) + settings.max_new_tokens, config and config.neighbor_window)
+    expected = loaded.estimate.kv_bytes(len(prompt) + settings.max_new_tokens, config.neighbor_window if config else None)
     caches.make_room(expected)
     recording = None
     if loaded.supported:

@@ -186,7 +186,7 @@ class Facts:
                 return self.attribute(kind, entity, attribute, value())
         return self.draw(entity)
 
-    def statement(self, fact: Fact, plain: float = 0.82) -> tuple[str, str, str]:
+    def statement(self, fact: Fact, plain: float = 0.92) -> tuple[str, str, str]:
         """The fact as a sentence of a passage, in three parts: before the value, the value, what follows.
 
         ``plain`` is the share of statements that use the very words of the answer.

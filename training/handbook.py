@@ -66,7 +66,7 @@ class Author:
     def __init__(self, setting: Setting, seed: int, names: tuple[str, ...] = ()) -> None:
         self.setting = setting
         self.rng = random.Random(seed)
-        self.names = Names(self.rng, "held_out")
+        self.names = Names(self.rng, "held_out", invented_share=0.0)
         self.own_names = list(names)
         self.rng.shuffle(self.own_names)
         self.used: set[str] = set()

@@ -13,14 +13,23 @@ from training.split import Split, draw
 
 
 class Names:
-    """Draws names and values of one split with one random generator; equal seeds give equal draws."""
+    """Draws names and values of one split with one random generator; equal seeds give equal draws.
 
-    def __init__(self, rng: random.Random, split: Split = "train") -> None:
+    ``invented_share`` of the names are syllables of no meaning, so that names of any spelling can be looked up.
+    """
+
+    def __init__(self, rng: random.Random, split: Split = "train", invented_share: float = 0.3) -> None:
         self.rng = rng
+        self.invented_share = invented_share
         self.split: Split = split
 
     def _pick(self, words: tuple[str, ...]) -> str:
         return words[int(self.rng.random() * len(words))]
+
+    def _name(self) -> str:
+        if self.rng.random() < self.invented_share:
+            return self._syllables()
+        return self._pick(v.NAME_STARTS) + self._pick(v.NAME_CLOSES)
 
     def _syllables(self) -> str:
         text = self._pick(v.ONSETS) + self._pick(v.VOWELS)
@@ -36,7 +45,7 @@ class Names:
 
     def name(self) -> str:
         """An invented proper name."""
-        return self.word().capitalize()
+        return draw(self._name, self.split).capitalize()
 
     def person(self) -> str:
         return f"{self._pick(v.FIRST_NAMES)} {self.name()}"

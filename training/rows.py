@@ -273,7 +273,7 @@ class RowMaker:
         rng = self.rng
         text = self._text().add_ids([self.bos])
         style = rng.choice(("json", "lines", "csv"))
-        long_keys = self.length >= 384 and rng.random() < 0.4
+        long_keys = self.length >= 384 and rng.random() < 0.25
         text.add(
             rng.choice(
                 (

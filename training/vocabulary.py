@@ -20,6 +20,23 @@ CODAS = _words("b ck d f g l ld lk ll lm lt m mb mp n nd ng nk nt p r rd rk rm r
 NAME_ENDINGS = _words(
     "a en ia in on or is us el an ar ow ey well ford ton ham wick ridge mere dale field by stone hurst worth gate"
 )
+# Most names are one of these and one of those: Ashmere, Thornwick.
+NAME_STARTS = _words(
+    "Alder Amber Apple Arrow Ash Barley Bay Beck Birch Black Blue Bracken Bram Bright Brook Cald Carr Castle Cedar "
+    "Chester Clay Clear Cliff Coal Cold Copper Corn Crane Cross Crow Dale Deep Dove Drift Dun East Edge Elder Elm "
+    "Ever Fair Falcon Fern Field Flint Ford Fox Frost Gold Grand Green Grey Hal Harrow Hart Hawk Hazel Heath Hill "
+    "Holly Horn Iron Ivy Kel King Lang Lark Lin Long Mal March Marl Marsh May Mel Mill Moor Moss Nether New Night "
+    "North Oak Old Orchard Over Owl Oxen Pen Pine Port Quarry Raven Red Ridge River Rock Rook Rose Rush Rye Salt "
+    "Sand Sea Shel Silver Sky Slate Snow South Spring Stan Star Stone Storm Sun Swan Thistle Thorn Tide Timber "
+    "Under Up Vale Water Way West Whit Wild Willow Wind Winter Wolf Wood Yar Yew"
+)
+NAME_CLOSES = _words(
+    "bank barrow beck borough bourne bridge brook burn bury by cliff combe cote cott cove crest croft dale dean den "
+    "don down drake ell fell field fleet ford garth gate glen gow grove hall ham hampton haven head heath holm holt "
+    "hope hurst ing ings keld land lea leigh ley low man marsh mead mere mond mont moor more mouth ness over owe "
+    "park pool port ridge rigg rock sand sea shaw shore side stead stoke stone stow strand thorpe thwaite ton tree "
+    "vale ville wade wall ward water way well wharf wick wood worth yard"
+)
 FIRST_NAMES = _words(
     "Ada Alan Alice Amara Anders Anita Arne Astrid Aylin Bela Bruno Carla Cesar Clara Dana Darius Dilip Edith "
     "Elena Emil Esther Farid Felix Fiona Greta Hana Hugo Ida Igor Imran Ines Ivan Jana Joel Jonas Judith Karim "
@@ -156,8 +173,8 @@ AUXILIARIES = _words(
 
 # Names kept for the sample document alone: the split counts any text with one of them as held out.
 RESERVED_NAMES = _words(
-    "Meridian Larkspur Kestrel Halloway Ashgrove Pellworm Corvane Tamarisk Brightwater Osmund Thistledown Quillon "
-    "Vesper Ravensworth Solander Juniper Marlowe Winterbourne Calder Foxglove Lindqvist Orpheus Stormont "
-    "Peregrine Galloway Hawthorne Isolde Northam Bellwether Carrick Dunmore Evenlode Fairholm Gwendolyn Heron "
-    "Ivory Jessamine Kingfisher Lorimer Mistral Nightingale Ottoline"
+    "Meridian Ashgrove Brightwater Winterbourne Ravensworth Fairholm Dunmore Northam Hawkridge Larkwood Stonegarth "
+    "Silverton Thistledown Nightwell Kingswood Foxcombe Oakhampton Willowmere Rosehaven Harrowgate Coldstream Elmstead "
+    "Copperfield Greystoke Marlpool Saltmarsh Sunderholt Wolfhope Riverstow Crosswick Birchleigh Caldmont Evermead "
+    "Goldcrest Hazelcote Ironbridge Linford Mossdale Pinecliff Quarryhead Rushbrook Starfell Swanmouth Yarborough"
 )

@@ -1,0 +1,127 @@
+"""The pictures of the README: every tab of the app on the bundled model and the sample document, in Chromium.
+
+    python -m benchmarks.screenshots           # writes assets/screenshots/*.png; takes minutes
+
+Needs Debian's chromium, and playwright from requirements-dev.txt.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from urllib.error import URLError
+from urllib.request import urlopen
+
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+ROOT = Path(__file__).resolve().parent.parent
+FOLDER = ROOT / "assets" / "screenshots"
+WAIT_MILLISECONDS = 600_000
+SETTLED_MILLISECONDS = 1500
+RIGHT_TABS = ("Evidence", "Position map", "Attention", "Parameters", "Compare", "Runs")
+
+
+@contextmanager
+def app() -> Iterator[str]:
+    """The address of a fresh app, which ends with the block."""
+    with closing(socket.socket()) as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    address = f"http://127.0.0.1:{port}"
+    with tempfile.TemporaryDirectory() as data:
+        command = [sys.executable, "app.py", "--no-browser", "--port", str(port), "--data-folder", data]
+        server = subprocess.Popen(command, cwd=ROOT)
+        try:
+            for _ in range(300):
+                try:
+                    urlopen(address, timeout=5).close()
+                    break
+                except (URLError, ConnectionError, TimeoutError):
+                    time.sleep(0.5)
+            yield address
+        finally:
+            server.terminate()
+            server.wait(timeout=30)
+
+
+class Photographer:
+    """One page of the app, and pictures of it."""
+
+    def __init__(self, browser: Browser, address: str, width: int, height: int, theme: str, suffix: str = "") -> None:
+        self.suffix = suffix
+        self.page: Page = browser.new_page(viewport={"width": width, "height": height})
+        self.page.set_default_timeout(WAIT_MILLISECONDS)
+        self.page.goto(f"{address}/?__theme={theme}")
+        expect(self.page.locator("#model-summary .activity")).to_contain_text("SelfExtend active in")
+
+    def shoot(self, name: str) -> None:
+        self.page.wait_for_timeout(SETTLED_MILLISECONDS)
+        self.page.screenshot(path=FOLDER / f"{name}{self.suffix}.png")
+
+    def open_right(self, tab: str) -> None:
+        shown = self.page.locator("#right-tabs").get_by_role("tab", name=tab, exact=True)
+        if not shown.is_visible():
+            self.page.locator("#right-tabs .overflow-menu button").first.click()
+            shown = self.page.locator("#right-tabs .overflow-dropdown").get_by_text(tab, exact=True)
+        shown.click()
+
+    def answered(self, number: int) -> None:
+        expect(self.page.locator("#chat .measures")).to_have_count(number)
+        expect(self.page.get_by_role("button", name="Send", exact=True)).to_be_visible()
+
+    def every_tab(self) -> None:
+        page = self.page
+        first, second, *_ = json.loads((ROOT / "assets" / "sample_questions.json").read_text(encoding="utf-8"))
+        expect(page.locator(".document-list")).to_contain_text("sample.pdf")
+        page.locator("#chat").get_by_text(first["question"]).click()
+        self.answered(1)
+        for tab in RIGHT_TABS[:4]:
+            self.open_right(tab)
+            self.shoot(tab.lower().replace(" ", "-"))
+        page.get_by_role("radio", name="Compare").first.check()
+        page.get_by_label("Question", exact=True).fill(second["question"])
+        page.get_by_role("button", name="Send", exact=True).click()
+        self.answered(3)
+        self.open_right("Compare")
+        page.wait_for_selector("#loss-plot .scatterlayer path, #right-tabs .scatterlayer path")
+        self.shoot("compare")
+        self.open_right("Runs")
+        self.shoot("runs")
+        page.get_by_role("tab", name="Learn", exact=True).click()
+        self.shoot("learn")
+        page.get_by_role("tab", name="Lab", exact=True).click()
+        page.locator("#lab-run").click()
+        expect(page.locator("#lab-stop")).to_be_visible()
+        expect(page.locator("#lab-run")).to_be_visible()
+        self.shoot("lab")
+
+
+def main() -> None:
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    expect.set_options(timeout=WAIT_MILLISECONDS)
+    with sync_playwright() as playwright, app() as address:
+        browser = playwright.chromium.launch(
+            executable_path=shutil.which("chromium"), args=["--no-sandbox", "--disable-background-networking"]
+        )
+        Photographer(browser, address, 1500, 1000, "light").every_tab()
+        dark = Photographer(browser, address, 1500, 1000, "dark", "-dark")
+        dark.open_right("Position map")
+        dark.shoot("position-map")
+        narrow = Photographer(browser, address, 390, 844, "light", "-390")
+        narrow.shoot("read")
+        browser.close()
+    print("\n".join(str(path.relative_to(ROOT)) for path in sorted(FOLDER.glob("*.png"))))
+
+
+if __name__ == "__main__":
+    main()
