@@ -50,7 +50,6 @@ SECTION = ParagraphStyle(
     textColor=INK,
     spaceBefore=11,
     spaceAfter=4,
-    keepWithNext=1,
 )
 FRONT = ParagraphStyle("front", SECTION, fontSize=15, leading=19, spaceAfter=8)
 CONTENTS = (
@@ -73,6 +72,10 @@ class _Setter(BaseDocTemplate):
         self.addPageTemplates(
             [PageTemplate("cover", [frame]), PageTemplate("text", [frame], onPageEnd=self._furniture)]
         )
+
+    def beforeDocument(self) -> None:
+        # Set several times over, until the contents agree with the pages: each time from the start.
+        self.chapter = ""
 
     def _furniture(self, canvas: Any, _: Any) -> None:
         canvas.saveState()
@@ -117,7 +120,7 @@ def typeset(book: Book, path: Path) -> None:
             heading: Flowable = Paragraph(escape(section.title), SECTION)
             first, *rest = (Paragraph(escape(text), BODY) for text in section.paragraphs)
             # Whole paragraphs: a fact never runs across a page's foot.
-            story += [heading, KeepTogether([first]), *(KeepTogether([paragraph]) for paragraph in rest)]
+            story += [KeepTogether([heading, first]), *(KeepTogether([paragraph]) for paragraph in rest)]
     path.parent.mkdir(parents=True, exist_ok=True)
     _Setter(path, book).multiBuild(story)
 

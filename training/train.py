@@ -53,11 +53,11 @@ class Stage:
 
 # Short rows first: matching is learnt suddenly, after a plateau, and the plateau is shorter in steps than in tokens.
 PLAN = (
-    Stage(64, 40, 900, 0.60, 1.0, 1.0),
-    Stage(128, 32, 200, 0.40, 1.0, 1.0),
-    Stage(256, 16, 300, 0.30, 1.0, 1.0),
-    Stage(512, 10, 1200, 0.20, 1.0, 0.7),
-    Stage(512, 10, 1200, 0.05, 0.7, 0.02),
+    Stage(64, 40, 700, 0.60, 1.0, 1.0),
+    Stage(128, 32, 150, 0.40, 1.0, 1.0),
+    Stage(256, 16, 200, 0.30, 1.0, 1.0),
+    Stage(512, 10, 900, 0.15, 1.0, 0.8),
+    Stage(512, 10, 1300, 0.05, 0.8, 0.02),
 )
 
 
