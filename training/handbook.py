@@ -25,12 +25,6 @@ ENDINGS = (
     "", "", "", "", "", "", ", and it is not likely to change", ", which surprises some people",
     ", as the plaque by the door confirms", ", and everybody is glad of it",
 )  # fmt: skip
-# Things that nobody would put on scales.
-WEIGHTLESS = frozenset(
-    "archive bakery basin bridge causeway cellar contract depot dock festival fund garden gate guild hall hut kitchen "
-    "library licence lighthouse market mission office pier programme project quay reservoir school society survey "
-    "terrace theatre trail trust tunnel vault warehouse workshop".split()
-)
 
 
 @dataclass(frozen=True)
@@ -115,7 +109,7 @@ class Author:
         if taken & {"weighs", "costs"}:
             return self._fact(entity, "number", taken)
         weighs, costs = v.MEASURES[:2]
-        verb, question, units = costs if entity.split()[-1] in WEIGHTLESS else rng.choice((weighs, costs))
+        verb, question, units = costs if entity.split()[-1] in v.WEIGHTLESS else rng.choice((weighs, costs))
         return Fact(
             f"{verb}|{entity}", f"{entity} {verb}", self._value("amount"), f" {rng.choice(units)}",
             (question.format(ent=entity),),

@@ -58,6 +58,12 @@ THINGS = _words(
     "contract licence permit route trail reactor rover probe satellite beacon buoy mast sail anchor winch loom "
     "press organ piano bell globe telegraph"
 )
+# Things that nobody would put on scales.
+WEIGHTLESS = _words(
+    "archive bakery basin bridge causeway cellar contract depot dock festival fund garden gate guild hall hut kitchen "
+    "library licence lighthouse market mission office pier programme project quay reservoir school society survey "
+    "terrace theatre trail trust tunnel vault warehouse workshop"
+)
 # What is asked about it, when the answer is digits or a code.
 NUMBER_ATTRIBUTES = _phrases(
     """access code, pass code, serial number, entry code, room number, order number, catalogue number, locker code,
