@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import re
+import zlib
 from pathlib import Path
 
 import pytest
@@ -216,3 +217,10 @@ def test_other_files_are_refused(tmp_path: Path, content: bytes, words: str) -> 
         read_test_set(path)
     with pytest.raises(TestSetError, match="cannot be read"):
         read_test_set(tmp_path / "missing.jsonl")
+
+
+def test_passkeys_are_numbers_that_the_bundled_model_never_trained_on() -> None:
+    keys = {Passkey().case(tokenizer(), 300, 0.5, random.Random(seed)).expected[0] for seed in range(30)}
+    assert len(keys) > 20
+    assert all(zlib.crc32(key.encode()) % 8 == 0 and len(key) == 5 for key in keys)
+    assert len(Passkey(digits=1).case(tokenizer(), 300, 0.5, random.Random(0)).expected[0]) == 1

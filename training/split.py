@@ -7,14 +7,13 @@ generator made it, and anybody can check which.
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Callable
 from typing import Literal
 
+from selfextend.lab.held_out import is_held_out
 from training.vocabulary import RESERVED_NAMES
 
 Split = Literal["train", "held_out"]
-HELD_OUT_SHARE = 8
 _RESERVED = tuple(name.lower() for name in RESERVED_NAMES)
 
 
@@ -22,7 +21,7 @@ def side(text: str) -> Split:
     """Returns the side that ``text`` is on; upper and lower case make no difference."""
     text = text.lower()
     reserved = any(name in text for name in _RESERVED)
-    return "held_out" if reserved or zlib.crc32(text.encode()) % HELD_OUT_SHARE == 0 else "train"
+    return "held_out" if reserved or is_held_out(text) else "train"
 
 
 def draw(make: Callable[[], str], split: Split) -> str:
