@@ -24,6 +24,7 @@ import numpy.typing as npt
 
 from app.conversation import METHOD_WORDS, Entry, Reply, from_json, measures, settings_words
 from app.evidence import PageShare, page_shares
+from app.figure_style import OFFLINE
 from app.figures import attention_heatmap, page_bars
 from app.session import Turn
 
@@ -241,7 +242,7 @@ def as_html(capsule: Capsule) -> str:
     """The whole file. It loads nothing from anywhere."""
     figures = figures_of(capsule)
     pictures = "".join(
-        figure.to_html(full_html=False, include_plotlyjs=number == 0, config={"displaylogo": False})
+        figure.to_html(full_html=False, include_plotlyjs=number == 0, config=OFFLINE)
         for number, figure in enumerate(figures)
     )
     # No tag inside a string may end or begin a script element.

@@ -18,6 +18,9 @@ from app.theme import ACCENTS, BLUE, FONT_STACK, GREY, GRID, INK, PAPER
 METHOD_NAMES = {"vanilla": "Vanilla", "selfextend": "SelfExtend"}
 SEQUENTIAL = "Cividis"
 
+OFFLINE = {"displaylogo": False, "showSendToCloud": False, "plotlyServerURL": ""}
+"""plotly.js's settings for figures in files: no button that sends one to another host."""
+
 LINE = 20
 COLOUR_BAR_ROOM, COLOUR_BAR_LIFT = 58, 24
 """Pixels: a line of the title; what a lying colour bar takes, and by how much plotly lifts the title over one."""

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
+from app.figure_style import OFFLINE
 from app.figures import accuracy_grid, loss_curves, sweep_heatmap
 from app.model_shelf import LoadedModel
 from selfextend.lab.choices import (
@@ -382,7 +383,7 @@ def as_csv(run: Run) -> str:
 def as_html(run: Run) -> str:
     """One page with all figures, the table and the header; it opens in any browser, without a network."""
     figures = [
-        figure(run, view).to_html(full_html=False, include_plotlyjs=number == 0)
+        figure(run, view).to_html(full_html=False, include_plotlyjs=number == 0, config=OFFLINE)
         for number, view in enumerate(views(run))
     ]
     told = escape(json.dumps(run.header, indent=1, ensure_ascii=False))

@@ -21,6 +21,7 @@ from app.prompting import Exchange, build_prompt
 from app.runtime import SAMPLE, SAMPLE_QUESTIONS, Runtime
 from app.session import Session
 from app.tabs.controls import Choices, Controls
+from app.tabs.shared import save_on_click
 
 MODEL_QUEUE = "model"
 """The concurrency id of everything that uses the model: one at a time."""
@@ -104,7 +105,7 @@ def build_chat(runtime: Runtime, controls: Controls, states: States) -> ChatPane
         send = gr.Button("Send", variant="primary", elem_id="send", min_width=80, scale=1)
         stop = gr.Button("Stop", variant="stop", elem_id="stop", visible=False, min_width=80, scale=1)
     with gr.Row(elem_classes=["chat-tools"]):
-        download = gr.DownloadButton("Download chat", size="sm", elem_id="download-chat")
+        download = gr.Button("Download chat", size="sm", elem_id="download-chat")
         show_prompt = gr.Button("Show the prompt", size="sm", elem_id="show-prompt")
     prompt_box = gr.Textbox(
         label="The prompt of the answer on the right, as the model read it", lines=10, max_lines=20, visible=False,
@@ -177,11 +178,13 @@ def build_chat(runtime: Runtime, controls: Controls, states: States) -> ChatPane
     def example(event: gr.SelectData, entries: list[Entry], visitor: str) -> tuple[Any, ...]:
         return begin(_plain(event.value), entries, visitor)
 
-    def save(entries: list[Entry], visitor: str) -> str:
+    def save(entries: list[Entry], visitor: str) -> tuple[str | None, str]:
+        if not entries:
+            return None, complaint_html("There is nothing to download yet: ask a question first.")
         names = [stored.document.name for stored in runtime.sessions.get(visitor).documents]
         path = Path(tempfile.mkdtemp(prefix="selfextend-")) / "conversation.md"
         path.write_text(as_text(entries, names), encoding="utf-8")
-        return str(path)
+        return str(path), ""
 
     def prompt_text(turn: Any, visitor: str, text: str) -> Any:
         if turn is not None:
@@ -215,7 +218,7 @@ def build_chat(runtime: Runtime, controls: Controls, states: States) -> ChatPane
     stop.click(lambda visitor: runtime.sessions.get(visitor).stop.set(), [states.visitor], None, **at_once)
     chatbot.undo(undo, [states.entries], [states.entries, chatbot, question], **at_once)
     chatbot.clear(clear, [states.visitor], [states.entries, states.turn, status], **at_once)
-    download.click(save, again, download, **at_once)
+    save_on_click(download, save, again, status)
     show_prompt.click(prompt_text, [states.turn, states.visitor, question], prompt_box, **at_once)
     return ChatPane(chatbot, question, status, answered)
 

@@ -10,7 +10,7 @@ import json
 import re
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,6 +22,7 @@ from app.answering import Progress as Words
 from app.runtime import Runtime
 from app.tabs.chat import MODEL_QUEUE, complaint_html, status_html
 from app.tabs.plot_pane import packed, plot_pane
+from app.tabs.shared import save_on_click
 from selfextend.lab.errors import LabError
 from selfextend.lab.grid import CellDone, Progress
 from selfextend.lab.records import Run, RunFile, read_run
@@ -111,9 +112,9 @@ def build_lab_tab(runtime: Runtime, visitor: gr.State) -> None:
                 left, right = _pane("left"), _pane("right")
             with gr.Row():
                 saves = {
-                    "jsonl": gr.DownloadButton("Save the run (JSON lines)", size="sm", min_width=130),
-                    "csv": gr.DownloadButton("Rows (CSV)", size="sm", min_width=130),
-                    "html": gr.DownloadButton("Figures and tables (HTML)", size="sm", min_width=130),
+                    "jsonl": gr.Button("Save the run (JSON lines)", size="sm", min_width=130),
+                    "csv": gr.Button("Rows (CSV)", size="sm", min_width=130),
+                    "html": gr.Button("Figures and tables (HTML)", size="sm", min_width=130),
                 }
             gr.HTML("<p class='hint'>These save the left run. The camera on a figure saves it as PNG.</p>")
 
@@ -199,7 +200,7 @@ def build_lab_tab(runtime: Runtime, visitor: gr.State) -> None:
         pane.run.input(_chosen_run, [opened, pane.run], [pane.view, pane.plot, pane.table], queue=False, **HIDDEN)
         pane.view.input(_chosen_view, [opened, pane.run, pane.view], [pane.plot, pane.table], queue=False, **HIDDEN)
     for form, button in saves.items():
-        button.click(_saver(form), [opened, left.run], [button], **HIDDEN)
+        save_on_click(button, _saver(form), [opened, left.run], status)
 
 
 def _pane(side: str) -> Pane:
@@ -311,10 +312,10 @@ def _chosen_view(runs: dict[str, OpenedRun], label: str | None, view: str | None
     return packed(lab.figure(runs[label].run, str(view))), lab.table_html(runs[label].run, view)
 
 
-def _saver(form: str) -> Any:
-    def save(runs: dict[str, OpenedRun], label: str | None) -> Any:
+def _saver(form: str) -> Callable[..., tuple[str | None, str]]:
+    def save(runs: dict[str, OpenedRun], label: str | None) -> tuple[str | None, str]:
         if label not in runs:
-            return gr.skip()
+            return None, complaint_html("There is no run to save yet: press Run, or open a saved one.")
         run = runs[label].run
         if form == "jsonl":
             text = "".join(f"{json.dumps(line, ensure_ascii=False)}\n" for line in (run.header, *run.rows))
@@ -322,6 +323,6 @@ def _saver(form: str) -> Any:
             text = lab.as_csv(run) if form == "csv" else lab.as_html(run)
         path = Path(tempfile.mkdtemp(prefix="selfextend-")) / f"{run.probe}.{form}"
         path.write_text(text, encoding="utf-8")
-        return str(path)
+        return str(path), ""
 
     return save

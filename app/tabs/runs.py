@@ -32,6 +32,7 @@ from app.session import Turn
 from app.tabs.attention import ALL, MAX, view_of
 from app.tabs.chat import States, complaint_html
 from app.tabs.plot_pane import packed, plot_pane
+from app.tabs.shared import save_on_click
 
 TokenTexts = Callable[[Turn], Any]
 
@@ -48,12 +49,10 @@ def build_runs_tab(states: States, token_texts: TokenTexts) -> None:
         "also has a camera button that saves it as PNG.</p>"
     )
     with gr.Row():
-        capsule = gr.DownloadButton(
-            "Save run capsule", size="sm", variant="primary", elem_id="save-capsule", min_width=130
-        )
-        pages = gr.DownloadButton("Pages and passages (CSV)", size="sm", elem_id="save-csv", min_width=130)
-        attention = gr.DownloadButton("Attention (CSV)", size="sm", elem_id="save-attention", min_width=130)
-        data = gr.DownloadButton("Everything (JSON)", size="sm", elem_id="save-json", min_width=130)
+        capsule = gr.Button("Save run capsule", size="sm", variant="primary", elem_id="save-capsule", min_width=130)
+        pages = gr.Button("Pages and passages (CSV)", size="sm", elem_id="save-csv", min_width=130)
+        attention = gr.Button("Attention (CSV)", size="sm", elem_id="save-attention", min_width=130)
+        data = gr.Button("Everything (JSON)", size="sm", elem_id="save-json", min_width=130)
     status = gr.HTML(elem_id="runs-status")
     opened = gr.File(
         label="Open a run capsule", file_types=[".html"], height=96, elem_id="open-capsule", elem_classes=["drop-zone"]
@@ -64,12 +63,12 @@ def build_runs_tab(states: States, token_texts: TokenTexts) -> None:
             bars = plot_pane(label="Pages of the opened run", height=280, elem_id="capsule-pages")
             heat = plot_pane(label="Attention of the opened run", height=420, elem_id="capsule-attention")
 
-    def saver(name: str, write: Callable[[Capsule], str]) -> Callable[..., tuple[Any, str]]:
-        def save(turn: Turn | None, entries: list[Entry]) -> tuple[Any, str]:
+    def saver(name: str, write: Callable[[Capsule], str]) -> Callable[..., tuple[str | None, str]]:
+        def save(turn: Turn | None, entries: list[Entry]) -> tuple[str | None, str]:
             try:
                 return _saved(name, write(_capsule(turn, entries, token_texts))), ""
             except CapsuleError as error:
-                return gr.skip(), complaint_html(error)
+                return None, complaint_html(error)
 
         return save
 
@@ -95,14 +94,14 @@ def build_runs_tab(states: States, token_texts: TokenTexts) -> None:
         return {**updates, pictures: gr.update(visible=False)}
 
     options: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
-    writers: list[tuple[gr.DownloadButton, str, Callable[[Capsule], str]]] = [
+    writers: list[tuple[gr.Button, str, Callable[[Capsule], str]]] = [
         (capsule, "run.html", as_html),
         (pages, "pages.csv", as_csv),
         (attention, "attention.csv", attention_of),
         (data, "run.json", lambda made: json.dumps(as_json(made), ensure_ascii=False, indent=1)),
     ]
     for button, name, write in writers:
-        button.click(saver(name, write), [states.turn, states.entries], [button, status], **options)
+        save_on_click(button, saver(name, write), [states.turn, states.entries], status)
     opened.change(open_capsule, [opened], [status, found, shown, pictures, bars, heat], **options)
 
 

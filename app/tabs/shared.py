@@ -85,6 +85,34 @@ def draw_on_load(refresh: Refresh) -> None:
     page.load(*refresh, **LIVE)
 
 
+# A DownloadButton saves what it held before the click; here the file is made by the click.
+_SAVE_FILE = """(file) => {
+  if (!file) return;
+  const link = document.createElement("a");
+  link.href = file.url;
+  link.download = file.orig_name ?? "";
+  document.body.append(link);
+  link.click();
+  link.remove();
+}"""
+
+
+def save_on_click(
+    button: gr.Button,
+    make: Callable[..., tuple[str | None, str]],
+    inputs: Sequence[gr.components.Component],
+    status: gr.HTML,
+) -> None:
+    """Makes a file when `button` is clicked and has the browser save it.
+
+    `make` gets the values of `inputs` and returns the file's path, or None, and what `status` then says.
+    """
+    made = gr.DownloadButton(visible="hidden")
+    options: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+    done = button.click(make, list(inputs), [made, status], **options)
+    done.success(None, [made], None, js=_SAVE_FILE, **options)
+
+
 def settings_of(group_size: float, neighbor_window: float) -> SelfExtendConfig:
     """The sliders' numbers as settings. Sliders send floats where the step is whole, and null when emptied."""
     if group_size is None or neighbor_window is None:
