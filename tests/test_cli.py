@@ -82,6 +82,9 @@ def test_passkey_reports_each_cell_and_keeps_a_record(capsys: pytest.CaptureFixt
     assert shown["cells"] == found["cells"]
     # Gone on with when nothing is missing, it computes nothing and says the same.
     assert result(capsys, *asked, "--resume")["cells"] == found["cells"]
+    picture = tmp_path / "run.svg"
+    assert main(["runs", str(path), "--figure", str(picture)]) == 0
+    assert found["title"] in picture.read_text()
     rows = tmp_path / "rows.csv"
     assert main(["runs", str(path), str(path), "--csv", str(rows)]) == 0
     assert len(rows.read_text().splitlines()) == 1 + 2 * 16
@@ -104,8 +107,16 @@ def test_a_longlm_test_set_runs_and_reports_each_row(capsys: pytest.CaptureFixtu
     assert rows[2]["settings"]["group_size"] == suggest(WINDOW, rows[2]["length"]).group_size > 1
 
 
-def test_perplexity_gives_a_curve_for_each_method(capsys: pytest.CaptureFixture[str]) -> None:
-    found = result(capsys, "perplexity", *MODEL, "--methods", "vanilla,window,yarn", "-N", "3x", "--bin-tokens", "300")
+def test_perplexity_gives_a_curve_for_each_method(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    picture = tmp_path / "curves.svg"
+    found = result(
+        capsys, "perplexity", *MODEL, "--methods", "vanilla,window,yarn", "-N", "3x", "--bin-tokens", "300",
+        "--figure", str(picture),
+    )  # fmt: skip
+    assert all(f">{label}" in picture.read_text() for label in found["curves"])
+    assert found["ends"]["YaRN"]["settings"] == {"rope_type": "yarn", "factor": 3.0}
+    for part in ("n = 1 text (generated prose)", "seed 0", str(WINDOW)):
+        assert part in found["title"]
     assert set(found["curves"]) == {"Vanilla", "Sliding window", "YaRN"}
     for curve in found["curves"].values():
         assert curve["start"] == [1, 301, 601]
@@ -169,6 +180,8 @@ def test_ask_and_compare_answer(capsys: pytest.CaptureFixture[str], tmp_path: Pa
         (("passkey", "-w", "300", "-G", "4"), "smaller than the trained window"),
         (("passkey", "--file", "missing.jsonl"), "cannot be read"),
         (("passkey", "--resume"), "--out"),
+        (("passkey", "--figure", "grid.png"), "ends in .svg"),
+        (("passkey", "--figure", "/nowhere/grid.svg"), "no folder"),
         (("passkey", "--out", "/nowhere/at/all.jsonl"), "no folder"),
         (("passkey", "--ray", "127.0.0.1:1", "--lengths", "2x"), "Nothing answers"),
         (("needle", "--variant", "several"), "variant"),

@@ -45,7 +45,7 @@ def add_commands(commands: Any) -> None:
     one.set_defaults(run=run_key_values, show=show_grid)
 
     one = commands.add_parser("perplexity", help="perplexity by position in a long text")
-    add_run_arguments(one)
+    add_run_arguments(one, figure=True)
     one.add_argument("--text", type=Path, help="the TXT, Markdown or PDF to read; generated prose unless given")
     one.add_argument("--length", "-N", default="16x", help="tokens, or such as 4x the trained window (default: 16x)")
     one.add_argument("--bin-tokens", type=int, help="width of a bin (default: the trained window)")
@@ -53,7 +53,7 @@ def add_commands(commands: Any) -> None:
 
 
 def _add_grid_arguments(one: argparse.ArgumentParser) -> None:
-    add_run_arguments(one)
+    add_run_arguments(one, figure=True)
     group = one.add_argument_group("grid")
     group.add_argument(
         "--lengths",
@@ -146,6 +146,8 @@ def _run_test_set(arguments: argparse.Namespace) -> dict[str, Any]:
 
     if arguments.ray is not None:
         raise LabError("A test set runs in this process: leave --ray out.")
+    if arguments.figure is not None:
+        raise LabError("A test set has no grid of lengths and depths to draw: leave --figure out.")
     rows = read_test_set(arguments.file)
     target = target_of(arguments)
     plan = TestSetPlan(rows, methods_of(arguments, target), arguments.file.name, arguments.seed)
@@ -204,30 +206,39 @@ def text_tokens(tokenizer: Any, path: Path | None, length: int, seed: int) -> li
 
 
 def perplexity_result(run: Run) -> dict[str, Any]:
-    """The curves, and each method's first bin and last quarter."""
+    """The curves, and each method's first bin and last quarter with its settings and what it cost."""
     from selfextend.lab.tables import curves, ends_of_curves
 
-    return {**summary(run), "curves": curves(run.rows), "ends": ends_of_curves(run.rows)}
+    costs = {row["label"]: {key: row[key] for key in ("seconds", "peak_bytes", "settings")} for row in run.rows}
+    ends = {label: {**values, **costs[label]} for label, values in ends_of_curves(run.rows).items()}
+    return {**summary(run), "curves": curves(run.rows), "ends": ends}
 
 
 def show_grid(result: dict[str, Any]) -> None:
+    from selfextend.lab.tables import settings_words
+
     print(result["title"])
     for row in result.get("rows", ()):
         mark = "right" if row["score"] == 1 else "wrong"
         print(f"{row['label']:<22} {row['length']:>7,} tokens  {row['expected'][0]!r} -> {row['answer']!r}  {mark}")
     for entry in result["by_length"]:
-        settings = ", ".join(f"{key} {value}" for key, value in entry["settings"].items())
         print(
             f"{entry['label']:<22} {entry['length']:>7,} tokens  {entry['accuracy']:>4.0%} "
-            f"({entry['low']:.0%}–{entry['high']:.0%})  n={entry['trials']}  {entry['seconds']:.1f} s  {settings}"
+            f"({entry['low']:.0%}–{entry['high']:.0%})  n={entry['trials']}  {entry['seconds']:.1f} s  "
+            f"{entry['peak_bytes'] / 1e6:,.0f} MB  {settings_words(entry['settings'])}"
         )
 
 
 def show_perplexity(result: dict[str, Any]) -> None:
+    from selfextend.lab.tables import settings_words
+
     print(result["title"])
     for label, curve in result["curves"].items():
         values = "  ".join(f"{value:,.2f}" for value in curve["perplexity"])
         ends = result["ends"][label]
-        print(f"{label:<24} {values}   last quarter / first bin: {ends['ratio']:.2f}")
+        print(
+            f"{label:<24} {values}   last quarter / first bin: {ends['ratio']:.2f}  {ends['seconds']:.1f} s  "
+            f"{ends['peak_bytes'] / 1e6:,.0f} MB  {settings_words(ends['settings'])}"
+        )
     starts = next(iter(result["curves"].values()))
     print(f"Bins of {result['settings']['bin_tokens']:,} tokens, from {starts['start'][0]} to {starts['end'][-1]:,}.")

@@ -25,8 +25,10 @@ if TYPE_CHECKING:
     Steps = Callable[[Any, Any, set[CellKey]], Iterator[Progress | CellDone]]
 
 
-def add_run_arguments(one: argparse.ArgumentParser, *, methods: str = "vanilla,recommended", ray: bool = True) -> None:
-    """Model, methods, seed and where the rows go."""
+def add_run_arguments(
+    one: argparse.ArgumentParser, *, methods: str = "vanilla,recommended", ray: bool = True, figure: bool = False
+) -> None:
+    """Model, methods, seed, and where rows and picture go."""
     add_model_arguments(one)
     if methods:
         one.add_argument("--methods", default=methods, help=f"{METHODS_HELP} (default: {methods})")
@@ -35,12 +37,14 @@ def add_run_arguments(one: argparse.ArgumentParser, *, methods: str = "vanilla,r
     group.add_argument("--seed", type=int, default=0)
     group.add_argument("--out", type=Path, help="keep the rows in this file (JSON lines)")
     group.add_argument("--resume", action="store_true", help="go on with the file of a run that was interrupted")
+    if figure:
+        group.add_argument("--figure", type=Path, help="draw the run into this file (SVG)")
     if ray:
         group.add_argument("--ray", metavar="ADDRESS", help="on a Ray cluster: host:port, auto, or local")
 
 
 def check_before_loading(arguments: argparse.Namespace) -> None:
-    """Refuse a record file that cannot be written to and a Ray address where nothing listens."""
+    """Refuse files that cannot be written to and a Ray address where nothing listens."""
     from selfextend.lab.errors import RecordError
     from selfextend.lab.records import read_run
 
@@ -54,10 +58,29 @@ def check_before_loading(arguments: argparse.Namespace) -> None:
         read_run(out)
     elif not out.parent.is_dir():
         raise RecordError(f"There is no folder {out.parent} to write {out.name} to.")
+    if getattr(arguments, "figure", None) is not None:
+        check_figure(arguments.figure)
     if getattr(arguments, "ray", None) is not None:
         from selfextend.lab.ray_runner import check_address
 
         check_address(arguments.ray)
+
+
+def check_figure(path: Path) -> None:
+    """Refuse a picture's file of another form, or in a folder that is not there."""
+    from selfextend.lab.errors import LabError
+
+    if path.suffix.lower() != ".svg":
+        raise LabError(f"Pictures are SVG: give --figure a name that ends in .svg, not {path.name!r}.")
+    if not path.parent.is_dir():
+        raise LabError(f"There is no folder {path.parent} to draw {path.name} into.")
+
+
+def write_figure(path: Path, run: Run) -> None:
+    """Draw a run into a file. Errors as `as_svg`."""
+    from selfextend.lab.pictures import as_svg
+
+    path.write_text(as_svg(run), encoding="utf-8")
 
 
 def recorded(
@@ -69,6 +92,8 @@ def recorded(
     tasks: Callable[[], list[Task]] | None = None,
 ) -> Run:
     """Load the model and run to the end, with progress on standard error and every cell kept in the record file.
+
+    The picture, where one is wanted, is drawn at the end.
 
     Args:
         steps: model, tokenizer and the cells that are there already -> the run.
@@ -113,6 +138,8 @@ def recorded(
         else:
             run.rows += step.rows
     end_progress()
+    if getattr(arguments, "figure", None) is not None and target.writes:
+        write_figure(arguments.figure, run)
     return run
 
 

@@ -14,8 +14,10 @@ from selfextend.commands.models import methods_of, target_of
 from selfextend.commands.running import (
     add_run_arguments,
     check_before_loading,
+    check_figure,
     recorded,
     summary,
+    write_figure,
 )
 
 if TYPE_CHECKING:
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
 
 def add_commands(commands: Any) -> None:
     one = commands.add_parser("sweep", help="group sizes and neighbor windows for one probe, and which to take")
-    add_run_arguments(one, methods="")
+    add_run_arguments(one, methods="", figure=True)
     one.add_argument(
         "--probe",
         default="passkey",
@@ -60,6 +62,7 @@ def add_commands(commands: Any) -> None:
     one = commands.add_parser("runs", help="show saved runs again: one, or two side by side")
     one.add_argument("files", type=Path, nargs="+")
     one.add_argument("--csv", type=Path, help="write all rows to this file")
+    one.add_argument("--figure", type=Path, help="draw the run, if it is one, into this file (SVG)")
     one.set_defaults(run=run_runs, show=show_runs)
 
 
@@ -216,9 +219,15 @@ def show_eval(result: dict[str, Any]) -> None:
 
 
 def run_runs(arguments: argparse.Namespace) -> dict[str, Any]:
+    from selfextend.lab.errors import LabError
     from selfextend.lab.records import read_run
 
     runs = [read_run(path) for path in arguments.files]
+    if arguments.figure is not None:
+        if len(runs) > 1:
+            raise LabError("--figure draws one run: name one file.")
+        check_figure(arguments.figure)
+        write_figure(arguments.figure, runs[0])
     if arguments.csv is not None:
         _write_csv(arguments.csv, arguments.files, runs)
     return {"runs": [{"file": str(path), **_result(run)} for path, run in zip(arguments.files, runs, strict=True)]}

@@ -49,9 +49,13 @@ class Run:
             self.probe,
             f"{model['name']} ({size}, trained window {model['trained_window']:,}, {model['dtype']})",
         ]
-        trials = self.header["settings"].get("trials")
-        if trials:
-            parts.append(f"n = {trials} per cell")
+        settings = self.header["settings"]
+        if settings.get("trials"):
+            parts.append(f"n = {settings['trials']} per cell")
+        elif "text" in settings:
+            parts.append(f"n = 1 text ({settings['text']})")
+        elif "cases" in settings:
+            parts.append(f"n = {settings['cases']} cases of {settings['file']}")
         parts.append(f"seed {self.header['seed']}")
         return " · ".join(parts)
 

@@ -65,6 +65,15 @@ def accuracy(rows: Iterable[Row]) -> Accuracy:
     )
 
 
+def settings_words(settings: dict[str, Any]) -> str:
+    """A row's settings for legends and tables: "G 12, w 64, log-n"; "–" where the method takes none."""
+    names = {"group_size": "G", "neighbor_window": "w", "rope_type": "RoPE"}
+    shown = [(names.get(key, key), value) for key, value in settings.items() if key != "query_scaling"]
+    words = [f"{name} {value:,g}" if isinstance(value, (int, float)) else f"{name} {value}" for name, value in shown]
+    words += ["log-n"] if settings.get("query_scaling") == "logn" else []
+    return ", ".join(words) or "–"
+
+
 def labels(rows: Iterable[Row]) -> list[str]:
     """The methods' labels, each once, in order."""
     return list(dict.fromkeys(row["label"] for row in rows))
