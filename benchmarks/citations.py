@@ -103,7 +103,7 @@ def blanked_change(loaded: LoadedModel, turn: Turn, place: int) -> tuple[float, 
 
 
 def table(asked: Sequence[Asked]) -> str:
-    """The shares that the issue asks for, as a Markdown table."""
+    """How often the top citation, and any, is on the right page, as a Markdown table."""
     right = [one for one in asked if one.is_right]
     among = {"all questions": asked, "answered right": right, "answered wrong": [a for a in asked if not a.is_right]}
     lines = ["| questions | n | top citation on the right page | right page among the five |", "|---|---|---|---|"]

@@ -95,7 +95,7 @@ class RowMaker:
         else:
             makers = (self._facts, self._passkey, self._records, self._special_magic)
             # The standard prompts alone take about a hundred tokens.
-            shares = (74, 13, 7, 6) if self.length >= 128 else (90, 0, 10, 0)
+            shares = (82, 9, 5, 4) if self.length >= 128 else (90, 0, 10, 0)
             text = rng.choices(makers, shares)[0]()
         missing = self.length - text.cost
         assert missing >= 0, "a row outgrew its length: its facts might have been cut"

@@ -20,7 +20,6 @@ from torch.nn import functional
 from tqdm import tqdm
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from training.optimizer import Muon
 from training.rows import LANGUAGE, RESTATEMENT, VALUE, RowMaker
 
 TRAINED_WINDOW = 512
@@ -30,18 +29,13 @@ LANGUAGE_WEIGHT = 0.3
 RESTATEMENT_WEIGHT = 0.4
 # The first tokens of a value are where the looking up happens; the rest is copying on.
 OPENING_WEIGHT = 4.0
-MUON_LEARNING_RATE = 0.02
-ADAM_LEARNING_RATE = 2e-3
 CHECKPOINT_EVERY = 200
 LOG_EVERY = 50
 
 
 @dataclass(frozen=True)
 class Stage:
-    """``steps`` steps on ``rows`` rows of ``length`` tokens.
-
-    The learning rate, as a part of its highest, goes straight from one end to the other.
-    """
+    """``steps`` steps on ``rows`` rows of ``length`` tokens; the learning rate goes straight between its two ends."""
 
     length: int
     rows: int
@@ -53,11 +47,12 @@ class Stage:
 
 # Short rows first: matching is learnt suddenly, after a plateau, and the plateau is shorter in steps than in tokens.
 PLAN = (
-    Stage(64, 40, 700, 0.60, 1.0, 1.0),
-    Stage(128, 32, 150, 0.40, 1.0, 1.0),
-    Stage(256, 16, 200, 0.30, 1.0, 1.0),
-    Stage(512, 10, 900, 0.15, 1.0, 0.8),
-    Stage(512, 10, 1300, 0.05, 0.8, 0.02),
+    Stage(64, 40, 1200, 0.60, 2e-3, 2e-3),
+    Stage(128, 32, 300, 0.40, 2e-3, 2e-3),
+    Stage(256, 16, 500, 0.30, 2e-3, 2e-3),
+    Stage(512, 10, 800, 0.20, 2e-3, 1.3e-3),
+    Stage(512, 10, 800, 0.05, 1.3e-3, 5e-5),
+    Stage(512, 10, 1500, 0.05, 1.2e-3, 2e-5),
 )
 
 
@@ -67,10 +62,9 @@ def configuration(vocabulary_size: int) -> LlamaConfig:
         vocab_size=vocabulary_size,
         hidden_size=256,
         intermediate_size=512,
-        num_hidden_layers=5,
-        # Few and wide: of a head's dimensions only those that turn slowly can compare words at any distance.
-        num_attention_heads=4,
-        num_key_value_heads=4,
+        num_hidden_layers=4,
+        num_attention_heads=8,
+        num_key_value_heads=8,
         max_position_embeddings=TRAINED_WINDOW,
         rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
         tie_word_embeddings=True,
@@ -81,23 +75,6 @@ def configuration(vocabulary_size: int) -> LlamaConfig:
     )
 
 
-@torch.no_grad()
-def initialize(model: LlamaForCausalLM, seed: int) -> None:
-    """Starts attention off comparing like with like and handing on what it saw, which shortens the first plateau.
-
-    After Trockman and Kolter, "Mimetic Initialization of Self-Attention Layers" (arXiv 2305.09828): in each layer the
-    queries' matrix equals the keys', and the output's is the values' transposed and made small.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    model.model.embed_tokens.weight.mul_(2)
-    for layer in model.model.layers:
-        attention = layer.self_attn
-        attention.q_proj.weight.normal_(0, 0.04, generator=generator)
-        attention.k_proj.weight.copy_(attention.q_proj.weight)
-        attention.v_proj.weight.normal_(0, 0.04, generator=generator)
-        attention.o_proj.weight.copy_(attention.v_proj.weight.T * 0.05)
-
-
 def model_of(state: dict[str, torch.Tensor]) -> LlamaForCausalLM:
     """A model with the weights of ``state``."""
     model = LlamaForCausalLM(configuration(len(state["model.embed_tokens.weight"])))
@@ -106,7 +83,7 @@ def model_of(state: dict[str, torch.Tensor]) -> LlamaForCausalLM:
 
 
 def learning_rate(step: int, plan: tuple[Stage, ...], warm_up: int = 100) -> float:
-    """The learning rate of ``step``, counted from the start of the whole plan, as a part of its highest."""
+    """The learning rate of ``step``, counted from the start of the whole plan."""
     first = step
     for stage in plan:
         if first < stage.steps:
@@ -144,9 +121,7 @@ class Trainer:
         self.rank = dist.get_rank() if dist.is_initialized() else 0
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         torch.manual_seed(seed)
-        model = LlamaForCausalLM(configuration(tokenizer.get_vocab_size()))
-        initialize(model, seed)
-        self._train_on(model)
+        self._train_on(LlamaForCausalLM(configuration(tokenizer.get_vocab_size())))
         self.step = 0
         self.seconds = 0.0
         self.tokens = 0
@@ -157,13 +132,7 @@ class Trainer:
     def _train_on(self, model: LlamaForCausalLM) -> None:
         self.model = model
         torch.nn.Module.to(model, self.device).train()
-        matrices = [weight for weight in self.model.model.layers.parameters() if weight.ndim == 2]
-        chosen = {id(weight) for weight in matrices}
-        others = [weight for weight in self.model.parameters() if id(weight) not in chosen]
-        self.optimizers: tuple[torch.optim.Optimizer, ...] = (
-            Muon(matrices),
-            torch.optim.AdamW(others, betas=(0.9, 0.98), weight_decay=0.0),
-        )
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), betas=(0.9, 0.98), weight_decay=0.01)
 
     @property
     def checkpoint(self) -> Path:
@@ -176,8 +145,7 @@ class Trainer:
     def _resume(self) -> None:
         state: dict[str, Any] = torch.load(self.checkpoint, map_location=self.device, weights_only=True)
         self._train_on(model_of(state["model"]))
-        for optimizer, kept in zip(self.optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(kept)
+        self.optimizer.load_state_dict(state["optimizer"])
         self.step, self.seconds, self.tokens = state["step"], state["seconds"], state["tokens"]
         # What was logged after the checkpoint is about to be done again.
         if self.log.exists():
@@ -190,7 +158,7 @@ class Trainer:
         torch.save(
             {
                 "model": self.model.state_dict(),
-                "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+                "optimizer": self.optimizer.state_dict(),
                 "step": self.step,
                 "seconds": self.seconds,
                 "tokens": self.tokens,
@@ -249,19 +217,16 @@ class Trainer:
             seed = (self.seed * 1_000_003 + self.step) * self.processes + self.rank
             maker.rng.seed(seed)
             torch.manual_seed(seed)
-            rate = learning_rate(self.step, self.plan)
-            for optimizer, highest in zip(self.optimizers, (MUON_LEARNING_RATE, ADAM_LEARNING_RATE), strict=True):
-                for group in optimizer.param_groups:
-                    group["lr"] = highest * rate
+            for group in self.optimizer.param_groups:
+                group["lr"] = learning_rate(self.step, self.plan)
             loss, figures = self.losses(maker, stage.rows // self.processes)
             if not math.isfinite(loss.item()):
                 raise RuntimeError(f"the loss became {loss.item()} at step {self.step}; lower the learning rate")
             loss.backward()
             self._average_gradients()
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-            for optimizer in self.optimizers:
-                optimizer.step()
-                optimizer.zero_grad(set_to_none=True)
+            self.optimizer.step()
+            self.optimizer.zero_grad(set_to_none=True)
             self.step += 1
             self.tokens += stage.rows * stage.length
             self.seconds += time.perf_counter() - started
