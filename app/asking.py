@@ -78,7 +78,8 @@ def answer_turn(
     config = question.config
     settings = replace(question.generation, stop=(*question.generation.stop, *prompt.stop))
     prefix = reading_place(loaded, caches, session, question.documents, config)
-    expected = loaded.estimate.kv_bytes(len(prompt) + settings.max_new_tokens, config.neighbor_window if config else None)
+    neighbor_window = config.neighbor_window if config else None
+    expected = loaded.estimate.kv_bytes(len(prompt) + settings.max_new_tokens, neighbor_window)
     caches.make_room(expected)
     recording = None
     if loaded.supported:
@@ -114,6 +115,7 @@ def answer_turn(
                     documents=question.documents,
                     prefix=prefix,
                     citations=citations,
+                    token_texts=tuple(loaded.tokenizer.decode([token]) for token in event.token_ids),
                 )
                 session.keep(turn)
                 return turn

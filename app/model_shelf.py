@@ -115,7 +115,8 @@ class ModelShelf:
     ) -> Generator[LoadStep, None, LoadedModel]:
         """Load a model in place of the one that is there, which stays if this fails or is closed before the end.
 
-        Where both do not fit together, the old one is let go first and loading starts again.
+        Where both do not fit together and the new one alone would, the old one is let go first; should that fail, it
+        is loaded again.
 
         Yields:
             `LoadStep`s. Returns the loaded model.
@@ -132,11 +133,10 @@ class ModelShelf:
         try:
             try:
                 last = yield from _last_of(load_steps(name, quantization, device))  # type: ignore[arg-type]
-            except ModelTooBigError:
-                if self._loaded is None:
+            except ModelTooBigError as error:
+                if self._loaded is None or not _fits_instead(error.estimate, self._loaded.estimate):
                     raise
-                self.release()
-                last = yield from _last_of(load_steps(name, quantization, device))  # type: ignore[arg-type]
+                last = yield from self._in_its_place(name, quantization, device)
             loaded = _described(name, last)
             self.release()
             self._loaded = loaded
@@ -144,10 +144,33 @@ class ModelShelf:
         finally:
             self._lock.release()
 
+    def _in_its_place(self, name: str, quantization: str, device: str) -> Generator[LoadStep, None, LoadStep]:
+        """Load a model after the one that is there was let go; without the new one, the old one comes back."""
+        from selfextend.models import load_steps
+
+        assert self._loaded is not None
+        old = self._loaded.name
+        as_before = (old, self._loaded.estimate.quantization, str(self._loaded.estimate.device))
+        self.release()
+        try:
+            return (yield from _last_of(load_steps(name, quantization, device)))  # type: ignore[arg-type]
+        except BaseException:  # closing counts too
+            for step in load_steps(*as_before, allow_oversize=True):  # type: ignore[arg-type]
+                if step.model is not None:
+                    self._loaded = _described(old, step)
+            raise
+
     def release(self) -> None:
         """Let go of the model."""
         self._loaded = None
         gc.collect()
+
+
+def _fits_instead(new: MemoryEstimate | None, old: MemoryEstimate) -> bool:
+    """Whether the new weights would fit once the old ones are gone."""
+    if new is None or new.device != old.device:
+        return False
+    return new.weights_bytes <= new.available_bytes + old.weights_bytes
 
 
 def _last_of(steps: Generator[LoadStep, None, None]) -> Generator[LoadStep, None, LoadStep]:

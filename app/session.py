@@ -49,6 +49,7 @@ class Turn:
         documents: the documents in the prompt, with their files, in the prompt's order.
         prefix: what was read, to be read on from (by a test of a passage, say).
         citations: the passages that the answer's tokens looked at most, the first first.
+        token_texts: the text of each of the answer's tokens, by the tokenizer of the model that gave it.
     """
 
     id: int
@@ -61,6 +62,7 @@ class Turn:
     documents: tuple[StoredDocument, ...]
     prefix: PrefixCache
     citations: tuple[Citation, ...]
+    token_texts: tuple[str, ...] = ()
 
     @property
     def question(self) -> str:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 PREFIX = "SELFEXTEND_"
-QUANTIZATIONS = ("none", "int8", "nf4")
+QUANTIZATIONS = ("auto", "none", "int8", "nf4")
 _TRUE, _FALSE = {"1", "true", "yes", "on"}, {"0", "false", "no", "off", ""}
 
 
@@ -23,7 +23,7 @@ class Settings:
 
     Attributes:
         model: "bundled", a local folder or a hub id.
-        quantization: "none", "int8" or "nf4".
+        quantization: "none", "int8", "nf4", or "auto": nf4 for a hub model on a GPU, else none.
         device: "auto", "cpu", "cuda", "cuda:0", "mps".
         host, port: where to listen. Port 0 takes the first free one from 7860 on.
         auth: (user, password) pairs that may come in; empty lets everybody in.
@@ -130,7 +130,7 @@ def _parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
         parser.add_argument(f"--{name}", default=value, action=argparse.BooleanOptionalAction, help=text)
 
     option("model", "bundled", "'bundled', a folder, or a hub id such as owner/name")
-    option("quantization", "none", "none, int8 or nf4")
+    option("quantization", "auto", "none, int8, nf4, or auto: nf4 for a hub model on a GPU, else none")
     option("device", "auto", "auto, cpu, cuda, cuda:0 or mps")
     option("host", "127.0.0.1", "address to listen on; 0.0.0.0 lets other machines in")
     option("port", 0, "port to listen on; 0 takes the first free one from 7860 on", type=int)

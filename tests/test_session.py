@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+import torch
 from app_parts import stored, tiny, tiny_folder  # noqa: F401 (fixtures)
 
 from app.answering import Shown, reply_steps
@@ -13,7 +14,7 @@ from app.conversation import Entry, as_json, from_json, messages
 from app.model_shelf import LoadedModel
 from app.session import MAX_TURNS, CacheStore, Session, SessionStore, Turn
 from selfextend.config import SelfExtendConfig
-from selfextend.errors import PastReachError
+from selfextend.errors import OutOfMemoryError, PastReachError
 from selfextend.generation import GenerationSettings, PrefillProgress, PrefixCache
 
 CONFIG = SelfExtendConfig(8, 64)
@@ -168,7 +169,50 @@ def test_stop_in_the_answer_keeps_its_words(tiny: LoadedModel) -> None:  # noqa:
             session.stop.set()
     assert last is not None
     assert last.replies[0].stopped.startswith("Stopped after")
+    assert not last.replies[0].sources
+    assert not last.turns
     assert 0 < last.replies[0].new_tokens < 400
+
+
+@pytest.mark.parametrize("call", [2, 12], ids=["while reading", "while answering"])
+def test_memory_that_runs_out_in_the_middle_costs_only_what_was_read(
+    tiny: LoadedModel,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+    call: int,
+) -> None:
+    caches, session = CacheStore(10**9), Session("v")
+    first, _ = run(tiny, caches, session, question())
+    asked = question(
+        "And then?",
+        stored(pages=30, sentences=12),
+        config=SelfExtendConfig(64, 64),
+        generation=GenerationSettings(max_new_tokens=400, temperature=1.0, seed=3),
+    )
+    forward, calls = tiny.model.forward, 0
+
+    def full(*arguments: object, **named: object) -> object:
+        nonlocal calls
+        calls += 1
+        if calls == call:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return forward(*arguments, **named)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(tiny.model, "forward", full)
+        with pytest.raises(OutOfMemoryError, match=r"Memory ran out .* Use fewer pages, a smaller model"):
+            for _ in reply_steps(tiny, caches, session, [asked]):
+                pass
+    assert list(session.turns.values()) == [first]
+    turn, _ = run(tiny, caches, session, question("Where is the mill?"))
+    assert turn.answer.token_ids
+    assert turn.answer.reused_tokens > 0
+
+
+def test_a_question_longer_than_reach_is_refused(tiny: LoadedModel) -> None:  # noqa: F811
+    session = Session("v")
+    with pytest.raises(PastReachError, match="group size"):
+        run(tiny, CacheStore(10**9), session, question("Who jumps over the lazy dog? " * 400))
+    assert not session.turns
 
 
 def test_compare_gives_both_replies_in_order(tiny: LoadedModel) -> None:  # noqa: F811

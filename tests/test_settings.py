@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+
 import pytest
 
-from app.settings import read_settings
+from app.settings import Settings, read_settings
 
 
 def test_defaults_stay_on_this_machine() -> None:
@@ -68,5 +70,23 @@ def test_help_lists_what_can_be_set(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         read_settings(["--help"], {})
     text = capsys.readouterr().out
-    for name in ("model", "quantization", "device", "host", "port", "auth", "data-folder", "cache-mb", "max-pages"):
-        assert f"--{name}" in text
+    for one in fields(Settings):
+        name = {"cache_bytes": "cache_mb", "max_file_bytes": "max_file_mb"}.get(one.name, one.name)
+        assert f"--{name.replace('_', '-')}" in text
+
+
+def test_the_environment_does_the_same_as_the_arguments() -> None:
+    values = {
+        "model": "owner/name", "quantization": "int8", "device": "cuda:1", "host": "0.0.0.0", "port": "8123",
+        "auth": "ada:one", "data-folder": "/data", "cache-mb": "250", "max-file-mb": "7", "max-pages": "9",
+        "read-seconds": "3", "max-visitors": "2",
+    }  # fmt: skip
+    switches = {"persist": False, "mcp": True, "browser": False}
+    arguments = [word for name, value in values.items() for word in (f"--{name}", value)]
+    arguments += [f"--{name}" if on else f"--no-{name}" for name, on in switches.items()]
+    environment = {f"SELFEXTEND_{name.upper().replace('-', '_')}": value for name, value in values.items()}
+    environment |= {f"SELFEXTEND_{name.upper()}": str(int(on)) for name, on in switches.items()}
+    given = read_settings(arguments, {})
+    assert given == read_settings([], environment)
+    standard = read_settings([], {})
+    assert all(getattr(given, one.name) != getattr(standard, one.name) for one in fields(Settings))
