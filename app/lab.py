@@ -13,7 +13,7 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from html import escape
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import plotly.graph_objects as go
@@ -21,25 +21,16 @@ import plotly.graph_objects as go
 from app.figure_style import OFFLINE
 from app.figures import accuracy_grid, loss_curves, sweep_heatmap
 from app.model_shelf import LoadedModel
-from selfextend.lab.choices import (
-    PROBE_NAMES,
-    parse_depths,
-    parse_length,
-    parse_lengths,
-    parse_numbers,
-    probe_named,
-    prose_tokens,
-)
 from selfextend.lab.errors import LabError
-from selfextend.lab.grid import CellDone, GridPlan, Progress, run_grid
-from selfextend.lab.haystack import Filler, encode, own_text
 from selfextend.lab.methods import METHOD_NAMES, Method, parse_methods
-from selfextend.lab.perplexity import PerplexityPlan, run_perplexity
 from selfextend.lab.records import CellKey, Row, Run, header, identity
-from selfextend.lab.short_context import ShortContextPlan, run_short_context, settings_for
 from selfextend.lab.sweep import default_grid, recommend, sweep_methods
-from selfextend.lab.tables import accuracy, by_length, ends_of_curves, labels, last_quarter
-from selfextend.lab.target import describe_model, versions
+from selfextend.lab.tables import accuracy, by_length, ends_of_curves, labels, last_quarter, settings_words
+
+# What runs the probes brings torch and transformers, and the page is to be there before them.
+if TYPE_CHECKING:
+    from selfextend.lab.grid import CellDone, Progress
+    from selfextend.lab.haystack import Filler
 
 PROBES = {
     "Passkey": "passkey",
@@ -53,7 +44,6 @@ PROBES = {
     "Inside the trained window": "short-context",
 }
 METHODS = {Method(name).label: name for name in METHOD_NAMES}
-assert set(PROBE_NAMES) < set(PROBES.values())
 
 
 @dataclass(frozen=True)
@@ -110,6 +100,18 @@ def prepare(choices: LabChoices, loaded: LoadedModel, documents: Sequence[tuple[
     Raises:
         LabError, ValueError: with a sentence that says what to change.
     """
+    from selfextend.lab.choices import (
+        parse_depths,
+        parse_length,
+        parse_lengths,
+        parse_numbers,
+        probe_named,
+        prose_tokens,
+    )
+    from selfextend.lab.grid import GridPlan, run_grid
+    from selfextend.lab.haystack import encode, own_text
+    from selfextend.lab.perplexity import PerplexityPlan, run_perplexity
+
     window = loaded.trained_window
     source, text = _own(documents) if choices.own_document else ("", "")
     if not loaded.supported:
@@ -161,6 +163,9 @@ def _own(documents: Sequence[tuple[str, str]]) -> tuple[str, str]:
 
 
 def _short_context(choices: LabChoices, loaded: LoadedModel) -> Prepared:
+    from selfextend.lab.choices import parse_depths, parse_lengths
+    from selfextend.lab.short_context import ShortContextPlan, run_short_context, settings_for
+
     window = loaded.trained_window
     name = "selfextend+logn" if loaded.query_scaling == "logn" else "selfextend"
     method = settings_for(max(parse_lengths(choices.lengths, window)), window, name)
@@ -173,12 +178,18 @@ def _short_context(choices: LabChoices, loaded: LoadedModel) -> Prepared:
 
 
 def _header(loaded: LoadedModel, probe: str, settings: dict[str, Any], choices: LabChoices) -> dict[str, Any]:
+    from selfextend.lab.target import describe_model, versions
+
     model = describe_model(loaded.name, loaded.model, loaded.trained_window)
     now = datetime.now(UTC).isoformat(timespec="seconds")
     return header(probe, model, versions(), {**settings, "sweep": choices.sweep}, choices.seed, now)
 
 
 # Figures
+
+
+_LOGN = ", log-n"
+"""Ends the names of a sweep's figures with log-n, where it has them without, too."""
 
 
 def is_sweep(run: Run) -> bool:
@@ -189,10 +200,15 @@ def is_sweep(run: Run) -> bool:
 def views(run: Run) -> list[str]:
     """What figures there are of a run: names to choose from."""
     if is_sweep(run):
-        return ["sweep", "seconds", "memory"]
+        names = ["sweep", "seconds", "memory"]
+        return names if len(_scalings(run)) < 2 else [*names, *(f"{name}{_LOGN}" for name in names)]
     if run.probe == "short-context":
         return ["passkey", "needle-single", "key-value", "perplexity"]
     return ["curves"] if run.probe == "perplexity" else labels(run.rows)
+
+
+def _scalings(run: Run) -> list[str]:
+    return sorted({row["settings"]["query_scaling"] for row in run.rows}, reverse=True)  # "none" first
 
 
 def figure(run: Run, view: str) -> go.Figure:
@@ -216,11 +232,19 @@ def _grid(run: Run, rows: list[Row], label: str) -> go.Figure:
         cells.setdefault((row["length"], row["depth"]), []).append(row)
     for (length, depth), found in cells.items():
         values[depths.index(depth), lengths.index(length)] = accuracy(found).share
-    overall = f": {accuracy(rows).describe()} in all" if rows else ""
-    title = f"{label}{overall}. {_where(run)}"
+    title = f"{_set(label, rows)}: {accuracy(rows).describe()} in all. {_where(run)}" if rows else _where(run)
     return accuracy_grid(
         lengths, depths, values, title, settings["trials"], trained_window=run.header["model"]["trained_window"]
     )
+
+
+def _set(label: str, rows: Sequence[Row]) -> str:
+    """A method with its settings; with those for the shortest and the longest text where they change with it."""
+    shortest, longest = (choose(rows, key=lambda row: row["length"])["settings"] for choose in (min, max))
+    if not longest:
+        return label
+    words = [settings_words(shortest), settings_words(longest)]
+    return f"{label} ({' to '.join(dict.fromkeys(words))})"
 
 
 def _where(run: Run) -> str:
@@ -232,18 +256,21 @@ def _curves(run: Run, rows: list[Row]) -> go.Figure:
     positions, losses = {}, {}
     for label in labels(rows):
         found = [row for row in rows if row["label"] == label]
-        positions[label] = np.array([(row["start"] + row["end"]) / 2 for row in found])
-        losses[label] = np.array([row["loss"] for row in found])
+        name = _set(label, found)
+        positions[name] = np.array([(row["start"] + row["end"]) / 2 for row in found])
+        losses[name] = np.array([row["loss"] for row in found])
     title = f"Loss by position over {rows[0]['length']:,} tokens, n = 1 text. {_where(run)}" if rows else _where(run)
     return loss_curves(positions, losses, run.header["model"]["trained_window"], title=title)
 
 
 def _bars(run: Run, rows: list[Row], view: str) -> go.Figure:
     """SelfExtend off and on as two columns of a grid."""
-    names, depths = labels(rows), sorted(run.header["settings"]["depths"])
-    values = np.full((1, max(1, len(names))), np.nan)
-    for column, label in enumerate(names):
-        values[0, column] = accuracy(row for row in rows if row["label"] == label).share
+    found = {label: accuracy(row for row in rows if row["label"] == label) for label in labels(rows)}
+    names, depths = [], sorted(run.header["settings"]["depths"])
+    values = np.full((1, max(1, len(found))), np.nan)
+    for column, (label, one) in enumerate(found.items()):
+        values[0, column] = one.share
+        names.append(f"{label}<br>{one.low:.0%} – {one.high:.0%}")
     title = f"{view} inside the window, off and on, {len(depths)} depths. {_where(run)}"
     made = accuracy_grid(
         list(range(len(names) or 1)), [0.5], values, title, len(depths) * run.header["settings"]["trials"]
@@ -254,8 +281,13 @@ def _bars(run: Run, rows: list[Row], view: str) -> go.Figure:
 
 
 def _sweep_figure(run: Run, view: str) -> go.Figure:
+    scalings = _scalings(run)
+    scaling = "logn" if view.endswith(_LOGN) else scalings[0] if scalings else "none"
+    view = view.removesuffix(_LOGN)
     by_pair: dict[tuple[int, int], list[Row]] = {}
     for row in run.rows:
+        if row["settings"]["query_scaling"] != scaling:
+            continue
         pair = (row["settings"]["group_size"], row["settings"]["neighbor_window"])
         by_pair.setdefault(pair, []).append(row)
     groups = sorted({group for group, _ in by_pair}) or [1]
@@ -274,7 +306,7 @@ def _sweep_figure(run: Run, view: str) -> go.Figure:
     name = names.get(view, "accuracy" if percent else "perplexity, last quarter")
     n = "" if run.probe == "perplexity" else f", n = {max((len(rows) for rows in by_pair.values()), default=0)}"
     length = run.rows[0]["length"] if run.rows else 0
-    title = f"{name} at {length:,} tokens{n}. {_where(run)}"
+    title = f"{name} at {length:,} tokens{_LOGN if scaling == 'logn' else ''}{n}. {_where(run)}"
     return sweep_heatmap(groups, windows, values, title, name, percent=percent)
 
 
@@ -314,13 +346,6 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     )
 
 
-def _settings_words(settings: dict[str, Any]) -> str:
-    names = {"group_size": "G", "neighbor_window": "w", "rope_type": "RoPE"}
-    words = [f"{names.get(key, key)} {value}" for key, value in settings.items() if key != "query_scaling"]
-    words += ["log-n"] if settings.get("query_scaling") == "logn" else []
-    return ", ".join(words) or "–"
-
-
 def _accuracy_table(rows: list[Row]) -> str:
     several = len(labels(rows)) > 1
     return _table(
@@ -341,7 +366,7 @@ def _accuracy_table(rows: list[Row]) -> str:
                 f"{entry['accuracy']:.0%}",
                 f"{entry['low']:.0%} – {entry['high']:.0%}",
                 str(entry["trials"]),
-                _settings_words(entry["settings"]),
+                settings_words(entry["settings"]),
                 f"{entry['seconds']:.1f}",
                 f"{entry['peak_bytes'] / 1e6:,.0f} MB",
             )
@@ -361,7 +386,7 @@ def _curve_table(rows: list[Row]) -> str:
                 f"{one['first_bin']:,.2f}",
                 f"{one['last_quarter']:,.2f}",
                 f"{one['ratio']:.2f}",
-                _settings_words(last[label]["settings"]),
+                settings_words(last[label]["settings"]),
                 f"{last[label]['seconds']:.1f}",
                 f"{last[label]['peak_bytes'] / 1e6:,.0f} MB",
             )

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import gradio as gr
 
@@ -24,8 +24,10 @@ from app.tabs.chat import MODEL_QUEUE, complaint_html, status_html
 from app.tabs.plot_pane import packed, plot_pane
 from app.tabs.shared import save_on_click
 from selfextend.lab.errors import LabError
-from selfextend.lab.grid import CellDone, Progress
 from selfextend.lab.records import Run, RunFile, read_run
+
+if TYPE_CHECKING:
+    from selfextend.lab.grid import Progress
 
 HIDDEN: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 REDRAW_SECONDS = 1.0
@@ -122,6 +124,8 @@ def build_lab_tab(runtime: Runtime, visitor: gr.State) -> None:
     choices = [probe, kind, methods, lengths, depths, trials, seed, group_sizes, windows, own]
 
     def run(who: str, runs: dict[str, OpenedRun], *values: Any) -> Iterator[dict[Any, Any]]:
+        from selfextend.lab.grid import CellDone
+
         yield {
             start: gr.update(visible=False),
             stop: gr.update(visible=True),
