@@ -20,6 +20,10 @@ ROOT = Path(__file__).parent.parent
 MODEL = ("-m", str(folder()))
 
 
+SET = folder() / "set.jsonl"
+SET.write_text('{"input": "The pass key is 12345.", "target": "12345", "passkey_position": 3}\n')
+
+
 @pytest.fixture
 def no_loading(monkeypatch: pytest.MonkeyPatch) -> None:
     def load(self: Target) -> Any:
@@ -184,6 +188,10 @@ def test_ask_and_compare_answer(capsys: pytest.CaptureFixture[str], tmp_path: Pa
         (("passkey", "--figure", "/nowhere/grid.svg"), "no folder"),
         (("passkey", "--out", "/nowhere/at/all.jsonl"), "no folder"),
         (("passkey", "--ray", "127.0.0.1:1", "--lengths", "2x"), "Nothing answers"),
+        (("passkey", "--file", str(SET), "--ray", "local"), "leave --ray out"),
+        (("passkey", "--file", str(SET), "--figure", "grid.svg"), "leave --figure out"),
+        (("eval", "--tasks", "no_such_task"), "knows no task"),
+        (("eval", "--tasks", ""), "at least one task"),
         (("needle", "--variant", "several"), "variant"),
         (("needle", "--sentence", "Alone."), "all three"),
         (("needle", "--text", "missing.pdf"), "cannot be read"),
@@ -204,6 +212,22 @@ def test_what_is_wrong_is_said_before_a_model_is_loaded(
     capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], words: str
 ) -> None:
     assert words in complaint(capsys, *arguments, *MODEL)
+
+
+@pytest.mark.usefixtures("no_loading")
+def test_a_cluster_that_turns_out_not_to_be_there_is_said_before_a_model_is_loaded(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import ray
+
+    def init(**_: Any) -> None:
+        raise ConnectionError("Could not find any running Ray instance.")
+
+    # Another test's cluster may be running on this machine, and "auto" would find it.
+    monkeypatch.setattr(ray, "init", init)
+    assert "There is no Ray cluster at auto" in complaint(
+        capsys, "passkey", *MODEL, "--ray", "auto", "--lengths", "2x", "--depths", "1"
+    )
 
 
 @pytest.mark.usefixtures("no_loading")

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -224,7 +225,6 @@ def test_the_recommendation_takes_the_smallest_group_that_cannot_be_told_from_th
 
 
 def test_an_address_where_nothing_listens_is_refused_at_once() -> None:
-    pytest.importorskip("ray")
     with pytest.raises(RayUnavailableError, match="Nothing answers"):
         check_address("127.0.0.1:1")
     for address in ("nonsense", "host:", ":80", "host:99999"):
@@ -232,10 +232,31 @@ def test_an_address_where_nothing_listens_is_refused_at_once() -> None:
             check_address(address)
 
 
+def failing_twice(tries: Path, work: Any) -> Any:
+    """A task's work that raises the first time, and takes its whole process down the second."""
+
+    def run(model: Any, tokenizer: Any, done: Any) -> Any:
+        import os
+
+        with tries.open("a") as file:
+            file.write(f"{os.getpid()}\n")
+        count = len(tries.read_text().splitlines())
+        if count == 1:
+            raise OSError("the network was away")
+        if count == 2:
+            os._exit(1)
+        return work(model, tokenizer, done)
+
+    return run
+
+
 @pytest.mark.slow
-def test_two_ray_workers_give_the_rows_of_one_process() -> None:
-    ray = pytest.importorskip("ray")
-    os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+def test_two_ray_workers_give_the_rows_of_one_process_and_a_failed_task_is_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import ray
+
+    monkeypatch.setenv("PYTHONPATH", str(ROOT), prepend=os.pathsep)
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=80_000_000)
     try:
         target = find_target(str(folder()))
@@ -243,6 +264,13 @@ def test_two_ray_workers_give_the_rows_of_one_process() -> None:
         done = {cell_key(row) for row in run(plan(lengths=LENGTHS[:1], methods=methods("vanilla")))}
         spread = rows_of(run_on_ray("local", target, grid_tasks(wanted, WINDOW), done))
         assert comparable(spread) == comparable([row for row in run(wanted) if cell_key(row) not in done])
+        tries = tmp_path / "tries"
+        tasks = grid_tasks(plan(depths=(0.5,)), WINDOW)
+        shaky = [replace(tasks[0], run=failing_twice(tries, tasks[0].run)), *tasks[1:]]
+        again = rows_of(run_on_ray("local", target, shaky))
+        assert comparable(again) == comparable(run(plan(depths=(0.5,))))
+        assert len(tries.read_text().splitlines()) == 3
+        assert len(set(tries.read_text().splitlines())) > 1  # a worker that died was replaced
         tokens = ids(600)
         curves = PerplexityPlan(methods("vanilla", "dynamic"), 600, 200, "random")
         spread = rows_of(run_on_ray("local", target, perplexity_tasks(curves, tokens, WINDOW)))
@@ -314,7 +342,6 @@ def test_what_cannot_be_cut_is_refused_before_loading(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_the_harness_runs_a_task_of_its_yaml_form_on_the_extended_model(tmp_path: Path) -> None:
-    pytest.importorskip("lm_eval")
     from selfextend.lab.harness import EvalPlan, run_eval
 
     questions = [

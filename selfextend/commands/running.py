@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -99,6 +100,25 @@ def recorded(
         steps: model, tokenizer and the cells that are there already -> the run.
         tasks: the same run in pieces, for a cluster.
     """
+    address = getattr(arguments, "ray", None)
+    with nullcontext() if address is None else _cluster(address):  # a cluster first: it may not be there
+        return _recorded(arguments, target, probe, settings, steps, tasks)
+
+
+def _cluster(address: str) -> AbstractContextManager[None]:
+    from selfextend.lab.ray_runner import cluster
+
+    return cluster(address)
+
+
+def _recorded(
+    arguments: argparse.Namespace,
+    target: Target,
+    probe: str,
+    settings: dict[str, Any],
+    steps: Steps,
+    tasks: Callable[[], list[Task]] | None,
+) -> Run:
     from selfextend.lab.grid import CellDone
     from selfextend.lab.records import Run, RunFile, complete_cells, header, read_run
     from selfextend.lab.target import describe_model, versions

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import socket
 from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from typing import Any
@@ -104,47 +105,67 @@ def _curve(
     return run_perplexity(model, tokens, plan, trained_window, done)
 
 
+@contextmanager
+def cluster(address: str) -> Iterator[None]:
+    """A connection to a cluster, for as long as the `with` block lasts; the one there is, where there is one.
+
+    Args:
+        address: see `check_address`; "local" starts a cluster of this machine's own.
+
+    Raises:
+        RayUnavailableError: see `check_address`; or what listens there is no Ray cluster.
+    """
+    check_address(address)
+    import ray
+
+    if ray.is_initialized():
+        yield
+        return
+    try:
+        ray.init(address=None if address == "local" else address, log_to_driver=False, logging_level=logging.ERROR)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        ray.shutdown()
+        raise RayUnavailableError(
+            f"There is no Ray cluster at {address} ({error}). Start one with `ray start --head`, or leave --ray out."
+        ) from None
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
 def run_on_ray(
     address: str, target: Target, tasks: Sequence[Task], done: frozenset[CellKey] | set[CellKey] = frozenset()
 ) -> Generator[Progress | CellDone, None, None]:
     """A run, spread over a cluster. Close the generator to stop: tasks that run are cancelled.
 
     Args:
-        address: see `check_address`; "local" starts a cluster of this machine's own for as long as this runs.
+        address: see `cluster`.
         target: the workers load it themselves, so a folder has to be there on every machine.
 
     Raises:
-        RayUnavailableError: see `check_address`.
+        RayUnavailableError: see `cluster`.
         LabError: a task failed on every try; its error is in the message.
     """
-    check_address(address)
-    import ray
+    with cluster(address):
+        import ray
 
-    here_already = ray.is_initialized()
-    if not here_already:
-        try:
-            ray.init(address=None if address == "local" else address, log_to_driver=False, logging_level=logging.ERROR)
-        except ConnectionError as error:
-            raise RayUnavailableError(f"There is no Ray cluster at {address}: {error}") from None
-    waiting: dict[Any, Task] = {}
-    try:
         gpus = 1 if ray.cluster_resources().get("GPU", 0) >= 1 else 0
         remote = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=_TRIES - 1, retry_exceptions=True)(_rows_of_task)
         waiting = {remote.remote(target, task, frozenset(done)): task for task in tasks}
         clock = Clock(sum(task.weight for task in tasks))
-        while waiting:
-            ready, _ = ray.wait(list(waiting), num_returns=1, timeout=0.5)
-            for reference in ready:
-                task = waiting.pop(reference)
-                for rows in _result(ray, reference, task):
-                    yield CellDone(rows)
-                clock.cell(task.weight)
-            yield clock.progress(f"on Ray, {len(waiting)} of {len(tasks)} tasks to go", None, 0)
-    finally:
-        for reference in waiting:
-            ray.cancel(reference, force=True)
-        if not here_already:
-            ray.shutdown()
+        try:
+            while waiting:
+                ready, _ = ray.wait(list(waiting), num_returns=1, timeout=0.5)
+                for reference in ready:
+                    task = waiting.pop(reference)
+                    for rows in _result(ray, reference, task):
+                        yield CellDone(rows)
+                    clock.cell(task.weight)
+                yield clock.progress(f"on Ray, {len(waiting)} of {len(tasks)} tasks to go", None, 0)
+        finally:
+            for reference in waiting:
+                ray.cancel(reference, force=True)
 
 
 def _result(ray: Any, reference: Any, task: Task) -> list[list[Row]]:
