@@ -1,0 +1,175 @@
+"""The lab as the app has it: choices to runs, a run's rows to figures, tables and files."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from app_parts import tiny, tiny_folder  # noqa: F401 (fixtures)
+
+from app import lab
+from app.model_shelf import LoadedModel
+from selfextend.lab.choices import PROBE_NAMES
+from selfextend.lab.errors import LabError
+from selfextend.lab.grid import CellDone
+from selfextend.lab.records import Run
+from selfextend.lab.statistics import wilson_interval
+
+CHOICES = lab.LabChoices(
+    probe="passkey", sweep=False, methods=("vanilla", "selfextend"), lengths="2x, 3x", depths="0,1", trials=2, seed=5
+)  # fmt: skip
+
+
+def made(choices: lab.LabChoices, loaded: LoadedModel, documents: Any = ()) -> Run:
+    prepared = lab.prepare(choices, loaded, documents)
+    steps = prepared.steps(set())
+    return Run(prepared.header, [row for step in steps if isinstance(step, CellDone) for row in step.rows])
+
+
+@pytest.fixture(scope="module")
+def grid(tiny: LoadedModel) -> Run:  # noqa: F811
+    return made(CHOICES, tiny)
+
+
+@pytest.fixture(scope="module")
+def curves(tiny: LoadedModel) -> Run:  # noqa: F811
+    return made(replace(CHOICES, probe="perplexity", lengths="3x", methods=("vanilla", "window", "yarn")), tiny)
+
+
+@pytest.fixture(scope="module")
+def sweep(tiny: LoadedModel) -> Run:  # noqa: F811
+    return made(
+        replace(CHOICES, sweep=True, lengths="3x", depths="1", trials=1, group_sizes="5,8", neighbor_windows="32,64"),
+        tiny,
+    )
+
+
+def title(figure: Any) -> str:
+    return figure.layout.title.text.replace("<br>", " ")
+
+
+def test_every_probe_of_the_library_can_be_chosen() -> None:
+    assert set(PROBE_NAMES) < set(lab.PROBES.values())
+
+
+def test_the_same_choices_have_the_same_record_and_others_another(tiny: LoadedModel) -> None:  # noqa: F811
+    name = lab.prepare(CHOICES, tiny, ()).file_name
+    assert lab.prepare(CHOICES, tiny, ()).file_name == name
+    for changed in (replace(CHOICES, seed=6), replace(CHOICES, trials=3), replace(CHOICES, methods=("vanilla",))):
+        assert lab.prepare(changed, tiny, ()).file_name != name
+
+
+def test_a_grid_draws_each_method_and_states_how_it_was_made(grid: Run, tiny: LoadedModel) -> None:  # noqa: F811
+    assert lab.views(grid) == ["Vanilla", "SelfExtend"]
+    for label in lab.views(grid):
+        figure = lab.figure(grid, label)
+        rows = [row for row in grid.rows if row["label"] == label]
+        right = sum(row["score"] == 1 for row in rows)
+        low, high = wilson_interval(right, len(rows))
+        for part in (label, f"({low:.0%}–{high:.0%}), n=8", Path(tiny.name).name, "window 256", "seed 5", "n = 2"):
+            assert part in title(figure)
+        assert list(figure.data[0].x) == ["512", "768"]
+        assert list(figure.data[0].y) == ["0%", "100%"]
+    settings = [row["settings"]["group_size"] for row in grid.rows if row["label"] == "SelfExtend"]
+    assert f"(G {min(settings)}, w 64 to G {max(settings)}, w 64)" in title(lab.figure(grid, "SelfExtend"))
+
+
+def test_a_grid_that_has_just_begun_is_drawn_empty(grid: Run) -> None:
+    figure = lab.figure(Run(grid.header), "Vanilla")
+    assert "seed 5" in title(figure)
+    assert lab.table_html(Run(grid.header)) == ""
+
+
+def test_curves_name_each_methods_settings(curves: Run) -> None:
+    (view,) = lab.views(curves)
+    figure = lab.figure(curves, view)
+    assert [trace.name for trace in figure.data] == [
+        "Vanilla", "Sliding window (window 256)", "YaRN (RoPE yarn, factor 3)",
+    ]  # fmt: skip
+    assert list(figure.data[0].y) == pytest.approx([row["loss"] for row in curves.rows if row["label"] == "Vanilla"])
+    for part in ("768 tokens", "n = 1 text", "seed 5"):
+        assert part in title(figure)
+
+
+def test_a_sweep_draws_score_and_cost_and_says_what_to_take(sweep: Run) -> None:
+    assert lab.views(sweep) == ["sweep", "seconds", "memory"]
+    for view, words in (("sweep", "accuracy"), ("seconds", "seconds"), ("memory", "peak memory")):
+        figure = lab.figure(sweep, view)
+        assert (list(figure.data[0].x), list(figure.data[0].y)) == (["5", "8"], ["32", "64"])
+        assert all(part in title(figure) for part in (words, "768 tokens", "n = 1", "seed 5"))
+    by_pair = {tuple(row["settings"].values())[:2]: row["seconds"] for row in sweep.rows}
+    assert lab.figure(sweep, "seconds").data[0].z[1][0] == pytest.approx(by_pair[5, 64], rel=1e-5)
+    assert re.search(r"<b>Take SelfExtend \(G=\d, w=\d+\)\.</b> Best: ", lab.table_html(sweep))
+
+
+def test_a_sweep_with_and_without_logn_draws_the_two_apart(sweep: Run) -> None:
+    scaled = [
+        row | {"score": 1.0, "settings": row["settings"] | {"query_scaling": "logn"}, "label": row["label"] + " log-n"}
+        for row in sweep.rows
+    ]
+    both = Run(sweep.header, [*(row | {"score": 0.0} for row in sweep.rows), *scaled])
+    assert lab.views(both)[3:] == ["sweep, log-n", "seconds, log-n", "memory, log-n"]
+    assert lab.figure(both, "sweep").data[0].z.max() == 0
+    assert lab.figure(both, "sweep, log-n").data[0].z.min() == 1
+
+
+def test_the_check_inside_the_window_draws_off_and_on(tiny: LoadedModel) -> None:  # noqa: F811
+    run = made(replace(CHOICES, probe="short-context", lengths="8x", depths="1", trials=1), tiny)
+    assert {row["length"] for row in run.rows} == {256}
+    figure = lab.figure(run, "perplexity")
+    off, on = (trace.name for trace in figure.data)
+    assert off == "Vanilla"
+    assert "G=" in on
+    passkeys = [row for row in run.rows if row["probe"] == "passkey"]
+    if passkeys:
+        assert len(lab.figure(run, "passkey").data[0].z[0]) == 2
+
+
+def test_the_visitors_own_document_is_what_things_are_hidden_in(tiny: LoadedModel) -> None:  # noqa: F811
+    own = replace(CHOICES, own_document=True, probe="needle-single", lengths="2x", trials=1)
+    text = ("my notes.txt", "One plain sentence follows another here. " * 60)
+    run = made(own, tiny, [text])
+    assert run.header["settings"]["filler"] == "my notes.txt"
+    with pytest.raises(LabError, match="no document"):
+        lab.prepare(own, tiny, [])
+    with pytest.raises(LabError, match="longer text"):
+        lab.prepare(own, tiny, [("short.txt", "Short.")])
+    with pytest.raises(LabError, match="cannot be hidden"):
+        lab.prepare(replace(own, probe="key-value"), tiny, [text])
+    read = lab.prepare(replace(own, probe="perplexity"), tiny, [text])
+    assert read.header["settings"]["text"] == "my notes.txt"
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"trials": 0}, "trials"),
+        ({"depths": "0,1.5"}, "0 … 1"),
+        ({"depths": "deep"}, "no depths"),
+        ({"lengths": "long"}, "no length"),
+        ({"lengths": "100"}, "by itself"),
+        ({"methods": ()}, "at least one method"),
+        ({"sweep": True, "lengths": "64x", "group_sizes": "2"}, "None of these"),
+        ({"sweep": True}, "one length"),
+        ({"probe": "short-context", "lengths": "1x"}, "nothing would be grouped"),
+    ],
+)
+def test_what_cannot_be_run_is_refused(tiny: LoadedModel, changes: dict[str, Any], words: str) -> None:  # noqa: F811
+    with pytest.raises(ValueError, match=words):
+        lab.prepare(replace(CHOICES, **changes), tiny, ())
+
+
+def test_exports_hold_every_row_and_every_figure(grid: Run) -> None:
+    rows = list(csv.DictReader(io.StringIO(lab.as_csv(grid))))
+    assert len(rows) == len(grid.rows)
+    assert {(row["model"], row["seed"]) for row in rows} == {(grid.header["model"]["name"], "5")}
+    assert [float(row["score"]) for row in rows] == [row["score"] for row in grid.rows]
+    page = lab.as_html(grid)
+    assert page.count('class="plotly-graph-div"') == 2
+    assert "95% interval" in page
+    assert not re.search(r"<(script|link|img)[^>]*(src|href)=", page)
