@@ -19,6 +19,9 @@ import plotly.graph_objects as go
 from app.figure_style import METHOD_NAMES, SEQUENTIAL, compact, finish, lying_colour_bar
 from app.theme import ACCENTS, BLUE, GREY, METHOD_COLOURS, METHOD_DASHES, ORANGE
 
+PAGE_BORDER = ({"color": "rgba(0,0,0,0.45)", "width": 3}, {"color": "rgba(255,255,255,0.9)", "width": 1})
+"""A bright line in a dark one: seen on the colours' dark end and on their bright end alike."""
+
 
 def attention_heatmap(
     shares: npt.NDArray[np.floating[Any]],
@@ -76,7 +79,8 @@ def attention_heatmap(
         )
     )
     for label, first in (page_borders or {}).items():
-        figure.add_vline(first, line={"color": "rgba(255,255,255,0.45)", "width": 1}, annotation_text="", name=label)
+        for line in PAGE_BORDER:
+            figure.add_vline(first, line=line, name=label)
     every = max(1, -(-rows // 24))
     figure.update_yaxes(
         title="answer token",

@@ -131,6 +131,13 @@ def test_log_attention_keeps_true_shares_for_the_hover() -> None:
     assert heatmap.customdata[0].tolist() == pytest.approx(values[0].tolist())
 
 
+def test_page_borders_stand_where_the_pages_begin_in_light_on_dark() -> None:
+    figure = attention_heatmap(shares(2, 3), ["a", "b"], [0, 10, 20, 30], page_borders={"1: 1": 3, "1: 2": 17})
+    assert [(line.name, line.x0, line.line.width) for line in figure.layout.shapes] == [
+        ("1: 1", 3, 3), ("1: 1", 3, 1), ("1: 2", 17, 3), ("1: 2", 17, 1),
+    ]  # fmt: skip
+
+
 def test_accuracy_grid_states_samples_and_marks_the_window() -> None:
     figure = FIGURES["accuracy"](False)
     assert "n = 20" in figure.layout.title.text
