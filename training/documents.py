@@ -15,7 +15,7 @@ from training.prose import HARBOUR, OBSERVATORY
 from training.vocabulary import RESERVED_NAMES
 
 FACTS = 100
-SENTENCES = 16
+SENTENCES = 17
 SAMPLE_SEED, HELD_OUT_SEED = 7, 8
 
 

@@ -80,8 +80,11 @@ class Filler:
         return draw(self._sentence, self.names.split)
 
     def mention(self, entity: str) -> str:
-        """A sentence that names ``entity`` and says nothing one could ask for."""
+        """A sentence or heading that names ``entity`` and says nothing one could ask for."""
         rng = self.rng
+        if rng.random() < 0.3:
+            heading = entity[:1].upper() + entity[1:]
+            return rng.choice((f"\n{heading}\n", f"{heading} {rng.randint(1, 99)}", heading.title()))
 
         def make() -> str:
             if rng.random() < 0.5:

@@ -149,7 +149,7 @@ class Author:
                 size = len(lines)
             paragraphs.append(" ".join(lines[:size]))
             lines = lines[size:]
-        return Section(f"{name} {thing.capitalize()}", tuple(paragraphs))
+        return Section(capitalised(entity), tuple(paragraphs))
 
     def write(self, facts: int = 100, sentences: int = 18, sections_per_kind: int = 1) -> Book:
         """Writes the book: ``facts`` facts spread evenly, ``sentences`` other sentences in each section."""

@@ -52,10 +52,7 @@ SECTION = ParagraphStyle(
     spaceAfter=4,
 )
 FRONT = ParagraphStyle("front", SECTION, fontSize=15, leading=19, spaceAfter=8)
-CONTENTS = (
-    ParagraphStyle("toc0", fontName="Times-Bold", fontSize=10.5, leading=14.5, textColor=INK, spaceBefore=5),
-    ParagraphStyle("toc1", fontName="Times-Roman", fontSize=9, leading=11.4, textColor=INK, leftIndent=12),
-)
+CONTENTS = ParagraphStyle("toc0", fontName="Times-Bold", fontSize=10.5, leading=14.5, textColor=INK, spaceBefore=5)
 
 
 class _Setter(BaseDocTemplate):
@@ -100,12 +97,14 @@ class _Setter(BaseDocTemplate):
         key = f"{style}-{text}"
         self.canv.bookmarkPage(key)
         self.canv.addOutlineEntry(text, key, level, closed=level == 0)
-        self.notify("TOCEntry", (level, escape(text), self.page, key))
+        # A page of names beside numbers would be one more page of facts.
+        if level == 0:
+            self.notify("TOCEntry", (level, escape(text), self.page, key))
 
 
 def typeset(book: Book, path: Path) -> None:
     """Writes ``book`` to ``path``: cover, contents, one chapter after another. Byte for byte the same every time."""
-    contents = TableOfContents(levelStyles=list(CONTENTS), dotsMinLevel=-1)
+    contents = TableOfContents(levelStyles=[CONTENTS], dotsMinLevel=-1)
     story: list[Flowable] = [
         Spacer(1, 52 * mm), Paragraph(escape(book.title), TITLE), Spacer(1, 6 * mm),
         HRFlowable(width="30%", thickness=0.8, color=ACCENT), Spacer(1, 5 * mm),

@@ -168,7 +168,7 @@ class RowMaker:
     def _scraps(self, budget: int, passage: list[_Text], facts: Sequence[Fact] = ()) -> None:
         """Adds filler to ``passage`` until ``budget`` tokens are used; some names what ``facts`` are about."""
         kind = self.rng.random()
-        mentions = 0.25 if facts and self.rng.random() < 0.5 else 0.0
+        mentions = 0.35 if facts and self.rng.random() < 0.7 else 0.0
         while budget > 0:
             text = self._text()
             if kind < 0.12:
@@ -201,7 +201,7 @@ class RowMaker:
         stated: list[Fact] = []
         questions: list[_Text] = []
         # A fact is taken together with its question, so that what is asked always stands in the passage.
-        asked_share = rng.choice((0.6, 0.9, 1.0))
+        asked_share = rng.choice((0.3, 0.6, 0.9))
         for fact in facts:
             before, value, after = self.facts.statement(fact)
             statement = self._text().add(wrapped(f"{rng.choice((' ', ' ', ' ', NEWLINE))}{before}{value}{after}"))
