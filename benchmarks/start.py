@@ -1,4 +1,4 @@
-"""How long `python app.py` takes, with the bundled model: until the server answers, the page stands, the model is ready.
+"""How long `python app.py` takes with the bundled model: until the server answers, the page stands, the model is ready.
 
     python -m benchmarks.start
 
