@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -47,7 +47,7 @@ class Shown:
 
 def reply_steps(
     loaded: LoadedModel, caches: CacheStore, session: Session, questions: Sequence[Question]
-) -> Iterator[Shown]:
+) -> Generator[Shown, None, None]:
     """Ask the same question in each of the ways given, and yield what to show, a few times a second at most.
 
     `session.stop` ends it between two chunks or tokens: the last `Shown` then holds what there is, with a word about
@@ -75,7 +75,7 @@ def reply_steps(
 
 def _one(
     loaded: LoadedModel, caches: CacheStore, session: Session, question: Question, prefix: str
-) -> Iterator[Shown | Turn | Reply]:
+) -> Generator[Shown | Turn | Reply, None, None]:
     """One method: what to show, then its turn; or a reply that was stopped."""
     from selfextend.generation import NewToken, PrefillProgress
 

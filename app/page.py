@@ -6,7 +6,9 @@ Puts the parts together and keeps what they share up to date. Knows no attention
 from __future__ import annotations
 
 import secrets
+import time
 from collections.abc import Iterator
+from operator import attrgetter
 from typing import Any
 
 import gradio as gr
@@ -42,6 +44,7 @@ from selfextend.config import suggest
 
 TITLE = "SelfExtend explorer"
 STORAGE_KEY = "selfextend-explorer-1"
+STOP_AFTER_SECONDS = 3.0
 HIDDEN: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 
 
@@ -65,10 +68,6 @@ def build_page(runtime: Runtime) -> gr.Blocks:
                     documents = build_documents_panel(runtime, states, controls.max_new_tokens)
                     chat = build_chat(runtime, controls, states)
 
-                def token_texts(turn: Turn) -> list[str]:
-                    tokenizer = runtime.models.need().tokenizer
-                    return [tokenizer.decode([token]) for token in turn.answer.token_ids]
-
                 with gr.Column(scale=7, min_width=330, elem_id="right"), gr.Tabs(elem_id="right-tabs") as tabs:
                     shared = SharedInputs(controls.group_size, controls.neighbor_window, controls.method, states.view)
                     with gr.Tab("Evidence", id="evidence"):
@@ -76,13 +75,13 @@ def build_page(runtime: Runtime) -> gr.Blocks:
                     with gr.Tab("Position map", id="map"):
                         build_position_map_tab(shared)
                     with gr.Tab("Attention", id="attention"):
-                        build_attention_tab(states.turn, token_texts)
+                        build_attention_tab(states.turn, attrgetter("token_texts"))
                     with gr.Tab("Parameters", id="parameters"):
                         build_parameters_tab(shared)
                     with gr.Tab("Compare", id="compare"):
                         compare = build_compare_tab(runtime, controls, states)
                     with gr.Tab("Runs", id="runs"):
-                        build_runs_tab(states, token_texts)
+                        build_runs_tab(states, attrgetter("token_texts"))
             with gr.Tab("Lab", id="lab"):
                 build_lab_tab(runtime, states.visitor)
             with gr.Tab("Learn", id="learn"):
@@ -100,7 +99,7 @@ def build_page(runtime: Runtime) -> gr.Blocks:
             elem_id="page-links", js_on_load=(ASSETS / "page_links.js").read_text(encoding="utf-8"), visible="hidden"
         )
         links.passage(
-            _opener(runtime), [states.visitor], [states.turn, evidence.wanted, tabs], queue=False, **HIDDEN
+            _opener(runtime), [states.visitor], [states.turn, evidence.wanted, tabs, chat.status], queue=False, **HIDDEN
         ).then(*evidence.refresh, **LIVE)
         _keep_meters(runtime, controls, states, meter, fit)
         _keep_in_browser(runtime, controls, states, browser)
@@ -111,6 +110,8 @@ def build_page(runtime: Runtime) -> gr.Blocks:
 def _tester(runtime: Runtime) -> Any:
     def test(turn: Turn, citation: Citation) -> Iterator[Any]:
         loaded = runtime.models.need()
+        if loaded.label != turn.model_name:
+            raise ValueError(f"{turn.model_name} gave this answer: load it again to test what it answered from.")
         return passage_test_steps(
             loaded.model,
             loaded.tokenizer,
@@ -127,15 +128,15 @@ def _tester(runtime: Runtime) -> Any:
 def _opener(runtime: Runtime) -> Any:
     """Follows a page link: #passage-TURN-RANK."""
 
-    def open_passage(event: gr.EventData, visitor: str) -> tuple[Any, Any, Any]:
+    def open_passage(event: gr.EventData, visitor: str) -> tuple[Any, ...]:
         parts = str(event._data.get("href", "") if isinstance(event._data, dict) else "").split("-")
         if len(parts) != 3 or not (parts[1].isdigit() and parts[2].isdigit()):
-            return gr.skip(), gr.skip(), gr.skip()
+            return tuple(gr.skip() for _ in range(4))
         turn = runtime.sessions.get(visitor).turns.get(int(parts[1]))
         if turn is None:
-            gr.Info("This answer's evidence is no longer in memory. Ask again to see it.")
-            return gr.skip(), gr.skip(), gr.skip()
-        return turn, int(parts[2]), gr.Tabs(selected="evidence")
+            words = complaint_html("This answer's evidence is no longer in memory. Ask again to see it.")
+            return gr.skip(), gr.skip(), gr.skip(), words
+        return turn, int(parts[2]), gr.Tabs(selected="evidence"), gr.skip()
 
     return open_passage
 
@@ -248,14 +249,18 @@ def _start(
 
     def ready(visitor: str, kept: Any, new_tokens: float) -> Iterator[dict[Any, Any]]:
         first = runtime.first_load
+        began = time.monotonic()
         while not first.done.wait(0.3):
-            yield {model.status: status_html(first.progress)}
+            # A load of a second or two needs no button that comes and goes.
+            long = time.monotonic() - began > STOP_AFTER_SECONDS
+            yield {model.status: status_html(first.progress), model.stop: gr.update(visible=long)}
         loaded = runtime.models.loaded
         session = runtime.sessions.get(visitor)
         is_new = not (isinstance(kept, dict) and kept.get("controls"))
         yield {
             model.status: complaint_html(first.error) if loaded is None and first.error else "",
             model.summary: summary_html(loaded),
+            model.stop: gr.update(visible=False),
         }
         if is_new and not session.documents and SAMPLE.is_file() and loaded is not None and loaded.is_bundled:
             steps = runtime.library.add_steps(SAMPLE, SAMPLE.name)
@@ -293,7 +298,7 @@ def _start(
         states.visitor, states.entries, states.turn, chat.chatbot, documents.listing, *controls,
     ]  # fmt: skip
     started = [
-        model.status, model.summary, documents.listing, documents.status, states.view, advised_window,
+        model.status, model.summary, model.stop, documents.listing, documents.status, states.view, advised_window,
         controls.group_size, controls.neighbor_window, controls.log_n, controls.remember,
     ]  # fmt: skip
     page.load(restore, [browser], restored, queue=False, **HIDDEN).then(
@@ -302,7 +307,7 @@ def _start(
     model.loaded.success(
         changed,
         [states.visitor, controls.max_new_tokens],
-        [documents.listing, states.turn, *started[4:]],
+        [documents.listing, states.turn, *started[5:]],
         queue=False,
         **HIDDEN,
     )

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import json
 import tempfile
+import traceback
 from collections.abc import Iterator
+from contextlib import closing
 from html import escape
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -33,9 +35,8 @@ class States(NamedTuple):
     Attributes:
         visitor: who this is: a random text that the browser keeps.
         entries: the conversation, a list of Entry.
-        pending: what to ask next: {"question", "entries"}; None while nothing is.
+        pending: what is being asked: {"question", "entries", "cleared", "busy"}; None while nothing is.
         turn: the Turn that the tabs beside the chat look into, or None.
-        losses: per-position losses of the last comparison, by method, or None.
         view: the DocumentView.
     """
 
@@ -83,6 +84,9 @@ def complaint_html(error: Exception | str) -> str:
     return f'<p role="alert" class="complaint">{escape(str(error))}</p>'
 
 
+BUSY = complaint_html("An answer is on its way: wait for it, or stop it.")
+
+
 def build_chat(runtime: Runtime, controls: Controls, states: States) -> ChatPane:
     """The chat's components and handlers, inside the open gr.Blocks."""
     chatbot = gr.Chatbot(
@@ -112,19 +116,21 @@ def build_chat(runtime: Runtime, controls: Controls, states: States) -> ChatPane
         buttons=["copy"], elem_id="prompt", interactive=False,
     )  # fmt: skip
 
-    asked = [question, states.entries, states.visitor]
+    asked = [question, states.entries, states.visitor, states.pending]
     waiting = [states.pending, chatbot, question, send, stop, status]
     hidden: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
     at_once: dict[str, Any] = {"queue": False, **hidden}
 
-    def begin(text: str, entries: list[Entry], visitor: str) -> tuple[Any, ...]:
+    def begin(text: str, entries: list[Entry], visitor: str, pending: dict[str, Any] | None) -> tuple[Any, ...]:
         """Shows the question at once, while the model may still be busy with somebody else."""
+        if pending is not None:
+            return *_busy(pending, 5), BUSY
         if not text.strip():
             return None, gr.skip(), gr.skip(), gr.skip(), gr.skip(), complaint_html("Type a question first.")
         runtime.sessions.get(visitor).stop.clear()
         shown = [*messages(entries), {"role": "user", "content": text}]
         return (
-            {"question": text, "entries": entries},
+            {"question": text, "entries": entries, "cleared": False, "busy": False},
             shown,
             "",
             gr.update(visible=False),
@@ -143,11 +149,15 @@ def build_chat(runtime: Runtime, controls: Controls, states: States) -> ChatPane
             choices = Choices.read(values)
             loaded = runtime.models.need()
             questions = _questions(session, choices, choices.ways(loaded.trained_window), text, entries)
-            steps = reply_steps(loaded, runtime.caches, session, questions)
-            for shown in steps:
-                entry = Entry(text, shown.replies, loaded.label)
-                if not shown.done:
-                    yield {chatbot: _growing(entries, entry, shown), status: status_html(shown.progress)}
+            with closing(reply_steps(loaded, runtime.caches, session, questions)) as steps:
+                for shown in steps:
+                    if pending["cleared"]:
+                        yield {chatbot: [], status: "", states.entries: [], states.turn: None, **rest}
+                        return
+                    entry = Entry(text, shown.replies, loaded.label)
+                    if not shown.done:
+                        line = status_html(shown.progress) + (BUSY if pending["busy"] else "")
+                        yield {chatbot: _growing(entries, entry, shown), status: line}
             kept = [*entries, entry]
             yield {
                 chatbot: messages(kept),
@@ -156,27 +166,38 @@ def build_chat(runtime: Runtime, controls: Controls, states: States) -> ChatPane
                 states.turn: shown.turns[-1] if shown.turns else gr.skip(),
                 **rest,
             }
-        except (ValueError, RuntimeError) as error:
-            # Refused or failed: what was there stays, and the question goes back to where it was typed.
-            yield {chatbot: messages(entries), question: text, status: complaint_html(error), **rest}
+        except Exception as error:
+            # Refused or failed, whatever the reason: what was there stays, the question goes back to where it was
+            # typed, and Send comes back.
+            words = error if isinstance(error, (ValueError, RuntimeError)) else _unexpected(error)
+            yield {chatbot: messages(entries), question: text, status: complaint_html(words), **rest}
 
-    def retry(event: gr.RetryData, entries: list[Entry], visitor: str) -> tuple[Any, ...]:
+    def retry(event: gr.RetryData, entries: list[Entry], *rest: Any) -> tuple[Any, ...]:
         place = _entry_at(event.index, entries)
-        return begin(entries[place].question, entries[:place], visitor)
+        return begin(entries[place].question, entries[:place], *rest)
 
-    def edit(event: gr.EditData, entries: list[Entry], visitor: str) -> tuple[Any, ...]:
-        return begin(_plain(event.value), entries[: _entry_at(event.index, entries)], visitor)
+    def edit(event: gr.EditData, entries: list[Entry], *rest: Any) -> tuple[Any, ...]:
+        return begin(_plain(event.value), entries[: _entry_at(event.index, entries)], *rest)
 
-    def undo(event: gr.UndoData, entries: list[Entry]) -> tuple[Any, ...]:
+    def undo(event: gr.UndoData, entries: list[Entry], visitor: str, pending: dict[str, Any] | None) -> tuple[Any, ...]:
+        if pending is not None:
+            return _busy(pending, 4)
         place = _entry_at(event.index, entries)
-        return entries[:place], messages(entries[:place]), entries[place].question
+        kept = entries[:place]
+        last = kept[-1].replies[-1].turn if kept and kept[-1].replies else 0
+        turn = runtime.sessions.get(visitor).turns.get(last)
+        return kept, messages(kept), entries[place].question, turn
 
-    def clear(visitor: str) -> tuple[Any, ...]:
-        runtime.sessions.get(visitor).turns.clear()
+    def clear(visitor: str, pending: dict[str, Any] | None) -> tuple[Any, ...]:
+        session = runtime.sessions.get(visitor)
+        session.turns.clear()
+        if pending is not None:
+            pending["cleared"] = True
+            session.stop.set()
         return [], None, ""
 
-    def example(event: gr.SelectData, entries: list[Entry], visitor: str) -> tuple[Any, ...]:
-        return begin(_plain(event.value), entries, visitor)
+    def example(event: gr.SelectData, entries: list[Entry], *rest: Any) -> tuple[Any, ...]:
+        return begin(_plain(event.value), entries, *rest)
 
     def save(entries: list[Entry], visitor: str) -> tuple[str | None, str]:
         if not entries:
@@ -196,7 +217,7 @@ def build_chat(runtime: Runtime, controls: Controls, states: States) -> ChatPane
         return gr.update(value=build_prompt(loaded.tokenizer, documents, text).text, visible=True)
 
     begun = gr.on([send.click, question.submit], begin, asked, waiting, **at_once)
-    again = [states.entries, states.visitor]
+    again = [states.entries, states.visitor, states.pending]
     begins = [
         begun,
         chatbot.retry(retry, again, waiting, **at_once),
@@ -216,9 +237,9 @@ def build_chat(runtime: Runtime, controls: Controls, states: States) -> ChatPane
         for event in begins
     ]
     stop.click(lambda visitor: runtime.sessions.get(visitor).stop.set(), [states.visitor], None, **at_once)
-    chatbot.undo(undo, [states.entries], [states.entries, chatbot, question], **at_once)
-    chatbot.clear(clear, [states.visitor], [states.entries, states.turn, status], **at_once)
-    save_on_click(download, save, again, status)
+    chatbot.undo(undo, again, [states.entries, chatbot, question, states.turn], **at_once)
+    chatbot.clear(clear, [states.visitor, states.pending], [states.entries, states.turn, status], **at_once)
+    save_on_click(download, save, [states.entries, states.visitor], status)
     show_prompt.click(prompt_text, [states.turn, states.visitor, question], prompt_box, **at_once)
     return ChatPane(chatbot, question, status, answered)
 
@@ -243,6 +264,17 @@ def _questions(session: Session, choices: Choices, ways: list[Any], text: str, e
         )
         for method, config in ways
     ]
+
+
+def _busy(pending: dict[str, Any], outputs: int) -> tuple[Any, ...]:
+    """Leaves everything as it is, and has the answer that is on its way say so beside its progress."""
+    pending["busy"] = True
+    return tuple(gr.skip() for _ in range(outputs))
+
+
+def _unexpected(error: Exception) -> str:
+    traceback.print_exception(error)
+    return f"Something unexpected went wrong ({type(error).__name__}: {error}). What was there is as before; ask again."
 
 
 def _growing(entries: list[Entry], entry: Entry, shown: Shown) -> list[dict[str, Any]]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from html import escape
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,17 +19,20 @@ from app.answering import Progress
 from app.model_shelf import BUNDLED, LoadedModel
 from app.runtime import Runtime
 from app.tabs.chat import complaint_html, status_html
+from app.tabs.shared import Refresh, draw_on_load
 from selfextend.presets import PRESETS, find_preset
 
 OTHER = "Another: folder or hub id"
+STOPPED = "Loading was stopped. What was downloaded is kept."
 QUANTIZATIONS = ["none", "int8", "nf4"]
 
 
 class ModelPanel(NamedTuple):
-    """Attributes: the line about the model, the line about what is going on, and the event of a finished load."""
+    """Attributes: the lines about the model and what is going on, the stop button, and the event of a finished load."""
 
     summary: gr.HTML
     status: gr.HTML
+    stop: gr.Button
     loaded: Any
 
 
@@ -54,7 +58,11 @@ def build_model_panel(runtime: Runtime) -> ModelPanel:
         facts = gr.HTML(facts_html(start.model), elem_id="model-facts")
         with gr.Row():
             quantization = gr.Dropdown(
-                QUANTIZATIONS, value=start.quantization, label="Quantization", min_width=110, elem_id="quantization"
+                QUANTIZATIONS,
+                value=_named(start.quantization),
+                label="Quantization",
+                min_width=110,
+                elem_id="quantization",
             )
             device = gr.Dropdown(
                 ["auto", "cpu", "cuda", "mps"], value=start.device, label="Device", min_width=110,
@@ -64,10 +72,8 @@ def build_model_panel(runtime: Runtime) -> ModelPanel:
         with gr.Row():
             ask = gr.Button("Estimate memory", size="sm", min_width=110, elem_id="estimate")
             load = gr.Button("Load", size="sm", variant="primary", min_width=80, elem_id="load")
-            stop = gr.Button(
-                "Stop loading", size="sm", variant="stop", visible=False, min_width=80, elem_id="stop-loading"
-            )
     status = gr.HTML(elem_id="model-status")
+    stop = gr.Button("Stop loading", size="sm", variant="stop", visible=False, min_width=80, elem_id="stop-loading")
     hidden: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 
     def chosen(choice: str, other: str) -> tuple[Any, ...]:
@@ -89,7 +95,7 @@ def build_model_panel(runtime: Runtime) -> ModelPanel:
                 step = next(steps)
                 if runtime.stop_loading.is_set():
                     steps.close()
-                    yield {status: complaint_html("Loading was stopped. What was downloaded is kept."), **done}
+                    yield {status: complaint_html(STOPPED), **done}
                     return
                 if time.monotonic() - last > 0.2:
                     last = time.monotonic()
@@ -114,21 +120,30 @@ def build_model_panel(runtime: Runtime) -> ModelPanel:
         run, inputs, [status, summary, estimate, load, stop], concurrency_limit=1, concurrency_id="model", **hidden
     )
     stop.click(lambda: runtime.stop_loading.set(), None, None, queue=False, **hidden)
-    return ModelPanel(summary, status, loaded)
+    if start.quantization == "auto":
+        draw_on_load(Refresh(lambda: _advised_quantization(start.model), [], [quantization]))
+    return ModelPanel(summary, status, stop, loaded)
 
 
 def load_in_background(runtime: Runtime) -> threading.Thread:
     """Loads the model that the app was started with, while the page is being built and served."""
 
     def load() -> None:
-        settings = runtime.settings
+        settings, first = runtime.settings, runtime.first_load
         try:
-            for step in runtime.models.load_steps(settings.model, settings.quantization, settings.device):
-                runtime.first_load.progress = Progress(step.message, step.fraction)
-        except (ValueError, RuntimeError, ImportError) as error:
-            runtime.first_load.error = str(error)
+            quantization = settings.quantization
+            if quantization == "auto":
+                quantization = _advised_quantization(settings.model)
+            with closing(runtime.models.load_steps(settings.model, quantization, settings.device)) as steps:
+                for step in steps:
+                    first.progress = Progress(step.message, step.fraction)
+                    if runtime.stop_loading.is_set():
+                        first.error = STOPPED
+                        return
+        except Exception as error:  # whatever it was, the page waits for this thread's word
+            first.error = str(error) or type(error).__name__
         finally:
-            runtime.first_load.done.set()
+            first.done.set()
 
     thread = threading.Thread(target=load, name="first-load", daemon=True)
     thread.start()
@@ -137,6 +152,10 @@ def load_in_background(runtime: Runtime) -> threading.Thread:
 
 def _name(choice: str, other: str) -> str:
     return other.strip() if choice == OTHER else choice
+
+
+def _named(quantization: str) -> str:
+    return "none" if quantization == "auto" else quantization
 
 
 def _advised_quantization(name: str) -> str:

@@ -43,11 +43,18 @@ def chromium() -> Iterator[Browser]:
 
 
 @contextmanager
-def served(command: Callable[[int], list[str]], environment: dict[str, str] | None = None) -> Iterator[str]:
-    """Runs `command(port)` in the project's root until the port answers; yields its address, then ends it."""
-    with closing(socket.socket()) as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+def served(
+    command: Callable[[int], list[str]], environment: dict[str, str] | None = None, port: int = 0
+) -> Iterator[str]:
+    """Runs `command(port)` in the project's root until the port answers; yields its address, then ends it.
+
+    Args:
+        port: 0 takes a free one.
+    """
+    if not port:
+        with closing(socket.socket()) as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
     address = f"http://127.0.0.1:{port}"
     variables = os.environ | {"PYTHONPATH": str(ROOT), "GRADIO_ANALYTICS_ENABLED": "False"} | (environment or {})
     process = subprocess.Popen(command(port), cwd=ROOT, env=variables)

@@ -9,19 +9,17 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from chat_parts import SENTENCE, Open, answered, app_command, ask, ready, shorten_answers, suggest, upload
 from conftest import served
-from playwright.sync_api import Page, expect
+from playwright.sync_api import expect
 from tiny_models import save_folder, tiny_model
 
 pytestmark = pytest.mark.browser
-expect.set_options(timeout=90_000)
 
-Open = Callable[..., Page]
-SENTENCE = "The quick brown fox jumps over the lazy dog near the old mill. "
 ASSETS = Path(__file__).resolve().parents[2] / "assets"
 
 
@@ -34,13 +32,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def address(folder: Path) -> Iterator[str]:
     """The whole app on a tiny random model with a trained window of 256 tokens."""
     model = save_folder(folder / "model", tiny_model())
-    data = folder / "data"
-
-    def command(port: int) -> list[str]:
-        options = ["--no-browser", "--port", str(port), "--model", str(model), "--data-folder", str(data)]
-        return [sys.executable, "app.py", *options]
-
-    with served(command) as url:
+    with served(app_command(model, folder / "data")) as url:
         yield url
 
 
@@ -56,39 +48,6 @@ def long(folder: Path) -> Path:
     path = folder / "long.txt"
     path.write_text("\f".join(f"Page {n}. {SENTENCE * 20}" for n in range(1, 61)))
     return path
-
-
-def ready(page: Page) -> Page:
-    expect(page.locator("#model-summary .activity")).to_contain_text("SelfExtend active in")
-    return page
-
-
-def upload(page: Page, *files: Path) -> None:
-    page.set_input_files("#upload input[type=file]", [str(file) for file in files])
-    for file in files:
-        expect(page.locator(".document-list")).to_contain_text(file.name)
-
-
-def suggest(page: Page) -> None:
-    before = page.get_by_label("number input for Group size").input_value()
-    page.get_by_role("button", name="Suggest", exact=True).click()
-    expect(page.get_by_label("number input for Group size")).not_to_have_value(before)
-
-
-def ask(page: Page, question: str = "Who jumps?") -> None:
-    page.get_by_label("Question", exact=True).fill(question)
-    page.get_by_role("button", name="Send", exact=True).click()
-
-
-def answered(page: Page, number: int = 1) -> None:
-    expect(page.locator("#chat .measures")).to_have_count(number)
-    expect(page.get_by_role("button", name="Send", exact=True)).to_be_visible()
-
-
-def shorten_answers(page: Page, tokens: int) -> None:
-    page.get_by_role("button", name="Answering").click()
-    page.get_by_label("number input for Longest answer").fill(str(tokens))
-    page.get_by_label("number input for Longest answer").press("Tab")
 
 
 def test_upload_ask_and_click_a_citation(address: str, open_page: Open, short: Path) -> None:
@@ -223,39 +182,6 @@ def test_reload_keeps_conversation_documents_and_settings(address: str, open_pag
     expect(page.get_by_label("number input for Group size")).to_have_value("77")
     page.locator("#chat a.page-link").first.click()
     expect(page.locator("#evidence-passages input:checked")).to_have_value("1")
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "words"),
-    [
-        ("empty.pdf", b"", "is empty (0 bytes)"),
-        ("cut.pdf", b"%PDF-1.7\n1 0 obj\n<< /Type /Catalog", "cut.pdf"),
-        ("page.pdf", b"<!DOCTYPE html><html></html>", "a web page"),
-    ],
-)
-def test_a_bad_file_gets_a_sentence_and_the_rest_stays(
-    address: str, open_page: Open, short: Path, tmp_path: Path, name: str, content: bytes, words: str
-) -> None:
-    page = ready(open_page(address, width=1500))
-    upload(page, short)
-    bad = tmp_path / name
-    bad.write_bytes(content)
-    page.set_input_files("#upload input[type=file]", str(bad))
-    expect(page.locator("#documents-status .complaint")).to_contain_text(words)
-    expect(page.locator(".document-list li")).to_have_count(1)
-    suggest(page)
-    ask(page)
-    answered(page)
-
-
-def test_a_model_that_is_not_there_gets_a_sentence_and_the_old_one_stays(address: str, open_page: Open) -> None:
-    page = ready(open_page(address, width=1500))
-    page.get_by_role("button", name="Change the model").click()
-    page.get_by_label("Folder or hub id").fill("/nowhere/at/all")
-    page.get_by_label("Folder or hub id").press("Tab")
-    page.get_by_role("button", name="Load", exact=True).click()
-    expect(page.locator("#model-status .complaint")).to_be_visible()
-    expect(page.locator("#model-summary .activity")).to_contain_text("SelfExtend active in 2 of 2 layers")
 
 
 @pytest.mark.parametrize("width", [1500, 390])

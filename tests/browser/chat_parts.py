@@ -1,0 +1,52 @@
+"""What the tests of the whole app do again and again: start it, upload, ask, wait."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from playwright.sync_api import Page, expect
+
+Open = Callable[..., Page]
+SENTENCE = "The quick brown fox jumps over the lazy dog near the old mill. "
+
+
+def app_command(model: Path, data: Path, *options: str) -> Callable[[int], list[str]]:
+    """`python app.py` on a model's folder, for `conftest.served`."""
+    given = ["--no-browser", "--model", str(model), "--data-folder", str(data), *options]
+    return lambda port: [sys.executable, "app.py", "--port", str(port), *given]
+
+
+def ready(page: Page) -> Page:
+    # The page is there first; torch, transformers and the model come after it.
+    expect(page.locator("#model-summary .activity")).to_contain_text("SelfExtend active in", timeout=240_000)
+    return page
+
+
+def upload(page: Page, *files: Path) -> None:
+    page.set_input_files("#upload input[type=file]", [str(file) for file in files])
+    for file in files:
+        expect(page.locator(".document-list")).to_contain_text(file.name)
+
+
+def suggest(page: Page) -> None:
+    before = page.get_by_label("number input for Group size").input_value()
+    page.get_by_role("button", name="Suggest", exact=True).click()
+    expect(page.get_by_label("number input for Group size")).not_to_have_value(before)
+
+
+def ask(page: Page, question: str = "Who jumps?") -> None:
+    page.get_by_label("Question", exact=True).fill(question)
+    page.get_by_role("button", name="Send", exact=True).click()
+
+
+def answered(page: Page, number: int = 1) -> None:
+    expect(page.locator("#chat .measures")).to_have_count(number)
+    expect(page.get_by_role("button", name="Send", exact=True)).to_be_visible()
+
+
+def shorten_answers(page: Page, tokens: int) -> None:
+    page.get_by_role("button", name="Answering").click()
+    page.get_by_label("number input for Longest answer").fill(str(tokens))
+    page.get_by_label("number input for Longest answer").press("Tab")
