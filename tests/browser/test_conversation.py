@@ -13,9 +13,9 @@ from urllib.parse import urlsplit
 
 import pytest
 from chat_parts import SENTENCE, Open, answered, app_command, ask, ready, shorten_answers, suggest, upload
-from conftest import served
+from conftest import ACTION_MILLISECONDS, served
 from make_documents import make
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Browser, Page, expect
 from tiny_models import save_folder, tiny_config, tiny_model
 
 pytestmark = pytest.mark.browser
@@ -185,6 +185,21 @@ def test_bad_files_get_a_sentence_each_and_the_rest_stays(
     expect(complaints).to_have_count(len(REFUSED))
     for name, words in REFUSED.items():
         expect(complaints.filter(has_text=name)).to_contain_text(words)
+    expect(page.locator(".document-list li")).to_have_count(1)
+    suggest(page)
+    ask(page)
+    answered(page)
+
+
+def test_half_a_gigabyte_gets_a_sentence_and_the_rest_stays(
+    address: str, chromium: Browser, short: Path, tmp_path: Path
+) -> None:
+    # Not under watch: gradio asks for the progress of the upload that it refused, and logs that there is none.
+    page = chromium.new_page(viewport={"width": 1500, "height": 1000})
+    page.set_default_timeout(ACTION_MILLISECONDS)
+    page.goto(address)
+    ready(page)
+    upload(page, short)
     huge = tmp_path / "huge.pdf"
     with huge.open("wb") as file:
         file.truncate(500_000_000)
@@ -194,6 +209,7 @@ def test_bad_files_get_a_sentence_each_and_the_rest_stays(
     suggest(page)
     ask(page)
     answered(page)
+    page.close()
 
 
 def test_a_model_that_cannot_be_had_gets_a_sentence_and_the_old_one_stays(
