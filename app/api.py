@@ -17,8 +17,9 @@ from app.model_shelf import NoModelError
 from app.runtime import SAMPLE, Runtime
 from app.session import Session
 from app.tabs.chat import MODEL_QUEUE
-from selfextend.config import SelfExtendConfig, max_length, suggest
-from selfextend.position_map import position_map
+from selfextend.config import SelfExtendConfig, max_length
+from selfextend.config import suggest as suggested
+from selfextend.position_map import position_map as cells_of
 
 API_VISITOR = "api"
 
@@ -71,8 +72,9 @@ def add_endpoints(runtime: Runtime) -> None:
         concurrency_id=MODEL_QUEUE,
         show_progress="hidden",
     )
-    gr.api(position_map_cells, api_name="position_map")
-    gr.api(suggested, api_name="suggest")
+    # MCP clients see the functions' own names.
+    gr.api(position_map, api_name="position_map")
+    gr.api(suggest, api_name="suggest")
 
 
 def _ask(
@@ -84,9 +86,10 @@ def _ask(
     method: str,
     max_new_tokens: int,
 ) -> dict[str, Any]:
+    loaded = _model(runtime)
+    # After the wait: two threads that import transformers at once break each other's import.
     from selfextend.generation import GenerationSettings
 
-    loaded = _model(runtime)
     methods = {"vanilla": "vanilla", "selfextend": "selfextend"}
     if str(method).lower() not in methods:
         raise ValueError(f"method must be 'SelfExtend' or 'Vanilla', not {method!r}.")
@@ -164,10 +167,10 @@ def _config(loaded: Any, length: int, group_size: int, neighbor_window: int) -> 
     window = neighbor_window or loaded.neighbor_window
     if group_size:
         return SelfExtendConfig(group_size, window, loaded.query_scaling)
-    return suggest(loaded.trained_window, length, neighbor_window=window, query_scaling=loaded.query_scaling)
+    return suggested(loaded.trained_window, length, neighbor_window=window, query_scaling=loaded.query_scaling)
 
 
-def position_map_cells(
+def position_map(
     trained_window: int,
     length: int,
     group_size: int,
@@ -195,7 +198,7 @@ def position_map_cells(
         query and key: positions; relative: rows of relative positions, -1 where the key comes after the query.
     """
     try:
-        cells = position_map(
+        cells = cells_of(
             int(trained_window),
             int(length),
             SelfExtendConfig(int(group_size), int(neighbor_window)),
@@ -210,7 +213,7 @@ def position_map_cells(
     return {"query": cells.query.tolist(), "key": cells.key.tolist(), "relative": cells.relative.tolist()}
 
 
-def suggested(trained_window: int, length: int) -> dict[str, Any]:
+def suggest(trained_window: int, length: int) -> dict[str, Any]:
     """The smallest group size that the paper's empirical rule allows for a text of this length. Needs no model.
 
     Args:
@@ -221,7 +224,7 @@ def suggested(trained_window: int, length: int) -> dict[str, Any]:
         group_size, neighbor_window, reach.
     """
     try:
-        config = suggest(int(trained_window), int(length))
+        config = suggested(int(trained_window), int(length))
         reach = max_length(int(trained_window), config)
     except (ValueError, TypeError) as error:
         raise gr.Error(str(error), print_exception=False) from error

@@ -125,12 +125,13 @@ class ModelShelf:
             ModelLoadError: a subclass with a sentence that says what to do.
             ValueError: an unknown quantization.
         """
-        from selfextend.errors import ModelTooBigError
-        from selfextend.models import load_steps
-
         if not self._lock.acquire(blocking=False):
             raise NoModelError("Another model is being loaded. Wait until it is ready, or stop it.")
         try:
+            # Under the lock: two threads that import transformers at once break each other's import.
+            from selfextend.errors import ModelTooBigError
+            from selfextend.models import load_steps
+
             try:
                 last = yield from _last_of(load_steps(name, quantization, device))  # type: ignore[arg-type]
             except ModelTooBigError as error:

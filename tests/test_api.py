@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import socket
@@ -11,12 +12,16 @@ import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 from urllib.request import urlopen
 
+import anyio
 import pytest
 from app_parts import WORDS, tiny_folder  # noqa: F401 (fixture)
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
+from mcp import ClientSession
+from mcp.client.streamable_http import streamablehttp_client
 
 from selfextend.config import SelfExtendConfig, max_length, suggest
 from selfextend.position_map import position_map
@@ -96,6 +101,7 @@ def test_ask_refuses_in_a_sentence_and_the_server_goes_on(client: Client, notes:
     empty.touch()
     for arguments, words in (
         (("Who?", [handle_file(str(notes))], 1, 64, "SelfExtend", 4), "smallest change"),
+        (("Who jumps over it? " * 2000, [handle_file(str(notes))], 32, 64, "SelfExtend", 4), "smallest change"),
         (("Who?", [handle_file(str(empty))], 8, 64, "SelfExtend", 4), "empty"),
         (("", [handle_file(str(notes))], 32, 64, "SelfExtend", 4), "Type a question"),
         (("Who?", [handle_file(str(notes))], 32, 64, "Magic", 4), "method must be"),
@@ -121,14 +127,50 @@ def test_position_map_is_exact(client: Client) -> None:
 def test_only_the_endpoints_are_public(client: Client) -> None:
     named = client.view_api(return_format="dict")["named_endpoints"]
     assert set(named) == {"/ask", "/position_map", "/suggest"}
-    assert [p["parameter_name"] for p in named["/ask"]["parameters"]] == [
-        "question", "documents", "group_size", "neighbor_window", "method", "max_new_tokens",
-    ]  # fmt: skip
+    names = {name: [p["parameter_name"] for p in named[name]["parameters"]] for name in named}
+    assert names == {
+        "/ask": ["question", "documents", "group_size", "neighbor_window", "method", "max_new_tokens"],
+        "/position_map": [
+            "trained_window", "length", "group_size", "neighbor_window", "query_from", "query_to", "key_from", "key_to",
+            "method",
+        ],
+        "/suggest": ["trained_window", "length"],
+    }  # fmt: skip
 
 
-def test_mcp_offers_the_same(address: str) -> None:
-    with urlopen(f"{address}/gradio_api/mcp/schema", timeout=30) as answer:  # noqa: S310 (our own address)
-        tools = {tool["name"]: tool for tool in json.load(answer)}
-    assert {name.rpartition("app_")[2] or name for name in tools} >= {"ask", "position_map", "suggest"} or any(
-        "ask" in name for name in tools
-    )
+async def through_mcp(address: str, calls: list[tuple[str, dict[str, Any]]]) -> tuple[set[str], list[Any]]:
+    """The names of the tools, without the app's name before them, and what each call answers."""
+    url = f"{address}/gradio_api/mcp/"
+    async with streamablehttp_client(url, timeout=300) as (read, write, _), ClientSession(read, write) as session:
+        await session.initialize()
+        tools = {tool.name for tool in (await session.list_tools()).tools}
+        before = next(name for name in tools if name.endswith("ask")).removesuffix("ask")
+        answers = [await session.call_tool(before + name, arguments) for name, arguments in calls]
+        return {name.removeprefix(before) for name in tools}, answers
+
+
+def test_mcp_does_the_same(client: Client, address: str, notes: Path) -> None:
+    document = f"data:text/plain;base64,{base64.b64encode(notes.read_bytes()).decode()}"
+    asked = {
+        "question": "Who jumps?", "documents": [document], "group_size": 32, "neighbor_window": 64,
+        "method": "SelfExtend", "max_new_tokens": 6,
+    }  # fmt: skip
+    viewport = {
+        "trained_window": 4096, "length": 9000, "group_size": 32, "neighbor_window": 1024, "query_from": 8000,
+        "query_to": 8009, "key_from": 10, "key_to": 20, "method": "selfextend",
+    }  # fmt: skip
+    size = {"trained_window": 4096, "length": 9000}
+    calls = [("ask", asked), ("position_map", viewport), ("suggest", size), ("ask", {**asked, "group_size": 1})]
+    tools, answers = anyio.run(through_mcp, address, calls)
+    assert tools == {"ask", "position_map", "suggest"}
+    ask, cells, advised, refused = answers
+    assert refused.isError
+    assert "smallest change" in refused.content[0].text
+    found = json.loads(ask.content[0].text)
+    through_client = client.predict("Who jumps?", [handle_file(str(notes))], 32, 64, "SelfExtend", 6, api_name="/ask")
+    assert found.keys() == through_client.keys()
+    for name in ("answer", "prompt_tokens", "trained_window", "reach"):
+        assert found[name] == through_client[name]
+    assert found["citations"][0].keys() == through_client["citations"][0].keys()
+    assert json.loads(cells.content[0].text) == client.predict(**viewport, api_name="/position_map")
+    assert json.loads(advised.content[0].text) == client.predict(**size, api_name="/suggest")

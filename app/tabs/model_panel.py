@@ -82,6 +82,7 @@ def build_model_panel(runtime: Runtime) -> ModelPanel:
 
     def estimated(choice: str, other: str, quantization: str, device: str) -> Iterator[str]:
         yield status_html(Progress("reading the config", None))
+        runtime.first_load.done.wait()  # two threads that import transformers at once break each other's import
         yield estimate_html(_name(choice, other), quantization, device)
 
     def run(choice: str, other: str, quantization: str, device: str) -> Iterator[dict[Any, Any]]:
@@ -160,10 +161,11 @@ def _named(quantization: str) -> str:
 
 def _advised_quantization(name: str) -> str:
     """nf4 for what comes from the hub onto a GPU; none elsewhere."""
+    if not name or name == BUNDLED or Path(name).expanduser().is_dir():
+        return "none"
     import torch
 
-    local = not name or name == BUNDLED or Path(name).expanduser().is_dir()
-    return "nf4" if torch.cuda.is_available() and not local else "none"
+    return "nf4" if torch.cuda.is_available() else "none"
 
 
 def facts_html(name: str) -> str:

@@ -1,0 +1,31 @@
+"""What the page needs before it answers: not torch, not transformers, and no word of the lab that is not there."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+from app import lab
+from selfextend.lab.choices import PROBE_NAMES
+
+BUILD = """
+import sys
+from app.settings import read_settings
+from app.runtime import make_runtime
+from app.page import build_page
+
+build_page(make_runtime(read_settings(["--no-browser", "--no-persist"], {})))
+print(*(name for name in ("torch", "transformers", "accelerate", "bitsandbytes") if name in sys.modules))
+"""
+
+
+def test_the_page_is_there_before_torch_and_transformers() -> None:
+    """`app.launch.serve` loads the model after the launch; importing these two alone takes most of a start."""
+    root = Path(__file__).resolve().parent.parent
+    built = subprocess.run([sys.executable, "-c", BUILD], cwd=root, capture_output=True, text=True, check=True)
+    assert built.stdout.split() == []
+
+
+def test_the_labs_menu_has_every_probe() -> None:
+    assert set(PROBE_NAMES) < set(lab.PROBES.values())
