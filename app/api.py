@@ -5,11 +5,14 @@ Their docstrings are what API pages and MCP clients show. They use the model tha
 
 from __future__ import annotations
 
+import mimetypes
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from gradio.processing_utils import save_base64_to_cache
+from gradio.utils import get_upload_folder, is_in_or_equal
 
 from app.asking import Question, answer_turn, prompt_of
 from app.documents import DocumentError
@@ -24,12 +27,24 @@ from selfextend.position_map import position_map as cells_of
 API_VISITOR = "api"
 
 
+class _Documents(gr.JSON):
+    """A list of uploaded files or data: URLs.
+
+    Of gr.File's schema for a list, Gradio's MCP server makes one that no call fits.
+    """
+
+    is_template = True
+
+    def api_info(self) -> dict[str, Any]:
+        return {"type": "array", "items": {"anyOf": [{"type": "string"}, {"type": "object"}]}}
+
+
 def add_endpoints(runtime: Runtime) -> None:
     """The endpoints, inside the open gr.Blocks."""
 
     def ask(
         question: str,
-        documents: list[str] | None = None,
+        documents: list[Any] | None = None,
         group_size: int = 0,
         neighbor_window: int = 0,
         method: str = "SelfExtend",
@@ -39,7 +54,8 @@ def add_endpoints(runtime: Runtime) -> None:
 
         Args:
             question: what to ask.
-            documents: PDF, TXT, MD or DOCX files; the sample document where none is given.
+            documents: PDF, TXT, MD or DOCX files, each uploaded (gradio_client: handle_file) or a URL of the form
+                data:application/pdf;base64,…; the sample document where none is given.
             group_size: SelfExtend's G_s; 0 takes what is suggested for the prompt's length.
             neighbor_window: SelfExtend's w_n in tokens; 0 takes what suits the model.
             method: "SelfExtend" or "Vanilla".
@@ -54,10 +70,9 @@ def add_endpoints(runtime: Runtime) -> None:
         except (ValueError, RuntimeError) as error:
             raise gr.Error(str(error), print_exception=False) from error
 
-    files = gr.File(file_count="multiple", visible=False, label="documents")
     inputs = [
         gr.Textbox(visible=False, label="question"),
-        files,
+        _Documents(visible=False, label="documents"),
         gr.Number(0, precision=0, visible=False, label="group_size"),
         gr.Number(0, precision=0, visible=False, label="neighbor_window"),
         gr.Textbox("SelfExtend", visible=False, label="method"),
@@ -80,7 +95,7 @@ def add_endpoints(runtime: Runtime) -> None:
 def _ask(
     runtime: Runtime,
     question: str,
-    documents: list[str] | None,
+    documents: list[Any] | None,
     group_size: int,
     neighbor_window: int,
     method: str,
@@ -93,7 +108,7 @@ def _ask(
     methods = {"vanilla": "vanilla", "selfextend": "selfextend"}
     if str(method).lower() not in methods:
         raise ValueError(f"method must be 'SelfExtend' or 'Vanilla', not {method!r}.")
-    session = Session(API_VISITOR, [_document(runtime, Path(path)) for path in documents or _sample()])
+    session = Session(API_VISITOR, [_document(runtime, path) for path in _paths(documents)])
     asked = Question(
         text=question,
         documents=tuple(session.documents),
@@ -145,8 +160,25 @@ def _model(runtime: Runtime) -> Any:
         raise NoModelError(runtime.first_load.error or str(error)) from error
 
 
-def _sample() -> list[str]:
-    return [str(SAMPLE)] if SAMPLE.is_file() else []
+def _paths(documents: list[Any] | None) -> list[Path]:
+    if not documents:
+        return [SAMPLE] if SAMPLE.is_file() else []
+    if not isinstance(documents, list):
+        raise ValueError("documents must be a list of files.")
+    return [_path(given) for given in documents]
+
+
+def _path(given: Any) -> Path:
+    """Where an uploaded file lies. Nothing outside the upload folder is read, whatever path is named."""
+    folder = Path(get_upload_folder())
+    if isinstance(given, str) and given.startswith("data:"):
+        kind = given[5:].partition(";")[0]
+        name = f"document{mimetypes.guess_extension(kind) or '.txt'}"
+        return Path(save_base64_to_cache(given, str(folder), name))
+    path = Path(str(given.get("path", ""))) if isinstance(given, dict) else Path()
+    if not is_in_or_equal(path, folder) or not path.is_file():
+        raise ValueError("Each document must be an uploaded file (gradio_client: handle_file) or a data: URL.")
+    return path
 
 
 def _document(runtime: Runtime, path: Path) -> Any:

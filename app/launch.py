@@ -35,6 +35,8 @@ def serve(settings: Settings, *, block: bool = True) -> str:
             share=False,
             max_file_size=settings.max_file_bytes,
             mcp_server=settings.mcp,
+            # MCP clients are told what went wrong only with this; the page and the API are told anyway.
+            show_error=settings.mcp,
             pwa=True,
             run_history=None,
             theme=gradio_theme(),

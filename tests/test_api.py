@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import ast
 import base64
-import json
 import os
 import socket
 import subprocess
@@ -138,6 +138,12 @@ def test_only_the_endpoints_are_public(client: Client) -> None:
     }  # fmt: skip
 
 
+@pytest.mark.parametrize("given", [{"path": "/etc/passwd"}, "/etc/passwd", "README.md", {}, 7])
+def test_no_file_is_read_that_was_not_uploaded(client: Client, given: Any) -> None:
+    with pytest.raises(AppError, match="must be an uploaded file"):
+        client.predict("Who jumps?", [given], api_name="/ask")
+
+
 async def through_mcp(address: str, calls: list[tuple[str, dict[str, Any]]]) -> tuple[set[str], list[Any]]:
     """The names of the tools, without the app's name before them, and what each call answers."""
     url = f"{address}/gradio_api/mcp/"
@@ -166,11 +172,16 @@ def test_mcp_does_the_same(client: Client, address: str, notes: Path) -> None:
     ask, cells, advised, refused = answers
     assert refused.isError
     assert "smallest change" in refused.content[0].text
-    found = json.loads(ask.content[0].text)
-    through_client = client.predict("Who jumps?", [handle_file(str(notes))], 32, 64, "SelfExtend", 6, api_name="/ask")
+    # Gradio hands MCP clients the text of the Python value.
+    found = ast.literal_eval(ask.content[0].text)
+    same_name = notes.with_name("document.txt")  # names stand in the prompt, and a data: URL has none
+    same_name.write_bytes(notes.read_bytes())
+    through_client = client.predict(
+        "Who jumps?", [handle_file(str(same_name))], 32, 64, "SelfExtend", 6, api_name="/ask"
+    )
     assert found.keys() == through_client.keys()
     for name in ("answer", "prompt_tokens", "trained_window", "reach"):
         assert found[name] == through_client[name]
     assert found["citations"][0].keys() == through_client["citations"][0].keys()
-    assert json.loads(cells.content[0].text) == client.predict(**viewport, api_name="/position_map")
-    assert json.loads(advised.content[0].text) == client.predict(**size, api_name="/suggest")
+    assert ast.literal_eval(cells.content[0].text) == client.predict(**viewport, api_name="/position_map")
+    assert ast.literal_eval(advised.content[0].text) == client.predict(**size, api_name="/suggest")
