@@ -44,7 +44,7 @@ def sample(pdf: Path, questions: Path) -> None:
     book = Author(OBSERVATORY, SAMPLE_SEED, RESERVED_NAMES).write(FACTS, SENTENCES)
     asked = write(book, pdf)
     first: list[Question] = []
-    starts = ("What is the", "Who is the", "When was", "What is the", "How much does")
+    starts = ("What is the", "Who is the", "What is the", "Who is the", "How much does")
     for index, start in enumerate(starts):
         part = asked[len(asked) * index // len(starts) : len(asked) * (index + 1) // len(starts)]
         fitting = [question for question in part if question.question.startswith(start)]

@@ -121,6 +121,8 @@ class Facts:
             else:
                 value = rng.choice((names.word, names.name, lambda: rng.choice(v.NOUNS)))()
             return self.attribute(kind, entity, attribute, value)
+        if kind == "event" and rng.random() < 0.5:
+            return self.attribute(kind, entity, rng.choice(v.YEAR_ATTRIBUTES), names.year())
         if kind == "event":
             verb = rng.choice(v.EVENT_VERBS)
             value = names.year() if rng.random() < 0.7 else f"{rng.choice(v.MONTHS)} {names.year()}"
@@ -183,7 +185,8 @@ class Facts:
             ("date", v.DATE_ATTRIBUTES, self.names.date),
         ):
             if attribute in attributes:
-                return self.attribute(kind, entity, attribute, value())
+                near = self.rng.random() < 0.5
+                return self.attribute(kind, entity, attribute, self.names.near(fact.value) if near else value())
         return self.draw(entity)
 
     def statement(self, fact: Fact, plain: float = 0.92) -> tuple[str, str, str]:

@@ -93,7 +93,13 @@ class Author:
 
     def _fact(self, entity: str, kind: str, taken: set[str]) -> Fact:
         rng = self.rng
-        lists = {"number": v.NUMBER_ATTRIBUTES, "role": v.ROLES, "date": v.DATE_ATTRIBUTES, "code": v.CODE_ATTRIBUTES}
+        lists = {
+            "number": v.NUMBER_ATTRIBUTES,
+            "role": v.ROLES,
+            "date": v.DATE_ATTRIBUTES,
+            "code": v.CODE_ATTRIBUTES,
+            "year": v.YEAR_ATTRIBUTES,
+        }
         if kind in lists:
             attribute = draw_other(rng, lists[kind], taken)
             asks = "Who" if kind == "role" else "What"
@@ -101,11 +107,6 @@ class Author:
                 f"{attribute}|{entity}", f"the {attribute} of {entity} is", self._value(kind), "",
                 (f"{asks} is the {attribute} of {entity}?",),
             )  # fmt: skip
-        if kind == "year":
-            verb = draw_other(rng, ("built", "opened", "repaired", "restored", "finished"), taken)
-            return Fact(
-                f"{verb}|{entity}", f"{entity} was {verb} in", self._value("year"), "", (f"When was {entity} {verb}?",)
-            )
         if taken & {"weighs", "costs"}:
             return self._fact(entity, "number", taken)
         weighs, costs = v.MEASURES[:2]

@@ -70,6 +70,25 @@ class Names:
 
         return draw(make, self.split)
 
+    def near(self, value: str) -> str:
+        """Another value that begins or ends as ``value`` does, so that copying it takes more than its last letters."""
+
+        def make() -> str:
+            words = value.split()
+            if words[-1].isalpha():
+                kept = self._pick(tuple(words))
+                return " ".join(word if word == kept else self._other(word) for word in words)
+            cut = self.rng.randrange(1, len(value))
+            return value[:cut] + "".join(self._digit() if char.isdigit() else char for char in value[cut:])
+
+        return draw(make, self.split)
+
+    def _other(self, word: str) -> str:
+        return self._pick(v.FIRST_NAMES) if word in v.FIRST_NAMES else self.name()
+
+    def _digit(self) -> str:
+        return str(self.rng.randrange(10))
+
     def year(self) -> str:
         return draw(lambda: str(self.rng.randint(1700, 2060)), self.split)
 

@@ -97,6 +97,9 @@ DATE_ATTRIBUTES = _phrases(
     """opening date, founding date, inspection date, delivery date, closing date, repair date, launch date, first
     light, renewal date, audit date, anniversary, deadline, starting date, review date"""
 )
+YEAR_ATTRIBUTES = _phrases(
+    "founding year, opening year, year of repair, year of building, closing year, first year, last year, year of sale"
+)
 EVENT_VERBS = _words("built founded opened repaired closed painted sold launched finished restored moved rebuilt")
 MEASURES = (
     ("weighs", "How much does {ent} weigh?", _words("kilograms tonnes grams pounds")),
