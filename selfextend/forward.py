@@ -225,6 +225,8 @@ class _Rows:
         kv_len = self.key_grouped.shape[2]
         device = self.key_grouped.device
         mask, index = self.step.key_mask, torch.arange(kv_len, device=device)
+        if mask is not None:
+            mask = mask.to(device)
         if mask is None and self.step.starts is not None:
             mask = index[None] >= torch.tensor(self.step.starts, device=device)[:, None]
         size = q_len if want_weights else max(1, _SCORES_AT_ONCE // (batch * heads * kv_len))

@@ -6,6 +6,7 @@ tokens, and what was read so far stays in the `PrefixCache`. Knows nothing about
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -30,7 +31,7 @@ from transformers import (
 
 from selfextend import windows
 from selfextend.cache import SelfExtendCache, cache_nbytes
-from selfextend.config import SelfExtendConfig, max_length, smallest_group_size, suggest
+from selfextend.config import SelfExtendConfig, checked_integer, max_length, smallest_group_size, suggest
 from selfextend.errors import OutOfMemoryError, PastReachError
 from selfextend.plugin import active_extension, disable, self_extend
 from selfextend.recording import AttentionRecord, RecordingRequest, recording
@@ -65,12 +66,17 @@ class GenerationSettings:
     stop: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.max_new_tokens < 1:
-            raise ValueError(f"max_new_tokens must be at least 1, not {self.max_new_tokens}.")
-        if self.temperature < 0:
+        checked_integer("max_new_tokens", self.max_new_tokens, 1)
+        checked_integer("top_k", self.top_k, 0)
+        # Written so that NaN, of which every comparison is false, is refused too.
+        if not 0 <= self.temperature < math.inf:
             raise ValueError(f"temperature must be 0 (greedy) or more, not {self.temperature}.")
         if not 0 < self.top_p <= 1:
             raise ValueError(f"top_p must be above 0 and at most 1, not {self.top_p}.")
+        if not 0 < self.repetition_penalty < math.inf:
+            raise ValueError(f"repetition_penalty must be above 0, not {self.repetition_penalty}.")
+        if isinstance(self.stop, str) or not all(self.stop):
+            raise ValueError(f"stop must be a tuple of strings that are not empty, not {self.stop!r}.")
 
     def processors(self) -> LogitsProcessorList:
         """transformers' own processors for these settings."""
@@ -223,6 +229,8 @@ def settings_in_use(
     config: SelfExtendConfig | None, extend: ExtendWhen, total_tokens: int, trained_window: int
 ) -> SelfExtendConfig | None:
     """The settings that apply to a prompt and answer of `total_tokens`: None is the untouched model."""
+    if extend not in ("always", "when_needed"):
+        raise ValueError(f"extend must be 'always' or 'when_needed', not {extend!r}.")
     if config is None or (extend == "when_needed" and total_tokens <= trained_window):
         return None
     return config
@@ -449,13 +457,12 @@ def _prefill(
     config: SelfExtendConfig | None,
     prefix: PrefixCache,
     chunk_tokens: int,
-    expected: int = 0,
 ) -> Generator[PrefillProgress, None, tuple[torch.Tensor, int]]:
     """Read what of the prompt is not read yet. Yields progress; returns the last logits (1, vocabulary), and reuse."""
     reused = prefix.rewind(prompt, config)
     began, done, total = time.perf_counter(), reused, len(prompt)
     clock = _Clock(total, reused)
-    _ensure_cache(model, prefix, total + expected)
+    _ensure_cache(model, prefix, total)
     yield PrefillProgress(reused, total, reused, 0.0, float("nan"))
     logits = torch.empty(0)
     while done < total:

@@ -88,7 +88,7 @@ class AttentionRecorder:
         if not set(heads) <= set(range(count)):
             raise ValueError(f"This model has heads 0 ... {count - 1}, not {heads}.")
         shape = (len(layers), len(heads), len(request.query_rows))
-        needed = 2 * 4 * int(np.prod(shape)) * len(request.bin_starts)
+        needed = 4 * int(np.prod(shape)) * (2 * len(request.bin_starts) + 1)
         if needed > request.max_bytes:
             raise ValueError(
                 f"Recording {shape[0]} layers x {shape[1]} heads x {shape[2]} rows x {len(request.bin_starts)} bins "

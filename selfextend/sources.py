@@ -132,6 +132,7 @@ def read_config(folder: Path) -> "PreTrainedConfig":
         raise IncompleteModelError(
             f"{folder} has no config.json. A model folder holds config.json, tokenizer.json and *.safetensors."
         )
+    from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoConfig
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
@@ -141,6 +142,8 @@ def read_config(folder: Path) -> "PreTrainedConfig":
         raise IncompleteModelError(f"{folder / 'config.json'} cannot be read: {error}") from None
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    except StrictDataclassError as error:
+        raise IncompleteModelError(f"{folder / 'config.json'} does not describe a model: {error}") from None
     except (ValueError, KeyError, OSError, ImportError) as error:
         raise UnsupportedModelError(
             f"transformers does not know models of type {model_type!r} without running code from their "
@@ -177,7 +180,12 @@ def check_weights(folder: Path) -> None:
         raise IncompleteModelError(f"{folder} has no weights (*.safetensors).")
     index = folder / "model.safetensors.index.json"
     if index.is_file() and not (folder / "model.safetensors").is_file():
-        shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        try:
+            shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise IncompleteModelError(
+                f"{index} is damaged or was not copied to its end ({error}). Copy or download it again."
+            ) from None
         missing = sorted(shards - {file.name for file in files})
         if missing:
             raise IncompleteModelError(

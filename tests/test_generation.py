@@ -34,6 +34,7 @@ from selfextend.generation import (
     Waiting,
     answer_steps,
     log_probability_steps,
+    settings_in_use,
     token_loss_steps,
 )
 from selfextend.recording import RecordingRequest
@@ -395,3 +396,20 @@ def test_attention_comes_with_the_answer(config: SelfExtendConfig | None) -> Non
     assert found.attention is not None
     np.testing.assert_allclose(found.attention.sums.sum(-1), 1.0, atol=1e-5)
     assert found.token_ids == answer(build("llama"), config=config).token_ids
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"max_new_tokens": 0}, {"max_new_tokens": 2.5}, {"temperature": -1}, {"temperature": float("nan")},
+        {"top_p": 0}, {"top_k": -1}, {"repetition_penalty": 0}, {"stop": "abc"}, {"stop": ("",)},
+    ],
+)  # fmt: skip
+def test_settings_that_could_not_end_well_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises((ValueError, TypeError), match=next(iter(wrong))):
+        GenerationSettings(**wrong)
+
+
+def test_an_unknown_choice_of_when_to_extend_is_refused() -> None:
+    with pytest.raises(ValueError, match="when_needed"):
+        settings_in_use(SelfExtendConfig(2, 4), "sometimes", 10, 100)  # type: ignore[arg-type]

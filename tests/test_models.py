@@ -11,12 +11,14 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from tiny_models import TRAINED_WINDOW, save_folder, save_tokenizer, tiny_model
 from transformers import AutoModelForCausalLM, LlamaForCausalLM, T5Config
 from transformers.utils import logging as transformers_logging
 
 from selfextend import errors, hardware, models
 from selfextend.models import load_model, load_steps
+from selfextend.sources import check_weights, read_config
 
 # The 16 levels of NormalFloat4, from the QLoRA paper (arXiv 2305.14314, appendix E).
 _NF4_LEVELS = torch.tensor(
@@ -378,3 +380,18 @@ def test_loading_on_a_gpu(folder: Path, token_ids: torch.Tensor, quantization: A
     assert next(model.parameters()).device.type == "cuda"
     got = _logits(model, token_ids.cuda()).cpu()
     assert _relative_error(got, _logits(tiny_model(), token_ids)) < 0.3
+
+
+@pytest.mark.parametrize("text", ["{", "{}", '{"weight_map": 3}', "[]"])
+def test_a_damaged_list_of_weight_files_is_said_to_be_damaged(tmp_path: Path, text: str) -> None:
+    save_file({"x": torch.zeros(1)}, str(tmp_path / "model-00001-of-00002.safetensors"))
+    (tmp_path / "model.safetensors.index.json").write_text(text)
+    with pytest.raises(errors.IncompleteModelError, match="damaged"):
+        check_weights(tmp_path)
+
+
+def test_a_config_whose_numbers_do_not_fit_is_refused(tmp_path: Path) -> None:
+    config = {"model_type": "llama", "hidden_size": 256, "num_attention_heads": 6}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(errors.IncompleteModelError, match="does not describe a model"):
+        read_config(tmp_path)
