@@ -53,10 +53,12 @@ def export(run: Path, assets: Path) -> None:
 
 
 def sample(_: Path, assets: Path) -> None:
-    """Writes the sample document and its first questions."""
+    """Writes the sample document and its first questions, which are ones that the exported model answers."""
     from training import documents
+    from training.evaluate import answered
 
-    documents.sample(assets / "sample.pdf", assets / "sample_questions.json")
+    pdf = assets / "sample.pdf"
+    documents.sample(pdf, assets / "sample_questions.json", lambda asked: answered(assets / "model", pdf, asked))
     print(f"sample: {assets / 'sample.pdf'}")
 
 

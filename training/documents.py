@@ -6,6 +6,7 @@ Both hold a hundred facts on forty pages and more, about sixteen thousand of the
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from training.vocabulary import RESERVED_NAMES
 FACTS = 100
 SENTENCES = 17
 SAMPLE_SEED, HELD_OUT_SEED = 7, 8
+FIRST_QUESTIONS = 5
 
 
 @dataclass(frozen=True)
@@ -39,16 +41,18 @@ def write(book: Book, path: Path) -> list[Question]:
     ]
 
 
-def sample(pdf: Path, questions: Path) -> None:
-    """Writes the sample document and five first questions, spread over its pages and its kinds of answers."""
+def sample(pdf: Path, questions: Path, is_right: Callable[[Sequence[Question]], Sequence[bool]]) -> None:
+    """Writes the sample document and five first questions, spread over its pages.
+
+    ``is_right`` says which of the document's questions the model answers; the first questions are taken from those.
+    Raises ValueError when there are fewer than five.
+    """
     book = Author(OBSERVATORY, SAMPLE_SEED, RESERVED_NAMES).write(FACTS, SENTENCES)
     asked = write(book, pdf)
-    first: list[Question] = []
-    starts = ("What is the", "Who is the", "What is the", "Who is the", "How much does")
-    for index, start in enumerate(starts):
-        part = asked[len(asked) * index // len(starts) : len(asked) * (index + 1) // len(starts)]
-        fitting = [question for question in part if question.question.startswith(start)]
-        first.append((fitting or part)[0])
+    right = [question for question, is_one in zip(asked, is_right(asked), strict=True) if is_one]
+    if len(right) < FIRST_QUESTIONS:
+        raise ValueError(f"the model answers {len(right)} of the document's questions: too few to begin with")
+    first = [right[len(right) * index // FIRST_QUESTIONS] for index in range(FIRST_QUESTIONS)]
     _save([asdict(question) for question in first], questions)
 
 

@@ -6,17 +6,19 @@ Public functions of selfextend only. Knows nothing of how the model was made.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-from selfextend.config import SelfExtendConfig
+from selfextend.config import SelfExtendConfig, suggest
 from selfextend.generation import Answer, GenerationSettings, PrefixCache, answer_steps
+from selfextend.models import load_model
 from training.documents import Question
 from training.pdf import plain_pages
+from training.train import TRAINED_WINDOW
 
 MAX_NEW_TOKENS = 48
 
@@ -66,3 +68,17 @@ def ask(
         events = answer_steps(model, tokenizer, ids, settings, config=config, prefix=prefix)
         results += [Asked(question, event.text) for event in events if isinstance(event, Answer)]
     return results
+
+
+def settings_for(tokenizer: Any, pdf: Path, questions: Sequence[Question], query_scaling: str) -> SelfExtendConfig:
+    """What ``suggest()`` gives for the longest prompt about ``pdf`` and its answer."""
+    document = document_text(pdf)
+    length = max(len(prompt(tokenizer, document, question.question)) for question in questions) + MAX_NEW_TOKENS
+    return suggest(TRAINED_WINDOW, length, query_scaling=query_scaling)
+
+
+def answered(folder: Path, pdf: Path, questions: Sequence[Question]) -> list[bool]:
+    """Which of ``questions`` about ``pdf`` the model in ``folder`` answers, word for word, with its usual settings."""
+    model, tokenizer = load_model(str(folder))
+    config = settings_for(tokenizer, pdf, questions, "logn")
+    return [asked.exact for asked in ask(model, tokenizer, pdf, questions, config)]
