@@ -25,18 +25,7 @@ from selfextend.config import suggest as suggested
 from selfextend.position_map import position_map as cells_of
 
 API_VISITOR = "api"
-
-
-class _Documents(gr.JSON):
-    """A list of uploaded files or data: URLs.
-
-    Of gr.File's schema for a list, Gradio's MCP server makes one that no call fits.
-    """
-
-    is_template = True
-
-    def api_info(self) -> dict[str, Any]:
-        return {"type": "array", "items": {"anyOf": [{"type": "string"}, {"type": "object"}]}}
+FILES_SCHEMA: dict[str, Any] = {"type": "array", "items": {"anyOf": [{"type": "string"}, {"type": "object"}]}}
 
 
 def add_endpoints(runtime: Runtime) -> None:
@@ -70,9 +59,13 @@ def add_endpoints(runtime: Runtime) -> None:
         except (ValueError, RuntimeError) as error:
             raise gr.Error(str(error), print_exception=False) from error
 
+    # Of gr.File's schema for a list, Gradio's MCP server makes one that no call fits; gr.JSON has none. Set on the
+    # component itself: for a class of our own, Gradio would write a stub file beside this one.
+    files = gr.JSON(visible=False, label="documents")
+    files.api_info = lambda: FILES_SCHEMA  # type: ignore[method-assign]
     inputs = [
         gr.Textbox(visible=False, label="question"),
-        _Documents(visible=False, label="documents"),
+        files,
         gr.Number(0, precision=0, visible=False, label="group_size"),
         gr.Number(0, precision=0, visible=False, label="neighbor_window"),
         gr.Textbox("SelfExtend", visible=False, label="method"),
