@@ -227,10 +227,6 @@ def test_a_run_capsule_comes_back(address: str, open_page: Open, short: Path, tm
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(
-    reason="the bundled model looks up too few of the sample document's facts at 32 times its window; see its card",
-    strict=False,
-)
 def test_the_bundled_model_answers_right_with_selfextend_only(open_page: Open, folder: Path) -> None:
     """One click asks; the answer is right, cited to its page; the vanilla model does not know it."""
     wanted = json.loads((ASSETS / "sample_questions.json").read_text())[0]
