@@ -156,7 +156,7 @@ class ModelShelf:
         try:
             return (yield from _last_of(load_steps(name, quantization, device)))  # type: ignore[arg-type]
         except BaseException:  # closing counts too
-            for step in load_steps(*as_before, allow_oversize=True):  # type: ignore[arg-type]
+            for step in load_steps(*as_before, allow_oversize=True):
                 if step.model is not None:
                     self._loaded = _described(old, step)
             raise

@@ -75,7 +75,7 @@ class GenerationSettings:
             raise ValueError(f"top_p must be above 0 and at most 1, not {self.top_p}.")
         if not 0 < self.repetition_penalty < math.inf:
             raise ValueError(f"repetition_penalty must be above 0, not {self.repetition_penalty}.")
-        if isinstance(self.stop, str) or not all(self.stop):
+        if not isinstance(self.stop, tuple) or not all(self.stop):
             raise ValueError(f"stop must be a tuple of strings that are not empty, not {self.stop!r}.")
 
     def processors(self) -> LogitsProcessorList:

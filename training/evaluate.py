@@ -13,7 +13,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from selfextend.config import SelfExtendConfig, suggest
+from selfextend.config import QueryScaling, SelfExtendConfig, suggest
 from selfextend.generation import Answer, GenerationSettings, PrefixCache, answer_steps
 from selfextend.models import load_model
 from training.documents import Question
@@ -70,7 +70,9 @@ def ask(
     return results
 
 
-def settings_for(tokenizer: Any, pdf: Path, questions: Sequence[Question], query_scaling: str) -> SelfExtendConfig:
+def settings_for(
+    tokenizer: Any, pdf: Path, questions: Sequence[Question], query_scaling: QueryScaling
+) -> SelfExtendConfig:
     """What ``suggest()`` gives for the longest prompt about ``pdf`` and its answer."""
     document = document_text(pdf)
     length = max(len(prompt(tokenizer, document, question.question)) for question in questions) + MAX_NEW_TOKENS
