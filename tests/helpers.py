@@ -25,7 +25,6 @@ CHUNKS = (1, 30, 2, 23, 17)
 assert sum(CHUNKS) == LENGTH
 
 
-
 def extended(model: PreTrainedModel, config: SelfExtendConfig = CONFIG, **kwargs: Any) -> Any:
     """`self_extend` on a tiny model: no test means to pass the reach unless it says so."""
     return self_extend(model, config, **({"trained_window": TRAINED_WINDOW, "on_overflow": "error"} | kwargs))

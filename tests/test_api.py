@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -167,7 +168,9 @@ def test_mcp_does_the_same(client: Client, address: str, notes: Path) -> None:
     }  # fmt: skip
     size = {"trained_window": 4096, "length": 9000}
     calls = [("ask", asked), ("position_map", viewport), ("suggest", size), ("ask", {**asked, "group_size": 1})]
-    tools, answers = anyio.run(through_mcp, address, calls)
+    # In a thread of its own: the browser tests leave an event loop running in this one.
+    with ThreadPoolExecutor(1) as thread:
+        tools, answers = thread.submit(anyio.run, through_mcp, address, calls).result()
     assert tools == {"ask", "position_map", "suggest"}
     ask, cells, advised, refused = answers
     assert refused.isError

@@ -11,7 +11,6 @@ import math
 import threading
 import time
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass
 from html import escape
 from typing import Any, NamedTuple
 
@@ -46,14 +45,6 @@ PassageTester = Callable[[Turn, Citation], Generator[Any, None, None]]
 """Yields `Waiting`, `PrefillProgress` and `NewToken` steps and a `PassageTest` last; closing it stops the work."""
 
 
-@dataclass(frozen=True, eq=False)
-class Opened:
-    """The place whose page is shown. Compared by identity, so that opening it again draws it again."""
-
-    turn: Turn
-    where: Citation | PageShare
-
-
 class EvidenceTab(NamedTuple):
     """What the page around the tab may use.
 
@@ -77,7 +68,7 @@ def build_evidence_tab(turn: gr.State, test: PassageTester, *, concurrency_id: s
         test: how to test one of its passages, with the model that answered.
         concurrency_id: of everything that uses the model.
     """
-    wanted, opened = gr.State(1), gr.State(None)
+    wanted = gr.State(1)
     summary = gr.HTML(NOTHING_YET, elem_id="evidence-summary", elem_classes=["status-line"])
     # Shown and hidden as a whole: a plot pane whose own visibility is updated loses what it was made with.
     with gr.Column(visible=False, elem_id="evidence-found", min_width=0) as found:
@@ -90,11 +81,10 @@ def build_evidence_tab(turn: gr.State, test: PassageTester, *, concurrency_id: s
         result = gr.HTML(elem_id="evidence-result", elem_classes=["readout", "evidence-result"])
         picture = gr.HTML(elem_id="evidence-picture")
 
-    refresh = Refresh(_draw, [turn, wanted], [summary, found, bars, passage, result, opened])
+    refresh = Refresh(_draw, [turn, wanted], [summary, found, bars, passage, result, picture])
     turn.change(*refresh, **LIVE)
-    passage.input(_open_passage, [turn, passage], [result, opened], **LIVE)
-    bars.pick(_open_page, [turn], [passage, result, opened], **LIVE)
-    opened.change(_picture, [opened], [picture], **LIVE)
+    passage.input(_open_passage, [turn, passage], [result, picture], **LIVE)
+    bars.pick(_open_page, [turn], [passage, result, picture], **LIVE)
 
     # A flag and no `cancels`, after which a step that is still under way to the browser overwrites what is said there.
     stopping: dict[str | None, threading.Event] = {}
@@ -124,11 +114,11 @@ def _pages_of(turn: Turn) -> list[PageShare]:
 
 
 def _draw(turn: Turn | None, wanted: int) -> tuple[Any, ...]:
-    """Everything but the page's picture, which takes a moment: it follows when the opened place changes."""
+    """The whole tab for `turn`, open at the passage of rank `wanted`."""
     cited = turn.citations if turn is not None else ()
     if turn is None or not cited:
         words = NOTHING_YET if turn is None else NO_RECORD if turn.answer.attention is None else NOTHING_FOUND
-        return words, gr.update(visible=False), None, gr.update(choices=[], value=None), "", None
+        return words, gr.update(visible=False), None, gr.update(choices=[], value=None), "", ""
     rank = wanted if any(citation.rank == wanted for citation in cited) else 1
     choices = [(_choice(citation, turn), citation.rank) for citation in cited]
     return (
@@ -137,7 +127,7 @@ def _draw(turn: Turn | None, wanted: int) -> tuple[Any, ...]:
         packed(_bars(turn, cited)),
         gr.update(choices=choices, value=rank),
         "",
-        Opened(turn, cited[rank - 1]),
+        page_html(turn, cited[rank - 1]),
     )
 
 
@@ -184,7 +174,7 @@ def _bars(turn: Turn, cited: Sequence[Citation]) -> Any:
 def _open_passage(turn: Turn | None, rank: int | None) -> tuple[str, Any]:
     cited = turn.citations if turn is not None else ()
     chosen = next((citation for citation in cited if citation.rank == rank), None)
-    return "", None if turn is None or chosen is None else Opened(turn, chosen)
+    return "", "" if turn is None or chosen is None else page_html(turn, chosen)
 
 
 def _open_page(event: gr.EventData, turn: Turn | None) -> tuple[Any, Any, Any]:
@@ -195,12 +185,8 @@ def _open_page(event: gr.EventData, turn: Turn | None) -> tuple[Any, Any, Any]:
     for page in _pages_of(turn)[:MOST_PAGES]:
         if _bar_label(page, turn) == str(label):
             here = [one for one in turn.citations if (one.document, one.page) == (page.document, page.page)]
-            return (here[0].rank, "", Opened(turn, here[0])) if here else (None, "", Opened(turn, page))
+            return (here[0].rank, "", page_html(turn, here[0])) if here else (None, "", page_html(turn, page))
     return gr.skip(), gr.skip(), gr.skip()
-
-
-def _picture(opened: Opened | None) -> str:
-    return "" if opened is None else page_html(opened.turn, opened.where)
 
 
 def page_html(turn: Turn, where: Citation | PageShare) -> str:

@@ -79,6 +79,7 @@ def test_passages_bars_and_links_open_their_page(open_page: Open, evidence_addre
     number = re.match(r"page (\d+)", last.inner_text())[1]  # type: ignore[index]
     expect(page.locator(".evidence-page figcaption")).to_have_text(f"part.pdf, page {number}")
 
+    page.wait_for_selector("#evidence-pages .bars path")
     pages = page.evaluate("document.querySelector('#evidence-pages .plot-area').data[0].x")
     other = 1 if pages[0] == number else 0  # the two tallest bars: one of them is of another page than the one shown
     page.locator("#evidence-pages .bars .point path").nth(other).click(force=True)
