@@ -101,7 +101,7 @@ def build(folder: Path) -> gr.Blocks:
             turn.answer,
             citation,
             trained_window=turn.trained_window,
-            chunk_tokens=32,
+            chunk_tokens=8,  # slow enough to be stopped on any machine
         )
 
     def token_texts(turn: Turn) -> list[str]:
