@@ -92,7 +92,7 @@ class Photographer:
         page.get_by_role("button", name="Send", exact=True).click()
         self.answered(3)
         self.open_right("Compare")
-        page.wait_for_selector("#loss-plot .scatterlayer path, #right-tabs .scatterlayer path")
+        page.wait_for_selector("#loss-curves .scatterlayer path")
         self.shoot("compare")
         self.open_right("Runs")
         self.shoot("runs")
