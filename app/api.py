@@ -15,6 +15,7 @@ from gradio.processing_utils import save_base64_to_cache
 from gradio.utils import get_upload_folder, is_in_or_equal
 
 from app.asking import Question, answer_turn, prompt_of
+from app.conversation import METHOD_WORDS
 from app.documents import DocumentError
 from app.model_shelf import NoModelError
 from app.runtime import SAMPLE, Runtime
@@ -98,15 +99,15 @@ def _ask(
     # After the wait: two threads that import transformers at once break each other's import.
     from selfextend.generation import GenerationSettings
 
-    methods = {"vanilla": "vanilla", "selfextend": "selfextend"}
-    if str(method).lower() not in methods:
+    method_name = str(method).lower()
+    if method_name not in METHOD_WORDS:
         raise ValueError(f"method must be 'SelfExtend' or 'Vanilla', not {method!r}.")
     session = Session(API_VISITOR, [_document(runtime, path) for path in _paths(documents)])
     asked = Question(
         text=question,
         documents=tuple(session.documents),
         config=None,
-        method="vanilla" if str(method).lower() == "vanilla" else "selfextend",
+        method="vanilla" if method_name == "vanilla" else "selfextend",
         extend="always",
         generation=GenerationSettings(max_new_tokens=int(max_new_tokens)),
     )

@@ -121,13 +121,12 @@ def prepare(choices: LabChoices, loaded: LoadedModel, documents: Sequence[tuple[
     if choices.sweep:
         length = parse_length(choices.lengths, window)
         groups, windows = default_grid(window, length)
-        name = "selfextend+logn" if loaded.query_scaling == "logn" else "selfextend"
         methods, _ = sweep_methods(
             parse_numbers(choices.group_sizes) if choices.group_sizes.strip() else groups,
             parse_numbers(choices.neighbor_windows) if choices.neighbor_windows.strip() else windows,
             window,
             length,
-            [name],
+            [_extended(loaded)],
         )
     else:
         methods = parse_methods(choices.methods, recommended_scaling=loaded.query_scaling)
@@ -156,6 +155,11 @@ def prepare(choices: LabChoices, loaded: LoadedModel, documents: Sequence[tuple[
     )
 
 
+def _extended(loaded: LoadedModel) -> str:
+    """The method that suits the model."""
+    return "selfextend+logn" if loaded.query_scaling == "logn" else "selfextend"
+
+
 def _own(documents: Sequence[tuple[str, str]]) -> tuple[str, str]:
     if not documents:
         raise LabError("There is no document of yours to use: add one on the Read tab, or use generated text.")
@@ -167,8 +171,7 @@ def _short_context(choices: LabChoices, loaded: LoadedModel) -> Prepared:
     from selfextend.lab.short_context import ShortContextPlan, run_short_context, settings_for
 
     window = loaded.trained_window
-    name = "selfextend+logn" if loaded.query_scaling == "logn" else "selfextend"
-    method = settings_for(max(parse_lengths(choices.lengths, window)), window, name)
+    method = settings_for(max(parse_lengths(choices.lengths, window)), window, _extended(loaded))
     plan = ShortContextPlan(window, method, parse_depths(choices.depths), choices.trials, choices.seed)
     plan.grids()  # refuses bad numbers
     return Prepared(

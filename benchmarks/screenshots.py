@@ -9,48 +9,28 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
-import socket
-import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
-from pathlib import Path
-from urllib.error import URLError
-from urllib.request import urlopen
+from contextlib import contextmanager
 
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
-ROOT = Path(__file__).resolve().parent.parent
+from benchmarks.serving import ROOT, launched_chromium, served
+
 FOLDER = ROOT / "assets" / "screenshots"
 WAIT_MILLISECONDS = 600_000
 SETTLED_MILLISECONDS = 1500
-RIGHT_TABS = ("Evidence", "Position map", "Attention", "Parameters", "Compare", "Runs")
+TABS_OF_AN_ANSWER = ("Evidence", "Position map", "Attention", "Parameters")
 
 
 @contextmanager
 def app() -> Iterator[str]:
     """The address of a fresh app, which ends with the block."""
-    with closing(socket.socket()) as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    address = f"http://127.0.0.1:{port}"
     with tempfile.TemporaryDirectory() as data:
-        command = [sys.executable, "app.py", "--no-browser", "--port", str(port), "--data-folder", data]
-        server = subprocess.Popen(command, cwd=ROOT)
-        try:
-            for _ in range(300):
-                try:
-                    urlopen(address, timeout=5).close()
-                    break
-                except (URLError, ConnectionError, TimeoutError):
-                    time.sleep(0.5)
+        options = ["app.py", "--no-browser", "--data-folder", data]
+        with served(lambda port: [sys.executable, *options, "--port", str(port)]) as address:
             yield address
-        finally:
-            server.terminate()
-            server.wait(timeout=30)
 
 
 class Photographer:
@@ -84,7 +64,7 @@ class Photographer:
         expect(page.locator(".document-list")).to_contain_text("sample.pdf")
         page.locator("#chat").get_by_text(first["question"]).click()
         self.answered(1)
-        for tab in RIGHT_TABS[:4]:
+        for tab in TABS_OF_AN_ANSWER:
             self.open_right(tab)
             self.shoot(tab.lower().replace(" ", "-"))
         page.get_by_role("radio", name="Compare").first.check()
@@ -110,9 +90,7 @@ def main() -> None:
     FOLDER.mkdir(parents=True, exist_ok=True)
     expect.set_options(timeout=WAIT_MILLISECONDS)
     with sync_playwright() as playwright, app() as address:
-        browser = playwright.chromium.launch(
-            executable_path=shutil.which("chromium"), args=["--no-sandbox", "--disable-background-networking"]
-        )
+        browser = launched_chromium(playwright)
         Photographer(browser, address, 1500, 1000, "light").every_tab()
         dark = Photographer(browser, address, 1500, 1000, "dark", "-dark")
         dark.open_right("Position map")

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
 import time
 
 from playwright.sync_api import expect, sync_playwright
 
 from benchmarks.screenshots import WAIT_MILLISECONDS, app
+from benchmarks.serving import launched_chromium
 
 
 def measure() -> dict[str, float]:
@@ -28,9 +28,7 @@ def measure() -> dict[str, float]:
     began = time.perf_counter()
     with app() as address, sync_playwright() as playwright:
         answers = time.perf_counter() - began
-        browser = playwright.chromium.launch(
-            executable_path=shutil.which("chromium"), args=["--no-sandbox", "--disable-background-networking"]
-        )
+        browser = launched_chromium(playwright)
         page = browser.new_page()
         asked = time.perf_counter()
         page.goto(address)

@@ -6,24 +6,18 @@ the console showed an error, or when a script threw. Knows nothing about what is
 
 from __future__ import annotations
 
-import os
-import shutil
-import socket
-import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
 from pathlib import Path
-from urllib.error import URLError
 from urllib.parse import urlsplit
-from urllib.request import urlopen
 
 import pytest
+from chat_parts import SENTENCE, app_command
 from playwright.sync_api import Browser, ConsoleMessage, Page, expect, sync_playwright
+from tiny_models import save_folder, tiny_model
 
-ROOT = Path(__file__).resolve().parents[2]
-SERVER_SECONDS = 180
+from benchmarks.serving import launched_chromium, served
+
 ACTION_MILLISECONDS = 90_000
 """Generous, since a busy machine is no failure; what has to be fast is measured where it is claimed."""
 
@@ -32,51 +26,37 @@ expect.set_options(timeout=ACTION_MILLISECONDS)
 
 @pytest.fixture(scope="session")
 def chromium() -> Iterator[Browser]:
-    """One Chromium for all tests of a worker, with everything off that would call home by itself."""
+    """One Chromium for all tests of a worker."""
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=shutil.which("chromium") or "/usr/bin/chromium",
-            args=["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"],
-        )
+        browser = launched_chromium(playwright)
         yield browser
         browser.close()
 
 
-@contextmanager
-def served(
-    command: Callable[[int], list[str]], environment: dict[str, str] | None = None, port: int = 0
-) -> Iterator[str]:
-    """Runs `command(port)` in the project's root until the port answers; yields its address, then ends it.
-
-    Args:
-        port: 0 takes a free one.
-    """
-    if not port:
-        with closing(socket.socket()) as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-    address = f"http://127.0.0.1:{port}"
-    variables = os.environ | {"PYTHONPATH": str(ROOT), "GRADIO_ANALYTICS_ENABLED": "False"} | (environment or {})
-    process = subprocess.Popen(command(port), cwd=ROOT, env=variables)
-    try:
-        _wait_for(address, process)
-        yield address
-    finally:
-        process.terminate()
-        process.wait(timeout=30)
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("app")
 
 
-def _wait_for(address: str, process: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + SERVER_SECONDS
-    while time.monotonic() < deadline:
-        if process.poll() is not None:
-            raise RuntimeError(f"The server ended by itself with code {process.returncode}.")
-        try:
-            with urlopen(address, timeout=5):  # noqa: S310 (the address is our own)
-                return
-        except (URLError, ConnectionError, TimeoutError):
-            time.sleep(0.3)
-    raise TimeoutError(f"The server did not answer within {SERVER_SECONDS} seconds.")
+@pytest.fixture(scope="module")
+def model(folder: Path) -> Path:
+    """A tiny random model with a trained window of 256 tokens."""
+    return save_folder(folder / "model", tiny_model())
+
+
+@pytest.fixture(scope="module")
+def address(folder: Path, model: Path) -> Iterator[str]:
+    """The whole app on the tiny model."""
+    with served(app_command(model, folder / "data")) as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def short(folder: Path) -> Path:
+    """A text of four pages."""
+    path = folder / "short.txt"
+    path.write_text("\f".join(f"Page {n}. {SENTENCE * 3}" for n in range(1, 5)))
+    return path
 
 
 @pytest.fixture(scope="module")

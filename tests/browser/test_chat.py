@@ -9,38 +9,17 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from chat_parts import SENTENCE, Open, answered, app_command, ask, ready, shorten_answers, suggest, upload
-from conftest import served
+from chat_parts import SENTENCE, Open, answered, ask, ready, shorten_answers, suggest, upload
 from playwright.sync_api import expect
-from tiny_models import save_folder, tiny_model
+
+from benchmarks.serving import served
 
 pytestmark = pytest.mark.browser
 
 ASSETS = Path(__file__).resolve().parents[2] / "assets"
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("app")
-
-
-@pytest.fixture(scope="module")
-def address(folder: Path) -> Iterator[str]:
-    """The whole app on a tiny random model with a trained window of 256 tokens."""
-    model = save_folder(folder / "model", tiny_model())
-    with served(app_command(model, folder / "data")) as url:
-        yield url
-
-
-@pytest.fixture(scope="module")
-def short(folder: Path) -> Path:
-    path = folder / "short.txt"
-    path.write_text("\f".join(f"Page {n}. {SENTENCE * 3}" for n in range(1, 5)))
-    return path
 
 
 @pytest.fixture(scope="module")

@@ -7,16 +7,17 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-from chat_parts import SENTENCE, Open, answered, app_command, ask, ready, shorten_answers, suggest, upload
-from conftest import ACTION_MILLISECONDS, served
+from chat_parts import Open, answered, app_command, ask, ready, shorten_answers, suggest, upload
+from conftest import ACTION_MILLISECONDS
 from make_documents import make
 from playwright.sync_api import Browser, Page, expect
-from tiny_models import save_folder, tiny_config, tiny_model
+from tiny_models import tiny_config
+
+from benchmarks.serving import served
 
 pytestmark = pytest.mark.browser
 
@@ -28,29 +29,6 @@ REFUSED = {
     "five-thousand.pdf": "has 5,000 pages, and the limit is 2,000",
     "picture.pdf": "is a PNG picture",
 }
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("conversation")
-
-
-@pytest.fixture(scope="module")
-def model(folder: Path) -> Path:
-    return save_folder(folder / "model", tiny_model())
-
-
-@pytest.fixture(scope="module")
-def address(folder: Path, model: Path) -> Iterator[str]:
-    with served(app_command(model, folder / "data")) as url:
-        yield url
-
-
-@pytest.fixture(scope="module")
-def short(folder: Path) -> Path:
-    path = folder / "short.txt"
-    path.write_text("\f".join(f"Page {n}. {SENTENCE * 3}" for n in range(1, 5)))
-    return path
 
 
 def stored_keys(page: Page) -> list[str]:

@@ -6,10 +6,10 @@ import sys
 from collections.abc import Callable, Iterator
 
 import pytest
-from conftest import served
 from playwright.sync_api import Page, expect
 
 from app.runtime import SAMPLE_QUESTIONS
+from benchmarks.serving import served
 
 pytestmark = pytest.mark.browser
 

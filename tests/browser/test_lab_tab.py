@@ -9,9 +9,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from conftest import served
 from playwright.sync_api import Page, expect
 from tiny_models import save_folder, tiny_model
+
+from benchmarks.serving import served
 
 pytestmark = pytest.mark.browser
 

@@ -1,0 +1,67 @@
+"""A program of the project that serves a page, and a Chromium to open it: for the browser tests and the benchmarks.
+
+Knows nothing about what is on the page.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from urllib.error import URLError
+from urllib.request import urlopen
+
+from playwright.sync_api import Browser, Playwright
+
+ROOT = Path(__file__).resolve().parent.parent
+SERVER_SECONDS = 180
+
+
+def launched_chromium(playwright: Playwright) -> Browser:
+    """Debian's Chromium, with everything off that would call home by itself."""
+    return playwright.chromium.launch(
+        executable_path=shutil.which("chromium") or "/usr/bin/chromium",
+        args=["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"],
+    )
+
+
+@contextmanager
+def served(
+    command: Callable[[int], list[str]], environment: dict[str, str] | None = None, port: int = 0
+) -> Iterator[str]:
+    """Runs `command(port)` in the project's root until the port answers; yields its address, then ends it.
+
+    Args:
+        port: 0 takes a free one.
+    """
+    if not port:
+        with closing(socket.socket()) as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+    address = f"http://127.0.0.1:{port}"
+    variables = os.environ | {"PYTHONPATH": str(ROOT), "GRADIO_ANALYTICS_ENABLED": "False"} | (environment or {})
+    process = subprocess.Popen(command(port), cwd=ROOT, env=variables)
+    try:
+        _wait_for(address, process)
+        yield address
+    finally:
+        process.terminate()
+        process.wait(timeout=30)
+
+
+def _wait_for(address: str, process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + SERVER_SECONDS
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            raise RuntimeError(f"The server ended by itself with code {process.returncode}.")
+        try:
+            with urlopen(address, timeout=5):  # noqa: S310 (the address is our own)
+                return
+        except (URLError, ConnectionError, TimeoutError):
+            time.sleep(0.3)
+    raise TimeoutError(f"The server did not answer within {SERVER_SECONDS} seconds.")
