@@ -242,7 +242,8 @@ class Extension:
 
         @functools.wraps(original)
         def generate(*args: Any, **kwargs: Any) -> Any:
-            settings = kwargs.get("generation_config") or getattr(original.__self__, "generation_config", None)  # type: ignore[attr-defined]
+            given = inspect.signature(original).bind_partial(*args, **kwargs).arguments.get("generation_config")
+            settings = given or getattr(original.__self__, "generation_config", None)  # type: ignore[attr-defined]
             choices = {
                 name: kwargs.get(name, getattr(settings, name, None)) for name in ("use_cache", "cache_implementation")
             }

@@ -10,6 +10,7 @@ from architectures import TRAINED_WINDOW, build, token_ids
 from helpers import CONFIG, LENGTH, Words, assert_same, extended, logits, naive, oracle_logits
 from transformers import (
     DynamicCache,
+    GenerationConfig,
     PreTrainedModel,
     QuantizedCache,
     StaticCache,
@@ -107,6 +108,13 @@ def test_any_cache_implementation(name: str, implementation: str) -> None:
         output = greedy(model, cache_implementation=implementation, return_dict_in_generate=True)
     assert not isinstance(output.past_key_values, SelfExtendCache)
     assert torch.equal(output.sequences, expected)
+
+
+def test_a_generation_config_is_heeded_wherever_it_stands() -> None:
+    with extended(model := build("llama")):
+        wanted = GenerationConfig(use_cache=False, max_new_tokens=4, return_dict_in_generate=True)
+        assert model.generate(token_ids(20), wanted).past_key_values is None
+        assert model.generate(token_ids(20), generation_config=wanted).past_key_values is None
 
 
 def fp8_cache(model: PreTrainedModel) -> Any:

@@ -87,10 +87,13 @@ class RowMaker:
     def _text(self) -> _Text:
         return _Text(self.tokenizer)
 
-    def row(self) -> Row:
+    def row(self, kind: Literal["facts"] | None = None) -> Row:
+        """A row, of facts in prose if ``kind`` says so, else of any kind."""
         rng = self.rng
-        recall = rng.random() < self.recall_share
-        if recall:
+        recall = kind is None and rng.random() < self.recall_share
+        if kind == "facts":
+            text = self._facts()
+        elif recall:
             text = self._recall()
         else:
             makers = (self._facts, self._passkey, self._records, self._special_magic)
@@ -142,18 +145,20 @@ class RowMaker:
 
     # Facts in prose.
 
-    def _question(self, fact: Fact) -> _Text:
+    def _question(self, fact: Fact, bare: float = 0.1) -> _Text:
+        """A question with its answer, or, for the share ``bare`` of them, the answer alone."""
         rng = self.rng
         text = self._text()
-        style = rng.random()
-        if style < 0.1:
+        asked = rng.random() >= bare
+        if not asked:
             text.add(rng.choice(("\n", " ", "\n\n")) + fact.answer_stem)
         else:
+            style = rng.random()
             text.add(rng.choice(("\n", "\n", "\n\n", "\nQuestion: ", "\nQ: ", " ")) + rng.choice(fact.questions))
-            if style < 0.72:
+            if style < 0.7:
                 text.add(rng.choice((" Answer:", " Answer:", " Answer:", "\nAnswer:", "\nA:")))
                 text.add(f" {fact.answer_stem}", RESTATEMENT)
-            elif style < 0.86:
+            elif style < 0.85:
                 text.add(f" {fact.answer_stem}")
             else:
                 text.add(f" Answer: {fact.answer_stem}")
@@ -161,7 +166,7 @@ class RowMaker:
         if fact.tail:
             text.add(fact.tail, VALUE)
         text.add(".", RESTATEMENT)
-        if style >= 0.1:
+        if asked:
             text.add_ids([self.eos], RESTATEMENT)
         return text
 
@@ -195,17 +200,20 @@ class RowMaker:
         if rng.random() < 0.92:
             head.add_ids([self.bos])
         room = self.length - head.cost - 1
-        wanted = max(3, int(rng.uniform(0.2, 1.0) * self.length / 22))
+        # Half of the rows are packed: as many facts as fit, each asked for in few words.
+        packed = rng.random() < 0.5
+        wanted = self.length // 16 if packed else max(3, int(rng.uniform(0.2, 1.0) * self.length / 22))
         facts = self.facts.group(wanted)
         passage: list[_Text] = []
         stated: list[Fact] = []
         questions: list[_Text] = []
         # A fact is taken together with its question, so that what is asked always stands in the passage.
-        asked_share = rng.choice((0.3, 0.6, 0.9))
+        asked_share = 1.0 if packed else rng.choice((0.3, 0.6, 0.9))
+        bare = 0.8 if packed else 0.1
         for fact in facts:
             before, value, after = self.facts.statement(fact)
             statement = self._text().add(wrapped(f"{rng.choice((' ', ' ', ' ', NEWLINE))}{before}{value}{after}"))
-            question = self._question(fact) if not stated or rng.random() < asked_share else self._text()
+            question = self._question(fact, bare) if not stated or rng.random() < asked_share else self._text()
             if statement.cost + question.cost > room:
                 continue
             room -= statement.cost + question.cost
