@@ -59,6 +59,7 @@ function savePicture(Plotly) {
 }
 
 async function draw() {
+  element.classList.toggle("has-figure", Boolean(props.value));
   if (busy) return;
   busy = true;
   try {

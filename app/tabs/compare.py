@@ -19,7 +19,7 @@ from app.prompting import build_prompt
 from app.runtime import Runtime
 from app.tabs.chat import MODEL_QUEUE, States, complaint_html, status_html
 from app.tabs.controls import Choices, Controls
-from app.tabs.plot_pane import packed, plot_pane
+from app.tabs.plot_pane import ONCE_DRAWN, packed, plot_pane
 
 NOTHING_YET = (
     "<p class='hint'>Choose the method <b>Compare</b> and ask: both answers stand side by side in the chat, and here "
@@ -43,8 +43,7 @@ def build_compare_tab(runtime: Runtime, controls: Controls, states: States) -> C
         start = gr.Button("Measure the loss over the documents", size="sm", elem_id="measure-loss")
         stop = gr.Button("Stop measuring", size="sm", variant="stop", visible=False, elem_id="stop-loss")
     status = gr.HTML(elem_id="loss-status")
-    # Shown and hidden as a whole: a plot pane whose own visibility is updated loses what it was made with.
-    with gr.Column(visible=False, min_width=0) as measured:
+    with gr.Column(elem_classes=[ONCE_DRAWN], min_width=0):
         pane = plot_pane(label="Loss by position", height=380, elem_id="loss-curves")
 
     def measure(visitor: str, *values: Any) -> Iterator[dict[Any, Any]]:
@@ -66,7 +65,7 @@ def build_compare_tab(runtime: Runtime, controls: Controls, states: States) -> C
                 yield {**done, status: status_html(Progress("Measuring the loss was stopped.", None))}
                 return
             figure = loss_curves(losses.positions, losses.values, loaded.trained_window)
-            yield {**done, pane: packed(figure), measured: gr.update(visible=True)}
+            yield {**done, pane: packed(figure)}
         except (ValueError, RuntimeError) as error:
             yield {**done, status: complaint_html(error)}
 
@@ -77,7 +76,7 @@ def build_compare_tab(runtime: Runtime, controls: Controls, states: States) -> C
             yield {status: gr.skip()}
 
     hidden: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
-    outputs = [start, stop, status, pane, measured]
+    outputs = [start, stop, status, pane]
     start.click(
         measure,
         [states.visitor, *controls],

@@ -20,7 +20,7 @@ from app.documents import DocumentError, page_image, passage_boxes
 from app.evidence import Citation, PageShare, PassageTest, page_shares
 from app.figures import page_bars
 from app.session import Turn
-from app.tabs.plot_pane import packed, plot_pane
+from app.tabs.plot_pane import ONCE_DRAWN, packed, plot_pane
 from app.tabs.shared import LIVE, Refresh
 
 MOST_PAGES = 12
@@ -70,8 +70,7 @@ def build_evidence_tab(turn: gr.State, test: PassageTester, *, concurrency_id: s
     """
     wanted = gr.State(1)
     summary = gr.HTML(NOTHING_YET, elem_id="evidence-summary", elem_classes=["status-line"])
-    # Shown and hidden as a whole: a plot pane whose own visibility is updated loses what it was made with.
-    with gr.Column(visible=False, elem_id="evidence-found", min_width=0) as found:
+    with gr.Column(elem_id="evidence-found", elem_classes=[ONCE_DRAWN], min_width=0):
         bars = plot_pane(label="Pages by the answer's attention", height=280, elem_id="evidence-pages")
         passage = gr.Radio([], label="Passages behind the answer", elem_id="evidence-passages")
         gr.HTML(NOT_PROOF)
@@ -81,7 +80,7 @@ def build_evidence_tab(turn: gr.State, test: PassageTester, *, concurrency_id: s
         result = gr.HTML(elem_id="evidence-result", elem_classes=["readout", "evidence-result"])
         picture = gr.HTML(elem_id="evidence-picture")
 
-    refresh = Refresh(_draw, [turn, wanted], [summary, found, bars, passage, result, picture])
+    refresh = Refresh(_draw, [turn, wanted], [summary, bars, passage, result, picture])
     turn.change(*refresh, **LIVE)
     passage.input(_open_passage, [turn, passage], [result, picture], **LIVE)
     bars.pick(_open_page, [turn], [passage, result, picture], **LIVE)
@@ -118,12 +117,11 @@ def _draw(turn: Turn | None, wanted: int) -> tuple[Any, ...]:
     cited = turn.citations if turn is not None else ()
     if turn is None or not cited:
         words = NOTHING_YET if turn is None else NO_RECORD if turn.answer.attention is None else NOTHING_FOUND
-        return words, gr.update(visible=False), None, gr.update(choices=[], value=None), "", ""
+        return words, None, gr.update(choices=[], value=None), "", ""
     rank = wanted if any(citation.rank == wanted for citation in cited) else 1
     choices = [(_choice(citation, turn), citation.rank) for citation in cited]
     return (
         _summary(turn),
-        gr.update(visible=True),
         packed(_bars(turn, cited)),
         gr.update(choices=choices, value=rank),
         "",
@@ -144,7 +142,7 @@ def _choice(citation: Citation, turn: Turn) -> str:
     if len(text) > LONG_PASSAGE:
         text = text[: LONG_PASSAGE - 1] + "…"
     return (
-        f"{_place(citation, turn)} · {citation.share:.0%} of the attention · {citation.level_words} · "
+        f"{_place(citation, turn)} · {citation.share:.0%} of the attention\n{citation.level_words} · "
         f"relative position {citation.relative_position:,}\n“{text}”"
     )
 

@@ -21,7 +21,7 @@ from app import lab
 from app.answering import Progress as Words
 from app.runtime import Runtime
 from app.tabs.chat import MODEL_QUEUE, complaint_html, status_html
-from app.tabs.plot_pane import packed, plot_pane
+from app.tabs.plot_pane import ONCE_DRAWN, packed, plot_pane
 from app.tabs.shared import save_on_click
 from selfextend.lab.errors import LabError
 from selfextend.lab.records import Run, RunFile, read_run
@@ -84,11 +84,12 @@ def build_lab_tab(runtime: Runtime, visitor: gr.State) -> None:
             methods = gr.CheckboxGroup(
                 list(lab.METHODS), value=["Vanilla", "SelfExtend with log-n"], label="Methods", elem_id="lab-methods"
             )
-            with gr.Column(visible=False, min_width=0) as pairs:
-                group_sizes = gr.Textbox("", label="Group sizes G", placeholder="about what is advised", max_lines=1)
-                windows = gr.Textbox(
-                    "", label="Neighbor windows w", placeholder="1/8, 1/4, 3/8 of the window", max_lines=1
-                )
+            group_sizes = gr.Textbox(
+                "", label="Group sizes G", placeholder="about what is advised", max_lines=1, visible=False
+            )
+            windows = gr.Textbox(
+                "", label="Neighbor windows w", placeholder="1/8, 1/4, 3/8 of the window", max_lines=1, visible=False
+            )
             lengths = gr.Textbox(
                 "1x, 2x, 4x, 8x", label="Lengths", info="Tokens, or multiples of the trained window", max_lines=1,
                 elem_id="lab-lengths",
@@ -109,7 +110,7 @@ def build_lab_tab(runtime: Runtime, visitor: gr.State) -> None:
                 elem_id="lab-open",
                 elem_classes=["drop-zone"],
             )
-        with gr.Column(scale=9, min_width=330, visible=False, elem_id="lab-results") as results:
+        with gr.Column(scale=9, min_width=330, elem_id="lab-results", elem_classes=[ONCE_DRAWN]):
             with gr.Row(equal_height=False):
                 left, right = _pane("left"), _pane("right")
             with gr.Row():
@@ -140,7 +141,7 @@ def build_lab_tab(runtime: Runtime, visitor: gr.State) -> None:
             file = RunFile(path, prepared.header, resume=True)
             going = OpenedRun(file.run, path)
             runs = {**runs, going.label: going}
-            yield {opened: runs, results: gr.update(visible=True), **_show(runs, going.label, left, right)}
+            yield {opened: runs, **_show(runs, going.label, left, right)}
             drawn = time.perf_counter()
             with contextlib.closing(prepared.steps(file.complete_cells())) as steps:
                 for step in steps:
@@ -177,9 +178,7 @@ def build_lab_tab(runtime: Runtime, visitor: gr.State) -> None:
             if not found.run.rows:
                 raise LabError("This run has no rows yet.")
             runs = {**runs, found.label: found}
-            return {
-                opened: runs, status: "", results: gr.update(visible=True), **_show(runs, found.label, left, right),
-            }  # fmt: skip
+            return {opened: runs, status: "", **_show(runs, found.label, left, right)}
         except (ValueError, KeyError, TypeError, IndexError, OSError) as error:
             words = (
                 error if isinstance(error, ValueError) else "This file is a damaged run: its rows lack what they need."
@@ -187,16 +186,16 @@ def build_lab_tab(runtime: Runtime, visitor: gr.State) -> None:
             return {status: complaint_html(words)}
 
     running = start.click(
-        run, [visitor, opened, *choices], [start, stop, status, opened, results, *shown],
+        run, [visitor, opened, *choices], [start, stop, status, opened, *shown],
         concurrency_limit=1, concurrency_id=MODEL_QUEUE, **HIDDEN,
     )  # fmt: skip
     stop.click(stopped, [opened, left.run], [start, stop, status, *shown], cancels=[running], queue=False, **HIDDEN)
-    uploaded.change(open_run, [uploaded, opened], [opened, status, results, *shown], queue=False, **HIDDEN)
+    uploaded.change(open_run, [uploaded, opened], [opened, status, *shown], queue=False, **HIDDEN)
     gr.on(
         [kind.change, probe.change],
         _fitting,
         [kind, probe],
-        [methods, pairs, lengths, depths, trials],
+        [methods, group_sizes, windows, lengths, depths, trials],
         queue=False,
         **HIDDEN,
     )
@@ -244,6 +243,7 @@ def _fitting(kind: str, probe: str) -> tuple[Any, ...]:
     one_length = sweep or inside or name == "perplexity"
     return (
         gr.update(visible=not (sweep or inside)),
+        gr.update(visible=sweep),
         gr.update(visible=sweep),
         gr.update(
             value="8x" if one_length else "1x, 2x, 4x, 8x",

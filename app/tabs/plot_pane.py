@@ -22,6 +22,10 @@ from app.theme import ASSETS
 
 PLOTLY_JS = Path(plotly.__file__).resolve().parent / "package_data" / "plotly.min.js"
 
+ONCE_DRAWN = "once-drawn"
+"""The class of a column that is seen only while a pane in it has a figure. No gr.update(visible=...) for such columns:
+Gradio makes a column that starts unseen only when it is first shown, and what arrives meanwhile is lost at times."""
+
 _TEMPLATE = """
 <figure class="plot-pane">
   <figcaption class="plot-title"></figcaption>

@@ -31,7 +31,7 @@ from app.conversation import Entry
 from app.session import Turn
 from app.tabs.attention import ALL, MAX, view_of
 from app.tabs.chat import States, complaint_html
-from app.tabs.plot_pane import packed, plot_pane
+from app.tabs.plot_pane import ONCE_DRAWN, packed, plot_pane
 from app.tabs.shared import save_on_click
 
 TokenTexts = Callable[[Turn], Any]
@@ -57,11 +57,10 @@ def build_runs_tab(states: States, token_texts: TokenTexts) -> None:
     opened = gr.File(
         label="Open a run capsule", file_types=[".html"], height=96, elem_id="open-capsule", elem_classes=["drop-zone"]
     )
-    with gr.Column(visible=False, min_width=0, elem_id="opened") as found:
-        shown = gr.HTML(elem_id="capsule", elem_classes=["capsule"])
-        with gr.Column(visible=False, min_width=0) as pictures:
-            bars = plot_pane(label="Pages of the opened run", height=280, elem_id="capsule-pages")
-            heat = plot_pane(label="Attention of the opened run", height=420, elem_id="capsule-attention")
+    body = gr.HTML(elem_id="capsule", elem_classes=["capsule"])
+    with gr.Column(elem_classes=[ONCE_DRAWN], min_width=0):
+        bars = plot_pane(label="Pages of the opened run", height=280, elem_id="capsule-pages")
+        heat = plot_pane(label="Attention of the opened run", height=420, elem_id="capsule-attention")
 
     def saver(name: str, write: Callable[[Capsule], str]) -> Callable[..., tuple[str | None, str]]:
         def save(turn: Turn | None, entries: list[Entry]) -> tuple[str | None, str]:
@@ -78,7 +77,7 @@ def build_runs_tab(states: States, token_texts: TokenTexts) -> None:
         return attention_csv(made.pooled)
 
     def open_capsule(path: str | None) -> dict[Any, Any]:
-        closed = {status: "", found: gr.update(visible=False)}
+        closed = {status: "", body: "", bars: None, heat: None}
         if path is None:
             return closed
         try:
@@ -88,10 +87,8 @@ def build_runs_tab(states: States, token_texts: TokenTexts) -> None:
             figures = [packed(figure) for figure in figures_of(read)]
         except (CapsuleError, OSError, ValueError) as error:
             return {**closed, status: complaint_html(error)}
-        updates = {status: "", found: gr.update(visible=True), shown: body_html(read)}
-        if len(figures) == 2:
-            return {**updates, pictures: gr.update(visible=True), bars: figures[0], heat: figures[1]}
-        return {**updates, pictures: gr.update(visible=False)}
+        opened_run = {**closed, body: body_html(read)}
+        return opened_run if len(figures) != 2 else {**opened_run, bars: figures[0], heat: figures[1]}
 
     options: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
     writers: list[tuple[gr.Button, str, Callable[[Capsule], str]]] = [
@@ -102,7 +99,7 @@ def build_runs_tab(states: States, token_texts: TokenTexts) -> None:
     ]
     for button, name, write in writers:
         save_on_click(button, saver(name, write), [states.turn, states.entries], status)
-    opened.change(open_capsule, [opened], [status, found, shown, pictures, bars, heat], **options)
+    opened.change(open_capsule, [opened], [status, body, bars, heat], **options)
 
 
 def _capsule(turn: Turn | None, entries: list[Entry], token_texts: TokenTexts) -> Capsule:

@@ -17,7 +17,7 @@ Open = Callable[..., Page]
 PASSAGES = "#evidence-passages label"
 MAP = "#attention-map .plot-area"
 LABEL = re.compile(
-    r"(page|part) \d+ · \d+% of the attention · "
+    r"(page|part) \d+ · \d+% of the attention\s+"
     r"(neighbor: exact position|grouped: ±\d+ tokens) · relative position \d+\s+“.+”"
 )
 

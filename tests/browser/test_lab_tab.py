@@ -72,6 +72,7 @@ def records(path: Path) -> list[dict]:
 
 def test_a_run_is_drawn_saved_opened_again_and_laid_beside_another(open_page: Open, address: str) -> None:
     page = lab_of(open_page, address)
+    expect(page.locator("#lab-results")).to_be_hidden()
     choose(page, "2x, 3x", "0, 1")
     run(page)
     over(page)
