@@ -297,9 +297,10 @@ def _start(
     restored = [
         states.visitor, states.entries, states.turn, chat.chatbot, documents.listing, *controls,
     ]  # fmt: skip
+    # The view last: when it changes, the page is drawn, and that with the settings that suit it.
     started = [
-        model.status, model.summary, model.stop, documents.listing, documents.status, states.view, advised_window,
-        controls.group_size, controls.neighbor_window, controls.log_n, controls.remember,
+        model.status, model.summary, model.stop, documents.listing, documents.status, advised_window,
+        controls.group_size, controls.neighbor_window, controls.log_n, controls.remember, states.view,
     ]  # fmt: skip
     page.load(restore, [browser], restored, queue=False, **HIDDEN).then(
         ready, [states.visitor, browser, controls.max_new_tokens], started, **HIDDEN

@@ -34,6 +34,7 @@ class Asked:
     Attributes:
         pages: of the citations, the top one first.
         right_page: on which the answer stands.
+        first_token_seconds: until the answer's first token, of `seconds` in all.
     """
 
     question: str
@@ -41,6 +42,7 @@ class Asked:
     is_right: bool
     pages: tuple[int, ...]
     right_page: int
+    first_token_seconds: float
     seconds: float
 
     @property
@@ -82,6 +84,7 @@ def ask(
         is_right=record["value"] in turn.answer.text,
         pages=tuple(citation.page for citation in turn.citations),
         right_page=record["page"],
+        first_token_seconds=turn.answer.prefill_seconds,
         seconds=time.perf_counter() - began,
     )
     return turn, asked
@@ -154,6 +157,10 @@ def measure(arguments: argparse.Namespace, document: Path, records: list[dict[st
             flush=True,
         )
     print(table(results))
+    if len(results) > 1:
+        first, later = results[0].first_token_seconds, [one.first_token_seconds for one in results[1:]]
+        middle = statistics.median(later)
+        print(f"first token: {first:.2f} s for the first question, then {middle:.2f} s ({middle / first:.1%}), median")
     changes = [(blanked_change(loaded, turn, 0), blanked_change(loaded, turn, -1)) for turn in turns]
     for name, part in (("top", [first for first, _ in changes]), ("last", [last for _, last in changes])):
         if part:

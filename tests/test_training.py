@@ -267,3 +267,18 @@ def test_a_group_of_facts_asks_nothing_twice() -> None:
     for _ in range(20):
         group = facts.group(20)
         assert len({fact.key for fact in group}) == 20
+
+
+@pytest.mark.parametrize("kind", ["number", "code", "role", "date", "measure"])
+def test_a_fact_like_another_asks_the_same_of_something_else(kind: str) -> None:
+    facts = Facts(Names(random.Random(4)))
+    fact = facts.draw("the Ashmere dome", kind)
+    other = facts.like(fact, "the Ashmere tower")
+    assert other.key == fact.key.replace("dome", "tower")
+    assert "Ashmere tower" in other.stem
+
+
+def test_years_are_told_apart_too() -> None:
+    facts = Facts(Names(random.Random(4)))
+    fact = facts.attribute("event", "the Ashmere dome", "founding year", "1871")
+    assert facts.like(fact, "the Ashmere tower").key == "founding year|the Ashmere tower"

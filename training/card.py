@@ -22,14 +22,16 @@ BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
 ROOT = Path(__file__).resolve().parent.parent
 ALL = "vanilla,vanilla+logn,selfextend,selfextend+logn"
 RECOMMENDED = "selfextend+logn"
+OTHERS = "vanilla,vanilla+logn,selfextend"
 # Lengths, methods, cases at each of eleven depths: fewer where each case costs more.
 PASSKEYS = (
     ("1x,2x", ALL, 20),
-    ("4x", ALL, 5),
-    ("8x", RECOMMENDED, 2),
-    ("16x", RECOMMENDED, 1),
-    ("32x", RECOMMENDED, 1),
-    ("8x", "vanilla,vanilla+logn,selfextend", 1),
+    ("4x", RECOMMENDED, 20),
+    ("8x", RECOMMENDED, 20),
+    ("16x", RECOMMENDED, 5),
+    ("32x", RECOMMENDED, 3),
+    ("4x", OTHERS, 5),
+    ("8x", OTHERS, 1),
 )
 LABELS = {
     "vanilla": "vanilla", "vanilla+logn": "vanilla, log-n alone", "selfextend": "SelfExtend alone",

@@ -96,6 +96,12 @@ class Facts:
         )
         return Fact(f"{attribute}|{entity}", stem, value, "", tuple(questions), others)
 
+    def measure(self, entity: str, verb: str, question: str, units: tuple[str, ...]) -> Fact:
+        """A fact of the form 'the Meridian dome weighs 417 tons'."""
+        unit = self.rng.choice(units)
+        asked = (question.format(ent=entity),)
+        return Fact(f"{verb}|{entity}", f"{entity} {verb}", self.names.amount(), f" {unit}", asked)
+
     def draw(self, entity: str, kind: str | None = None) -> Fact:
         """A fact about ``entity``; ``kind`` one of number, code, role, word, date, place, event, measure, time, did."""
         names, rng = self.names, self.rng
@@ -103,7 +109,7 @@ class Facts:
             kind
             or rng.choices(
                 ("number", "code", "role", "word", "date", "place", "event", "measure", "time", "did"),
-                (34, 10, 12, 8, 7, 7, 7, 7, 4, 4),
+                (30, 9, 12, 7, 8, 5, 12, 10, 3, 4),
             )[0]
         )
         if kind == "number":
@@ -143,11 +149,7 @@ class Facts:
             preposition = rng.choice(("in", "at", "near", "behind"))
             return Fact(f"{verb}|{entity}", f"{entity} {verb} {preposition}", names.place(), "", (question,))
         if kind == "measure":
-            verb, question, units = rng.choice(v.MEASURES)
-            return Fact(
-                f"{verb}|{entity}", f"{entity} {verb}", names.amount(), f" {rng.choice(units)}",
-                (question.format(ent=entity),),
-            )  # fmt: skip
+            return self.measure(entity, *rng.choice(v.MEASURES))
         if kind == "time":
             verb, question = rng.choice(v.TIME_VERBS)
             return Fact(f"{verb}|{entity}", f"{entity} {verb}", names.time(), "", (question.format(ent=entity),))
@@ -183,10 +185,14 @@ class Facts:
             ("code", v.CODE_ATTRIBUTES, self.names.code),
             ("role", v.ROLES, self.names.person),
             ("date", v.DATE_ATTRIBUTES, self.names.date),
+            ("event", v.YEAR_ATTRIBUTES, self.names.year),
         ):
             if attribute in attributes:
                 near = self.rng.random() < 0.5
                 return self.attribute(kind, entity, attribute, self.names.near(fact.value) if near else value())
+        for verb, question, units in v.MEASURES:
+            if attribute == verb:
+                return self.measure(entity, verb, question, units)
         return self.draw(entity)
 
     def statement(self, fact: Fact, plain: float = 0.92) -> tuple[str, str, str]:

@@ -22,6 +22,7 @@ from tqdm import tqdm
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from training.rows import LANGUAGE, RESTATEMENT, VALUE, RowMaker
+from training.tokenizer import BOS, PAD
 
 TRAINED_WINDOW = 512
 # Of the tokens that teach only language, this share is trained on: the vocabulary's matrix is a third of the work.
@@ -57,7 +58,7 @@ PLAN = (
     Stage(512, 10, 800, 0.05, 1.3e-3, 5e-5),
     Stage(512, 10, 1400, 0.05, 1.2e-3, 1e-4),
     Stage(512, 8, 2000, 0.05, 1.5e-3, 8e-4, crowded_share=0.25),
-    Stage(512, 8, 1400, 0.05, 8e-4, 1e-5, crowded_share=0.6),
+    Stage(512, 8, 1800, 0.05, 8e-4, 1e-5, crowded_share=0.5),
 )
 # Rows of a crowded step that see one another, and from how many tokens back: a grouped key is no nearer.
 CROWD = 4
@@ -193,7 +194,7 @@ class Trainer:
         own = (row[:, None] == row) & (distance >= 0)
         ids = ids.view(crowds, CROWD * length)
         # One row's first token is every head's resting place; a crowd's would be CROWD of them.
-        known = (ids != self.model.config.bos_token_id) & (ids != self.model.config.pad_token_id)
+        known = ids.ne(self.tokenizer.token_to_id(BOS)) & ids.ne(self.tokenizer.token_to_id(PAD))
         mask = own | ((distance >= CROWD_DISTANCE) & known[:, None, :])
         scale = random.Random(self.step).uniform(*CROWDED_SCALE)
         attentions = [layer.self_attn for layer in self.model.model.layers]
