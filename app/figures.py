@@ -115,7 +115,7 @@ def page_bars(
             marker={"color": [ORANGE if n in marked else BLUE for n in range(len(values))]},
             text=["cited" if n in marked else "" for n in range(len(values))],
             textposition="outside",
-            textangle=0,
+            textangle=-90,  # upright, so that neighbours do not run into each other at 390 px
             constraintext="none",
             cliponaxis=False,
             hovertemplate="%{x}<br>%{y:.2%} of the attention<extra></extra>",

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from app.tabs.parameters import ABOVE_RULE, BELOW_BAND, IN_BAND, TOO_SHORT, parameter_plane, verdict_of
 from app.tabs.plot_pane import unpacked
-from app.tabs.position_map import _cell_of, _draw, _draw_whole, _sum_of, _tokens_in
+from app.tabs.position_map import _cell_of, _draw, _draw_whole, _redraw, _sum_of, _tokens_in
 from app.tabs.shared import DocumentView, settings_of
 from selfextend import SelfExtendConfig, suggest
 from selfextend.config import rule_share, smallest_group_size
@@ -57,6 +57,17 @@ def test_map_answers_with_figures_the_sum_and_the_state() -> None:
     assert "never seen" in readout.split("SelfExtend")[0]
     assert "never seen" not in readout.split("SelfExtend")[1]
     assert "this document of <b>10</b> fits" in status
+
+
+def test_another_document_is_shown_whole_and_the_same_one_where_it_was() -> None:
+    in_view = (2, 6, 1, 5, 4, 2)
+    length, *numbers = _redraw(10, "SelfExtend", 2.0, 4.0, VIEW, *in_view)[:7]
+    assert (length, *numbers) == (10, *in_view)
+    length, *numbers = _redraw(2048, "SelfExtend", 2.0, 4.0, VIEW, 0, 2048, 0, 2048, 2047, 0)[:7]
+    assert (length, *numbers) == (10, 0, 10, 0, 10, 9, 0)
+    # A cell that was chosen stays chosen where it can; the corner that nobody chose moves along.
+    assert _redraw(8, "SelfExtend", 2.0, 4.0, VIEW, 0, 8, 0, 8, 6, 1)[5:7] == (6, 1)
+    assert _redraw(8, "SelfExtend", 2.0, 4.0, VIEW, 0, 8, 0, 8, 7, 0)[5:7] == (9, 0)
 
 
 @pytest.mark.parametrize(

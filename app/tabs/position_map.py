@@ -64,23 +64,20 @@ def build_position_map_tab(shared: SharedInputs) -> PositionMapTab:
     cell = [query, key]
     everything = [show, *settings, *boxes, *cell]
     drawn = [map_pane, curve_pane, readout, status]
-    whole_document = Refresh(_draw_whole, [show, *settings, *cell], [*boxes, *cell, *drawn])
+    drawn_length = gr.State(0)  # tokens of the document that the boxes were set for
+    refresh = Refresh(_redraw, [drawn_length, *everything], [drawn_length, *boxes, *cell, *drawn])
 
+    # One listener for all of them: of several, the one that saw half of a change might answer last.
     events = [event for box in boxes + cell for event in (box.submit, box.blur)]
-    gr.on(
-        [shared.group_size.change, shared.neighbor_window.change, show.change, *events],
-        _draw,
-        everything,
-        drawn,
-        **LIVE,
-    )
-    gr.on([shared.view.change, whole.click], *whole_document, **LIVE)
+    changes = [shared.view.change, shared.group_size.change, shared.neighbor_window.change, show.change]
+    gr.on([*changes, *events], *refresh, **LIVE)
+    whole.click(_draw_whole, [show, *settings, *cell], [*boxes, *cell, *drawn], **LIVE)
     shared.method.change(_show_for, [shared.method], [show], **LIVE)
     map_pane.zoom(_zoom, everything, [*boxes, *drawn], **LIVE)
     map_pane.pick(_pick, everything, [*cell, *drawn], **LIVE)
     map_pane.point(_point, settings, [readout], **LIVE)
-    draw_on_load(whole_document)
-    return PositionMapTab(map_pane, curve_pane, readout, whole_document)
+    draw_on_load(refresh)
+    return PositionMapTab(map_pane, curve_pane, readout, refresh)
 
 
 def _number(label: str, elem_id: str) -> gr.Number:
@@ -124,6 +121,18 @@ def _draw(
     )
     curve = position_curve_figure(position_curve(query, config), view.trained_window, words, key=key)
     return packed(figure), packed(curve), _sum_of(query, key, config, view), _state_of(config, view)
+
+
+def _redraw(
+    drawn_length: int, show: str, group_size: float, neighbor_window: float, view: DocumentView, *numbers: int
+) -> tuple[Any, ...]:
+    """What was in view, drawn anew; the whole document where it is another one than was drawn."""
+    *boxes, query, key = numbers
+    if drawn_length != view.length:
+        if (query, key) == (drawn_length - 1, 0):  # nobody chose this cell
+            query = 0
+        return view.length, *_draw_whole(show, group_size, neighbor_window, view, query, key)
+    return drawn_length, *numbers, *_draw(show, group_size, neighbor_window, view, *boxes, query, key)
 
 
 def _draw_whole(

@@ -216,6 +216,12 @@ def test_the_bundled_model_answers_right_with_selfextend_only(open_page: Open, f
         page.set_default_timeout(600_000)
         expect(page.locator(".document-list")).to_contain_text("sample.pdf")
         expect(page.locator("#fit .complaint")).to_have_count(0)
+        # What the page set by itself, the map shows: the advised settings, over the whole document.
+        page.get_by_role("tab", name="Position map").click()
+        group_size = page.get_by_label("number input for Group size").input_value()
+        expect(page.locator("#position-map .plot-title")).to_contain_text(f"(G = {group_size}, w = 128)")
+        expect(page.locator("#map-readout")).to_contain_text(re.compile(r"Query i = 1\d,\d{3}"))
+        page.get_by_role("tab", name="Evidence").click()
         page.locator("#chat").get_by_text(wanted["question"]).click()
         expect(page.locator("#chat .measures")).to_have_count(1, timeout=600_000)
         answer = page.locator("#chat .message.bot, #chat .bot").last
