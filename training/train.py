@@ -10,7 +10,7 @@ import math
 import random
 import time
 from collections import defaultdict
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -185,8 +185,12 @@ class Trainer:
         others hold CROWD_DISTANCE tokens or more before it, at the positions it has there: no position at or past the
         window, only more keys. The idea is that of Focused Transformer (arXiv 2307.03170). Rows must not contradict
         one another, so only rows of facts stand together, whose names are too many to meet twice.
+
+        Raises ValueError when the rows do not make up whole crowds.
         """
         rows, length = ids.shape
+        if rows % CROWD:
+            raise ValueError(f"{rows} rows a process make no crowds of {CROWD}: use fewer processes, or more rows")
         crowds = rows // CROWD
         position = torch.arange(length, device=ids.device).repeat(CROWD)
         row = torch.arange(CROWD, device=ids.device).repeat_interleave(length)
@@ -194,7 +198,8 @@ class Trainer:
         own = (row[:, None] == row) & (distance >= 0)
         ids = ids.view(crowds, CROWD * length)
         # One row's first token is every head's resting place; a crowd's would be CROWD of them.
-        known = ids.ne(self.tokenizer.token_to_id(BOS)) & ids.ne(self.tokenizer.token_to_id(PAD))
+        nobodys = torch.tensor(self.tokenizer.encode(BOS + PAD, add_special_tokens=False).ids, device=ids.device)
+        known = ~torch.isin(ids, nobodys)
         mask = own | ((distance >= CROWD_DISTANCE) & known[:, None, :])
         scale = random.Random(self.step).uniform(*CROWDED_SCALE)
         attentions = [layer.self_attn for layer in self.model.model.layers]
@@ -313,8 +318,3 @@ class Trainer:
         with self.log.open("a") as log:
             log.write(json.dumps(record) + "\n")
         bar.set_postfix({name: f"{value:.3f}" for name, value in figures.items()})
-
-
-def describe(plan: tuple[Stage, ...]) -> list[dict[str, Any]]:
-    """The plan as plain records, for the model card."""
-    return [asdict(stage) for stage in plan]

@@ -124,15 +124,15 @@ def _draw(
 
 
 def _redraw(
-    drawn_length: int, show: str, group_size: float, neighbor_window: float, view: DocumentView, *numbers: int
+    drawn_length: int, show: str, group_size: float, neighbor_window: float, view: DocumentView, *boxes_and_cell: int
 ) -> tuple[Any, ...]:
     """What was in view, drawn anew; the whole document where it is another one than was drawn."""
-    *boxes, query, key = numbers
+    query, key = boxes_and_cell[4:]
     if drawn_length != view.length:
         if (query, key) == (drawn_length - 1, 0):  # nobody chose this cell
             query = 0
         return view.length, *_draw_whole(show, group_size, neighbor_window, view, query, key)
-    return drawn_length, *numbers, *_draw(show, group_size, neighbor_window, view, *boxes, query, key)
+    return drawn_length, *boxes_and_cell, *_draw(show, group_size, neighbor_window, view, *boxes_and_cell)
 
 
 def _draw_whole(
