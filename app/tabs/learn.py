@@ -44,7 +44,7 @@ def build_learn_tab() -> LearnTab:
         trained_window = _slider("Trained window L", 3, 48, EXAMPLES[first].trained_window)
         group_size = _slider("Group size G", 1, 8, EXAMPLES[first].group_size)
         neighbor_window = _slider("Neighbor window w", 1, 32, EXAMPLES[first].neighbor_window)
-    complaint = gr.HTML(visible=False, elem_id="lesson-complaint")
+    complaint = gr.HTML(elem_id="lesson-complaint")
     page = gr.HTML(
         pack(lesson(EXAMPLES[first])),
         html_template="<div class='lesson-root'></div>",
@@ -72,10 +72,10 @@ def _numbers_of(name: str) -> tuple[int, int, int, int]:
 
 def _show(trained_window: int, tokens: int, group_size: int, neighbor_window: int) -> tuple[Any, Any]:
     try:
-        return pack(lesson(Example(trained_window, tokens, group_size, neighbor_window))), gr.update(visible=False)
+        return pack(lesson(Example(trained_window, tokens, group_size, neighbor_window))), ""
     except ValueError as error:
         message = f"<p role='alert' class='complaint'>{escape(str(error))}</p>"
-        return gr.skip(), gr.update(value=message, visible=True)
+        return gr.skip(), message
 
 
 def pack(contents: dict[str, Any]) -> str:

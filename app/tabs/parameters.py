@@ -66,8 +66,13 @@ def build_parameters_tab(shared: SharedInputs) -> ParametersTab:
     refresh = Refresh(_draw, inputs, [pane, advice])
 
     def within(group_size: int, neighbor_window: int) -> tuple[Any, Any]:
-        """The pair as the sliders can hold it: a group size past the slider's end widens it, since it was offered."""
-        return gr.update(value=group_size, maximum=max(group_size, shared.group_size.maximum)), neighbor_window
+        """The pair as the sliders can hold it: a group size past the slider's end widens it, since it was offered.
+
+        Nothing narrows it again: an event still under way with the old value would be refused.
+        """
+        if group_size <= shared.group_size.maximum:
+            return group_size, neighbor_window
+        return gr.update(value=group_size, maximum=2 * group_size), neighbor_window
 
     def pick(event: gr.EventData, view: DocumentView) -> tuple[Any, Any]:
         try:

@@ -46,7 +46,27 @@ def answered(page: Page, number: int = 1) -> None:
     expect(page.get_by_role("button", name="Send", exact=True)).to_be_visible()
 
 
+def until(page: Page, condition: Callable[[], bool], what: str) -> None:
+    for _ in range(600):
+        if condition():
+            return
+        page.wait_for_timeout(100)
+    raise AssertionError(f"never came: {what}")
+
+
+def fill_number(page: Page, label: str, value: int) -> None:
+    """Types a number until it stays: Gradio sets a box that has just come into view once more itself."""
+    box = page.get_by_label(label, exact=True)
+
+    def stays() -> bool:
+        box.fill(str(value))
+        page.wait_for_timeout(300)
+        return box.input_value() == str(value)
+
+    until(page, stays, f"{label} = {value}")
+
+
 def shorten_answers(page: Page, tokens: int) -> None:
     page.get_by_role("button", name="Answering").click()
-    page.get_by_label("number input for Longest answer").fill(str(tokens))
+    fill_number(page, "number input for Longest answer", tokens)
     page.get_by_label("number input for Longest answer").press("Tab")

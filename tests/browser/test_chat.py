@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from chat_parts import SENTENCE, Open, answered, ask, ready, shorten_answers, suggest, upload
+from chat_parts import SENTENCE, Open, answered, ask, fill_number, ready, shorten_answers, suggest, upload
 from playwright.sync_api import expect
 
 from benchmarks.serving import served
@@ -93,7 +93,7 @@ def test_stop_in_the_answer_keeps_its_words(address: str, open_page: Open, short
     page = ready(open_page(address, width=1500))
     upload(page, short)
     shorten_answers(page, 1024)
-    page.get_by_label("number input for Temperature").fill("2")
+    fill_number(page, "number input for Temperature", 2)
     page.get_by_label("number input for Temperature").press("Tab")
     suggest(page)
     ask(page)
@@ -231,4 +231,5 @@ def test_the_bundled_model_answers_right_with_selfextend_only(open_page: Open, f
         ask(page, wanted["question"])
         expect(page.locator("#chat .measures")).to_have_count(2, timeout=600_000)
         expect(page.locator("#chat .message.bot, #chat .bot").last).not_to_contain_text(wanted["value"])
-        page.goto("about:blank")  # a page outliving its server complains
+        answered(page, 2)
+        page.close()  # a page outliving its server complains

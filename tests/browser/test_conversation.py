@@ -11,7 +11,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-from chat_parts import Open, answered, app_command, ask, ready, shorten_answers, suggest, upload
+from chat_parts import Open, answered, app_command, ask, fill_number, ready, shorten_answers, suggest, upload
 from conftest import ACTION_MILLISECONDS
 from make_documents import make
 from playwright.sync_api import Browser, Page, expect
@@ -81,7 +81,7 @@ def test_a_question_while_an_answer_comes_loses_nothing(address: str, open_page:
     box, send = page.get_by_label("Question", exact=True), page.get_by_role("button", name="Send", exact=True)
     upload(page, short)
     shorten_answers(page, 1024)
-    page.get_by_label("number input for Temperature").fill("2")
+    fill_number(page, "number input for Temperature", 2)
     page.get_by_label("number input for Temperature").press("Tab")
     suggest(page)
     ask(page, "Who comes first?")

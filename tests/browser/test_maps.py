@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from chat_parts import fill_number, until
 from playwright.sync_api import Page, Response, expect
 
 pytestmark = pytest.mark.browser
@@ -48,14 +49,6 @@ def stride(page: Page) -> int:
     return found
 
 
-def until(page: Page, condition: Callable[[], bool], what: str) -> None:
-    for _ in range(600):
-        if condition():
-            return
-        page.wait_for_timeout(100)
-    raise AssertionError(f"never came: {what}")
-
-
 def point_at(page: Page, across: float, down: float) -> tuple[float, float]:
     box = page.locator("#position-map .nsewdrag").bounding_box()
     assert box is not None
@@ -66,18 +59,6 @@ def set_slider(page: Page, elem_id: str, value: int) -> None:
     box = page.locator(f"#{elem_id} input[type=number]")
     box.fill(str(value))
     box.press("Enter")
-
-
-def fill_number(page: Page, label: str, value: int) -> None:
-    """Types a number until it stays: Gradio sets a box that has just come into view once more itself."""
-    box = page.get_by_label(label, exact=True)
-
-    def stays() -> bool:
-        box.fill(str(value))
-        page.wait_for_timeout(300)
-        return box.input_value() == str(value)
-
-    until(page, stays, f"{label} = {value}")
 
 
 def test_hover_and_click_say_the_sum_and_the_words(open_page: Open, tabs_address: str) -> None:
@@ -312,6 +293,7 @@ def test_lesson_takes_other_numbers_and_refuses_impossible_ones(open_page: Open,
     page.get_by_role("option", name=re.compile("Longest")).click()
     expect(page.locator(".lesson-grid td[data-cell='63,0']")).to_have_text("63")
     page.get_by_text("Choose your own numbers").click()
+    fill_number(page, "number input for Neighbor window w", 24)
     set_slider(page, "lesson-neighbor-window", 24)
     expect(page.locator("#lesson-complaint")).to_contain_text("must be smaller than the trained window (24)")
     expect(page.locator(".lesson-grid td[data-cell='63,0']")).to_have_text("63")
