@@ -25,7 +25,7 @@ from training.prose import HARBOUR, OBSERVATORY
 from training.rows import LANGUAGE, PADDING, VALUE, RowMaker
 from training.split import draw, side
 from training.tokenizer import corpus, train
-from training.train import CROWD, CROWD_DISTANCE, PLAN, TRAINED_WINDOW, Stage, Trainer, learning_rate, stage_of
+from training.train import CROWD_DISTANCE, PLAN, TRAINED_WINDOW, Stage, Trainer, learning_rate, stage_of
 
 
 @pytest.fixture(scope="module")
@@ -203,23 +203,23 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(tokenizer, tmp_pat
 def test_rows_of_a_crowd_see_one_another_from_afar_only(tokenizer, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(training.train, "CROWDED_SCALE", (1.0, 1.0))
     trainer = Trainer(tokenizer.backend_tokenizer, tmp_path)
-    ids = torch.randint(3, 700, (2 * CROWD, CROWD_DISTANCE + 20), generator=torch.Generator().manual_seed(5))
+    ids = torch.randint(3, 700, (8, CROWD_DISTANCE + 20), generator=torch.Generator().manual_seed(5))
     with torch.no_grad():
         alone = trainer.model.model(input_ids=ids).last_hidden_state
-        together = trainer.crowded(ids)
+        together = trainer.crowded(ids, 4)
         ids[1, 10] += 1
-        changed = trainer.crowded(ids)
+        changed = trainer.crowded(ids, 4)
     torch.testing.assert_close(together[:, :CROWD_DISTANCE], alone[:, :CROWD_DISTANCE], rtol=1e-4, atol=1e-4)
     assert not torch.allclose(together[:, CROWD_DISTANCE:], alone[:, CROWD_DISTANCE:], rtol=1e-3, atol=1e-3)
     # A token of the second row reaches the first from CROWD_DISTANCE tokens on, and the other crowd nowhere.
     other = (changed != together).any(-1)
     assert not other[0, : CROWD_DISTANCE + 10].any()
     assert other[0, CROWD_DISTANCE + 10 :].all()
-    assert not other[CROWD:].any()
+    assert not other[4:].any()
 
 
 def test_a_crowd_leaves_the_model_as_it_was(tokenizer, tmp_path) -> None:
-    stage = Stage(160, CROWD, 2, 0.5, 1e-3, 1e-3, crowded_share=1.0)
+    stage = Stage(160, 4, 2, 0.5, 1e-3, 1e-3, crowded_share=1.0)
     trainer = Trainer(tokenizer.backend_tokenizer, tmp_path, (stage,))
     scaling = [layer.self_attn.scaling for layer in trainer.model.model.layers]
     trainer.run(progress=False)

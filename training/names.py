@@ -114,10 +114,17 @@ class Names:
     def uuid(self) -> str:
         return draw(lambda: str(uuid.UUID(int=self.rng.getrandbits(128), version=4)), self.split)
 
+    def thing(self) -> str:
+        """What an entity is: a thing of the list, else any noun or name, so that every word gets copied whole."""
+        kind = self.rng.random()
+        if kind < 0.6:
+            return self._pick(v.THINGS)
+        return self._pick(v.NOUNS) if kind < 0.8 else self.name().lower()
+
     def entity(self) -> str:
         """Something that facts can be about, as it reads inside a sentence: 'the Meridian dome'."""
         kind = self.rng.random()
-        thing = self._pick(v.THINGS)
+        thing = self.thing()
         if kind < 0.62:
             return f"the {self.name()} {thing}"
         if kind < 0.72:
@@ -136,5 +143,15 @@ class Names:
         if words[2] == "at":
             return f"the {words[1]} at {self.name()}"
         if self.rng.random() < 0.5:
-            return " ".join([*words[:-1], self._pick(v.THINGS)])
-        return " ".join([words[0], self.name(), *words[2:]])
+            return " ".join([*words[:-1], self.thing()])
+        return " ".join([words[0], self._namesake(words[1]), *words[2:]])
+
+    def _namesake(self, name: str) -> str:
+        """A name that shares its beginning or its end with ``name`` where it can, Ashford with Ashmere; else any."""
+        starts = [start for start in v.NAME_STARTS if name.startswith(start) and name[len(start) :] in v.NAME_CLOSES]
+        if not starts or self.rng.random() < 0.4:
+            return self.name()
+        start = starts[0]
+        if self.rng.random() < 0.5:
+            return draw(lambda: start + self._pick(v.NAME_CLOSES), self.split)
+        return draw(lambda: self._pick(v.NAME_STARTS) + name[len(start) :], self.split)

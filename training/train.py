@@ -47,6 +47,8 @@ class Stage:
     final_learning_rate: float
     crowded_share: float = 0.0
     """Of the steps, how many are crowded ones: see `Trainer.crowded()`."""
+    crowd: int = 4
+    """How many rows of a crowded step see one another."""
 
 
 # Short rows first: matching is learnt suddenly, after a plateau, and the plateau is shorter in steps than in tokens.
@@ -59,9 +61,9 @@ PLAN = (
     Stage(512, 10, 1400, 0.05, 1.2e-3, 1e-4),
     Stage(512, 8, 2000, 0.05, 1.5e-3, 8e-4, crowded_share=0.25),
     Stage(512, 8, 1800, 0.05, 8e-4, 1e-5, crowded_share=0.5),
+    Stage(512, 8, 2400, 0.05, 9e-4, 1e-5, crowded_share=0.35, crowd=8),
 )
-# Rows of a crowded step that see one another, and from how many tokens back: a grouped key is no nearer.
-CROWD = 4
+# From how many tokens back the rows of a crowd see one another: a grouped key is no nearer.
 CROWD_DISTANCE = 128
 # Attention's logits are multiplied by a number between these in a crowded step, as log-n scaling does.
 CROWDED_SCALE = (1.0, 1.5)
@@ -178,8 +180,8 @@ class Trainer:
         )
         partial.replace(self.checkpoint)
 
-    def crowded(self, ids: torch.Tensor) -> torch.Tensor:
-        """The last hidden states of rows that see one another: (rows, length) ids in, (rows, length, width) out.
+    def crowded(self, ids: torch.Tensor, crowd: int) -> torch.Tensor:
+        """The last hidden states of ``crowd`` rows at a time: (rows, length) ids in, (rows, length, width) out.
 
         A hundred facts do not fit a window, yet have to be told apart. So each row of a crowd also attends to what the
         others hold CROWD_DISTANCE tokens or more before it, at the positions it has there: no position at or past the
@@ -189,15 +191,15 @@ class Trainer:
         Raises ValueError when the rows do not make up whole crowds.
         """
         rows, length = ids.shape
-        if rows % CROWD:
-            raise ValueError(f"{rows} rows a process make no crowds of {CROWD}: use fewer processes, or more rows")
-        crowds = rows // CROWD
-        position = torch.arange(length, device=ids.device).repeat(CROWD)
-        row = torch.arange(CROWD, device=ids.device).repeat_interleave(length)
+        if rows % crowd:
+            raise ValueError(f"{rows} rows a process make no crowds of {crowd}: use fewer processes, or more rows")
+        crowds = rows // crowd
+        position = torch.arange(length, device=ids.device).repeat(crowd)
+        row = torch.arange(crowd, device=ids.device).repeat_interleave(length)
         distance = position[:, None] - position
         own = (row[:, None] == row) & (distance >= 0)
-        ids = ids.view(crowds, CROWD * length)
-        # One row's first token is every head's resting place; a crowd's would be CROWD of them.
+        ids = ids.view(crowds, crowd * length)
+        # One row's first token is every head's resting place; a crowd's would be that many.
         nobodys = torch.tensor(self.tokenizer.encode(BOS + PAD, add_special_tokens=False).ids, device=ids.device)
         known = ~torch.isin(ids, nobodys)
         mask = own | ((distance >= CROWD_DISTANCE) & known[:, None, :])
@@ -218,9 +220,9 @@ class Trainer:
                 attention.scaling = usual
         return output.last_hidden_state.view(rows, length, -1)
 
-    def losses(self, maker: RowMaker, rows: int, crowded: bool = False) -> tuple[torch.Tensor, dict[str, float]]:
-        """The loss over ``rows`` new rows, and what to log of it."""
-        batch = [maker.row("facts" if crowded else None) for _ in range(rows)]
+    def losses(self, maker: RowMaker, rows: int, crowd: int = 1) -> tuple[torch.Tensor, dict[str, float]]:
+        """The loss over ``rows`` new rows, of which ``crowd`` at a time see one another, and what to log of it."""
+        batch = [maker.row("facts" if crowd > 1 else None) for _ in range(rows)]
         ids = torch.tensor([row.ids for row in batch], device=self.device)
         roles = torch.tensor([row.roles for row in batch], device=self.device)[:, 1:]
         recall = torch.tensor([row.kind == "recall" for row in batch], device=self.device)
@@ -228,8 +230,8 @@ class Trainer:
         taught |= (
             (roles == LANGUAGE) & ~recall[:, None] & (torch.rand(roles.shape, device=self.device) < LANGUAGE_SHARE)
         )
-        if crowded:
-            hidden = self.crowded(ids)[:, :-1]
+        if crowd > 1:
+            hidden = self.crowded(ids, crowd)[:, :-1]
         else:
             hidden = self.model.model(input_ids=ids, use_cache=False).last_hidden_state[:, :-1]
         logits = self.model.lm_head(hidden[taught])
@@ -273,8 +275,8 @@ class Trainer:
             torch.manual_seed(seed)
             for group in self.optimizer.param_groups:
                 group["lr"] = learning_rate(self.step, self.plan)
-            crowded = random.Random(seed).random() < stage.crowded_share
-            loss, figures = self.losses(maker, stage.rows // self.processes, crowded)
+            crowd = stage.crowd if random.Random(seed).random() < stage.crowded_share else 1
+            loss, figures = self.losses(maker, stage.rows // self.processes, crowd)
             if not math.isfinite(loss.item()):
                 raise RuntimeError(f"the loss became {loss.item()} at step {self.step}; lower the learning rate")
             loss.backward()
