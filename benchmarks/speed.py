@@ -4,7 +4,7 @@
     python -m benchmarks.speed --length 4096 --layers 4 --dtype float32
 
 The methods take turns, round by round, so that a busy machine disturbs both alike; figures are medians. The naive
-version, the authors' way, holds two N x N score maps; it is measured at the lengths where it fits into memory.
+version, the authors' way, holds two N x N score maps; it has a row at each length where it fits into memory.
 """
 
 from __future__ import annotations
@@ -55,12 +55,14 @@ def main() -> None:
     print(f"medians of {options.rounds} rounds\n{shapes.machine(options.device)}\n", flush=True)
     for dtype in options.dtype:
         model = shapes.build_model(dtype, options.device, options.layers)
-        side_by_side(model, dtype, options)
+        print(f"| {dtype} | vanilla | SelfExtend | ratio | naive | ratio |\n|---|---|---|---|---|---|", flush=True)
+        side_by_side(model, options)
         for length in options.naive_lengths:
-            naive(model, dtype, length, options)
+            naive(model, length, options)
+        print(flush=True)
 
 
-def side_by_side(model: LlamaForCausalLM, dtype: str, options: argparse.Namespace) -> None:
+def side_by_side(model: LlamaForCausalLM, options: argparse.Namespace) -> None:
     """Vanilla SDPA with DynamicCache, and SelfExtend with its own cache."""
     methods: dict[str, Callable[[], AbstractContextManager[object]]] = {
         "vanilla": nullcontext,
@@ -75,7 +77,6 @@ def side_by_side(model: LlamaForCausalLM, dtype: str, options: argparse.Namespac
             for name in sorted(methods, reverse=bool(number % 2)):
                 with methods[name]():
                     _measure(model, times[name], options)
-    print(f"| {dtype} | vanilla | SelfExtend | ratio |\n|---|---|---|---|")
     for label, attribute, unit in (
         (f"prefill {options.length:,} tokens", "prefill", 1.0),
         (f"decode, per token at {options.length:,}", "decode", 1000.0),
@@ -84,13 +85,14 @@ def side_by_side(model: LlamaForCausalLM, dtype: str, options: argparse.Namespac
         vanilla, extended = (statistics.median(getattr(times[name], attribute)) for name in ("vanilla", "SelfExtend"))
         suffix = "s" if unit == 1.0 else "ms"
         print(
-            f"| {label} | {vanilla * unit:.1f} {suffix} | {extended * unit:.1f} {suffix} | {extended / vanilla:.3f} |"
+            f"| {label} | {vanilla * unit:.1f} {suffix} | {extended * unit:.1f} {suffix} "
+            f"| {extended / vanilla:.3f} | | |"
         )
     share = statistics.median(times["SelfExtend"].follow_up) / statistics.median(times["SelfExtend"].prefill)
-    print(f"| follow-up as a share of the prefill | | {share:.2%} | |\n", flush=True)
+    print(f"| follow-up as a share of the prefill | | {share:.2%} | | | |", flush=True)
 
 
-def naive(model: LlamaForCausalLM, dtype: str, length: int, options: argparse.Namespace) -> None:
+def naive(model: LlamaForCausalLM, length: int, options: argparse.Namespace) -> None:
     """One table row for the two N x N score maps, beside vanilla and SelfExtend at the same length."""
     tokens = shapes.random_tokens(length, options.device)
     seconds: dict[str, float] = {}
@@ -100,13 +102,12 @@ def naive(model: LlamaForCausalLM, dtype: str, length: int, options: argparse.Na
             with method, _two_score_maps() if name == "naive" else nullcontext():
                 try:
                     seconds[name] = statistics.median(_prefill(model, tokens)[0] for _ in range(options.rounds))
-                except (RuntimeError, MemoryError):
+                except (RuntimeError, MemoryError):  # it does not fit: "inf" in the table
                     seconds[name] = float("inf")
-    row = ", ".join(f"{name} {value:.1f} s" for name, value in seconds.items())
-    print(
-        f"{dtype}, prefill {length:,} tokens: {row}; naive is {seconds['naive'] / seconds['vanilla']:.2f}x vanilla\n",
-        flush=True,
-    )
+    cells = [f"prefill {length:,} tokens", f"{seconds['vanilla']:.1f} s"]
+    for name in ("SelfExtend", "naive"):
+        cells += [f"{seconds[name]:.1f} s", f"{seconds[name] / seconds['vanilla']:.3f}"]
+    print(f"| {' | '.join(cells)} |", flush=True)
 
 
 @contextmanager

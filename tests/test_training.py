@@ -42,6 +42,19 @@ def test_names_values_and_sentences_keep_to_their_side(split: str) -> None:
         assert {side(make()) for _ in range(40)} == {split}
 
 
+@pytest.mark.parametrize("split", ["train", "held_out"])
+def test_a_sibling_shares_a_word_or_half_a_name(split: str) -> None:
+    names = Names(random.Random(6), split)
+    siblings = [names.sibling("the Ashmere dome") for _ in range(300)]
+    own = [sibling.split()[1] for sibling in siblings if sibling.endswith(" dome") and len(sibling.split()) == 3]
+    assert {side(name) for name in own if name != "Ashmere"} == {split}
+    assert {"Ash", "mere"} <= {part for name in own for part in ("Ash", "mere") if part in name and name != "Ashmere"}
+    things = {sibling.split()[-1] for sibling in siblings if sibling.startswith("the Ashmere ")}
+    assert things & set(vocabulary.THINGS)
+    assert things & set(vocabulary.NOUNS) - set(vocabulary.THINGS)
+    assert things - set(vocabulary.NOUNS) - set(vocabulary.THINGS)
+
+
 def test_a_text_is_on_one_side_whatever_its_case() -> None:
     assert side("Vexhollow") == side("vexhollow") == side("VEXHOLLOW")
     sides = [side(str(number)) for number in range(10_000, 30_000)]

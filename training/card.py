@@ -207,9 +207,10 @@ def write(folder: Path, run: Path) -> None:
     Raises ValueError when the card lacks its two markers.
     """
     card = folder / "README.md"
-    text = card.read_text()
-    if BEGIN not in text or END not in text:
+    if not {BEGIN, END} <= set(card.read_text().splitlines()):
         raise ValueError(f"{card} needs the lines {BEGIN} and {END}, between which the table goes")
-    before, rest = text.split(BEGIN)
+    measured = table(measure(str(folder), run))
+    # Read again: measuring takes minutes, in which somebody may have edited the card.
+    before, rest = card.read_text().split(BEGIN)
     after = rest.split(END)[1]
-    card.write_text(f"{before}{BEGIN}\n{table(measure(str(folder), run))}\n{END}{after}")
+    card.write_text(f"{before}{BEGIN}\n{measured}\n{END}{after}")
