@@ -37,7 +37,17 @@ def tokenizer():
 def test_names_values_and_sentences_keep_to_their_side(split: str) -> None:
     names = Names(random.Random(5), split)
     filler = Filler(names)
-    makers = (names.word, names.name, names.digits, names.code, names.year, names.date, names.time, names.amount)
+    makers = (
+        names.word,
+        names.name,
+        names.digits,
+        names.number,
+        names.code,
+        names.year,
+        names.date,
+        names.time,
+        names.amount,
+    )
     for make in (*makers, names.uuid, filler.sentence, filler.oddity):
         assert {side(make()) for _ in range(40)} == {split}
 

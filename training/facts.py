@@ -113,7 +113,7 @@ class Facts:
             )[0]
         )
         if kind == "number":
-            return self.attribute(kind, entity, rng.choice(v.NUMBER_ATTRIBUTES), names.digits())
+            return self.attribute(kind, entity, rng.choice(v.NUMBER_ATTRIBUTES), names.number())
         if kind == "code":
             return self.attribute(kind, entity, rng.choice(v.CODE_ATTRIBUTES), names.code())
         if kind == "role":
@@ -181,7 +181,7 @@ class Facts:
         """A fact about ``entity`` with the attribute of ``fact`` where that is possible, else any fact."""
         attribute = fact.key.split("|")[0]
         for kind, attributes, value in (
-            ("number", v.NUMBER_ATTRIBUTES, self.names.digits),
+            ("number", v.NUMBER_ATTRIBUTES, self.names.number),
             ("code", v.CODE_ATTRIBUTES, self.names.code),
             ("role", v.ROLES, self.names.person),
             ("date", v.DATE_ATTRIBUTES, self.names.date),

@@ -55,6 +55,21 @@ class Names:
         count = length or self.rng.choices((3, 4, 5, 6, 7), (8, 20, 50, 15, 7))[0]
         return draw(lambda: str(self.rng.randrange(10 ** (count - 1), 10**count)), self.split)
 
+    def number(self, length: int | None = None) -> str:
+        """Digits as `digits()` draws them, a quarter of them of few kinds, such as 78785.
+
+        What follows a digit is then not decided by the digit, nor by the two before it, so they are hard to copy.
+        """
+        text = self.digits(length)
+        if self.rng.random() >= 0.25:
+            return text
+
+        def make() -> str:
+            kinds = self.rng.sample("123456789", self.rng.randint(1, 3))
+            return kinds[0] + "".join(self.rng.choices([*kinds, "0"], k=len(text) - 1))
+
+        return draw(make, self.split)
+
     def code(self) -> str:
         """A code of capitals and digits such as KV-204."""
 

@@ -236,7 +236,7 @@ class RowMaker:
 
     def _passkey(self) -> _Text:
         rng = self.rng
-        key = self.names.digits(None if rng.random() < 0.4 else 5)
+        key = self.names.number(None if rng.random() < 0.4 else 5)
         text = self._text().add_ids([self.bos])
         if self.length >= 192 and rng.random() < 0.8:
             text.add(PASSKEY_HEADER)

@@ -62,6 +62,7 @@ PLAN = (
     Stage(512, 8, 2000, 0.05, 1.5e-3, 8e-4, crowded_share=0.25),
     Stage(512, 8, 1800, 0.05, 8e-4, 1e-5, crowded_share=0.5),
     Stage(512, 8, 2400, 0.05, 9e-4, 1e-5, crowded_share=0.35, crowd=8),
+    Stage(512, 8, 500, 0.05, 4e-4, 1e-5, crowded_share=0.25, crowd=8),
 )
 # From how many tokens back the rows of a crowd see one another: a grouped key is no nearer.
 CROWD_DISTANCE = 128
