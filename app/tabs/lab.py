@@ -132,7 +132,8 @@ def build_lab_tab(runtime: Runtime, visitor: gr.State) -> None:
             stop: gr.update(visible=True),
             status: status_html(Words("starting", None)),
         }
-        done = {start: gr.update(visible=True), stop: gr.update(visible=False), status: ""}
+        idle = {start: gr.update(visible=True), stop: gr.update(visible=False)}
+        began = time.perf_counter()
         try:
             loaded = runtime.models.need()
             documents = [(one.document.name, one.document.text) for one in runtime.sessions.get(who).documents]
@@ -153,9 +154,10 @@ def build_lab_tab(runtime: Runtime, visitor: gr.State) -> None:
                             yield _redraw(going, left, right)
                     else:
                         yield {status: status_html(_words(step))}
-            yield {**done, **_redraw(going, left, right)}
+            words = Words(f"Done in {time.perf_counter() - began:.1f} s. The run is kept.", None)
+            yield {**idle, status: status_html(words), **_redraw(going, left, right)}
         except (ValueError, RuntimeError) as error:
-            yield {**done, status: complaint_html(error)}
+            yield {**idle, status: complaint_html(error)}
 
     def stopped(runs: dict[str, OpenedRun], at: str | None) -> dict[Any, Any]:
         words = "Stopped. What was measured is kept; Run goes on from here."

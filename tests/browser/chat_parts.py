@@ -24,6 +24,12 @@ def ready(page: Page) -> Page:
     return page
 
 
+def leave(page: Page, address: str = "about:blank") -> None:
+    """Goes to another page. What Gradio logs of the streams that this cuts off is no error of the one left."""
+    page.evaluate("console.error = () => {}")
+    page.goto(address)
+
+
 def upload(page: Page, *files: Path) -> None:
     page.set_input_files("#upload input[type=file]", [str(file) for file in files])
     for file in files:

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from chat_parts import SENTENCE, Open, answered, ask, fill_number, ready, shorten_answers, suggest, upload
+from chat_parts import SENTENCE, Open, answered, ask, fill_number, leave, ready, shorten_answers, suggest, upload
 from playwright.sync_api import expect
 
 from benchmarks.serving import served
@@ -153,7 +153,7 @@ def test_reload_keeps_conversation_documents_and_settings(address: str, open_pag
     page.wait_for_function("() => Object.keys(localStorage).some((key) => key.includes('selfextend-explorer'))")
     page.wait_for_timeout(1000)
     said = page.locator("#chat .measures").inner_text()
-    page.reload()
+    leave(page, page.url)
     ready(page)
     expect(page.locator("#chat")).to_contain_text("What is kept?")
     expect(page.locator("#chat .measures")).to_have_text(said)

@@ -11,7 +11,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-from chat_parts import Open, answered, app_command, ask, fill_number, ready, shorten_answers, suggest, upload
+from chat_parts import Open, answered, app_command, ask, fill_number, leave, ready, shorten_answers, suggest, upload
 from conftest import ACTION_MILLISECONDS
 from make_documents import make
 from playwright.sync_api import Browser, Page, expect
@@ -119,7 +119,7 @@ def test_a_restart_keeps_conversation_documents_and_settings(
         page.wait_for_timeout(1500)
         assert stored_keys(page)
         said = page.locator("#chat .measures").inner_text()
-        page.goto("about:blank")
+        leave(page)
     with served(command, port=urlsplit(url).port or 0) as url:
         page.goto(url)
         ready(page)
@@ -132,7 +132,7 @@ def test_a_restart_keeps_conversation_documents_and_settings(
         expect(page.locator("#chat-status")).to_contain_text("no longer in memory")
         ask(page, "And after it?")
         answered(page, 2)
-        page.goto("about:blank")  # a page outliving its server complains
+        leave(page)
 
 
 def test_without_persistence_nothing_outlives_a_reload(
@@ -146,11 +146,11 @@ def test_without_persistence_nothing_outlives_a_reload(
         ask(page, "What is forgotten?")
         answered(page)
         page.wait_for_timeout(1500)
-        page.reload()
+        leave(page, url)
         ready(page)
         expect(page.locator("#documents")).to_contain_text("No documents yet")
         expect(page.locator("#chat .measures")).to_have_count(0)
-        page.goto("about:blank")  # a page outliving its server complains
+        leave(page)
         assert not data.exists() or not any(data.rglob("*"))
 
 

@@ -52,6 +52,12 @@ def run(page: Page) -> None:
 
 
 def over(page: Page) -> None:
+    expect(page.locator("#lab-status")).to_contain_text("Done in")
+    idle(page)
+
+
+def idle(page: Page) -> None:
+    """Nothing runs; which is so, too, where a run has not begun yet."""
     expect(page.locator("#lab-stop")).to_be_hidden()
     expect(page.locator("#lab-run")).to_be_visible()
 
@@ -148,7 +154,7 @@ def test_what_is_wrong_is_said(open_page: Open, address: str, tmp_path: Path) ->
         choose(page, lengths, depths)
         run(page)
         expect(page.locator("#lab-status")).to_contain_text(words)
-        over(page)
+        idle(page)
     foreign = tmp_path / "foreign.jsonl"
     foreign.write_text('{"a": 1}\n')
     page.set_input_files("#lab-open input[type=file]", str(foreign))
