@@ -30,7 +30,7 @@ def tiny_model(**settings: object) -> LlamaForCausalLM:
     return LlamaForCausalLM(tiny_config(**settings)).eval()
 
 
-def save_tokenizer(folder: Path) -> None:
+def save_tokenizer(folder: Path, *, eos_token: str | None = "<eos>") -> None:
     """A byte-level tokenizer that takes any text."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -42,11 +42,18 @@ def save_tokenizer(folder: Path) -> None:
         show_progress=False,
     )
     tokenizer.train_from_iterator(["the quick brown fox jumps over the lazy dog"], trainer)
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<eos>").save_pretrained(folder)
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=eos_token).save_pretrained(folder)
 
 
 def save_folder(folder: Path, model: PreTrainedModel, **options: object) -> Path:
     """Model and tokenizer as `save_pretrained` writes them."""
     model.save_pretrained(folder, **options)
     save_tokenizer(folder)
+    return folder
+
+
+def save_endless(folder: Path) -> Path:
+    """A model that never ends an answer by itself: for what has to be stopped."""
+    save_folder(folder, tiny_model(eos_token_id=None))
+    save_tokenizer(folder, eos_token=None)
     return folder

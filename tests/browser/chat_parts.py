@@ -72,7 +72,7 @@ def fill_number(page: Page, label: str, value: int) -> None:
     until(page, stays, f"{label} = {value}")
 
 
-def shorten_answers(page: Page, tokens: int) -> None:
+def limit_answers(page: Page, tokens: int) -> None:
     page.get_by_role("button", name="Answering").click()
     fill_number(page, "number input for Longest answer", tokens)
     page.get_by_label("number input for Longest answer").press("Tab")

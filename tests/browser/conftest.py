@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import pytest
 from chat_parts import SENTENCE, app_command
 from playwright.sync_api import Browser, ConsoleMessage, Page, expect, sync_playwright
-from tiny_models import save_folder, tiny_model
+from tiny_models import save_endless
 
 from benchmarks.serving import launched_chromium, served
 
@@ -40,8 +40,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def model(folder: Path) -> Path:
-    """A tiny random model with a trained window of 256 tokens."""
-    return save_folder(folder / "model", tiny_model())
+    """A tiny random model with a trained window of 256 tokens, whose answers are as long as they may be."""
+    return save_endless(folder / "model")
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from chat_parts import SENTENCE, Open, answered, ask, fill_number, leave, ready, shorten_answers, suggest, upload
+from chat_parts import SENTENCE, Open, answered, ask, leave, limit_answers, ready, suggest, upload
 from playwright.sync_api import expect
 
 from benchmarks.serving import served
@@ -92,9 +92,7 @@ def test_stop_in_prefill_keeps_the_conversation(address: str, open_page: Open, s
 def test_stop_in_the_answer_keeps_its_words(address: str, open_page: Open, short: Path) -> None:
     page = ready(open_page(address, width=1500))
     upload(page, short)
-    shorten_answers(page, 1024)
-    fill_number(page, "number input for Temperature", 2)
-    page.get_by_label("number input for Temperature").press("Tab")
+    limit_answers(page, 4096)
     suggest(page)
     ask(page)
     expect(page.locator("#chat-status")).to_contain_text("Answering")
@@ -123,7 +121,7 @@ def test_changing_the_group_size_moves_reach_and_map(address: str, open_page: Op
 def test_compare_puts_both_side_by_side(address: str, open_page: Open, short: Path) -> None:
     page = ready(open_page(address, width=1500))
     upload(page, short)
-    shorten_answers(page, 6)
+    limit_answers(page, 6)
     suggest(page)
     page.get_by_role("radio", name="Compare").check()
     ask(page)

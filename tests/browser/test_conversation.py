@@ -11,7 +11,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-from chat_parts import Open, answered, app_command, ask, fill_number, leave, ready, shorten_answers, suggest, upload
+from chat_parts import Open, answered, app_command, ask, leave, limit_answers, ready, suggest, upload
 from conftest import ACTION_MILLISECONDS
 from make_documents import make
 from playwright.sync_api import Browser, Page, expect
@@ -41,7 +41,7 @@ def test_edit_retry_undo_clear_and_download(address: str, open_page: Open, short
     page = ready(open_page(address, width=1500))
     chat = page.locator("#chat")
     upload(page, short)
-    shorten_answers(page, 6)
+    limit_answers(page, 6)
     suggest(page)
     for number, question in enumerate(("Who jumps?", "Where is the mill?"), start=1):
         ask(page, question)
@@ -80,9 +80,7 @@ def test_a_question_while_an_answer_comes_loses_nothing(address: str, open_page:
     page = ready(open_page(address, width=1500))
     box, send = page.get_by_label("Question", exact=True), page.get_by_role("button", name="Send", exact=True)
     upload(page, short)
-    shorten_answers(page, 1024)
-    fill_number(page, "number input for Temperature", 2)
-    page.get_by_label("number input for Temperature").press("Tab")
+    limit_answers(page, 4096)
     suggest(page)
     ask(page, "Who comes first?")
     expect(page.locator("#chat-status")).to_contain_text("Answering")
