@@ -62,6 +62,7 @@ def template(dark: bool) -> go.layout.Template:
                 "yanchor": "bottom",
                 "x": 0,
                 "itemsizing": "constant",
+                "itemwidth": 44,  # two dashes of a dashed line
             },
             "hoverlabel": {
                 "bgcolor": PAPER[tone],

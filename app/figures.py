@@ -122,7 +122,9 @@ def page_bars(
         )
     )
     figure.update_xaxes(title="page", type="category", showgrid=False)
-    figure.update_yaxes(title="share of attention", tickformat=".0%", rangemode="tozero")
+    headroom = 1.25  # for the word above the highest bar
+    highest = headroom * float(values.max(initial=0.01))
+    figure.update_yaxes(title="share of attention", tickformat=".0%", range=[0, highest])
     return finish(figure, title, dark)
 
 

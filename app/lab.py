@@ -360,7 +360,7 @@ def _accuracy_table(rows: list[Row]) -> str:
             "n",
             "Settings",
             "Seconds",
-            "Peak memory",
+            "Peak MB",
         ),
         [
             (
@@ -371,7 +371,7 @@ def _accuracy_table(rows: list[Row]) -> str:
                 str(entry["trials"]),
                 settings_words(entry["settings"]),
                 f"{entry['seconds']:.1f}",
-                f"{entry['peak_bytes'] / 1e6:,.0f} MB",
+                f"{entry['peak_bytes'] / 1e6:,.0f}",
             )
             for entry in by_length(rows)
         ],
@@ -382,7 +382,7 @@ def _curve_table(rows: list[Row]) -> str:
     ends = ends_of_curves(rows)
     last = {row["label"]: row for row in rows}
     return _table(
-        ("Method", "First bin", "Last quarter", "Ratio", "Settings", "Seconds", "Peak memory"),
+        ("Method", "First bin", "Last quarter", "Ratio", "Settings", "Seconds", "Peak MB"),
         [
             (
                 label,
@@ -391,7 +391,7 @@ def _curve_table(rows: list[Row]) -> str:
                 f"{one['ratio']:.2f}",
                 settings_words(last[label]["settings"]),
                 f"{last[label]['seconds']:.1f}",
-                f"{last[label]['peak_bytes'] / 1e6:,.0f} MB",
+                f"{last[label]['peak_bytes'] / 1e6:,.0f}",
             )
             for label, one in ends.items()
         ],

@@ -80,8 +80,7 @@ class Photographer:
         self.shoot("learn")
         page.get_by_role("tab", name="Lab", exact=True).click()
         page.locator("#lab-run").click()
-        expect(page.locator("#lab-stop")).to_be_visible()
-        expect(page.locator("#lab-run")).to_be_visible()
+        expect(page.locator("#lab-status")).to_contain_text("Done in")
         self.shoot("lab")
 
 

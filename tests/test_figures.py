@@ -84,6 +84,13 @@ def test_travels_as_packed_arrays(name: str) -> None:
     assert max(map(len, numbers), default=0) <= 8
 
 
+def test_the_word_above_the_highest_bar_has_room() -> None:
+    figure = page_bars(["1", "2"], [0.2, 0.8], cited=[1])
+    assert figure.data[0].text == ("", "cited")
+    assert figure.layout.yaxis.range[0] == 0
+    assert figure.layout.yaxis.range[1] >= 1.2 * 0.8
+
+
 def polygon_holds(outline: go.Scatter, x: float, y: float) -> bool:
     """Whether a closed outline goes around a point: an odd number of its edges lie to the right."""
     corners = list(zip(outline.x, outline.y, strict=True))

@@ -27,6 +27,9 @@ NOTHING_YET = (
     "far back.</p>"
 )
 
+UNBROKEN = str.maketrans({"-": "\N{NON-BREAKING HYPHEN}"})
+"""Keeps "log-n" on one line."""
+
 
 class CompareTab(NamedTuple):
     """Attributes: the table, the figure, and the function with inputs and outputs that measures the losses."""
@@ -102,11 +105,10 @@ def table_html(entries: list[Entry]) -> str:
         ("First token after", [f"{reply.first_token_seconds:.1f} s" for reply in compared.replies]),
         ("Read before", [f"{reply.reused_tokens:,} of {reply.prompt_tokens:,}" for reply in compared.replies]),
         ("Keys and values", [f"{reply.cache_bytes / 1e6:,.0f} MB" for reply in compared.replies]),
-        ("Settings", [settings_words(reply) for reply in compared.replies]),
+        ("Settings", [settings_words(reply).translate(UNBROKEN) for reply in compared.replies]),
     ]
-    head = "".join(
-        f"<th scope='col'>{method_words(reply.method, reply.query_scaling)}</th>" for reply in compared.replies
-    )
+    methods = [method_words(reply.method, reply.query_scaling).translate(UNBROKEN) for reply in compared.replies]
+    head = "".join(f"<th scope='col'>{name}</th>" for name in methods)
     body = "".join(
         f"<tr><th scope='row'>{name}</th>{''.join(f'<td>{escape(cell)}</td>' for cell in cells)}</tr>"
         for name, cells in rows

@@ -57,8 +57,8 @@ def build_parameters_tab(shared: SharedInputs) -> ParametersTab:
     advice = gr.HTML(elem_id="parameters-advice", elem_classes=["readout"])
     pane = plot_pane(label="Group size by neighbor window", height=520, elem_id="parameter-plane")
     with gr.Row():
-        use = gr.Button("Use the suggested settings", elem_id="parameters-use")
-        smallest = gr.Button("Use the smallest group size that fits", elem_id="parameters-smallest")
+        use = gr.Button("Use the suggested settings", size="sm", elem_id="parameters-use")
+        smallest = gr.Button("Use the smallest group size that fits", size="sm", elem_id="parameters-smallest")
     gr.HTML("<p class='hint'>Click a cell to set both sliders to it.</p>")
 
     sliders = [shared.group_size, shared.neighbor_window]

@@ -46,8 +46,8 @@ def model(folder: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def address(folder: Path, model: Path) -> Iterator[str]:
-    """The whole app on the tiny model."""
-    with served(app_command(model, folder / "data")) as url:
+    """The whole app on the tiny model, for which the hub is out of reach on any machine."""
+    with served(app_command(model, folder / "data"), {"HF_ENDPOINT": "http://127.0.0.1:9"}) as url:
         yield url
 
 

@@ -205,7 +205,7 @@ def test_a_model_that_cannot_be_had_gets_a_sentence_and_the_old_one_stays(
     page.get_by_role("button", name="Change the model").click()
     for name, words in (
         ("/nowhere/at/all", "/nowhere/at/all"),
-        ("nobody/nothing", "did not answer"),  # the tests run without a network
+        ("nobody/nothing", "did not answer"),
         (str(huge), "no weights"),
     ):
         page.get_by_label("Folder or hub id").fill(name)
