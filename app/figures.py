@@ -263,7 +263,7 @@ def _labelled_grid(
     )
     if line_after is not None and 0 < line_after < len(columns):
         figure.add_vline(line_after - 0.5, line={"color": ORANGE, "dash": "dash", "width": 2})
-        x_title += ", dashed: trained window"
+        x_title += "<br>dashed: trained window"
     figure.update_xaxes(title=x_title, type="category", showgrid=False)
     figure.update_yaxes(title=y_title, type="category", autorange="reversed", showgrid=False)
     return finish(figure, title, dark, colour_bar=True)

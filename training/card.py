@@ -28,8 +28,8 @@ PASSKEYS = (
     ("1x,2x", ALL, 20),
     ("4x", RECOMMENDED, 20),
     ("8x", RECOMMENDED, 20),
-    ("16x", RECOMMENDED, 5),
-    ("32x", RECOMMENDED, 3),
+    ("16x", RECOMMENDED, 20),
+    ("32x", RECOMMENDED, 10),
     ("4x", OTHERS, 5),
     ("8x", OTHERS, 1),
 )

@@ -11,7 +11,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-from chat_parts import Open, answered, app_command, ask, leave, limit_answers, ready, suggest, upload
+from chat_parts import Open, answered, app_command, ask, leave, limit_answers, ready, suggest, until, upload
 from conftest import ACTION_MILLISECONDS
 from make_documents import make
 from playwright.sync_api import Browser, Page, expect
@@ -114,8 +114,8 @@ def test_a_restart_keeps_conversation_documents_and_settings(
         page.get_by_label("number input for Group size").press("Tab")
         ask(page, "What is kept?")
         answered(page)
+        until(page, lambda: bool(stored_keys(page)), "what is kept in the browser")
         page.wait_for_timeout(1500)
-        assert stored_keys(page)
         said = page.locator("#chat .measures").inner_text()
         leave(page)
     with served(command, port=urlsplit(url).port or 0) as url:
