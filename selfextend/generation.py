@@ -542,8 +542,9 @@ def _choose(
 ) -> tuple[int, float]:
     """The next token and its log-probability under the model itself."""
     scores = torch.log_softmax(logits[-1:].float(), dim=-1)
-    seen = torch.tensor([history], device=scores.device)
-    processed = processors(seen, scores) if processors else scores  # type: ignore[arg-type]
+    processed = scores
+    if processors:  # only they look at the history, which is as long as the document
+        processed = processors(torch.tensor([history], device=scores.device), scores)  # type: ignore[arg-type]
     if settings.temperature == 0:
         token = int(processed.argmax())
     else:

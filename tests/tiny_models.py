@@ -54,6 +54,6 @@ def save_folder(folder: Path, model: PreTrainedModel, **options: object) -> Path
 
 def save_endless(folder: Path) -> Path:
     """A model that never ends an answer by itself: for what has to be stopped."""
-    save_folder(folder, tiny_model(eos_token_id=None))
+    tiny_model(eos_token_id=None).save_pretrained(folder)
     save_tokenizer(folder, eos_token=None)
     return folder

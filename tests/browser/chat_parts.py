@@ -60,6 +60,13 @@ def until(page: Page, condition: Callable[[], bool], what: str) -> None:
     raise AssertionError(f"never came: {what}")
 
 
+def kept(page: Page) -> None:
+    """Waits until the browser keeps the page's state."""
+    stored = "Object.keys(localStorage).some((key) => key.includes('selfextend-explorer'))"
+    until(page, lambda: bool(page.evaluate(stored)), "what is kept in the browser")
+    page.wait_for_timeout(1500)  # the newest state comes a moment after the first
+
+
 def fill_number(page: Page, label: str, value: int) -> None:
     """Types a number until it stays: Gradio sets a box that has just come into view once more itself."""
     box = page.get_by_label(label, exact=True)

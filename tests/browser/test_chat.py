@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from chat_parts import SENTENCE, Open, answered, ask, leave, limit_answers, ready, suggest, upload
+from chat_parts import SENTENCE, Open, answered, ask, kept, leave, limit_answers, ready, suggest, upload
 from playwright.sync_api import expect
 
 from benchmarks.serving import served
@@ -148,8 +148,7 @@ def test_reload_keeps_conversation_documents_and_settings(address: str, open_pag
     page.get_by_label("number input for Group size").press("Tab")
     ask(page, "What is kept?")
     answered(page)
-    page.wait_for_function("() => Object.keys(localStorage).some((key) => key.includes('selfextend-explorer'))")
-    page.wait_for_timeout(1000)
+    kept(page)
     said = page.locator("#chat .measures").inner_text()
     leave(page, page.url)
     ready(page)

@@ -11,10 +11,10 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-from chat_parts import Open, answered, app_command, ask, leave, limit_answers, ready, suggest, until, upload
+from chat_parts import Open, answered, app_command, ask, kept, leave, limit_answers, ready, suggest, upload
 from conftest import ACTION_MILLISECONDS
 from make_documents import make
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, expect
 from tiny_models import tiny_config
 
 from benchmarks.serving import served
@@ -29,12 +29,6 @@ REFUSED = {
     "five-thousand.pdf": "has 5,000 pages, and the limit is 2,000",
     "picture.pdf": "is a PNG picture",
 }
-
-
-def stored_keys(page: Page) -> list[str]:
-    """What the page keeps in the browser."""
-    found: list[str] = page.evaluate("Object.keys(localStorage).filter((key) => key.includes('selfextend-explorer'))")
-    return found
 
 
 def test_edit_retry_undo_clear_and_download(address: str, open_page: Open, short: Path, tmp_path: Path) -> None:
@@ -114,8 +108,7 @@ def test_a_restart_keeps_conversation_documents_and_settings(
         page.get_by_label("number input for Group size").press("Tab")
         ask(page, "What is kept?")
         answered(page)
-        until(page, lambda: bool(stored_keys(page)), "what is kept in the browser")
-        page.wait_for_timeout(1500)
+        kept(page)
         said = page.locator("#chat .measures").inner_text()
         leave(page)
     with served(command, port=urlsplit(url).port or 0) as url:
