@@ -9,10 +9,11 @@ from collections.abc import Generator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from app.documents.library import StoredDocument
 from app.evidence import passages_behind, recording_request, trimmed
 from app.model_shelf import LoadedModel
 from app.prompting import Exchange, Prompt, build_prompt
-from app.session import CacheStore, Method, Session, StoredDocument, Turn
+from app.session import CacheStore, Method, Session, Turn
 from selfextend.config import SelfExtendConfig
 
 if TYPE_CHECKING:

@@ -24,8 +24,8 @@ import numpy.typing as npt
 
 from app.conversation import METHOD_WORDS, Entry, Reply, from_json, measures, settings_words
 from app.evidence import PageShare, page_shares
-from app.figure_style import OFFLINE
-from app.figures import attention_heatmap, page_bars
+from app.figures.answers import attention_heatmap, page_bars
+from app.figures.style import OFFLINE
 from app.session import Turn
 
 FORMAT = "selfextend-capsule"

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from app.token_index import Passage, TokenIndex
+from app.documents.index import Passage, TokenIndex
 from selfextend.config import SelfExtendConfig
 from selfextend.positions import relative_position
 

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import plotly.graph_objects as go
 
-from app.figure_style import OFFLINE
-from app.figures import accuracy_grid, loss_curves, sweep_heatmap
+from app.figures.answers import accuracy_grid, loss_curves, sweep_heatmap
+from app.figures.style import OFFLINE
 from app.model_shelf import LoadedModel
 from selfextend.lab.errors import LabError
 from selfextend.lab.methods import METHOD_NAMES, Method, parse_methods

@@ -17,8 +17,8 @@ from selfextend.config import QueryScaling, SelfExtendConfig, suggest
 from selfextend.presets import find_preset
 
 if TYPE_CHECKING:
-    from selfextend.memory import MemoryEstimate
-    from selfextend.models import LoadStep
+    from selfextend.loading.memory import MemoryEstimate
+    from selfextend.loading.models import LoadStep
 
 BUNDLED = "bundled"
 
@@ -130,7 +130,7 @@ class ModelShelf:
         try:
             # Under the lock: two threads that import transformers at once break each other's import.
             from selfextend.errors import ModelTooBigError
-            from selfextend.models import load_steps
+            from selfextend.loading.models import load_steps
 
             try:
                 last = yield from _last_of(load_steps(name, quantization, device))  # type: ignore[arg-type]
@@ -147,7 +147,7 @@ class ModelShelf:
 
     def _in_its_place(self, name: str, quantization: str, device: str) -> Generator[LoadStep, None, LoadStep]:
         """Load a model after the one that is there was let go; without the new one, the old one comes back."""
-        from selfextend.models import load_steps
+        from selfextend.loading.models import load_steps
 
         assert self._loaded is not None
         old = self._loaded.name
@@ -219,7 +219,7 @@ def _described(name: str, step: LoadStep) -> LoadedModel:
 
 def _recommended(name: str) -> dict[str, Any]:
     """What a model's folder says in selfextend.json about how it wants to be extended; nothing where it has none."""
-    from selfextend.models import bundled_folder
+    from selfextend.loading.models import bundled_folder
 
     folder = bundled_folder() if name == BUNDLED else Path(name).expanduser()
     try:

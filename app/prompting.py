@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from app.documents import Document
-from app.token_index import TokenIndex
+from app.documents.index import TokenIndex
+from app.documents.reader import Document
 
 BETWEEN = "\n\n"
 

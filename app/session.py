@@ -10,10 +10,9 @@ import threading
 from collections import OrderedDict
 from collections.abc import Hashable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from app.documents import Document
+from app.documents.library import StoredDocument
 from app.prompting import Prompt
 
 if TYPE_CHECKING:
@@ -24,14 +23,6 @@ if TYPE_CHECKING:
 Method = Literal["vanilla", "selfextend"]
 MAX_TURNS = 40
 """Answers of one visitor whose prompt and attention are kept in memory."""
-
-
-@dataclass(frozen=True, eq=False)
-class StoredDocument:
-    """A document and the file it was read from."""
-
-    document: Document
-    path: Path
 
 
 @dataclass(frozen=True, eq=False)

@@ -18,10 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from app.asking import Question, answer_turn
-from app.documents import read_document
+from app.documents.library import StoredDocument
+from app.documents.reader import read_document
 from app.evidence import PassageTest, passage_test_steps
 from app.model_shelf import BUNDLED, LoadedModel, ModelShelf
-from app.session import CacheStore, Session, StoredDocument, Turn
+from app.session import CacheStore, Session, Turn
 from selfextend.generation import GenerationSettings
 
 NEW_TOKENS = 64

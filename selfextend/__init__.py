@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 from selfextend.config import SelfExtendConfig, max_length, suggest
 
 if TYPE_CHECKING:
-    from selfextend.models import load_model
+    from selfextend.loading.models import load_model
     from selfextend.plugin import Support, disable, enable, self_extend, support
 
 _LAZY = {
     "Support": "selfextend.plugin",
     "disable": "selfextend.plugin",
     "enable": "selfextend.plugin",
-    "load_model": "selfextend.models",
+    "load_model": "selfextend.loading.models",
     "self_extend": "selfextend.plugin",
     "support": "selfextend.plugin",
 }

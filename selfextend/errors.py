@@ -7,7 +7,7 @@ short fixed word for code that has to tell the cases apart. Knows nothing about 
 from typing import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:
-    from selfextend.memory import MemoryEstimate
+    from selfextend.loading.memory import MemoryEstimate
 
 
 class ModelLoadError(RuntimeError):

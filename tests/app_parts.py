@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from tiny_models import save_folder, tiny_model
 
-from app.documents import Document, Page
+from app.documents.library import StoredDocument
+from app.documents.reader import Document, Page
 from app.model_shelf import LoadedModel, ModelShelf
-from app.session import StoredDocument
 
 WORDS = "The quick brown fox jumps over the lazy dog near the old mill. "
 

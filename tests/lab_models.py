@@ -12,7 +12,7 @@ from tiny_models import TRAINED_WINDOW, VOCABULARY, save_folder, tiny_model
 from transformers import MistralConfig, MistralForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from selfextend.lab.methods import Method
-from selfextend.models import load_tokenizer
+from selfextend.loading.models import load_tokenizer
 
 WINDOW = TRAINED_WINDOW
 

@@ -20,8 +20,10 @@ from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 from reportlab.lib.pagesizes import A4
 
-from app import documents
-from app.documents import (
+from app.documents import reader as documents
+from app.documents.index import split_passages
+from app.documents.page_text import LIGATURES, PART_CHARS, clean_page, clean_plain, cut_into_parts
+from app.documents.reader import (
     PAGE_SEPARATOR,
     Document,
     DocumentError,
@@ -33,8 +35,6 @@ from app.documents import (
     read_document,
     read_document_steps,
 )
-from app.page_text import LIGATURES, PART_CHARS, clean_page, clean_plain, cut_into_parts
-from app.token_index import split_passages
 from tests.make_documents import (
     FONT,
     MAKERS,
@@ -65,7 +65,7 @@ def prose(number: int, **how: int) -> str:
 
 
 def no_child_is_left() -> bool:
-    return not any("app.document_worker" in " ".join(child.cmdline()) for child in psutil.Process().children())
+    return not any("app.documents.worker" in " ".join(child.cmdline()) for child in psutil.Process().children())
 
 
 def test_a_pdf_comes_out_as_the_paragraphs_that_went_in(folder: Path) -> None:

@@ -7,8 +7,8 @@ import numpy as np
 import plotly.graph_objects as go
 import pytest
 
-from app.figures import accuracy_grid, attention_heatmap, loss_curves, page_bars, sweep_heatmap
-from app.map_figures import parameter_plane_figure, position_curve_figure, position_map_figure
+from app.figures.answers import accuracy_grid, attention_heatmap, loss_curves, page_bars, sweep_heatmap
+from app.figures.maps import parameter_plane_figure, position_curve_figure, position_map_figure
 from app.tabs.parameters import parameter_plane
 from app.tabs.plot_pane import packed, unpacked
 from selfextend import SelfExtendConfig

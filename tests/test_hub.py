@@ -13,9 +13,9 @@ from hub_server import HubServer
 from tiny_models import save_folder, tiny_model
 
 from selfextend import errors
-from selfextend.hub import download_steps
-from selfextend.memory import estimate_memory
-from selfextend.models import load_model, load_steps
+from selfextend.loading.hub import download_steps
+from selfextend.loading.memory import estimate_memory
+from selfextend.loading.models import load_model, load_steps
 
 REPO = "somebody/tiny-llama"
 
@@ -152,7 +152,7 @@ def test_offline_by_choice(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_too_big_is_refused_before_the_weights_are_downloaded(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("selfextend.memory.available_bytes", lambda device: 1000)
+    monkeypatch.setattr("selfextend.loading.memory.available_bytes", lambda device: 1000)
     with pytest.raises(errors.ModelTooBigError):
         load_model(REPO)
     assert "model.safetensors" not in hub.requested
@@ -162,7 +162,7 @@ def test_the_download_ends_with_the_process_that_asked(hub: HubServer) -> None:
     """Even if that one is killed and can tidy up nothing."""
     hub.bytes_per_second = 10_000
     code = f"""
-from selfextend.hub import download_steps
+from selfextend.loading.hub import download_steps
 for _ in download_steps({REPO!r}, "all"):
     print("running", flush=True)
 """

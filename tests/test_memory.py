@@ -12,9 +12,9 @@ from transformers import AutoModelForCausalLM, DynamicCache, T5Config
 
 from selfextend import SelfExtendConfig, self_extend
 from selfextend.errors import UnsupportedModelError
-from selfextend.hardware import available_bytes, resolve_device
-from selfextend.memory import LayerCache, MemoryEstimate, estimate_memory
-from selfextend.models import load_model
+from selfextend.loading.hardware import available_bytes, resolve_device
+from selfextend.loading.memory import LayerCache, MemoryEstimate, estimate_memory
+from selfextend.loading.models import load_model
 
 
 def _tensor_bytes(model: torch.nn.Module) -> int:
@@ -142,7 +142,7 @@ def test_automatic_dtype_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
         (False, int(1.5 * size), "bfloat16"),
         (True, 10 * size, "bfloat16"),
     ):
-        monkeypatch.setattr("selfextend.memory.has_fast_bfloat16", lambda device, fast=fast: fast)
+        monkeypatch.setattr("selfextend.loading.memory.has_fast_bfloat16", lambda device, fast=fast: fast)
         assert estimate_memory(config, device="cpu", available=free).dtype == expected
     assert estimate_memory(tiny_config(dtype=torch.float16), device="cpu").dtype == "float32"
     with pytest.raises(ValueError, match="dtype must be"):

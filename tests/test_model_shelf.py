@@ -29,7 +29,7 @@ def shelf(tiny_folder: Path) -> ModelShelf:  # noqa: F811
 
 
 def free(monkeypatch: pytest.MonkeyPatch, available: Callable[[], int]) -> None:
-    monkeypatch.setattr("selfextend.memory.available_bytes", lambda device: available())
+    monkeypatch.setattr("selfextend.loading.memory.available_bytes", lambda device: available())
 
 
 def test_a_model_that_is_not_there_leaves_the_old_one(shelf: ModelShelf, tmp_path: Path) -> None:

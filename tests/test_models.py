@@ -16,9 +16,10 @@ from tiny_models import TRAINED_WINDOW, save_folder, save_tokenizer, tiny_model
 from transformers import AutoModelForCausalLM, LlamaForCausalLM, T5Config
 from transformers.utils import logging as transformers_logging
 
-from selfextend import errors, hardware, models
-from selfextend.models import load_model, load_steps
-from selfextend.sources import check_weights, read_config
+from selfextend import errors
+from selfextend.loading import hardware, models
+from selfextend.loading.models import load_model, load_steps
+from selfextend.loading.sources import check_weights, read_config
 
 # The 16 levels of NormalFloat4, from the QLoRA paper (arXiv 2305.14314, appendix E).
 _NF4_LEVELS = torch.tensor(
@@ -320,7 +321,7 @@ def test_code_from_a_repository_is_never_run(folder: Path) -> None:
 
 
 def test_too_big_is_refused_with_numbers(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("selfextend.memory.available_bytes", lambda device: 100_000)
+    monkeypatch.setattr("selfextend.loading.memory.available_bytes", lambda device: 100_000)
     numbers = r"0\.\d+ MB of weights .* 0\.10 MB are free.*'nf4'"
     with pytest.raises(errors.ModelTooBigError, match=numbers) as caught:
         load_model(folder)

@@ -8,7 +8,7 @@ import reference
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.map_figures import position_curve_figure, position_map_figure
+from app.figures.maps import position_curve_figure, position_map_figure
 from app.tabs.plot_pane import packed
 from selfextend import SelfExtendConfig
 from selfextend.position_map import MAX_CELLS, PositionMap, position_curve, position_map

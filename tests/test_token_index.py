@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-from app.documents import PAGE_SEPARATOR, Document, Page
-from app.token_index import MAX_PASSAGE, MIN_PASSAGE, Passage, Spot, TokenIndex, split_passages
+from app.documents.index import MAX_PASSAGE, MIN_PASSAGE, Passage, Spot, TokenIndex, split_passages
+from app.documents.reader import PAGE_SEPARATOR, Document, Page
 
 CORPUS = [
     "The keeper wrote every evening. How many lamps were burning?\n\nThe old boats  had come home.\n",

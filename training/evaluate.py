@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from selfextend.config import QueryScaling, SelfExtendConfig, suggest
 from selfextend.generation import Answer, GenerationSettings, PrefixCache, answer_steps
-from selfextend.models import load_model
+from selfextend.loading.models import load_model
 from training.documents import Question
 from training.pdf import plain_pages
 from training.train import TRAINED_WINDOW

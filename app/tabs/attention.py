@@ -13,12 +13,12 @@ import gradio as gr
 import numpy as np
 import numpy.typing as npt
 
+from app.documents.index import Passage
 from app.evidence import answer_rows
-from app.figures import attention_heatmap
+from app.figures.answers import attention_heatmap
 from app.session import Turn
 from app.tabs.plot_pane import packed, plot_pane
 from app.tabs.shared import LIVE, Refresh
-from app.token_index import Passage
 from selfextend.positions import explain
 
 if TYPE_CHECKING:

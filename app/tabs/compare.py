@@ -14,7 +14,7 @@ import gradio as gr
 from app.answering import Progress
 from app.compare import Losses, loss_steps
 from app.conversation import Entry, method_words, settings_words
-from app.figures import loss_curves
+from app.figures.answers import loss_curves
 from app.prompting import build_prompt
 from app.runtime import Runtime
 from app.tabs.chat import MODEL_QUEUE, States, complaint_html, status_html

@@ -13,10 +13,11 @@ from typing import Any, NamedTuple
 import gradio as gr
 
 from app.answering import Progress
-from app.documents import DocumentError
+from app.documents.library import StoredDocument
+from app.documents.reader import DocumentError
 from app.prompting import build_prompt
 from app.runtime import SAMPLE, Runtime
-from app.session import Session, StoredDocument
+from app.session import Session
 from app.tabs.chat import States, complaint_html, status_html
 from app.tabs.shared import DocumentView
 

@@ -16,9 +16,9 @@ from typing import Any, NamedTuple
 
 import gradio as gr
 
-from app.documents import DocumentError, page_image, passage_boxes
+from app.documents.reader import DocumentError, page_image, passage_boxes
 from app.evidence import Citation, PageShare, PassageTest, page_shares
-from app.figures import page_bars
+from app.figures.answers import page_bars
 from app.session import Turn
 from app.tabs.plot_pane import ONCE_DRAWN, packed, plot_pane
 from app.tabs.shared import LIVE, Refresh

@@ -185,7 +185,7 @@ def facts_html(name: str) -> str:
 
 def estimate_html(name: str, quantization: str, device: str) -> str:
     """The memory a model would take, or why that cannot be told."""
-    from selfextend.models import estimate_memory
+    from selfextend.loading.models import estimate_memory
 
     if not name:
         return complaint_html("Name a folder or a hub id first.")

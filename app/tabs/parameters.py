@@ -12,7 +12,7 @@ import gradio as gr
 import numpy as np
 import numpy.typing as npt
 
-from app.map_figures import parameter_plane_figure
+from app.figures.maps import parameter_plane_figure
 from app.tabs.plot_pane import packed, plot_pane
 from app.tabs.shared import LIVE, DocumentView, Refresh, SharedInputs, draw_on_load, setting_words, settings_of
 from selfextend.config import (

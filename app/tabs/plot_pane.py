@@ -17,7 +17,7 @@ import gradio as gr
 import plotly
 import plotly.graph_objects as go
 
-from app.figure_style import template
+from app.figures.style import template
 from app.theme import ASSETS
 
 PLOTLY_JS = Path(plotly.__file__).resolve().parent / "package_data" / "plotly.min.js"

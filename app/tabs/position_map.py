@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import gradio as gr
 
-from app.map_figures import position_curve_figure, position_map_figure
+from app.figures.maps import position_curve_figure, position_map_figure
 from app.tabs.plot_pane import packed, plot_pane
 from app.tabs.shared import LIVE, DocumentView, Refresh, SharedInputs, draw_on_load, setting_words, settings_of
 from selfextend.config import SelfExtendConfig, check_window, max_length

@@ -122,8 +122,8 @@ def run_doctor(_: argparse.Namespace) -> dict[str, Any]:
     import transformers
 
     from selfextend.errors import ModelLoadError, QuantizationUnavailableError
-    from selfextend.hardware import available_bytes, check_quantization, has_fast_bfloat16, resolve_device
-    from selfextend.models import bundled_folder
+    from selfextend.loading.hardware import available_bytes, check_quantization, has_fast_bfloat16, resolve_device
+    from selfextend.loading.models import bundled_folder
 
     device = resolve_device("auto")
     quantizations = {}

@@ -15,11 +15,11 @@ from typing import Any
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from selfextend.config import QueryScaling, checked_integer
-from selfextend.hardware import Quantization
 from selfextend.lab import tensor_parallel
-from selfextend.models import load_model, load_tokenizer
+from selfextend.loading.hardware import Quantization
+from selfextend.loading.models import load_model, load_tokenizer
+from selfextend.loading.sources import fetch_steps, locate, read_config
 from selfextend.presets import find_preset
-from selfextend.sources import fetch_steps, locate, read_config
 from selfextend.windows import trained_window as window_of
 
 RECOMMENDATION = "selfextend.json"

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from selfextend.errors import ModelLoadError
-from selfextend.sources import read_config
+from selfextend.loading.sources import read_config
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel

@@ -15,11 +15,12 @@ import gradio as gr
 import pypdfium2
 
 from app.asking import Question, answer_turn
-from app.documents import read_document
+from app.documents.library import StoredDocument
+from app.documents.reader import read_document
 from app.evidence import Citation, passage_test_steps
 from app.model_shelf import BUNDLED, LoadedModel, ModelShelf
 from app.runtime import SAMPLE, SAMPLE_QUESTIONS
-from app.session import CacheStore, Session, StoredDocument, Turn
+from app.session import CacheStore, Session, Turn
 from app.tabs.attention import build_attention_tab
 from app.tabs.evidence import build_evidence_tab
 from app.theme import app_css, gradio_theme

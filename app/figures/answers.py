@@ -3,7 +3,7 @@
 Every figure states in its title what it shows, carries units on its axes, draws on light and on dark ground
 (`dark=`; a plot pane switches it in the browser) and stays readable at 390 px: colour bars and legends lie
 across, never beside. Arrays stay numpy, which plotly sends as packed bytes; lists would be ten times as long.
-The position map's figures are in `app.map_figures`. Knows no torch, no gradio and no formula.
+The position map's figures are in `app.figures.maps`. Knows no torch, no gradio and no formula.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import plotly.graph_objects as go
 
-from app.figure_style import METHOD_NAMES, SEQUENTIAL, compact, finish, lying_colour_bar
+from app.figures.style import METHOD_NAMES, SEQUENTIAL, compact, finish, lying_colour_bar
 from app.theme import ACCENTS, BLUE, GREY, METHOD_COLOURS, METHOD_DASHES, ORANGE
 
 PAGE_BORDER = ({"color": "rgba(0,0,0,0.45)", "width": 3}, {"color": "rgba(255,255,255,0.9)", "width": 1})

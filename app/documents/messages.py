@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 Message = dict[str, Any]
-"""What the child process sends as one line of JSON; `app.document_worker` lists them."""
+"""What the child process sends as one line of JSON; `app.documents.worker` lists them."""
 
 
 class Refused(Exception):

@@ -1,6 +1,6 @@
 """The child process that opens a visitor's file, so that a hostile one cannot harm the app.
 
-Started by `app.documents` as `python -m app.document_worker`. Reads one JSON request from stdin, limits its
+Started by `app.documents.reader` as `python -m app.documents.worker`. Reads one JSON request from stdin, limits its
 own memory and processor time, and writes one JSON message a line to stdout: `{"pages_total": n}`, then a
 `{"page": ...}` each, `{"notes": [...]}`, `{"boxes": ...}` or `{"png": ...}`, or `{"refused": sentence}`,
 and `{"done": true}` last. Knows nothing about models, prompts or the page that the visitor sees.
@@ -14,7 +14,7 @@ import os
 import sys
 from collections.abc import Iterator
 
-from app.reading import Message, Refused
+from app.documents.messages import Message, Refused
 
 
 def limit_this_process(memory_bytes: int | None, seconds: float) -> None:
@@ -35,12 +35,12 @@ def answer(request: Message) -> Iterator[Message]:
     """Carries out one request. The libraries are imported here: a text file need not wait for PDFium."""
     path = request["path"]
     if request["task"] == "read" and request["kind"] != "pdf":
-        from app import text_reader
+        from app.documents import text as text_reader
 
         read = text_reader.read_docx if request["kind"] == "docx" else text_reader.read_text
         yield from read(path, request["max_pages"], request["max_characters"])
         return
-    from app import pdf_reader
+    from app.documents import pdf as pdf_reader
 
     if request["task"] == "read":
         yield from pdf_reader.read_pdf(path, request["max_pages"], request["max_characters"])

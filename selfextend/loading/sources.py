@@ -2,7 +2,7 @@
 with them.
 
 Looks at names, headers and config.json only: no weight is read, nothing is put on a device. Downloading is
-`selfextend.hub`, loading is `selfextend.models`.
+`selfextend.loading.hub`, loading is `selfextend.loading.models`.
 """
 
 import json
@@ -19,7 +19,7 @@ from selfextend.errors import (
     UnsafeWeightsError,
     UnsupportedModelError,
 )
-from selfextend.hub import DownloadProgress, download_steps
+from selfextend.loading.hub import DownloadProgress, download_steps
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -51,7 +51,7 @@ def bundled_folder() -> Path:
     Raises:
         ModelNotFoundError: it is in none of these places.
     """
-    package = Path(__file__).parent
+    package = Path(__file__).parents[1]
     candidates = [package / "assets" / "model", package.parent / "assets" / "model"]
     override = os.environ.get("SELFEXTEND_BUNDLED_MODEL")
     if override:
@@ -102,7 +102,7 @@ def fetch_steps(source: Source, *, weights: bool) -> Generator[DownloadProgress,
         DownloadProgress while something is downloaded; nothing for a local folder.
 
     Raises:
-        ModelLoadError: see `selfextend.hub.download_steps`.
+        ModelLoadError: see `selfextend.loading.hub.download_steps`.
     """
     if source.folder is not None:
         return source.folder

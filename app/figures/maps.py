@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import plotly.graph_objects as go
 
-from app.figure_style import METHOD_NAMES, SEQUENTIAL, compact, finish, lying_colour_bar
+from app.figures.style import METHOD_NAMES, SEQUENTIAL, compact, finish, lying_colour_bar
 from app.theme import BLUE, GREY, METHOD_COLOURS, METHOD_DASHES, ORANGE, SKY, VERMILLION
 from selfextend.position_map import PositionCurve, PositionMap
 

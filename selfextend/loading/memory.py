@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from selfextend.errors import UnsupportedModelError
-from selfextend.hardware import Quantization, available_bytes, has_fast_bfloat16, resolve_device
-from selfextend.sources import fetch_steps, locate, read_config
+from selfextend.loading.hardware import Quantization, available_bytes, has_fast_bfloat16, resolve_device
+from selfextend.loading.sources import fetch_steps, locate, read_config
 from selfextend.windows import trained_window
 
 if TYPE_CHECKING:

@@ -1,6 +1,6 @@
 """PDF pages with pypdfium2: their text, the boxes of a passage, their picture.
 
-Runs in the child process (`app.document_worker`). Knows nothing about the app.
+Runs in the child process (`app.documents.worker`). Knows nothing about the app.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ import pypdfium2
 import pypdfium2.raw as pdfium_c
 from PIL import Image, ImageChops, ImageDraw
 
-from app.page_text import CleanPage, Rectangle, clean_page
-from app.reading import Message, Refused, check_pages, too_long
+from app.documents.messages import Message, Refused, check_pages, too_long
+from app.documents.page_text import CleanPage, Rectangle, clean_page
 
 GRID = 10_000
 """Steps across a page in which boxes are computed before they become fractions."""

@@ -1,6 +1,6 @@
 """Reads PDF, TXT, MD and DOCX files into pages of text, finds where a passage stands on a page, and draws it.
 
-Every file is opened in a child process (`app.document_worker`) with a time and a memory limit, so that a
+Every file is opened in a child process (`app.documents.worker`) with a time and a memory limit, so that a
 hostile one cannot stop the app. Nothing is left out silently: a file that cannot be read whole is refused
 with a sentence that says what to do, and pages without text are listed. Knows nothing about gradio, models or
 prompts.
@@ -33,7 +33,7 @@ PAGE_SEPARATOR = "\n\n"
 
 _HEARTBEAT_SECONDS = 0.2
 _KERNEL_LIMITS_MEMORY = sys.platform == "linux"
-_ROOT = Path(__file__).resolve().parent.parent
+_ROOT = Path(__file__).resolve().parents[2]
 _TEXT_SUFFIXES = {"", ".txt", ".text", ".md", ".markdown"}
 _FOREIGN: tuple[tuple[bytes, str], ...] = (
     (b"\x89PNG\r\n\x1a\n", "a PNG picture"),
@@ -338,7 +338,7 @@ def _child(
     """The worker process at work on a request, and the lines it writes; None after the last."""
     search_path = os.pathsep.join(filter(None, [str(_ROOT), os.environ.get("PYTHONPATH")]))
     child = subprocess.Popen(
-        [sys.executable, "-m", "app.document_worker"],
+        [sys.executable, "-m", "app.documents.worker"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,

@@ -10,14 +10,21 @@ import re
 import secrets
 import shutil
 from collections.abc import Generator
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from app.documents import Document, DocumentError, Limits, Page, Progress, read_document_steps
-from app.session import StoredDocument
+from app.documents.reader import Document, DocumentError, Limits, Page, Progress, read_document_steps
 
 _CHECKSUM = re.compile(r"[0-9a-f]{64}")
 _FORMAT = 1
+
+
+@dataclass(frozen=True, eq=False)
+class StoredDocument:
+    """A document and the file it was read from."""
+
+    document: Document
+    path: Path
 
 
 class Library:

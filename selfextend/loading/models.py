@@ -22,9 +22,9 @@ from selfextend.errors import (
     ModelTooBigError,
     QuantizationUnavailableError,
 )
-from selfextend.hardware import Quantization, check_quantization, resolve_device
-from selfextend.memory import LayerCache, MemoryEstimate, estimate_memory
-from selfextend.sources import BUNDLED, bundled_folder, check_weights, fetch_steps, locate, read_config
+from selfextend.loading.hardware import Quantization, check_quantization, resolve_device
+from selfextend.loading.memory import LayerCache, MemoryEstimate, estimate_memory
+from selfextend.loading.sources import BUNDLED, bundled_folder, check_weights, fetch_steps, locate, read_config
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase

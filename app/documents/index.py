@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from app.documents import Document
+from app.documents.reader import Document
 
 MIN_PASSAGE = 40
 MAX_PASSAGE = 400

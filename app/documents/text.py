@@ -1,6 +1,6 @@
 """Text of TXT, MD and DOCX files, cut into pages.
 
-Runs in the child process (`app.document_worker`). Knows nothing about the app.
+Runs in the child process (`app.documents.worker`). Knows nothing about the app.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import charset_normalizer
 import docx
 import docx.opc.exceptions
 
-from app.page_text import PART_CHARS, clean_plain, cut_into_parts
-from app.reading import Message, Refused, check_pages, too_long
+from app.documents.messages import Message, Refused, check_pages, too_long
+from app.documents.page_text import PART_CHARS, clean_plain, cut_into_parts
 
 
 def read_text(path: str, max_pages: int, max_characters: int) -> Iterator[Message]:

@@ -1,0 +1,1 @@
+"""Finding, downloading, sizing and loading a model."""
