@@ -170,6 +170,7 @@ def answer_steps(
     extend: ExtendWhen = "always",
     prefix: PrefixCache | None = None,
     record: RecordingRequest | None = None,
+    observed: bool = False,
     chunk_tokens: int = CHUNK_TOKENS,
     past_reach: Literal["refuse", "allow"] = "refuse",
 ) -> Generator[Event, None, Answer]:
@@ -182,6 +183,7 @@ def answer_steps(
         extend: see `method_in_use`.
         prefix: what was read before; only new tokens are computed. It is brought up to date as the work goes on.
         record: attention to keep. Its rows may reach into the answer.
+        observed: read as a recorded answer is read, so that what that has read can be read on.
         past_reach: "allow" answers past the settings' reach too, however badly.
 
     Yields:
@@ -199,7 +201,8 @@ def answer_steps(
         used.check(profile, total)
     prefix = PrefixCache() if prefix is None else prefix
     answering = _Answering(model, tokenizer, prompt, settings, prefix, chunk_tokens)
-    return (yield from exclusively(model, prefix, partial(answering.steps, used, profile, record)))
+    observed = observed or record is not None
+    return (yield from exclusively(model, prefix, partial(answering.steps, used, profile, record, observed)))
 
 
 @dataclass
@@ -214,12 +217,12 @@ class _Answering:
     chunk_tokens: int
 
     def steps(
-        self, method: Method, profile: Profile, record: RecordingRequest | None
+        self, method: Method, profile: Profile, record: RecordingRequest | None, observed: bool
     ) -> Generator[Event, None, Answer]:
         began = time.perf_counter()
         total = len(self.prompt) + self.settings.max_new_tokens
         with (
-            reading(self.model, method, profile, total, observed=record is not None) as reader,
+            reading(self.model, method, profile, total, observed=observed) as reader,
             nullcontext() if record is None else recording(self.model, record) as attention,
         ):
             logits, reused = yield from self._prefill(reader)

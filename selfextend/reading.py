@@ -112,6 +112,10 @@ class PrefixCache:
         self.tokens = [*self.tokens[:held], *tokens]
         return logits
 
+    def copied(self) -> PrefixCache:
+        """Another one that has read the same, to be read on without changing this one."""
+        return PrefixCache(list(self.tokens), copy.deepcopy(self.cache), self.reads_as)
+
     def forked(self, rows: int, length: int) -> Cache:
         """A copy of the cache, for `rows` continuations of up to `length` tokens each."""
         copied = copy.deepcopy(self.cache)
