@@ -13,19 +13,13 @@ from typing import Any
 
 from app.asking import Question, answer_turn
 from app.conversation import Reply, Source, method_words
+from app.jobs import JobStopped
 from app.model_shelf import LoadedModel
 from app.session import CacheStore, Session, Turn
+from selfextend.steps import Progress, Running
 
 UPDATE_SECONDS = 0.2
 """Least time between two updates of the chat."""
-
-
-@dataclass(frozen=True)
-class Progress:
-    """What is going on, in words, and how far it is: 0 to 1, or None where that cannot be told."""
-
-    words: str
-    fraction: float | None
 
 
 @dataclass(frozen=True)
@@ -50,8 +44,8 @@ def reply_steps(
 ) -> Generator[Shown, None, None]:
     """Ask the same question in each of the ways given, and yield what to show, a few times a second at most.
 
-    `session.stop` ends it between two chunks or tokens: the last `Shown` then holds what there is, with a word about
-    it. Closing the generator stops the work too.
+    Stopping `session.answering` ends it between two chunks or tokens: the last `Shown` then holds what there is, with
+    a word about it. Closing the generator stops the work too.
 
     Raises:
         PastReachError, OutOfMemoryError, ValueError: as `app.asking.answer_turn`.
@@ -79,37 +73,30 @@ def _one(
     """One method: what to show, then its turn; or a reply that was stopped."""
     from selfextend.generation import NewToken, PrefillProgress
 
-    steps = answer_turn(loaded, caches, session, question)
     text, read, began, last = "", None, time.perf_counter(), 0.0
     tokens, first = 0, 0.0
     try:
-        while True:
-            if session.stop.is_set():
-                yield _stopped(question, text, read, tokens, first, time.perf_counter() - began)
-                return
-            try:
-                event = next(steps)
-            except StopIteration as finished:
-                yield finished.value
-                return
-            now = time.perf_counter()
-            if isinstance(event, PrefillProgress):
-                read = event
-                progress = Progress(prefix + _reading(event), event.done / event.total)
-            elif isinstance(event, NewToken):
-                tokens += 1
-                if tokens == 1:
-                    first, last = now, 0.0
-                text = event.text
-                speed = f", {(tokens - 1) / (now - first):.0f} tokens/s" if tokens > 1 else ""
-                progress = Progress(f"{prefix}answering: {tokens} tokens{speed}", None)
-            else:
-                progress = Progress(prefix + "waiting for the model, which answers somebody else", None)
-            if now - last >= UPDATE_SECONDS:
-                last = now
-                yield Shown((Reply(0, question.method, text, query_scaling=_scaling(question)),), progress)
-    finally:
-        steps.close()
+        with Running(session.answering.follow(answer_turn(loaded, caches, session, question))) as running:
+            for event in running:
+                now = time.perf_counter()
+                if isinstance(event, PrefillProgress):
+                    read = event
+                    progress = Progress(prefix + _reading(event), event.done / event.total)
+                elif isinstance(event, NewToken):
+                    tokens += 1
+                    if tokens == 1:
+                        first, last = now, 0.0
+                    text = event.text
+                    speed = f", {(tokens - 1) / (now - first):.0f} tokens/s" if tokens > 1 else ""
+                    progress = Progress(f"{prefix}answering: {tokens} tokens{speed}", None)
+                else:
+                    progress = Progress(prefix + "waiting for the model, which answers somebody else", None)
+                if now - last >= UPDATE_SECONDS:
+                    last = now
+                    yield Shown((Reply(0, question.method, text, query_scaling=_scaling(question)),), progress)
+            yield running.result
+    except JobStopped:
+        yield _stopped(question, text, read, tokens, first, time.perf_counter() - began)
 
 
 def _scaling(question: Question) -> str:

@@ -353,8 +353,8 @@ def passage_test_steps(
     prefix: PrefixCache | None = None,
     settings: GenerationSettings | None = None,
     chunk_tokens: int = 512,
-) -> Generator[Waiting | PrefillProgress | NewToken | PassageTest, None, None]:
-    """Blank out a passage, read again, and see what that does to the answer. Closing the generator stops it.
+) -> Generator[Waiting | PrefillProgress | NewToken, None, PassageTest]:
+    """Blank out a passage, read again, and return what that does to the answer. Closing the generator stops it.
 
     Every token of the passage is replaced by one that says nothing, so that all others keep their positions. Then
     the old answer is scored, and a new one given, both with the settings of the old one.
@@ -391,9 +391,11 @@ def passage_test_steps(
         else:
             yield step
     assert after is not None
+    now = answer
     for event in answer_steps(model, tokenizer, without, settings, **reading):
         if isinstance(event, Answer):
-            before = np.asarray(answer.log_probabilities)
-            yield PassageTest(citation, before, after, event.text, str(tokenizer.decode([neutral])))
+            now = event
         else:
             yield event
+    before = np.asarray(answer.log_probabilities)
+    return PassageTest(citation, before, after, now.text, str(tokenizer.decode([neutral])))
