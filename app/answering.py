@@ -12,6 +12,7 @@ from typing import Any
 
 from app.asking import Question, answer_turn
 from app.conversation import Reply, Source
+from app.jobs import JobStopped
 from app.model_shelf import LoadedModel
 from app.session import CacheStore, Session, Turn
 from selfextend.methods import Method
@@ -43,8 +44,8 @@ def reply_steps(
 ) -> Generator[Shown, None, None]:
     """Ask the same question in each of the ways given, and yield what to show, a few times a second at most.
 
-    `session.stop` ends it between two chunks or tokens: the last `Shown` then holds what there is, with a word about
-    it. Closing the generator stops the work too.
+    Stopping `session.answering` ends it between two chunks or tokens: the last `Shown` then holds what there is, with
+    a word about it. Closing the generator stops the work too.
 
     Raises:
         PastReachError, OutOfMemoryError, ValueError: as `app.asking.answer_turn`.
@@ -53,15 +54,15 @@ def reply_steps(
     turns: list[Turn] = []
     for question in questions:
         watched = _Watched(question, f"{question.method.title}: " if len(questions) > 1 else "")
-        with Running(answer_turn(loaded, caches, session, question)) as answering:
-            for event in answering:
-                if session.stop.is_set():
-                    replies.append(watched.stopped())
-                    yield Shown(tuple(replies), Progress("Stopped."), tuple(turns), True)
-                    return
-                if watched.sees(event):
-                    yield Shown((*replies, watched.reply()), watched.progress, tuple(turns))
-            turns.append(answering.result)
+        try:
+            with Running(session.answering.follow(answer_turn(loaded, caches, session, question))) as answering:
+                for event in answering:
+                    if watched.sees(event):
+                        yield Shown((*replies, watched.reply()), watched.progress, tuple(turns))
+                turns.append(answering.result)
+        except JobStopped:
+            yield Shown((*replies, watched.stopped()), Progress("Stopped."), tuple(turns), True)
+            return
         replies.append(_reply_of(turns[-1]))
     yield Shown(tuple(replies), Progress(""), tuple(turns), True)
 

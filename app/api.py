@@ -20,7 +20,7 @@ from app.documents.reader import DocumentError
 from app.model_shelf import NoModelError
 from app.runtime import SAMPLE, Runtime
 from app.session import Session
-from app.tabs.chat import MODEL_QUEUE
+from app.tabs.widgets import MODEL_QUEUE
 from selfextend.config import SelfExtendConfig, max_length
 from selfextend.config import suggest as suggested
 from selfextend.position_map import position_map as cells_of

@@ -73,11 +73,35 @@ class Reply:
 
 @dataclass(frozen=True)
 class Entry:
-    """A question with its replies: one, or two where methods were compared."""
+    """A question with its replies: one, or several where methods were compared.
+
+    Attributes:
+        model: that was asked.
+        documents: checksums of what it was asked about, in their order; None in conversations that were kept before
+            entries had them.
+    """
 
     question: str
     replies: tuple[Reply, ...] = ()
     model: str = ""
+    documents: tuple[str, ...] | None = None
+
+    def divides(self, earlier: Entry) -> str:
+        """What has changed since an earlier entry so that the model no longer gets to read it; "" where nothing has."""
+        changed = []
+        if self.model != earlier.model:
+            changed.append(f"the model is {self.model}")
+        if None not in (self.documents, earlier.documents) and self.documents != earlier.documents:
+            changed.append("the documents are others")
+        return f"From here {' and '.join(changed)}; what was said before is not in the prompt." if changed else ""
+
+
+def same_thread(entries: Sequence[Entry], entry: Entry) -> list[Entry]:
+    """The last entries that `entry` goes on from: those with its model and documents."""
+    start = len(entries)
+    while start and not entry.divides(entries[start - 1]):
+        start -= 1
+    return list(entries[start:])
 
 
 def as_json(entries: Sequence[Entry]) -> list[dict[str, Any]]:
@@ -91,7 +115,9 @@ def from_json(kept: Any) -> list[Entry]:
     for record in kept if isinstance(kept, list) else []:
         try:
             replies = tuple(_reply(reply) for reply in record["replies"])
-            entries.append(Entry(str(record["question"]), replies, str(record["model"])))
+            contents = record.get("documents")
+            documents = None if contents is None else tuple(map(str, contents))
+            entries.append(Entry(str(record["question"]), replies, str(record["model"]), documents))
         except (TypeError, KeyError, ValueError, AttributeError):
             continue
     return entries
@@ -120,11 +146,19 @@ def _typed(kind: Any, record: dict[str, Any]) -> Any:
 
 def messages(entries: Sequence[Entry]) -> list[dict[str, Any]]:
     """The conversation for gr.Chatbot: for each entry a question and, where there is any, an answer."""
+    return [message for _, message in placed_messages(entries)]
+
+
+def placed_messages(entries: Sequence[Entry]) -> list[tuple[int, dict[str, Any]]]:
+    """The messages, each with the place of its entry; a divider belongs to the entry after it."""
     shown = []
-    for entry in entries:
-        shown.append({"role": "user", "content": entry.question})
+    for place, entry in enumerate(entries):
+        if place and (words := entry.divides(entries[place - 1])):
+            divider = f'<span class="divider">{escape(words)}</span>'
+            shown.append((place, {"role": "assistant", "content": divider}))
+        shown.append((place, {"role": "user", "content": entry.question}))
         if entry.replies:
-            shown.append({"role": "assistant", "content": reply_text(entry.replies)})
+            shown.append((place, {"role": "assistant", "content": reply_text(entry.replies)}))
     return shown
 
 
@@ -151,7 +185,7 @@ def _markdown(reply: Reply) -> str:
 
 
 def page_link(turn: int, source: Source) -> str:
-    """A link that opens the passage in the Evidence tab. The page's script follows it; see assets/page_links.js."""
+    """A link that opens the passage in the Evidence tab. assets/page.js follows it."""
     word = "p." if source.page_word == "page" else "part"
     title = escape(f"{source.document}: {source.share:.0%} of the attention on the documents", quote=True)
     return f'<a class="page-link" href="#passage-{turn}-{source.rank}" title="{title}">{word} {source.page}</a>'
@@ -177,7 +211,9 @@ def as_text(entries: Sequence[Entry], documents: Sequence[str]) -> str:
     lines = ["# Conversation", ""]
     if documents:
         lines += ["Documents: " + ", ".join(documents), ""]
-    for entry in entries:
+    for place, entry in enumerate(entries):
+        if place and (words := entry.divides(entries[place - 1])):
+            lines += [f"*{words}*", ""]
         lines += [f"## {entry.question}", ""]
         for reply in entry.replies:
             if len(entry.replies) > 1:

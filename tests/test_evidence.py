@@ -26,6 +26,7 @@ from app.session import Turn
 from app.tabs.attention import view_of
 from selfextend import SelfExtendConfig, self_extend
 from selfextend.generation import Answer, GenerationSettings, PrefillProgress, PrefixCache, answer_steps
+from selfextend.steps import Running
 
 GROUPED = SelfExtendConfig(group_size=5, neighbor_window=48)  # G does not divide w
 VANILLA = SelfExtendConfig(group_size=1, neighbor_window=48)
@@ -294,10 +295,11 @@ def test_blanking_out_a_passage(model: Any, tokenizer: Any, prompt: Prompt, conf
 
     # The vanilla model is not refused past its own window, which is why it is given as it is here.
     window = TRAINED_WINDOW if config is VANILLA else 4 * TRAINED_WINDOW
-    steps = list(
+    running = Running(
         passage_test_steps(model, tokenizer, prompt.ids, answer, citation, trained_window=window, prefix=prefix)
     )
-    done = steps[-1]
+    steps = list(running)
+    done = running.result
     np.testing.assert_allclose(
         done.before, naive_log_probabilities(model, prompt.ids, list(answer.token_ids), config), atol=2e-4
     )

@@ -11,25 +11,31 @@ from hypothesis import strategies as st
 from app.tabs.parameters import ABOVE_RULE, BELOW_BAND, IN_BAND, TOO_SHORT, parameter_plane, verdict_of
 from app.tabs.plot_pane import unpacked
 from app.tabs.position_map import _cell_of, _draw, _draw_whole, _redraw, _sum_of, _tokens_in
-from app.tabs.shared import DocumentView, settings_of
+from app.tabs.widgets import DocumentView, settings_of
 from selfextend import SelfExtendConfig, suggest
 from selfextend.config import rule_share, smallest_group_size
+
+
+def sent(data: Any) -> gr.EventData:
+    """An event of the browser's with these data."""
+    return gr.EventData(None, data)
+
 
 VIEW = DocumentView(trained_window=7, length=10, token_text=[f" w{n}" for n in range(10)])
 
 
 @given(st.integers(1, 500), st.lists(st.floats(-1e6, 1e6), min_size=2, max_size=2))
 def test_any_zoom_lands_inside_the_document(length: int, edges: list[float]) -> None:
-    start, stop = _tokens_in({"x": edges}, "x", length)
+    start, stop = _tokens_in(sent({"x": edges}), "x", length)
     assert 0 <= start < stop <= length
     assert stop - start >= min(length, 8)
 
 
 def test_zoom_takes_the_tokens_whose_cells_are_in_view() -> None:
-    assert _tokens_in({"x": [99.5, 199.5]}, "x", 1000) == (100, 200)
-    assert _tokens_in({"x": [199.5, 99.5]}, "x", 1000) == (100, 200)
-    assert _tokens_in({"x": [-50.5, 49.5]}, "x", 1000) == (0, 100)
-    assert _tokens_in({}, "x", 1000) == (0, 1000)
+    assert _tokens_in(sent({"x": [99.5, 199.5]}), "x", 1000) == (100, 200)
+    assert _tokens_in(sent({"x": [199.5, 99.5]}), "x", 1000) == (100, 200)
+    assert _tokens_in(sent({"x": [-50.5, 49.5]}), "x", 1000) == (0, 100)
+    assert _tokens_in(sent({}), "x", 1000) == (0, 1000)
 
 
 @pytest.mark.parametrize(
@@ -38,13 +44,15 @@ def test_zoom_takes_the_tokens_whose_cells_are_in_view() -> None:
 )
 def test_zoom_refuses_what_is_no_range(data: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="two numbers"):
-        _tokens_in(data, "x", 100)
+        _tokens_in(sent(data), "x", 100)
 
 
-@pytest.mark.parametrize("data", [None, {}, {"x": 3}, {"x": "3", "y": 4}, {"x": 4, "y": 3}, {"x": 0, "y": 10}])
+@pytest.mark.parametrize(
+    "data", [None, [], "xy", 3, {}, {"x": 3}, {"x": "3", "y": 4}, {"x": 4, "y": 3}, {"x": 0, "y": 10}]
+)
 def test_pointer_refuses_what_is_no_cell(data: Any) -> None:
     with pytest.raises(ValueError, match=r"cell"):
-        _cell_of(data, 10)
+        _cell_of(sent(data), 10)
 
 
 def test_map_answers_with_figures_the_sum_and_the_state() -> None:
@@ -85,7 +93,7 @@ def test_map_says_what_is_wrong_and_keeps_the_picture(arguments: tuple, message:
     figure, curve, readout, status = _draw(*arguments)
     assert figure == curve == readout == gr.skip()
     assert message in status
-    assert "role='alert'" in status
+    assert 'role="alert"' in status
     assert "<b>" not in status
 
 

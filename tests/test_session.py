@@ -16,6 +16,7 @@ from app.session import MAX_TURNS, CacheStore, Session, SessionStore, Turn
 from selfextend.config import SelfExtendConfig
 from selfextend.errors import OutOfMemoryError, PastReachError
 from selfextend.generation import GenerationSettings, PrefillProgress, PrefixCache
+from selfextend.steps import Running
 
 CONFIG = SelfExtendConfig(8, 64)
 
@@ -30,14 +31,9 @@ def question(text: str = "Who jumps?", *documents: object, **changes: object) ->
 def run(
     loaded: LoadedModel, caches: CacheStore, session: Session, asked: Question
 ) -> tuple[Turn, list[PrefillProgress]]:
-    steps, progress = answer_turn(loaded, caches, session, asked), []
-    while True:
-        try:
-            event = next(steps)
-        except StopIteration as finished:
-            return finished.value, progress
-        if isinstance(event, PrefillProgress):
-            progress.append(event)
+    running = Running(answer_turn(loaded, caches, session, asked))
+    progress = [event for event in running if isinstance(event, PrefillProgress)]
+    return running.result, progress
 
 
 def test_the_second_question_reads_only_what_is_new(tiny: LoadedModel) -> None:  # noqa: F811
@@ -148,13 +144,13 @@ def test_stop_in_prefill_keeps_what_was_read(tiny: LoadedModel) -> None:  # noqa
     for one in reply_steps(tiny, caches, session, [asked]):
         shown.append(one)
         if one.progress.fraction:
-            session.stop.set()
+            session.answering.stop()
     assert shown[-1].done
     assert "Stopped after reading" in shown[-1].replies[0].stopped
     assert not shown[-1].turns
     read = caches.nbytes
     assert read > 0
-    session.stop.clear()
+    session.answering.begin()
     turn, _ = run(tiny, caches, session, asked)
     assert turn.answer.reused_tokens > 0
 
@@ -166,7 +162,7 @@ def test_stop_in_the_answer_keeps_its_words(tiny: LoadedModel) -> None:  # noqa:
     for one in reply_steps(tiny, CacheStore(10**9), session, [asked]):
         last = one
         if "answering" in one.progress.words:
-            session.stop.set()
+            session.answering.stop()
     assert last is not None
     assert last.replies[0].stopped.startswith("Stopped after")
     assert not last.replies[0].sources

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import gradio as gr
 
 from app.session import Method
-from app.tabs.shared import METHODS, DocumentView
+from app.tabs.widgets import METHODS, DocumentView
 from selfextend.config import SelfExtendConfig, suggest
 
 ALWAYS, WHEN_NEEDED = "Always", "Only past the trained window"

@@ -12,7 +12,20 @@ import gradio as gr
 
 from app.figures.maps import position_curve_figure, position_map_figure
 from app.tabs.plot_pane import packed, plot_pane
-from app.tabs.shared import LIVE, DocumentView, Refresh, SharedInputs, draw_on_load, setting_words, settings_of
+from app.tabs.widgets import (
+    LIVE,
+    DocumentView,
+    Refresh,
+    SharedInputs,
+    cell_of,
+    complaint_html,
+    draw_on_load,
+    is_finite,
+    setting_words,
+    settings_of,
+    skipped,
+    tokens_in,
+)
 from selfextend.config import SelfExtendConfig, check_window, max_length
 from selfextend.position_map import VANILLA, MapMethod, position_curve, position_map
 from selfextend.positions import explain, largest_relative_position, relative_position
@@ -109,7 +122,7 @@ def _draw(
             view.trained_window, view.length, config, query_from, query_to, key_from, key_to, SHOW[show]
         )
     except (ValueError, KeyError) as error:
-        return gr.skip(), gr.skip(), gr.skip(), _complaint(error)
+        return *skipped(3), complaint_html(error)
     words = setting_words(config)
     figure = position_map_figure(
         cells,
@@ -148,9 +161,9 @@ def _draw_whole(
 def _zoom(event: gr.EventData, *everything: Any) -> tuple[Any, ...]:
     show, group_size, neighbor_window, view, *_, query, key = everything
     try:
-        boxes = (*_tokens_in(event._data, "y", view.length), *_tokens_in(event._data, "x", view.length))
+        boxes = (*_tokens_in(event, "y", view.length), *_tokens_in(event, "x", view.length))
     except ValueError as error:
-        return (*(gr.skip() for _ in range(7)), _complaint(error))
+        return (*skipped(7), complaint_html(error))
     return (*boxes, *_draw(show, group_size, neighbor_window, view, *boxes, query, key))
 
 
@@ -158,60 +171,38 @@ def _pick(event: gr.EventData, *everything: Any) -> tuple[Any, ...]:
     show, group_size, neighbor_window, view, query_from, query_to, key_from, key_to, *_ = everything
     boxes = (query_from, query_to, key_from, key_to)
     try:
-        query, key = _cell_of(event._data, view.length)
+        query, key = _cell_of(event, view.length)
     except ValueError as error:
-        return (*(gr.skip() for _ in range(5)), _complaint(error))
+        return (*skipped(5), complaint_html(error))
     return (query, key, *_draw(show, group_size, neighbor_window, view, *boxes, query, key))
 
 
 def _point(event: gr.EventData, group_size: float, neighbor_window: float, view: DocumentView) -> Any:
     try:
-        return _sum_of(*_cell_of(event._data, view.length), settings_of(group_size, neighbor_window), view)
+        return _sum_of(*_cell_of(event, view.length), settings_of(group_size, neighbor_window), view)
     except ValueError:
         return gr.skip()
 
 
-def _tokens_in(data: Any, axis: str, length: int) -> tuple[int, int]:
-    """The tokens that an axis range covers, moved and widened so that they lie within the document.
-
-    Raises:
-        ValueError: the range is not two finite numbers.
-    """
-    if not isinstance(data, dict) or axis not in data:
-        return 0, length
-    edges = data[axis]
-    if not isinstance(edges, list) or len(edges) != 2 or not all(_is_finite(edge) for edge in edges):
-        raise ValueError("The view to zoom to must be two numbers for each axis.")
-    start, stop = (round(edge + 0.5) for edge in sorted(edges))
-    span = min(length, max(stop - start, SMALLEST_VIEW))
-    start = min(max(0, (start + stop - span) // 2), length - span)
-    return start, start + span
+def _tokens_in(event: gr.EventData, axis: str, length: int) -> tuple[int, int]:
+    """The tokens of the document that an axis is zoomed to. Raises ValueError where that is no range."""
+    return tokens_in(event, axis, length, SMALLEST_VIEW, shift=0.5) or (0, length)
 
 
-def _cell_of(data: Any, length: int) -> tuple[int, int]:
+def _cell_of(event: gr.EventData, length: int) -> tuple[int, int]:
     """The (query, key) that a pointer event names.
 
     Raises:
         ValueError: it names none in the document.
     """
-    if not isinstance(data, dict) or not all(_is_finite(data.get(axis)) for axis in "xy"):
-        raise ValueError("A cell is named by two numbers, x (key) and y (query).")
-    query, key = round(data["y"]), round(data["x"])
+    query, key = cell_of(event)
     _check_cell(query, key, length)
     return query, key
 
 
-def _is_finite(number: Any) -> bool:
-    return isinstance(number, int | float) and not isinstance(number, bool) and abs(number) < 2**31
-
-
 def _check_cell(query: Any, key: Any, length: int) -> None:
-    if not (_is_finite(query) and _is_finite(key) and 0 <= key <= query < length):
+    if not (is_finite(query) and is_finite(key) and 0 <= key <= query < length):
         raise ValueError(f"The selected cell needs 0 <= key <= query < {length:,}: causal attention looks back only.")
-
-
-def _complaint(error: Exception) -> str:
-    return f"<p role='alert' class='complaint'>{escape(str(error))}</p>"
 
 
 def _state_of(config: SelfExtendConfig, view: DocumentView) -> str:
