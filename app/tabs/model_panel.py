@@ -100,7 +100,7 @@ def build_model_panel(runtime: Runtime) -> ModelPanel:
                     return
                 if time.monotonic() - last > 0.2:
                     last = time.monotonic()
-                    yield {status: status_html(Progress(step.message, step.fraction))}
+                    yield {status: status_html(Progress(step.words, step.fraction))}
         except StopIteration as finished:
             runtime.caches.clear()
             yield {status: "", summary: summary_html(finished.value), estimate: "", **done}
@@ -137,7 +137,7 @@ def load_in_background(runtime: Runtime) -> threading.Thread:
                 quantization = _advised_quantization(settings.model)
             with closing(runtime.models.load_steps(settings.model, quantization, settings.device)) as steps:
                 for step in steps:
-                    first.progress = Progress(step.message, step.fraction)
+                    first.progress = Progress(step.words, step.fraction)
                     if runtime.stop_loading.is_set():
                         first.error = STOPPED
                         return
