@@ -12,6 +12,7 @@ from selfextend.methods import Method, method_from, method_named
 MAX_KEPT = 30
 """Entries that are kept in the browser; the oldest go first."""
 
+
 @dataclass(frozen=True)
 class Source:
     """A cited passage: see `app.evidence.Citation`, of which this is what the chat and the capsule keep."""

@@ -288,7 +288,9 @@ def passages_behind(
     rows = answer_rows(record, answer_tokens)
     ranked = [int(place) for place in np.argsort(-weights, kind="stable")[:most] if weights[place] > 0]
     return [
-        _citation(rank, passages[place], float(weights[place]), index, positions, _peak_row(record, found[place][0], rows))
+        _citation(
+            rank, passages[place], float(weights[place]), index, positions, _peak_row(record, found[place][0], rows)
+        )
         for rank, place in enumerate(ranked, start=1)
     ]
 
