@@ -108,7 +108,7 @@ def _tester(runtime: Runtime) -> Callable[[Turn, Citation], Generator[Any, None,
             turn.prompt.ids,
             turn.answer,
             citation,
-            trained_window=turn.trained_window,
+            profile=turn.profile,
             prefix=turn.prefix,
         )
 
@@ -139,15 +139,12 @@ def _keep_meters(runtime: Runtime, controls: Controls, states: States, meter: gr
             line = meters(
                 view.trained_window,
                 view.length,
-                choices.config,
                 choices.method,
                 reply=reply,
                 cache_bytes=runtime.caches.nbytes,
                 gpu_bytes=_gpu_bytes(runtime),
             )
-            words = None
-            if choices.method != "Vanilla":
-                words = refusal(view.trained_window, view.length, choices.config)
+            words = refusal(view.trained_window, view.length, choices.method)
         except ValueError as error:
             return gr.skip(), complaint_html(error)
         return line, complaint_html(words) if words else ""
