@@ -11,8 +11,8 @@ import torch
 from tiny_models import TRAINED_WINDOW, VOCABULARY, save_folder, tiny_model
 from transformers import MistralConfig, MistralForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
-from selfextend.methods import Method, method_named
 from selfextend.loading.models import load_tokenizer
+from selfextend.methods import Method, method_named
 
 WINDOW = TRAINED_WINDOW
 

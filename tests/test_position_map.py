@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from app.figures.maps import position_curve_figure, position_map_figure
 from app.tabs.plot_pane import packed
 from selfextend import SelfExtendConfig
-from selfextend.methods import ReRoPE
+from selfextend.methods import Method, ReRoPE, SelfExtend, Vanilla
 from selfextend.position_map import MAX_CELLS, MapCells, position_curve, position_map
-from selfextend.positions import EXACT, PositionMap
+from selfextend.positions import EXACT
 
 GOLDEN = SelfExtendConfig(group_size=2, neighbor_window=4)
 
@@ -128,16 +128,17 @@ def test_refuses_in_plain_words(changed: dict, message: str) -> None:
 
 
 @pytest.mark.parametrize("difference", [False, True])
-@pytest.mark.parametrize("config", [EXACT, SelfExtendConfig(32, 1024), ReRoPE(neighbor_window=1024).positions], ids=str)
-def test_100_000_tokens_cost_what_a_slider_can_pay(config: PositionMap, difference: bool) -> None:
+@pytest.mark.parametrize("method", [Vanilla(), SelfExtend("none", 32, 1024), ReRoPE(neighbor_window=1024)], ids=str)
+def test_100_000_tokens_cost_what_a_slider_can_pay(method: Method, difference: bool) -> None:
+    config = method.positions
 
     def draw() -> list[str]:
         cells = position_map(4096, 100_000, config, difference=difference)
         assert cells.relative.shape == (511, 511)
         assert MAX_CELLS == 512
         figures = [
-            position_map_figure(cells, 4096, "G = 32, w = 1,024", neighbor_window=1024, selected=(99_999, 0)),
-            position_curve_figure(position_curve(99_999, config), 4096, "G = 32, w = 1,024"),
+            position_map_figure(cells, 4096, method, selected=(99_999, 0)),
+            position_curve_figure(position_curve(99_999, config), 4096, method),
         ]
         return [packed(figure) for figure in figures]
 
