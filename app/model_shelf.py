@@ -6,7 +6,6 @@ Knows nothing about gradio, documents or pages.
 from __future__ import annotations
 
 import gc
-import json
 import threading
 from collections.abc import Generator
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from selfextend.config import QueryScaling, SelfExtendConfig, suggest
 from selfextend.presets import find_preset
+from selfextend.profile import Profile, profile_of
 
 if TYPE_CHECKING:
     from selfextend.loading.memory import MemoryEstimate
@@ -34,27 +34,38 @@ class LoadedModel:
     Attributes:
         name: "bundled", a folder or a hub id, as it was asked for.
         model, tokenizer: transformers' own.
-        trained_window: tokens (the paper's L).
+        profile: its trained window, and the settings to start with.
         estimate: the memory it takes.
         supported, reason: whether SelfExtend can be enabled on it, and the sentence about that.
         extended_layers: numbers of the attention layers that SelfExtend takes; layers: of how many.
         heads: attention heads in a layer.
-        neighbor_window: the one to start with.
-        query_scaling: the one to start with; a folder's selfextend.json or the preset recommends it.
     """
 
     name: str
     model: Any
     tokenizer: Any
-    trained_window: int
+    profile: Profile
     estimate: MemoryEstimate
     supported: bool
     reason: str
     extended_layers: tuple[int, ...]
     layers: int
     heads: int
-    neighbor_window: int
-    query_scaling: QueryScaling
+
+    @property
+    def trained_window(self) -> int:
+        """Tokens (the paper's L)."""
+        return self.profile.trained_window
+
+    @property
+    def neighbor_window(self) -> int:
+        """The neighbor window to start with, in tokens."""
+        return self.profile.neighbor_window or max(1, self.trained_window // 4)
+
+    @property
+    def query_scaling(self) -> QueryScaling:
+        """The query scaling to start with."""
+        return self.profile.query_scaling
 
     @property
     def label(self) -> str:
@@ -187,49 +198,19 @@ def _last_of(steps: Generator[LoadStep, None, None]) -> Generator[LoadStep, None
 
 def _described(name: str, step: LoadStep) -> LoadedModel:
     from selfextend.plugin import support
-    from selfextend.windows import trained_window
 
     assert step.model is not None
     assert step.estimate is not None
-    preset = find_preset(name)
-    recommended = _recommended(name)
-    window = recommended.get("trained_window") or (preset.trained_window if preset else None)
-    window = window or trained_window(step.model.config)
     found = support(step.model)
-    scaling = recommended.get("query_scaling") or (preset.query_scaling if preset else "none")
-    neighbors = recommended.get("neighbor_window")
-    if neighbors is None:
-        published = preset.published if preset else ()
-        neighbors = published[0].neighbor_window if published else max(1, window // 4)
     return LoadedModel(
         name=name,
         model=step.model,
         tokenizer=step.tokenizer,
-        trained_window=window,
+        profile=profile_of(name, step.folder, step.model.config),
         estimate=step.estimate,
         supported=found.supported,
         reason=found.reason,
         extended_layers=tuple(layer.index for layer in found.layers if layer.kind == "extended"),
         layers=len(found.layers),
         heads=step.model.config.get_text_config(decoder=True).num_attention_heads,
-        neighbor_window=neighbors,
-        query_scaling="logn" if scaling == "logn" else "none",
     )
-
-
-def _recommended(name: str) -> dict[str, Any]:
-    """What a model's folder says in selfextend.json about how it wants to be extended; nothing where it has none."""
-    from selfextend.loading.models import bundled_folder
-
-    folder = bundled_folder() if name == BUNDLED else Path(name).expanduser()
-    try:
-        found = json.loads((folder / "selfextend.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    whole = {
-        key: found[key]
-        for key in ("trained_window", "neighbor_window")
-        if isinstance(found, dict) and isinstance(found.get(key), int) and found[key] > 0
-    }
-    scaling = found.get("query_scaling") if isinstance(found, dict) else None
-    return {**whole, "query_scaling": scaling} if scaling in ("none", "logn") else whole

@@ -9,6 +9,13 @@ from typing import TYPE_CHECKING, ClassVar
 if TYPE_CHECKING:
     from selfextend.loading.memory import MemoryEstimate
 
+_OUT_OF_MEMORY = (
+    "out of memory",
+    "can't allocate memory",  # a CPU, on Linux
+    "not enough memory",  # a CPU, elsewhere
+    "cublas_status_alloc_failed",  # CUDA, before the first matrix product
+)
+
 
 class ModelLoadError(RuntimeError):
     """A model could not be loaded. Nothing of it is left in memory."""
@@ -100,3 +107,11 @@ class PastReachWarning(UserWarning):
 
 class OutOfMemoryError(RuntimeError):
     """Memory ran out while a prompt was read or an answer written. What to do is in the message."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, on any device: on a CPU torch raises a plain RuntimeError."""
+    text = str(error).lower()
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and any(words in text for words in _OUT_OF_MEMORY)
+    )

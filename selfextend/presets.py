@@ -6,6 +6,8 @@ is named; for every other model `suggest()` gives one from the trained window an
 
 from dataclasses import dataclass
 
+from selfextend.config import QueryScaling
+
 
 @dataclass(frozen=True)
 class PublishedSetting:
@@ -46,7 +48,7 @@ class Preset:
     published: tuple[PublishedSetting, ...]
     gated: bool
     licence: str
-    query_scaling: str = "none"
+    query_scaling: QueryScaling = "none"
 
 
 _CONFIG = "max_position_embeddings in its config.json"
@@ -76,10 +78,19 @@ PRESETS: tuple[Preset, ...] = (
         gated=True,
         licence="Llama 2 Community License",
     ),
+    # Mistral's configs say 32,768 with a sliding window of 4,096; SelfExtend runs without that sliding window.
+    Preset(
+        label="Mistral-7B-v0.1",
+        repo_id="mistralai/Mistral-7B-v0.1",
+        trained_window=8192,
+        window_source="arXiv 2310.06825, table 1 (context_len)",
+        published=(),
+        gated=False,
+        licence="Apache-2.0",
+    ),
     Preset(
         label="Mistral-7B-Instruct-v0.1",
         repo_id="mistralai/Mistral-7B-Instruct-v0.1",
-        # The config says 32,768 with a sliding window of 4,096; SelfExtend runs without that sliding window.
         trained_window=8192,
         window_source=f"{_LONGLM}, mistral_example.py",
         published=(PublishedSetting(4, 1024, 10_000, f"{_LONGLM}, mistral_example.py (passkey)"),),

@@ -330,13 +330,36 @@ def test_too_big_is_refused_with_numbers(folder: Path, monkeypatch: pytest.Monke
     assert load_model(folder, allow_oversize=True)[0] is not None
 
 
-def test_out_of_memory_while_loading(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you "),
+        RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate"),
+        RuntimeError("MPS backend out of memory (MPS allocated: 18 GB)"),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+    ],
+)
+def test_out_of_memory_while_loading(folder: Path, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
     def fail(*args: Any, **options: Any) -> None:
-        raise RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate")
+        raise error
 
     monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", fail)
     with pytest.raises(errors.ModelTooBigError, match="Memory ran out"):
         load_model(folder)
+
+
+@pytest.mark.parametrize(
+    "error", [ValueError("out of memory"), RuntimeError("shapes differ"), errors.DiskFullError("No room"), OSError(12)]
+)
+def test_other_errors_are_not_taken_for_memory_that_ran_out(error: Exception) -> None:
+    assert not errors.is_out_of_memory(error)
+
+
+def test_torch_says_so_itself_when_memory_runs_out() -> None:
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(1 << 46)
+    assert errors.is_out_of_memory(caught.value)
 
 
 def test_unknown_quantization_and_dtype(folder: Path) -> None:

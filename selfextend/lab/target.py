@@ -5,7 +5,6 @@ Bad settings are refused with what is here, so that nobody waits for a model fir
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -19,10 +18,7 @@ from selfextend.lab import tensor_parallel
 from selfextend.loading.hardware import Quantization
 from selfextend.loading.models import load_model, load_tokenizer
 from selfextend.loading.sources import fetch_steps, locate, read_config
-from selfextend.presets import find_preset
-from selfextend.windows import trained_window as window_of
-
-RECOMMENDATION = "selfextend.json"
+from selfextend.profile import Profile, profile_of
 
 
 @dataclass(frozen=True)
@@ -32,18 +28,26 @@ class Target:
     Attributes:
         name: as given.
         folder: its configuration and tokenizer; maybe not its weights.
-        trained_window: the paper's L, in tokens: as given, or from the model's files.
-        recommended_scaling: the query scaling that is recommended for this model past its window.
+        profile: its trained window, as given or as it states, and the settings recommended for it.
         quantization, device, dtype: as `load_model` takes them.
     """
 
     name: str
     folder: Path
-    trained_window: int
-    recommended_scaling: QueryScaling = "none"
+    profile: Profile
     quantization: Quantization = "none"
     device: str = "auto"
     dtype: str = "auto"
+
+    @property
+    def trained_window(self) -> int:
+        """The paper's L, in tokens."""
+        return self.profile.trained_window
+
+    @property
+    def recommended_scaling(self) -> QueryScaling:
+        """The query scaling that is recommended for this model past its window."""
+        return self.profile.query_scaling
 
     @property
     def writes(self) -> bool:
@@ -88,21 +92,8 @@ def find_target(
         except StopIteration as finished:
             folder: Path = finished.value
             break
-    recommendation = _recommendation(folder)
-    if trained_window is None:
-        trained_window = recommendation.get("trained_window") or window_of(read_config(folder))
-    preset = find_preset(name)
-    scaling = recommendation.get("query_scaling", preset.query_scaling if preset else "none")
-    return Target(name, folder, trained_window, "logn" if scaling == "logn" else "none", quantization, device, dtype)
-
-
-def _recommendation(folder: Path) -> dict[str, Any]:
-    """What a model folder recommends for itself in selfextend.json; the bundled model's does."""
-    try:
-        found = json.loads((folder / RECOMMENDATION).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
+    profile = profile_of(name, folder, read_config(folder), trained_window=trained_window)
+    return Target(name, folder, profile, quantization, device, dtype)
 
 
 def describe_model(

@@ -21,6 +21,7 @@ from selfextend.errors import (
     ModelLoadError,
     ModelTooBigError,
     QuantizationUnavailableError,
+    is_out_of_memory,
 )
 from selfextend.loading.hardware import Quantization, check_quantization, resolve_device
 from selfextend.loading.memory import LayerCache, MemoryEstimate, estimate_memory
@@ -56,6 +57,7 @@ class LoadStep:
         estimate: the memory it will take, from the phase "loading" on.
         model: the model, in the last step ("ready") only; in evaluation mode, its weights without gradients.
         tokenizer: its tokenizer, in the last step only.
+        folder: where its files are, in the last step only.
     """
 
     phase: Literal["checking", "downloading", "loading", "ready"]
@@ -64,6 +66,7 @@ class LoadStep:
     estimate: MemoryEstimate | None = None
     model: "PreTrainedModel | None" = None
     tokenizer: "PreTrainedTokenizerBase | None" = None
+    folder: Path | None = None
 
 
 def load_model(
@@ -141,7 +144,7 @@ def load_steps(
     for fraction, model in _load_weights(folder, name, estimate, target, device):
         if model is None:
             yield LoadStep("loading", fraction, f"Loading the weights of {name}", estimate)
-    yield LoadStep("ready", 1.0, f"{name} is ready", estimate, model, tokenizer)
+    yield LoadStep("ready", 1.0, f"{name} is ready", estimate, model, tokenizer, folder)
 
 
 def _with_progress(name: str, steps: Generator[Any, None, Path], what: str) -> Generator[LoadStep, None, Path]:
@@ -330,9 +333,8 @@ def _translated(error: BaseException, name: str, estimate: MemoryEstimate) -> Ba
     if isinstance(error, ModelLoadError):
         return error
     text = str(error)
-    out_of_memory = isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "not enough memory" in text
     dispatched_elsewhere = "Some modules are dispatched on the CPU or the disk" in text
-    if out_of_memory or dispatched_elsewhere:
+    if is_out_of_memory(error) or dispatched_elsewhere:
         translated: ModelLoadError = ModelTooBigError(
             f"Memory ran out while loading. {_too_big(name, estimate)}", estimate
         )

@@ -1,0 +1,74 @@
+"""What is known about a model before it is used: its trained window, and the settings recommended for it."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from selfextend.config import QueryScaling
+from selfextend.presets import find_preset
+from selfextend.windows import trained_window as window_of
+
+RECOMMENDATION_FILE = "selfextend.json"
+
+
+@dataclass(frozen=True)
+class Profile:
+    """The facts about a model that its settings depend on.
+
+    Attributes:
+        trained_window: tokens (the paper's L).
+        neighbor_window: the recommended one, in tokens, or None for a quarter of the trained window.
+        query_scaling: the recommended one past the trained window.
+    """
+
+    trained_window: int
+    neighbor_window: int | None = None
+    query_scaling: QueryScaling = "none"
+
+
+def profile_of(name: str, folder: Path | None, config: Any, *, trained_window: int | None = None) -> Profile:
+    """The facts about a model, each from the first that states it: selfextend.json in its folder, the preset of
+    its name, its config.
+
+    Args:
+        name: as the model was asked for: "bundled", a folder or a hub id.
+        folder: where its files are, or None.
+        config: of transformers, see `selfextend.windows.trained_window`.
+        trained_window: to be used instead of the model's own. A neighbor window that was recommended for another
+            trained window is then left out.
+
+    Raises:
+        ValueError: nobody states the trained window.
+    """
+    stated = _recommendation(folder)
+    preset = find_preset(name)
+    if preset:
+        neighbors = preset.published[0].neighbor_window if preset.published else None
+        stated = {
+            "trained_window": preset.trained_window,
+            "neighbor_window": neighbors,
+            "query_scaling": preset.query_scaling,
+            **stated,
+        }
+    if trained_window not in (None, stated.get("trained_window")):
+        stated["neighbor_window"] = None
+    window = trained_window or stated.get("trained_window") or window_of(config)
+    return Profile(window, stated.get("neighbor_window"), stated.get("query_scaling", "none"))
+
+
+def _recommendation(folder: Path | None) -> dict[str, Any]:
+    """What a model's folder recommends in its selfextend.json; values that make no sense are left out."""
+    if folder is None:
+        return {}
+    try:
+        found = json.loads((folder / RECOMMENDATION_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    if not isinstance(found, dict):
+        return {}
+    windows = {key: found.get(key) for key in ("trained_window", "neighbor_window")}
+    valid: dict[str, Any] = {key: value for key, value in windows.items() if type(value) is int and value > 0}
+    if found.get("query_scaling") in ("none", "logn"):
+        valid["query_scaling"] = found["query_scaling"]
+    return valid
