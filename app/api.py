@@ -16,7 +16,7 @@ from gradio.utils import get_upload_folder, is_in_or_equal
 
 from app.asking import Question, answer_turn, prompt_of
 from app.conversation import METHOD_WORDS
-from app.documents.reader import DocumentError
+from app.documents.document import DocumentError
 from app.model_shelf import NoModelError
 from app.runtime import SAMPLE, Runtime
 from app.session import Session

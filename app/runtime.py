@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from app.answering import Progress
+from app.documents.document import Limits
 from app.documents.library import Library, browser_secret
-from app.documents.reader import Limits
 from app.model_shelf import ModelShelf
 from app.session import CacheStore, SessionStore
 from app.settings import Settings

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 import gradio as gr
 
 from app.answering import Progress
+from app.documents.document import DocumentError
 from app.documents.library import StoredDocument
-from app.documents.reader import DocumentError
 from app.prompting import build_prompt
 from app.runtime import SAMPLE, Runtime
 from app.session import Session
@@ -72,9 +72,7 @@ def build_documents_panel(runtime: Runtime, states: States, max_new_tokens: gr.S
             try:
                 while True:
                     progress = next(steps)
-                    share = progress.done / progress.total if progress.total else None
-                    words = f"reading {path.name}: {progress.done:,} of {progress.total or '?'} pages"
-                    yield {status: status_html(Progress(words, share))}
+                    yield {status: status_html(Progress(progress.words, progress.fraction))}
                     if session.stop_reading.is_set():
                         steps.close()
                         raise DocumentError(f"{path.name} was not added: reading it was stopped.")
