@@ -18,7 +18,7 @@ from tiny_models import TRAINED_WINDOW, save_tokenizer, tiny_model
 from transformers import AutoTokenizer
 
 from app import evidence
-from app.documents.reader import Document, Page
+from app.documents.document import Document, Page
 from app.evidence import passage_test_steps, passages_behind, recording_request
 from app.prompting import Prompt, build_prompt
 from app.session import Turn

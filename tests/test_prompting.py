@@ -72,7 +72,7 @@ def test_a_plain_prompt_names_where_the_answer_ends(tokenizer: Any) -> None:
 
 
 def test_a_document_that_begins_with_an_empty_page_survives_a_trimming_template(tokenizer: Any) -> None:
-    from app.documents.reader import Document, Page
+    from app.documents.document import Document, Page
 
     tokenizer.chat_template = CHAT
     scanned_first = Document("a.pdf", "0" * 64, "pdf", (Page(1, "", "a picture"), Page(2, "The fox jumps over it.")))

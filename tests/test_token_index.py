@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
+from app.documents.document import PAGE_SEPARATOR, Document, Page
 from app.documents.index import Passage, TokenIndex
 from app.documents.passages import MAX_PASSAGE, MIN_PASSAGE, split_passages
-from app.documents.reader import PAGE_SEPARATOR, Document, Page
 
 CORPUS = [
     "The keeper wrote every evening. How many lamps were burning?\n\nThe old boats  had come home.\n",

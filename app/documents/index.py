@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from app.documents.document import Document
 from app.documents.passages import split_passages
-from app.documents.reader import Document
 
 Integers = NDArray[np.int64]
 
