@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 from tiny_models import save_folder, tiny_model
 
+from app.documents.document import Document, Page
 from app.documents.library import StoredDocument
-from app.documents.reader import Document, Page
 from app.model_shelf import LoadedModel, ModelShelf
+from selfextend.steps import result_of
 
 WORDS = "The quick brown fox jumps over the lazy dog near the old mill. "
 
@@ -28,12 +29,7 @@ def stored(name: str = "notes.txt", **numbers: Any) -> StoredDocument:
 
 
 def load(name: str) -> LoadedModel:
-    steps = ModelShelf().load_steps(name)
-    while True:
-        try:
-            next(steps)
-        except StopIteration as finished:
-            return finished.value
+    return result_of(ModelShelf().load_steps(name))
 
 
 @pytest.fixture(scope="module")

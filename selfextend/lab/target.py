@@ -19,6 +19,7 @@ from selfextend.loading.hardware import Quantization
 from selfextend.loading.models import load_model, load_tokenizer
 from selfextend.loading.sources import fetch_steps, locate, read_config
 from selfextend.profile import Profile, profile_of
+from selfextend.steps import result_of
 
 
 @dataclass(frozen=True)
@@ -85,13 +86,7 @@ def find_target(
     """
     if trained_window is not None:
         checked_integer("trained_window", trained_window, 2)
-    steps = fetch_steps(locate(name), weights=False)
-    while True:
-        try:
-            next(steps)
-        except StopIteration as finished:
-            folder: Path = finished.value
-            break
+    folder = result_of(fetch_steps(locate(name), weights=False))
     profile = profile_of(name, folder, read_config(folder), trained_window=trained_window)
     return Target(name, folder, profile, quantization, device, dtype)
 

@@ -1,26 +1,25 @@
-"""How much memory a model takes, worked out before it is loaded.
+"""Estimates the memory that a model takes before it is loaded.
 
-The model is built from its config on the `meta` device, where tensors have shapes and no data: the sizes are
-those of the real thing, for any architecture, in a fraction of a second. What prefill needs on top of weights
-and cache depends on the chunk size and is not estimated; a tenth of the memory is left free for it.
+The model is built from its config on the `meta` device, where tensors have shapes and no data: the sizes are exact, for
+any architecture, in a fraction of a second. What prefill needs besides weights and cache depends on the chunk size and
+is not estimated; a tenth of the memory is left free for it.
 """
 
 import copy
 import os
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
+from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers.quantizers.base import get_keys_to_not_convert
+from transformers.quantizers.quantizers_utils import should_convert_module
 
-from selfextend.errors import UnsupportedModelError
+from selfextend.errors import ModelTooBigError, UnsupportedModelError
 from selfextend.loading.hardware import Quantization, available_bytes, has_fast_bfloat16, resolve_device
 from selfextend.loading.sources import fetch_steps, locate, read_config
+from selfextend.steps import result_of
 from selfextend.windows import trained_window
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedConfig, PreTrainedModel
 
 _HEADROOM = 0.1
 _GROWTH = 1.125  # cache buffers grow by an eighth at a time
@@ -137,8 +136,22 @@ class MemoryEstimate:
         )
 
 
+def too_big(name: str, estimate: MemoryEstimate, what_happened: str = "") -> ModelTooBigError:
+    """The error for a model that does not fit, with everything that would make it fit."""
+    advice = []
+    if estimate.quantization != "nf4":
+        advice.append("choose quantization 'nf4', which takes about a quarter of 16-bit weights")
+    if estimate.dtype == "float32":
+        advice.append("choose dtype 'bfloat16'")
+    if estimate.device != "cpu":
+        advice.append("choose device 'cpu' if there is more memory")
+    advice.append("choose a smaller model, or close other programs")
+    sentence = f"{what_happened}{name} takes {estimate.describe()} Either {', or '.join(advice)}."
+    return ModelTooBigError(sentence, estimate)
+
+
 def estimate_memory(
-    model: "str | os.PathLike[str] | PreTrainedConfig",
+    model: str | os.PathLike[str] | PreTrainedConfig,
     quantization: Quantization = "none",
     device: str = "auto",
     dtype: str = "auto",
@@ -158,7 +171,7 @@ def estimate_memory(
         ValueError: an unknown dtype.
     """
     if isinstance(model, (str, os.PathLike)):
-        config = read_config(_result(fetch_steps(locate(model), weights=False)))
+        config = read_config(result_of(fetch_steps(locate(model), weights=False)))
     else:
         config = model
     target = resolve_device(device)
@@ -180,9 +193,7 @@ def estimate_memory(
     )
 
 
-def _skeleton(config: "PreTrainedConfig") -> "PreTrainedModel":
-    from transformers import AutoModelForCausalLM
-
+def _skeleton(config: PreTrainedConfig) -> PreTrainedModel:
     # Building a model writes into its config. bfloat16, since some expert layers know no other type.
     config = copy.deepcopy(config)
     try:
@@ -194,8 +205,8 @@ def _skeleton(config: "PreTrainedConfig") -> "PreTrainedModel":
 
 def _resolve_dtype(
     dtype: str,
-    config: "PreTrainedConfig",
-    skeleton: "PreTrainedModel",
+    config: PreTrainedConfig,
+    skeleton: PreTrainedModel,
     quantization: Quantization,
     device: torch.device,
     free: int,
@@ -222,7 +233,7 @@ def _resolve_dtype(
     return torch.float32 if fits or stored == torch.float32 else torch.bfloat16
 
 
-def _weights_bytes(skeleton: "PreTrainedModel", quantization: Quantization, dtype: torch.dtype) -> int:
+def _weights_bytes(skeleton: PreTrainedModel, quantization: Quantization, dtype: torch.dtype) -> int:
     total = sum(parameter.numel() for parameter in skeleton.parameters()) * dtype.itemsize
     for buffer in skeleton.buffers():
         follows = buffer.dtype == skeleton.dtype  # the others, rotary frequencies say, have a type of their own
@@ -239,19 +250,16 @@ def _weights_bytes(skeleton: "PreTrainedModel", quantization: Quantization, dtyp
     return total
 
 
-def _quantized_weights(skeleton: "PreTrainedModel") -> Iterator[torch.Tensor]:
+def _quantized_weights(skeleton: PreTrainedModel) -> Iterator[torch.Tensor]:
     """The weights that transformers hands to bitsandbytes: every plain linear layer but the output
     embedding."""
-    from transformers.quantizers.base import get_keys_to_not_convert
-    from transformers.quantizers.quantizers_utils import should_convert_module
-
     kept = get_keys_to_not_convert(skeleton)
     for name, module in skeleton.named_modules():
         if type(module) is torch.nn.Linear and should_convert_module(name, kept):
             yield module.weight
 
 
-def _layer_caches(skeleton: "PreTrainedModel", dtype: torch.dtype) -> tuple[LayerCache, ...]:
+def _layer_caches(skeleton: PreTrainedModel, dtype: torch.dtype) -> tuple[LayerCache, ...]:
     """Runs one token through the shapes and looks at what its cache holds: right for any architecture."""
     try:
         with torch.no_grad():
@@ -272,15 +280,6 @@ def _layer_caches(skeleton: "PreTrainedModel", dtype: torch.dtype) -> tuple[Laye
         head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         per_token = heads * head_dim * dtype.itemsize
         return (LayerCache(per_token, per_token, None),) * config.num_hidden_layers
-
-
-def _result(steps: Generator[object, None, Path]) -> Path:
-    """What a generator returns at its end, its steps unseen."""
-    while True:
-        try:
-            next(steps)
-        except StopIteration as finished:
-            return finished.value
 
 
 def _readable(size: int) -> str:

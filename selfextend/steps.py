@@ -1,0 +1,122 @@
+"""Long work as generators: they yield how far they are and return their result; closing one stops the work.
+
+Standard library only.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Generic, TypeVar
+
+S = TypeVar("S")
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far some work is.
+
+    Attributes:
+        words: what is going on.
+        fraction: 0 to 1, or None where that cannot be told.
+        seconds_left: estimated, or None where that cannot be told.
+    """
+
+    words: str
+    fraction: float | None = None
+    seconds_left: float | None = None
+
+
+class Running(Iterator[S], Generic[S, T]):
+    """A generator of steps that is followed to its end: iterate over it, then read `result`.
+
+    Used in a `with` block, leaving the block closes the generator, which stops the work.
+    """
+
+    def __init__(self, steps: Generator[S, Any, T]) -> None:
+        self._steps = steps
+        self._results: list[T] = []
+
+    def __iter__(self) -> Iterator[S]:
+        return self
+
+    def __next__(self) -> S:
+        try:
+            return next(self._steps)
+        except StopIteration as end:
+            self._results.append(end.value)
+            raise StopIteration from None
+
+    @property
+    def result(self) -> T:
+        """What the generator returned.
+
+        Raises:
+            RuntimeError: it has not come to its end.
+        """
+        if not self._results:
+            raise RuntimeError("The work has no result yet: it was not followed to its end.")
+        return self._results[0]
+
+    def close(self) -> None:
+        """Stop the work. Does nothing once it has ended."""
+        self._steps.close()
+
+    def __enter__(self) -> Running[S, T]:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def result_of(steps: Generator[Any, Any, T]) -> T:
+    """Follow a generator to its end, whatever it yields, and give back what it returns."""
+    with Running(steps) as work:
+        for _ in work:
+            pass
+        return work.result
+
+
+class Clock:
+    """Estimates the time left from how long the work took so far.
+
+    Each part of a long text takes longer than the part before it, so the rate is a straight line through the rates
+    seen, never a falling one.
+    """
+
+    def __init__(self, total: float, start: float = 0) -> None:
+        self.total, self.done = total, start
+        self.began = self._last = time.perf_counter()
+        self._middles: list[float] = []
+        self._rates: list[float] = []
+
+    @property
+    def seconds(self) -> float:
+        """Spent so far."""
+        return time.perf_counter() - self.began
+
+    def seconds_left(self, done: float) -> float | None:
+        """The estimate once `done` of `total` is done; None while nothing was measured."""
+        now = time.perf_counter()
+        if done > self.done:
+            self._middles.append((self.done + done) / 2)
+            self._rates.append((now - self._last) / (done - self.done))
+            self.done, self._last = done, now
+        if not self._rates:
+            return None
+        middle, rate = _mean(self._middles), _mean(self._rates)
+        spread = sum((at - middle) ** 2 for at in self._middles)
+        slope = 0.0
+        if spread:
+            products = zip(self._middles, self._rates, strict=True)
+            slope = max(0.0, sum((at - middle) * (value - rate) for at, value in products) / spread)
+        return max(0.0, rate + slope * ((done + self.total) / 2 - middle)) * (self.total - done)
+
+
+def _mean(values: list[float]) -> float:
+    return sum(values) / len(values)
