@@ -29,6 +29,11 @@ class Case:
     max_new_tokens: int
     match: Match
 
+    @property
+    def length(self) -> int:
+        """Tokens of prompt and answer."""
+        return len(self.tokens) + self.max_new_tokens
+
     def score(self, answer: str) -> float:
         """The share of `expected` that the answer holds, 0 to 1."""
         if self.match == "begins":

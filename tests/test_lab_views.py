@@ -9,9 +9,9 @@ from xml.etree import ElementTree
 import pytest
 
 from selfextend.lab.errors import LabError
-from selfextend.lab.pictures import as_svg
 from selfextend.lab.records import Row, Run, header
 from selfextend.lab.statistics import wilson_interval
+from selfextend.lab.svg import as_svg
 
 MODEL = {"name": "m<&>", "parameters": 2_000_000, "trained_window": 256, "dtype": "float32"}
 SVG = "{http://www.w3.org/2000/svg}"

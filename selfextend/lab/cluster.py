@@ -1,24 +1,24 @@
-"""A run on a Ray cluster: one worker a GPU (or a core), each with the model loaded once, the rows the same.
+"""Runs a plan on a Ray cluster: one worker a GPU (or a core), each with its own copy of the model.
 
-Needs the extra `selfextend[ray]`. One method at one length is a task; a task that fails is tried again. Knows
-nothing about files or figures.
+Needs the extra `selfextend[ray]`. Each of the plan's parts is a task; a task that fails is tried again.
 """
 
 from __future__ import annotations
 
 import logging
 import socket
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator
+from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Any
 
 from selfextend.lab.errors import LabError
-from selfextend.lab.grid import CellDone, Clock, GridPlan, Progress, run_grid
-from selfextend.lab.perplexity import PerplexityPlan, run_perplexity
+from selfextend.lab.plans import Plan
 from selfextend.lab.records import CellKey, Row
+from selfextend.lab.run import CellDone, run_plan
 from selfextend.lab.target import Target
+from selfextend.steps import Clock, Progress
 
 _TRIES = 3
 _LISTENING_SECONDS = 5.0
@@ -29,7 +29,7 @@ class RayUnavailableError(LabError):
 
 
 def check_address(address: str) -> None:
-    """Make sure that Ray is installed and, for "host:port" or "ray://host:port", that somebody listens there.
+    """Make sure that Ray is installed and, for "host:port" or "ray://host:port", that something listens there.
 
     Raises:
         RayUnavailableError: what is wrong and what to do.
@@ -51,58 +51,6 @@ def check_address(address: str) -> None:
         raise RayUnavailableError(
             f"Nothing answers at {address} ({error}). Start a cluster with `ray start --head`, or leave --ray out."
         ) from None
-
-
-@dataclass(frozen=True)
-class Task:
-    """Some cells of a run, to be computed by one worker.
-
-    Attributes:
-        label: names it in errors.
-        weight: how long it takes, beside the others.
-        run: model, tokenizer, cells that are there already -> the steps of a run.
-    """
-
-    label: str
-    weight: int
-    run: Callable[[Any, Any, frozenset[CellKey]], Iterator[Any]]
-
-
-def grid_tasks(plan: GridPlan, trained_window: int) -> list[Task]:
-    """A task for each method at each length."""
-    return [
-        Task(
-            f"{method.label} at {length:,} tokens",
-            length,
-            partial(_grid_row, replace(plan, methods=(method,), lengths=(length,)), trained_window),
-        )
-        for method, length in plan.groups()
-    ]
-
-
-def _grid_row(
-    plan: GridPlan, trained_window: int, model: Any, tokenizer: Any, done: frozenset[CellKey]
-) -> Iterator[Any]:
-    return run_grid(model, tokenizer, plan, trained_window, done)
-
-
-def perplexity_tasks(plan: PerplexityPlan, tokens: Sequence[int], trained_window: int) -> list[Task]:
-    """A task for each method."""
-    return [
-        Task(method.label, 1, partial(_curve, replace(plan, methods=(method,)), tuple(tokens), trained_window))
-        for method in plan.methods
-    ]
-
-
-def _curve(
-    plan: PerplexityPlan,
-    tokens: tuple[int, ...],
-    trained_window: int,
-    model: Any,
-    tokenizer: Any,
-    done: frozenset[CellKey],
-) -> Iterator[Any]:
-    return run_perplexity(model, tokens, plan, trained_window, done)
 
 
 @contextmanager
@@ -135,9 +83,9 @@ def cluster(address: str) -> Iterator[None]:
 
 
 def run_on_ray(
-    address: str, target: Target, tasks: Sequence[Task], done: frozenset[CellKey] | set[CellKey] = frozenset()
+    address: str, target: Target, plan: Plan, done: AbstractSet[CellKey] = frozenset()
 ) -> Generator[Progress | CellDone, None, None]:
-    """A run, spread over a cluster. Close the generator to stop: tasks that run are cancelled.
+    """A run, spread over a cluster. Closing the generator cancels the tasks that run.
 
     Args:
         address: see `cluster`.
@@ -151,35 +99,39 @@ def run_on_ray(
         import ray
 
         gpus = 1 if ray.cluster_resources().get("GPU", 0) >= 1 else 0
-        remote = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=_TRIES - 1, retry_exceptions=True)(_rows_of_task)
-        waiting = {remote.remote(target, task, frozenset(done)): task for task in tasks}
-        clock = Clock(sum(task.weight for task in tasks))
+        remote = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=_TRIES - 1, retry_exceptions=True)(_cells_of_part)
+        parts = plan.parts()
+        waiting = {remote.remote(target, part, frozenset(done)): part for part in parts}
+        clock, finished = Clock(plan.weight), 0
         try:
             while waiting:
                 ready, _ = ray.wait(list(waiting), num_returns=1, timeout=0.5)
                 for reference in ready:
-                    task = waiting.pop(reference)
-                    for rows in _result(ray, reference, task):
+                    part = waiting.pop(reference)
+                    for rows in _result(ray, reference, part):
                         yield CellDone(rows)
-                    clock.cell(task.weight)
-                yield clock.progress(f"on Ray, {len(waiting)} of {len(tasks)} tasks to go", None, 0)
+                    finished += part.weight
+                words = f"on Ray, {len(waiting)} of {len(parts)} tasks to go"
+                yield Progress(words, finished / plan.weight, clock.seconds_left(finished))
         finally:
             for reference in waiting:
                 ray.cancel(reference, force=True)
 
 
-def _result(ray: Any, reference: Any, task: Task) -> list[list[Row]]:
+def _result(ray: Any, reference: Any, part: Plan) -> list[list[Row]]:
     try:
         rows: list[list[Row]] = ray.get(reference)
     except ray.exceptions.RayError as error:
-        raise LabError(f"{task.label} failed on Ray {_TRIES} times: {error}") from None
+        labels = ", ".join(method.label for method in part.methods)
+        raise LabError(f"{part.name} with {labels} failed on Ray {_TRIES} times: {error}") from None
     return rows
 
 
-def _rows_of_task(target: Target, task: Task, done: frozenset[CellKey]) -> list[list[Row]]:
+def _cells_of_part(target: Target, part: Plan, done: frozenset[CellKey]) -> list[list[Row]]:
     """On a worker: the rows of each cell."""
     model, tokenizer = _loaded(target)
-    return [step.rows for step in task.run(model, tokenizer, done) if isinstance(step, CellDone) and step.rows]
+    steps = run_plan(model, tokenizer, part, target.profile, done)
+    return [step.rows for step in steps if isinstance(step, CellDone)]
 
 
 @lru_cache(maxsize=1)
