@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Literal
 
-from selfextend.lab.held_out import is_held_out
+from selfextend.lab.probes.held_out import is_held_out
 from training.vocabulary import RESERVED_NAMES
 
 Split = Literal["train", "held_out"]
