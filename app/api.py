@@ -214,10 +214,8 @@ def position_map(
             int(trained_window),
             int(length),
             shown.positions or EXACT,
-            int(query_from),
-            int(query_to) or None,
-            int(key_from),
-            int(key_to) or None,
+            (int(query_from), int(query_to) or None),
+            (int(key_from), int(key_to) or None),
             difference=difference,
         )
     except (ValueError, TypeError) as error:

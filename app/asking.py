@@ -67,7 +67,7 @@ def answer_turn(
         OutOfMemoryError: memory ran out; the cache was let go.
         ValueError: the question is empty.
     """
-    from selfextend.generation import answer_steps
+    from selfextend.generation import ReadingSettings, answer_steps
 
     if not question.text.strip():
         raise ValueError("Type a question first.")
@@ -82,16 +82,12 @@ def answer_turn(
         )
     try:
         answer = yield from answer_steps(
-            loaded.model,
-            loaded.tokenizer,
+            loaded.ready,
             prompt.ids,
             settings,
-            method=question.method,
-            profile=loaded.profile,
-            extend=question.extend,
+            ReadingSettings(question.method, question.extend, chunk_tokens=chunk_tokens(loaded.model)),
             prefix=prefix,
             record=recording,
-            chunk_tokens=chunk_tokens(loaded.model),
         )
     finally:
         caches.make_room(0)

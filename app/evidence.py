@@ -15,13 +15,12 @@ import numpy.typing as npt
 
 from app.documents.index import Passage, TokenIndex
 from selfextend.positions import PositionMap, relative_position
-from selfextend.profile import Profile
 from selfextend.steps import Clock, Progress, Running
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedTokenizerBase
 
-    from selfextend.generation import Answer, Event, GenerationSettings
+    from selfextend.generation import Answer, Event, ReadyModel
     from selfextend.reading import PrefixCache, TokensRead
     from selfextend.recording import AttentionRecord, RecordingRequest
 
@@ -346,66 +345,51 @@ def blanked(prompt: Sequence[int], citation: Citation, token: int) -> list[int]:
 
 
 def passage_test_steps(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
+    ready: ReadyModel,
     prompt: Sequence[int],
     answer: Answer,
     citation: Citation,
     *,
-    profile: Profile,
     prefix: PrefixCache | None = None,
-    settings: GenerationSettings | None = None,
     chunk_tokens: int = 512,
 ) -> Generator[Event, None, PassageTest]:
     """Blank out a passage, read again, and see what that does to the answer. Closing the generator stops it.
 
     Every token of the passage is replaced by one that says nothing, so that all others keep their positions. Then the
-    old answer is scored, and a new one given, both by the method of the old one, past its reach too.
+    old answer is scored, and a new one given, greedy and as long, both by the old one's method, past its reach too.
 
     Args:
         prompt: token ids that were answered.
         answer: the old answer.
         citation: the passage.
-        profile: of the model.
         prefix: what was read of this prompt. A copy of it is read on from the passage; it stays as it is.
-        settings: of the new answer; greedy and as long as the old one unless given.
         chunk_tokens: tokens that are read between two looks at whether to go on.
 
     Raises:
         OutOfMemoryError: as `selfextend.generation.answer_steps`.
         ValueError: the answer has no tokens.
     """
-    from selfextend.generation import GenerationSettings, answer_steps
+    from selfextend.generation import GenerationSettings, ReadingSettings, answer_steps
     from selfextend.reading import PrefixCache, exclusively, log_probability_steps, reading
 
-    settings = settings or GenerationSettings(max_new_tokens=len(answer.token_ids))
-    neutral = neutral_token(tokenizer)
+    settings = GenerationSettings(max_new_tokens=len(answer.token_ids))
+    neutral = neutral_token(ready.tokenizer)
     without = blanked(prompt, citation, neutral)
-    length = len(without) + max(len(answer.token_ids), settings.max_new_tokens)
     # A recorded answer was read where recording can see it; so is this, or nothing could be read on from.
     observed = answer.attention is not None
+    how = ReadingSettings(answer.method, past_reach="allow", observed=observed, chunk_tokens=chunk_tokens)
     own = PrefixCache() if prefix is None else prefix.copied()
 
     def score() -> Generator[Progress, None, Floats]:
-        with reading(model, answer.method, profile, length, observed=observed) as reader:
+        length = len(without) + len(answer.token_ids)
+        with reading(ready.model, how.method, ready.profile, length, observed=observed) as reader:
             steps = log_probability_steps(reader, own, without, answer.token_ids, chunk_tokens)
             return (yield from _told(steps, citation.token_start if own.tokens else 0, len(without)))
 
-    after = yield from exclusively(model, own, score)
-    again = yield from answer_steps(
-        model,
-        tokenizer,
-        without,
-        settings,
-        method=answer.method,
-        profile=profile,
-        prefix=own,
-        observed=observed,
-        chunk_tokens=chunk_tokens,
-        past_reach="allow",
-    )
+    after = yield from exclusively(ready.model, own, score)
+    again = yield from answer_steps(ready, without, settings, how, prefix=own)
     before = np.asarray(answer.log_probabilities)
-    return PassageTest(citation, before, after, again.text, str(tokenizer.decode([neutral])))
+    return PassageTest(citation, before, after, again.text, str(ready.tokenizer.decode([neutral])))
 
 
 def _told(steps: Generator[TokensRead, None, Floats], done: int, total: int) -> Generator[Progress, None, Floats]:

@@ -16,6 +16,7 @@ from selfextend.profile import Profile, profile_of
 from selfextend.steps import Progress, result_of
 
 if TYPE_CHECKING:
+    from selfextend.generation import ReadyModel
     from selfextend.loading.memory import MemoryEstimate
     from selfextend.loading.models import Loaded
 
@@ -50,6 +51,13 @@ class LoadedModel:
     extended_layers: tuple[int, ...]
     layers: int
     heads: int
+
+    @property
+    def ready(self) -> ReadyModel:
+        """As the engine takes it."""
+        from selfextend.generation import ReadyModel
+
+        return ReadyModel(self.model, self.tokenizer, self.profile)
 
     @property
     def trained_window(self) -> int:

@@ -102,15 +102,7 @@ def _tester(runtime: Runtime) -> Callable[[Turn, Citation], Generator[Any, None,
         loaded = runtime.models.need()
         if loaded.label != turn.model_name:
             raise ValueError(f"{turn.model_name} gave this answer: load it again to test what it answered from.")
-        return passage_test_steps(
-            loaded.model,
-            loaded.tokenizer,
-            turn.prompt.ids,
-            turn.answer,
-            citation,
-            profile=turn.profile,
-            prefix=turn.prefix,
-        )
+        return passage_test_steps(loaded.ready, turn.prompt.ids, turn.answer, citation, prefix=turn.prefix)
 
     return test
 

@@ -85,15 +85,8 @@ def ask(
 
 def blanked_change(loaded: LoadedModel, turn: Turn, place: int) -> tuple[float, bool]:
     """Blank out the citation at `place`: the change of the answer's log-probability, and whether the answer changes."""
-    steps = passage_test_steps(
-        loaded.model,
-        loaded.tokenizer,
-        turn.prompt.ids,
-        turn.answer,
-        turn.citations[place],
-        profile=turn.profile,
-        prefix=turn.prefix,
-    )
+    citation = turn.citations[place]
+    steps = passage_test_steps(loaded.ready, turn.prompt.ids, turn.answer, citation, prefix=turn.prefix)
     done = result_of(steps)
     return done.change, done.answer.strip() != turn.answer.text.strip()
 

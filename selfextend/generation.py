@@ -6,9 +6,9 @@ import math
 import time
 from collections.abc import Generator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from transformers import (
@@ -159,32 +159,48 @@ def method_in_use(method: Method, extend: ExtendWhen, total_tokens: int, profile
     return method.at(profile, total_tokens)
 
 
+class ReadyModel(NamedTuple):
+    """A model that can answer: transformers' model and tokenizer, and what is known about the model."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    profile: Profile
+
+
+@dataclass(frozen=True)
+class ReadingSettings:
+    """How to read.
+
+    Attributes:
+        method: only SelfExtend refuses a text past its reach.
+        extend: see `method_in_use`.
+        past_reach: "allow" answers past the method's reach too, however badly.
+        observed: read as a recorded answer is read, so that what that has read can be read on.
+        chunk_tokens: tokens that are read between two looks at whether to go on.
+    """
+
+    method: Method
+    extend: ExtendWhen = "always"
+    past_reach: Literal["refuse", "allow"] = "refuse"
+    observed: bool = False
+    chunk_tokens: int = CHUNK_TOKENS
+
+
 def answer_steps(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
+    ready: ReadyModel,
     prompt: Sequence[int],
     settings: GenerationSettings,
+    how: ReadingSettings,
     *,
-    method: Method,
-    profile: Profile,
-    extend: ExtendWhen = "always",
     prefix: PrefixCache | None = None,
     record: RecordingRequest | None = None,
-    observed: bool = False,
-    chunk_tokens: int = CHUNK_TOKENS,
-    past_reach: Literal["refuse", "allow"] = "refuse",
 ) -> Generator[Event, None, Answer]:
     """Read a prompt and answer it, step by step. Closing the generator stops between two chunks or tokens.
 
     Args:
         prompt: token ids, at least one.
-        method: how to read. Only SelfExtend refuses a text past its reach.
-        profile: of the model.
-        extend: see `method_in_use`.
         prefix: what was read before; only new tokens are computed. It is brought up to date as the work goes on.
         record: attention to keep. Its rows may reach into the answer.
-        observed: read as a recorded answer is read, so that what that has read can be read on.
-        past_reach: "allow" answers past the settings' reach too, however badly.
 
     Yields:
         Progress while the model is busy, `PrefillProgress`, `NewToken`. Returns the answer.
@@ -196,34 +212,31 @@ def answer_steps(
     if len(prompt) == 0:
         raise ValueError("The prompt is empty.")
     total = len(prompt) + settings.max_new_tokens
-    used = method_in_use(method, extend, total, profile)
-    if past_reach == "refuse":
-        used.check(profile, total)
+    used = method_in_use(how.method, how.extend, total, ready.profile)
+    if how.past_reach == "refuse":
+        used.check(ready.profile, total)
     prefix = PrefixCache() if prefix is None else prefix
-    answering = _Answering(model, tokenizer, prompt, settings, prefix, chunk_tokens)
-    observed = observed or record is not None
-    return (yield from exclusively(model, prefix, partial(answering.steps, used, profile, record, observed)))
+    how = replace(how, method=used, observed=how.observed or record is not None)
+    work = partial(_Answering(ready, prompt, settings, how, prefix).steps, record)
+    return (yield from exclusively(ready.model, prefix, work))
 
 
 @dataclass
 class _Answering:
-    """One prompt that is being answered."""
+    """One prompt that is being answered, by a settled method."""
 
-    model: PreTrainedModel
-    tokenizer: PreTrainedTokenizerBase
+    ready: ReadyModel
     prompt: Sequence[int]
     settings: GenerationSettings
+    how: ReadingSettings
     prefix: PrefixCache
-    chunk_tokens: int
 
-    def steps(
-        self, method: Method, profile: Profile, record: RecordingRequest | None, observed: bool
-    ) -> Generator[Event, None, Answer]:
+    def steps(self, record: RecordingRequest | None) -> Generator[Event, None, Answer]:
         began = time.perf_counter()
-        total = len(self.prompt) + self.settings.max_new_tokens
+        total, (model, _, profile) = len(self.prompt) + self.settings.max_new_tokens, self.ready
         with (
-            reading(self.model, method, profile, total, observed=observed) as reader,
-            nullcontext() if record is None else recording(self.model, record) as attention,
+            reading(model, self.how.method, profile, total, observed=self.how.observed) as reader,
+            nullcontext() if record is None else recording(model, record) as attention,
         ):
             logits, reused = yield from self._prefill(reader)
             prefilled = time.perf_counter()
@@ -236,7 +249,7 @@ class _Answering:
             reused_tokens=reused,
             prefill_seconds=prefilled - began,
             decode_seconds=time.perf_counter() - prefilled,
-            method=method,
+            method=self.how.method,
             stopped_by=stopped_by,
             attention=attention,
         )
@@ -250,7 +263,7 @@ class _Answering:
         yield PrefillProgress.at(done, total, reused, None)
         logits = torch.empty(0)
         while done < total:
-            chunk = self.prompt[done : done + self.chunk_tokens]
+            chunk = self.prompt[done : done + self.how.chunk_tokens]
             logits = self.prefix.read(reader, chunk)
             done += len(chunk)
             yield PrefillProgress.at(done, total, reused, clock.seconds_left(done))
@@ -260,8 +273,8 @@ class _Answering:
         self, reader: Reader, logits: torch.Tensor
     ) -> Generator[NewToken, None, tuple[str, list[int], list[float], StoppedBy]]:
         """Sample token after token. Returns the answer's text, its tokens, their log-probabilities and its end."""
-        ends, sampler = end_tokens(self.model, self.tokenizer), _Sampler(self.settings)
-        stream = _TextStream(self.tokenizer, self.settings.stop)
+        ends, sampler = end_tokens(self.ready.model, self.ready.tokenizer), _Sampler(self.settings)
+        stream = _TextStream(self.ready.tokenizer, self.settings.stop)
         ids: list[int] = []
         scores: list[float] = []
         stopped_by: StoppedBy = "length"

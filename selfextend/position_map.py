@@ -14,6 +14,9 @@ import numpy.typing as npt
 from selfextend.config import checked_integer
 from selfextend.positions import EXACT, PositionMap, relative_positions
 
+Span = tuple[int, int | None]
+"""A viewport along one axis, in tokens: the first, and one past the last; None there is the length."""
+
 MAX_CELLS = 512
 MAX_LENGTH = 2**31 - 1
 
@@ -55,21 +58,19 @@ def position_map(
     trained_window: int,
     length: int,
     positions: PositionMap,
-    query_from: int = 0,
-    query_to: int | None = None,
-    key_from: int = 0,
-    key_to: int | None = None,
+    queries: Span = (0, None),
+    keys: Span = (0, None),
     *,
     difference: bool = False,
     max_cells: int = MAX_CELLS,
 ) -> MapCells:
-    """The relative positions of queries [query_from, query_to) and keys [key_from, key_to).
+    """The relative positions of some queries and keys.
 
     Args:
         trained_window: the paper's L, in tokens.
         length: the paper's N, tokens in the sequence.
         positions: SelfExtend's settings, `selfextend.positions.EXACT` for the vanilla model, or any other map.
-        query_to, key_to: one past the last; None is `length`.
+        queries, keys: see `Span`.
         difference: by how many positions nearer than in the vanilla model each key is seen.
         max_cells: most rows and most columns, 1 to 512.
 
@@ -82,8 +83,8 @@ def position_map(
         raise ValueError(f"length must be at most {MAX_LENGTH:,}, not {length:,}.")
     if checked_integer("max_cells", max_cells, 1) > MAX_CELLS:
         raise ValueError(f"max_cells must be at most {MAX_CELLS}, not {max_cells}.")
-    query_start, query_stop = _checked_range("query", query_from, query_to, length)
-    key_start, key_stop = _checked_range("key", key_from, key_to, length)
+    query_start, query_stop = _checked_range("query", *queries, length)
+    key_start, key_stop = _checked_range("key", *keys, length)
     positions.reach(trained_window)  # refuses settings that do not fit the trained window
 
     query_stride = -(-(query_stop - query_start) // max_cells)

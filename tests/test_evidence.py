@@ -24,7 +24,7 @@ from app.prompting import Prompt, build_prompt
 from app.session import Turn
 from app.tabs.attention import view_of
 from selfextend import SelfExtendConfig, self_extend
-from selfextend.generation import Answer, GenerationSettings, answer_steps
+from selfextend.generation import Answer, GenerationSettings, ReadingSettings, ReadyModel, answer_steps
 from selfextend.methods import Method, SelfExtend, Vanilla
 from selfextend.profile import Profile
 from selfextend.reading import PrefixCache
@@ -91,15 +91,12 @@ def answered(
     record = recording_request(prompt.index, NEW_TOKENS, layers=range(LAYERS), heads=HEADS, **request)
     return result_of(
         answer_steps(
-            model,
-            tokenizer,
+            ReadyModel(model, tokenizer, PROFILE),
             prompt.ids,
             GenerationSettings(max_new_tokens=NEW_TOKENS),
-            method=method_of(config),
-            profile=PROFILE,
+            ReadingSettings(method_of(config), chunk_tokens=100),
             prefix=prefix,
             record=record,
-            chunk_tokens=100,
         )
     )
 
@@ -250,8 +247,8 @@ def test_merged_passages_are_cited_as_one(model: Any, tokenizer: Any, prompt: Pr
 def test_trimming_keeps_what_was_answered(model: Any, tokenizer: Any, prompt: Prompt) -> None:
     record = recording_request(prompt.index, 40, layers=range(LAYERS), heads=HEADS)
     steps = answer_steps(
-        model, tokenizer, prompt.ids, GenerationSettings(max_new_tokens=7), method=SelfExtend.of(GROUPED),
-        profile=PROFILE, record=record,
+        ReadyModel(model, tokenizer, PROFILE), prompt.ids, GenerationSettings(max_new_tokens=7),
+        ReadingSettings(SelfExtend.of(GROUPED)), record=record,
     )  # fmt: skip
     answer = result_of(steps)
     assert answer.attention is not None
@@ -300,7 +297,7 @@ def test_blanking_out_a_passage(model: Any, tokenizer: Any, prompt: Prompt, conf
         lambda _, arguments, named: passed.append(named["input_ids"].shape[1]), with_kwargs=True
     )
     running = Running(
-        passage_test_steps(model, tokenizer, prompt.ids, answer, citation, profile=PROFILE, prefix=prefix)
+        passage_test_steps(ReadyModel(model, tokenizer, PROFILE), prompt.ids, answer, citation, prefix=prefix)
     )
     steps = list(running)
     hook.remove()
@@ -322,8 +319,8 @@ def test_blanking_out_a_passage(model: Any, tokenizer: Any, prompt: Prompt, conf
 
     again = result_of(
         answer_steps(
-            model, tokenizer, without, GenerationSettings(max_new_tokens=NEW_TOKENS),
-            method=method_of(config), profile=PROFILE,
+            ReadyModel(model, tokenizer, PROFILE), without, GenerationSettings(max_new_tokens=NEW_TOKENS),
+            ReadingSettings(method_of(config)),
         )
     )  # fmt: skip
     assert done.answer == again.text
@@ -333,7 +330,7 @@ def test_a_test_that_is_closed_lets_go_of_the_model(model: Any, tokenizer: Any, 
     answer = answered(model, tokenizer, prompt, GROUPED)
     assert answer.attention is not None
     citation = passages_behind(answer.attention, prompt.index, NEW_TOKENS, GROUPED)[0]
-    steps = passage_test_steps(model, tokenizer, prompt.ids, answer, citation, profile=PROFILE, chunk_tokens=50)
+    steps = passage_test_steps(ReadyModel(model, tokenizer, PROFILE), prompt.ids, answer, citation, chunk_tokens=50)
     first = [next(steps), next(steps)]
     assert all(0 < step.fraction < 1 for step in first)
     steps.close()

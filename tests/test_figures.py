@@ -104,7 +104,7 @@ def polygon_holds(outline: go.Scatter, x: float, y: float) -> bool:
 @pytest.mark.parametrize("method", [Vanilla(), SelfExtend("none", 2, 4)], ids=str)
 @pytest.mark.parametrize("max_cells", [5, 40])
 def test_hatching_covers_exactly_the_unseen_cells(method: Method, max_cells: int) -> None:
-    cells = position_map(7, 40, method.positions, 3, 40, 1, 30, max_cells=max_cells)
+    cells = position_map(7, 40, method.positions, (3, 40), (1, 30), max_cells=max_cells)
     figure = position_map_figure(cells, 7, method)
     (region,) = [trace for trace in figure.select_traces({"type": "scatter"}) if trace.fill]
     hatched = [[polygon_holds(region, key + 1e-3, query + 1e-3) for key in cells.key] for query in cells.query]

@@ -31,6 +31,8 @@ from selfextend.generation import (
     GenerationSettings,
     NewToken,
     PrefillProgress,
+    ReadingSettings,
+    ReadyModel,
     _TextStream,
     answer_steps,
     method_in_use,
@@ -52,8 +54,9 @@ def steps(
     model: PreTrainedModel, prompt: Sequence[int] = PROMPT, new: int = 8, **kwargs: Any
 ) -> Generator[Any, None, Answer]:
     settings = kwargs.pop("settings", None) or GenerationSettings(max_new_tokens=new)
-    defaults = {"method": EXTENDED, "profile": PROFILE, "chunk_tokens": 13}
-    return answer_steps(model, WORDS, prompt, settings, **(defaults | kwargs))
+    given = {name: kwargs.pop(name) for name in ("prefix", "record") if name in kwargs}
+    how = ReadingSettings(**({"method": EXTENDED, "chunk_tokens": 13} | kwargs))
+    return answer_steps(ReadyModel(model, WORDS, PROFILE), prompt, settings, how, **given)
 
 
 def answer(model: PreTrainedModel, prompt: Sequence[int] = PROMPT, new: int = 8, **kwargs: Any) -> Answer:

@@ -56,7 +56,7 @@ def seen(cells: MapCells, row: int, column: int) -> tuple[range, range]:
 def test_each_cell_is_exact_and_the_largest_of_its_block(viewport: tuple, method: str) -> None:
     trained_window, length, config, query_range, key_range, max_cells = viewport
     positions = EXACT if method == "vanilla" else config
-    cells = position_map(trained_window, length, positions, *query_range, *key_range, max_cells=max_cells)
+    cells = position_map(trained_window, length, positions, query_range, key_range, max_cells=max_cells)
     group, window = (1, 1) if method == "vanilla" else (config.group_size, config.neighbor_window)
     assert max(cells.relative.shape) <= max_cells
     covered_queries, covered_keys = set(), set()
@@ -83,7 +83,7 @@ def test_difference_is_vanilla_less_selfextend(viewport: tuple) -> None:
     trained_window, length, config, query_range, key_range, max_cells = viewport
     vanilla, ours, difference = (
         position_map(
-            trained_window, length, positions, *query_range, *key_range, difference=is_difference, max_cells=max_cells
+            trained_window, length, positions, query_range, key_range, difference=is_difference, max_cells=max_cells
         )
         for positions, is_difference in ((EXACT, False), (config, False), (config, True))
     )
@@ -112,11 +112,11 @@ def test_curve_is_one_row_of_the_map(query: int, group: int, window: int, points
         ({"length": 0}, "length must be at least 1"),
         ({"length": 2**31}, "at most 2,147,483,647"),
         ({"length": "10"}, "length must be a whole number"),
-        ({"query_from": -1}, "query_from must be at least 0"),
-        ({"query_to": 101}, r"query_to must be at most the length \(100\)"),
-        ({"query_from": 5, "query_to": 5}, r"query_from \(5\) must be smaller than query_to \(5\)"),
-        ({"key_from": 1.5}, "key_from must be a whole number"),
-        ({"key_to": True}, "key_to must be a whole number"),
+        ({"queries": (-1, None)}, "query_from must be at least 0"),
+        ({"queries": (0, 101)}, r"query_to must be at most the length \(100\)"),
+        ({"queries": (5, 5)}, r"query_from \(5\) must be smaller than query_to \(5\)"),
+        ({"keys": (1.5, None)}, "key_from must be a whole number"),
+        ({"keys": (0, True)}, "key_to must be a whole number"),
         ({"max_cells": 513}, "max_cells must be at most 512"),
         ({"positions": SelfExtendConfig(2, 50)}, "must be smaller than the trained window"),
     ],

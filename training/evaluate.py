@@ -1,6 +1,6 @@
 """Asks a model the questions of a document, through the library, the way a person asks in the app.
 
-Public functions of selfextend only. Knows nothing of how the model was made.
+Public functions of selfextend only.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 from tqdm import tqdm
 
 from selfextend.config import QueryScaling, SelfExtendConfig, suggest
-from selfextend.generation import GenerationSettings, answer_steps
+from selfextend.generation import GenerationSettings, ReadingSettings, ReadyModel, answer_steps
 from selfextend.loading.models import load_model
 from selfextend.methods import SelfExtend, Vanilla
 from selfextend.profile import Profile
@@ -70,8 +70,8 @@ def ask(
     for question in tqdm(list(questions), unit="question"):
         ids = prompt(tokenizer, document, question.question)
         method = Vanilla() if config is None else SelfExtend.of(config)
-        profile = Profile(TRAINED_WINDOW)
-        answer = result_of(answer_steps(model, tokenizer, ids, settings, method=method, profile=profile, prefix=prefix))
+        ready = ReadyModel(model, tokenizer, Profile(TRAINED_WINDOW))
+        answer = result_of(answer_steps(ready, ids, settings, ReadingSettings(method), prefix=prefix))
         results.append(Asked(question, answer.text))
     return results
 

@@ -3,7 +3,7 @@
 Every figure states in its title what it shows, carries units on its axes, draws on light and on dark ground
 (`dark=`; a plot pane switches it in the browser) and stays readable at 390 px: colour bars and legends lie
 across, never beside. Arrays stay numpy, which plotly sends as packed bytes; lists would be ten times as long.
-The position map's figures are in `app.figures.maps`. Knows no torch, no gradio and no formula.
+The position map's figures are in `app.figures.maps`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""What every figure has in common: ground, ink, colour bars, and numbers in few bytes.
-
-Knows no torch, no gradio and nothing of what is drawn.
-"""
+"""What every figure has in common: ground, ink, colour bars, and numbers in few bytes."""
 
 from __future__ import annotations
 

@@ -156,7 +156,12 @@ class _Looked:
         try:
             _check_cell(*self.cell, view.length)
             cells = position_map(
-                view.trained_window, view.length, self.positions, *self.boxes, difference=self.difference
+                view.trained_window,
+                view.length,
+                self.positions,
+                self.boxes[:2],
+                self.boxes[2:],
+                difference=self.difference,
             )
         except ValueError as error:
             return *skipped(3), complaint_html(error)

@@ -88,12 +88,10 @@ def build(folder: Path) -> gr.Blocks:
 
     def test(turn: Turn, citation: Citation) -> Generator[Any, None, PassageTest]:
         return passage_test_steps(
-            loaded.model,
-            loaded.tokenizer,
+            loaded.ready,
             turn.prompt.ids,
             turn.answer,
             citation,
-            profile=turn.profile,
             chunk_tokens=8,  # slow enough to be stopped on any machine
         )
 
