@@ -5,20 +5,20 @@ Knows nothing about gradio.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from app.answering import Progress
 from app.asking import chunk_tokens
 from app.conversation import METHOD_WORDS
 from app.model_shelf import LoadedModel
 from app.prompting import Prompt
-from app.session import Session
 from selfextend.config import SelfExtendConfig
+from selfextend.steps import Progress
 
 BINS = 64
 
@@ -38,32 +38,25 @@ class Losses:
     tokens: int
 
 
-def loss_steps(
-    loaded: LoadedModel, session: Session, prompt: Prompt, config: SelfExtendConfig
-) -> Iterator[Progress | Losses]:
-    """Reads the prompt once with each method, and yields progress and the losses last.
-
-    `session.stop` ends it between two chunks, without losses. Closing the generator does too.
+def loss_steps(loaded: LoadedModel, prompt: Prompt, config: SelfExtendConfig) -> Generator[Progress, None, Losses]:
+    """Reads the prompt once with each method, and returns the losses. Closing the generator stops it.
 
     Raises:
         PastReachError: the prompt is past the settings' reach.
         OutOfMemoryError: memory ran out.
     """
     values = {}
-    positions = bin_middles(len(prompt))
     for method, settings in (("vanilla", None), ("selfextend", config)):
-        losses = yield from _one(loaded, session, prompt, settings, METHOD_WORDS[method])
-        if losses is None:
-            return
-        values[method] = binned(losses)
-    yield Losses(positions, values, len(prompt))
+        values[method] = binned((yield from _losses(loaded, prompt, settings, METHOD_WORDS[method])))
+    return Losses(bin_middles(len(prompt)), values, len(prompt))
 
 
-def _one(
-    loaded: LoadedModel, session: Session, prompt: Prompt, config: SelfExtendConfig | None, name: str
-) -> Generator[Progress | Losses, None, npt.NDArray[Any] | None]:
+def _losses(
+    loaded: LoadedModel, prompt: Prompt, config: SelfExtendConfig | None, name: str
+) -> Generator[Progress, None, npt.NDArray[Any]]:
     from selfextend.generation import PrefillProgress, token_loss_steps
 
+    losses: npt.NDArray[Any] = np.empty(0)
     steps: Any = token_loss_steps(
         loaded.model,
         prompt.ids,
@@ -71,20 +64,16 @@ def _one(
         trained_window=loaded.trained_window,
         chunk_tokens=min(512, chunk_tokens(loaded.model)),
     )
-    try:
+    with closing(steps):
         for step in steps:
-            if session.stop.is_set():
-                return None
             if isinstance(step, np.ndarray):
-                return step
-            if isinstance(step, PrefillProgress):
+                losses = step
+            elif isinstance(step, PrefillProgress):
                 words = f"loss of {name}: {step.done:,} of {step.total:,} tokens"
                 yield Progress(words, step.done / step.total)
             else:
-                yield Progress("waiting for the model", None)
-    finally:
-        steps.close()
-    raise AssertionError("the steps end with the losses")
+                yield Progress("waiting for the model")
+    return losses
 
 
 def _edges(tokens: int) -> npt.NDArray[np.int64]:

@@ -1,7 +1,4 @@
-"""A conversation as plain data, which a browser can keep, and how it reads in the chat.
-
-Knows nothing about gradio, models or tensors.
-"""
+"""A conversation as plain data, which a browser can keep, and how it reads in the chat."""
 
 from __future__ import annotations
 
@@ -10,15 +7,10 @@ from dataclasses import asdict, dataclass, fields
 from html import escape
 from typing import Any
 
+from selfextend.methods import Method, method_from, method_named
+
 MAX_KEPT = 30
 """Entries that are kept in the browser; the oldest go first."""
-
-METHOD_WORDS = {"vanilla": "Vanilla", "selfextend": "SelfExtend"}
-
-
-def method_words(method: str, query_scaling: str) -> str:
-    """A column's heading."""
-    return METHOD_WORDS[method] + (" + log-n" if query_scaling == "logn" else "")
 
 
 @dataclass(frozen=True)
@@ -42,11 +34,11 @@ class Reply:
 
     Attributes:
         turn: the id of the `app.session.Turn` behind it, or 0 where it was stopped.
-        method: "vanilla" or "selfextend".
+        method: the method's kind; `made_by` is the method itself.
         text: the answer.
         sources: cited passages, the one looked at most first.
         stopped: what to say where it was stopped before its end, else "".
-        group_size, neighbor_window, query_scaling: SelfExtend's settings; group_size 1 is the vanilla model.
+        group_size, neighbor_window, query_scaling: the method's numbers, where it has them.
         prompt_tokens, reused_tokens, new_tokens: of prompt and answer.
         first_token_seconds, seconds, tokens_per_second: until the answer began, in all, and while answering.
         cache_bytes: of keys and values.
@@ -68,14 +60,49 @@ class Reply:
     tokens_per_second: float = 0.0
     cache_bytes: int = 0
 
+    @property
+    def made_by(self) -> Method:
+        """The method that gave this answer.
+
+        Raises:
+            ValueError: there is none of that name, or its numbers are out of range.
+        """
+        name = self.method + ("+logn" if self.query_scaling == "logn" else "")
+        numbers = {"group_size": self.group_size, "neighbor_window": self.neighbor_window}
+        return method_from(name, {attribute: numbers[attribute] for attribute, _ in method_named(name).symbols})
+
 
 @dataclass(frozen=True)
 class Entry:
-    """A question with its replies: one, or two where methods were compared."""
+    """A question with its replies: one, or several where methods were compared.
+
+    Attributes:
+        model: that was asked.
+        documents: checksums of what it was asked about, in their order; None in conversations that were kept before
+            entries had them.
+    """
 
     question: str
     replies: tuple[Reply, ...] = ()
     model: str = ""
+    documents: tuple[str, ...] | None = None
+
+    def divides(self, earlier: Entry) -> str:
+        """What has changed since an earlier entry so that the model no longer gets to read it; "" where nothing has."""
+        changed = []
+        if self.model != earlier.model:
+            changed.append(f"the model is {self.model}")
+        if None not in (self.documents, earlier.documents) and self.documents != earlier.documents:
+            changed.append("the documents are others")
+        return f"From here {' and '.join(changed)}; what was said before is not in the prompt." if changed else ""
+
+
+def same_thread(entries: Sequence[Entry], entry: Entry) -> list[Entry]:
+    """The last entries that `entry` goes on from: those with its model and documents."""
+    start = len(entries)
+    while start and not entry.divides(entries[start - 1]):
+        start -= 1
+    return list(entries[start:])
 
 
 def as_json(entries: Sequence[Entry]) -> list[dict[str, Any]]:
@@ -89,7 +116,9 @@ def from_json(kept: Any) -> list[Entry]:
     for record in kept if isinstance(kept, list) else []:
         try:
             replies = tuple(_reply(reply) for reply in record["replies"])
-            entries.append(Entry(str(record["question"]), replies, str(record["model"])))
+            contents = record.get("documents")
+            documents = None if contents is None else tuple(map(str, contents))
+            entries.append(Entry(str(record["question"]), replies, str(record["model"]), documents))
         except (TypeError, KeyError, ValueError, AttributeError):
             continue
     return entries
@@ -97,7 +126,9 @@ def from_json(kept: Any) -> list[Entry]:
 
 def _reply(record: dict[str, Any]) -> Reply:
     sources = tuple(_typed(Source, source) for source in record["sources"])
-    return _typed(Reply, record | {"sources": sources})
+    reply: Reply = _typed(Reply, record | {"sources": sources})
+    _ = reply.made_by  # a method that is not known is left out like anything else that makes no sense
+    return reply
 
 
 def _typed(kind: Any, record: dict[str, Any]) -> Any:
@@ -107,20 +138,28 @@ def _typed(kind: Any, record: dict[str, Any]) -> Any:
         TypeError: a field is missing, unknown or of another type.
     """
     plain: dict[str, Any] = {"int": int, "str": str, "float": (int, float)}
-    for one in fields(kind):
-        expected = plain.get(str(one.type))
-        if expected is not None and one.name in record and not isinstance(record[one.name], expected):
-            raise TypeError(f"{one.name} is no {one.type}")
+    for known in fields(kind):
+        expected = plain.get(str(known.type))
+        if expected is not None and known.name in record and not isinstance(record[known.name], expected):
+            raise TypeError(f"{known.name} is not of type {known.type}.")
     return kind(**record)
 
 
 def messages(entries: Sequence[Entry]) -> list[dict[str, Any]]:
     """The conversation for gr.Chatbot: for each entry a question and, where there is any, an answer."""
+    return [message for _, message in placed_messages(entries)]
+
+
+def placed_messages(entries: Sequence[Entry]) -> list[tuple[int, dict[str, Any]]]:
+    """The messages, each with the place of its entry; a divider belongs to the entry after it."""
     shown = []
-    for entry in entries:
-        shown.append({"role": "user", "content": entry.question})
+    for place, entry in enumerate(entries):
+        if place and (words := entry.divides(entries[place - 1])):
+            divider = f'<span class="divider">{escape(words)}</span>'
+            shown.append((place, {"role": "assistant", "content": divider}))
+        shown.append((place, {"role": "user", "content": entry.question}))
         if entry.replies:
-            shown.append({"role": "assistant", "content": reply_text(entry.replies)})
+            shown.append((place, {"role": "assistant", "content": reply_text(entry.replies)}))
     return shown
 
 
@@ -128,12 +167,8 @@ def reply_text(replies: Sequence[Reply]) -> str:
     """What the chat shows of an entry's replies: one below the other's heading in two columns, or just the one."""
     if len(replies) == 1:
         return _markdown(replies[0])
-    columns = (f"<div>\n\n**{_heading(reply)}**\n\n{_markdown(reply)}\n\n</div>" for reply in replies)
+    columns = (f"<div>\n\n**{reply.made_by.title}**\n\n{_markdown(reply)}\n\n</div>" for reply in replies)
     return f'<div class="columns">\n{"".join(columns)}\n</div>'
-
-
-def _heading(reply: Reply) -> str:
-    return method_words(reply.method, reply.query_scaling)
 
 
 def _markdown(reply: Reply) -> str:
@@ -151,7 +186,7 @@ def _markdown(reply: Reply) -> str:
 
 
 def page_link(turn: int, source: Source) -> str:
-    """A link that opens the passage in the Evidence tab. The page's script follows it; see assets/app.js."""
+    """A link that opens the passage in the Evidence tab. assets/page.js follows it."""
     word = "p." if source.page_word == "page" else "part"
     title = escape(f"{source.document}: {source.share:.0%} of the attention on the documents", quote=True)
     return f'<a class="page-link" href="#passage-{turn}-{source.rank}" title="{title}">{word} {source.page}</a>'
@@ -159,10 +194,7 @@ def page_link(turn: int, source: Source) -> str:
 
 def settings_words(reply: Reply) -> str:
     """The settings that a reply was made with."""
-    if reply.group_size == 1:
-        return "log-n alone" if reply.query_scaling == "logn" else "vanilla"
-    scaling = ", log-n" if reply.query_scaling == "logn" else ""
-    return f"G = {reply.group_size:,}, w = {reply.neighbor_window:,}{scaling}"
+    return reply.made_by.setting or "none"
 
 
 def measures(reply: Reply) -> str:
@@ -180,11 +212,13 @@ def as_text(entries: Sequence[Entry], documents: Sequence[str]) -> str:
     lines = ["# Conversation", ""]
     if documents:
         lines += ["Documents: " + ", ".join(documents), ""]
-    for entry in entries:
+    for place, entry in enumerate(entries):
+        if place and (words := entry.divides(entries[place - 1])):
+            lines += [f"*{words}*", ""]
         lines += [f"## {entry.question}", ""]
         for reply in entry.replies:
             if len(entry.replies) > 1:
-                lines += [f"### {_heading(reply)}", ""]
+                lines += [f"### {reply.made_by.title}", ""]
             lines += [reply.text, ""]
             for source in reply.sources:
                 passage = " ".join(source.text.split())

@@ -1,7 +1,4 @@
-"""What all visitors of one process share: settings, model, documents on disk, sessions, caches.
-
-Knows nothing about gradio.
-"""
+"""What all visitors of one process share: settings, model, documents on disk, sessions, caches."""
 
 from __future__ import annotations
 
@@ -13,9 +10,9 @@ import threading
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from app.answering import Progress
 from app.documents.document import Limits
 from app.documents.library import Library, browser_secret
+from app.jobs import Job
 from app.model_shelf import ModelShelf
 from app.session import CacheStore, SessionStore
 from app.settings import Settings
@@ -27,16 +24,15 @@ SAMPLE_QUESTIONS = ASSETS / "sample_questions.json"
 
 @dataclass(eq=False)
 class FirstLoad:
-    """How far the model that the app was started with is."""
+    """How the load of the model that the app was started with ended."""
 
-    progress: Progress = field(default_factory=lambda: Progress("starting", None))
     error: str | None = None
     done: threading.Event = field(default_factory=threading.Event)
 
 
 @dataclass(frozen=True, eq=False)
 class Runtime:
-    """One process's shared parts. `secret` encrypts what browsers keep; `stop_loading` ends a load."""
+    """One process's shared parts. `secret` encrypts what browsers keep; `loading` is the load of a model."""
 
     settings: Settings
     library: Library
@@ -45,7 +41,7 @@ class Runtime:
     sessions: SessionStore = field(default_factory=lambda: SessionStore(32))
     caches: CacheStore = field(default_factory=lambda: CacheStore(4_000_000_000))
     first_load: FirstLoad = field(default_factory=FirstLoad)
-    stop_loading: threading.Event = field(default_factory=threading.Event)
+    loading: Job = field(default_factory=Job)
 
 
 def make_runtime(settings: Settings) -> Runtime:

@@ -1,26 +1,29 @@
-"""What one visitor has: documents, answered questions, and what the model has read for them.
+"""What one visitor has: documents, answered questions, the jobs under way, and what the model has read for them.
 
-One store for the whole process keeps every visitor's keys and values under one limit of bytes, the least recently
-used out first. Knows nothing about gradio.
+One store for the whole process keeps every visitor's keys and values under one limit of bytes and lets go of the least
+recently used first.
 """
 
 from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
+from app.conversation import Entry
 from app.documents.library import StoredDocument
+from app.jobs import Job
 from app.prompting import Prompt
 
 if TYPE_CHECKING:
     from app.evidence import Citation
-    from selfextend.config import SelfExtendConfig
-    from selfextend.generation import Answer, PrefixCache
+    from selfextend.generation import Answer
+    from selfextend.methods import Method
+    from selfextend.profile import Profile
+    from selfextend.reading import PrefixCache
 
-Method = Literal["vanilla", "selfextend"]
 MAX_TURNS = 40
 """Answers of one visitor whose prompt and attention are kept in memory."""
 
@@ -33,27 +36,27 @@ class Turn:
         id: unique within the visitor's conversation; page links carry it.
         prompt: what the model read; `prompt.index` says where each token comes from.
         answer: what it said; `answer.attention` is the record that evidence is made from.
-        config: settings asked for; None for the vanilla model.
-        method: "vanilla" or "selfextend".
-        trained_window: of the model that answered, tokens.
+        method: asked for; `answer.method` is the one used.
+        profile: of the model that answered.
         model_name: of that model.
         documents: the documents in the prompt, with their files, in the prompt's order.
         prefix: what was read, to be read on from (by a test of a passage, say).
         citations: the passages that the answer's tokens looked at most, the first first.
         token_texts: the text of each of the answer's tokens, by the tokenizer of the model that gave it.
+        opens_at: rank of the passage that the Evidence tab opens at.
     """
 
     id: int
     prompt: Prompt
     answer: Answer
-    config: SelfExtendConfig | None
     method: Method
-    trained_window: int
+    profile: Profile
     model_name: str
     documents: tuple[StoredDocument, ...]
     prefix: PrefixCache
     citations: tuple[Citation, ...]
     token_texts: tuple[str, ...] = ()
+    opens_at: int = 1
 
     @property
     def question(self) -> str:
@@ -63,14 +66,30 @@ class Turn:
 
 @dataclass
 class Session:
-    """One visitor's documents and answers. `stop` and `stop_reading` are set to end what is running."""
+    """One visitor's documents and answers, and a job for each thing that can be stopped.
+
+    Attributes:
+        answering: questions that are asked in the chat.
+        measuring: the loss over the documents.
+        testing: whether a passage mattered.
+        probing: a run of the lab.
+        reading: files that are being added.
+    """
 
     visitor: str
     documents: list[StoredDocument] = field(default_factory=list)
     turns: OrderedDict[int, Turn] = field(default_factory=OrderedDict)
     last_id: int = 0
-    stop: threading.Event = field(default_factory=threading.Event)
-    stop_reading: threading.Event = field(default_factory=threading.Event)
+    answering: Job = field(default_factory=Job)
+    measuring: Job = field(default_factory=Job)
+    testing: Job = field(default_factory=Job)
+    probing: Job = field(default_factory=Job)
+    reading: Job = field(default_factory=Job)
+
+    @property
+    def contents(self) -> tuple[str, ...]:
+        """The checksums of the documents, in their order."""
+        return tuple(stored.document.sha256 for stored in self.documents)
 
     def new_id(self) -> int:
         """A number that no turn of this visitor has had."""
@@ -83,6 +102,12 @@ class Session:
         while len(self.turns) > MAX_TURNS:
             self.turns.popitem(last=False)
 
+    def last_turn(self, entries: Sequence[Entry], model: str) -> Turn | None:
+        """The newest answer in a conversation that is still in memory, unless another model gave it."""
+        ids = [reply.turn for entry in entries for reply in entry.replies]
+        turn = next((self.turns[turn] for turn in reversed(ids) if turn in self.turns), None)
+        return turn if turn is not None and turn.model_name == model else None
+
 
 class CacheStore:
     """Everybody's `PrefixCache`s, by key, under a limit of bytes. Safe to use from several threads."""
@@ -94,7 +119,7 @@ class CacheStore:
 
     def get(self, key: Hashable) -> PrefixCache:
         """The cache of this key, a new empty one the first time. It becomes the most recently used."""
-        from selfextend.generation import PrefixCache
+        from selfextend.reading import PrefixCache
 
         with self._lock:
             cache = self._caches.setdefault(key, PrefixCache())

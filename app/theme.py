@@ -23,8 +23,8 @@ BLUE, VERMILLION, PURPLE, GREY = "#0072B2", "#D55E00", "#CC79A7", "#8A8F98"
 ACCENTS = (BLUE, ORANGE, GREEN, PURPLE, SKY, VERMILLION)
 """In the order in which lines and bars take them; none is told from its neighbor by red against green."""
 
-METHOD_COLOURS = {"vanilla": ORANGE, "selfextend": BLUE}
-METHOD_DASHES = {"vanilla": "dash", "selfextend": "solid"}
+METHOD_COLOURS = {"vanilla": ORANGE, "selfextend": BLUE, "rerope": GREEN}
+METHOD_DASHES = {"vanilla": "dash", "selfextend": "solid", "rerope": "dashdot"}
 
 INK = {"light": "#1F2328", "dark": "#E6E8EB"}
 GRID = {"light": "#DFE3E8", "dark": "#3A404A"}

@@ -89,6 +89,18 @@ class RotaryEmbedding:
         return forward(self.module, like, position_ids, self.layer_type)
 
 
+class RotaryForLength(nn.Module):
+    """A rotary module whose frequencies are those for one length, however the text is cut into chunks."""
+
+    def __init__(self, module: nn.Module, length: int) -> None:
+        super().__init__()
+        self.module = module
+        self.length = length
+
+    def forward(self, x: torch.Tensor, position_ids: torch.Tensor, layer_type: str | None = None) -> Tables:
+        return RotaryEmbedding(self.module, layer_type).tables(x, position_ids, self.length)
+
+
 def takes_positions(module: nn.Module) -> bool:
     """Whether this module is a rotary embedding: it turns position_ids and inverse frequencies into tables."""
     parameters = inspect.signature(type(module).forward).parameters

@@ -11,8 +11,8 @@ import torch
 from tiny_models import TRAINED_WINDOW, VOCABULARY, save_folder, tiny_model
 from transformers import MistralConfig, MistralForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
-from selfextend.lab.methods import Method
 from selfextend.loading.models import load_tokenizer
+from selfextend.methods import Method, method_named
 
 WINDOW = TRAINED_WINDOW
 
@@ -65,7 +65,7 @@ def one_shot(model: PreTrainedModel, tokens: list[int]) -> torch.Tensor:
 
 
 def methods(*names: str) -> tuple[Method, ...]:
-    return tuple(Method(name) for name in names)
+    return tuple(method_named(name) for name in names)
 
 
 def finished(steps: Any) -> Any:

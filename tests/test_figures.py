@@ -12,9 +12,11 @@ from app.figures.maps import parameter_plane_figure, position_curve_figure, posi
 from app.tabs.parameters import parameter_plane
 from app.tabs.plot_pane import packed, unpacked
 from selfextend import SelfExtendConfig
+from selfextend.methods import Method, SelfExtend, Vanilla
 from selfextend.position_map import position_curve, position_map
 
 CONFIG = SelfExtendConfig(2, 4)
+METHOD = SelfExtend.of(CONFIG)
 RANDOM = np.random.default_rng(0)
 
 
@@ -25,13 +27,11 @@ def shares(rows: int, bins: int) -> np.ndarray:
 
 Draw = Callable[[bool], go.Figure]
 FIGURES: dict[str, Draw] = {
-    "map": lambda dark: position_map_figure(
-        position_map(7, 60, CONFIG), 7, "G = 2, w = 4", neighbor_window=4, selected=(59, 0), dark=dark
-    ),
+    "map": lambda dark: position_map_figure(position_map(7, 60, CONFIG), 7, METHOD, selected=(59, 0), dark=dark),
     "difference": lambda dark: position_map_figure(
-        position_map(7, 60, CONFIG, method="difference"), 7, "G = 2, w = 4", zoomed=True, dark=dark
+        position_map(7, 60, CONFIG, difference=True), 7, METHOD, zoomed=True, dark=dark
     ),
-    "curve": lambda dark: position_curve_figure(position_curve(50, CONFIG), 7, "G = 2, w = 4", key=3, dark=dark),
+    "curve": lambda dark: position_curve_figure(position_curve(50, CONFIG), 7, METHOD, key=3, dark=dark),
     "plane": lambda dark: parameter_plane_figure(
         *parameter_plane(64, 300, CONFIG), length=300, trained_window=64, here=(2, 4), dark=dark
     ),
@@ -101,24 +101,24 @@ def polygon_holds(outline: go.Scatter, x: float, y: float) -> bool:
     return inside
 
 
-@pytest.mark.parametrize("method", ["vanilla", "selfextend"])
+@pytest.mark.parametrize("method", [Vanilla(), SelfExtend("none", 2, 4)], ids=str)
 @pytest.mark.parametrize("max_cells", [5, 40])
-def test_hatching_covers_exactly_the_unseen_cells(method: str, max_cells: int) -> None:
-    cells = position_map(7, 40, CONFIG, 3, 40, 1, 30, method=method, max_cells=max_cells)
-    figure = position_map_figure(cells, 7, "G = 2, w = 4")
+def test_hatching_covers_exactly_the_unseen_cells(method: Method, max_cells: int) -> None:
+    cells = position_map(7, 40, method.positions, 3, 40, 1, 30, max_cells=max_cells)
+    figure = position_map_figure(cells, 7, method)
     (region,) = [trace for trace in figure.select_traces({"type": "scatter"}) if trace.fill]
     hatched = [[polygon_holds(region, key + 1e-3, query + 1e-3) for key in cells.key] for query in cells.query]
     assert hatched == cells.unseen.tolist()
 
 
 def test_nothing_is_hatched_where_everything_was_seen() -> None:
-    figure = position_map_figure(position_map(7, 10, CONFIG), 7, "G = 2, w = 4")
+    figure = position_map_figure(position_map(7, 10, CONFIG), 7, METHOD)
     assert not [trace for trace in figure.select_traces({"type": "scatter"}) if trace.fill]
 
 
 def test_map_colours_only_what_a_query_can_see() -> None:
     (heatmap,) = [
-        trace for trace in position_map_figure(position_map(7, 10, CONFIG), 7, "").data if trace.z is not None
+        trace for trace in position_map_figure(position_map(7, 10, CONFIG), 7, METHOD).data if trace.type == "heatmap"
     ]
     assert np.isnan(heatmap.z).sum() == 45
     assert heatmap.z[9].tolist() == [6, 6, 5, 5, 4, 4, 3, 2, 1, 0]
@@ -127,7 +127,7 @@ def test_map_colours_only_what_a_query_can_see() -> None:
 
 def test_curve_keeps_selfextend_readable_beside_vanilla() -> None:
     curve = position_curve(100_000, SelfExtendConfig(32, 1024))
-    top = position_curve_figure(curve, 4096, "").layout.yaxis.range[1]
+    top = position_curve_figure(curve, 4096, SelfExtend("none", 32, 1024)).layout.yaxis.range[1]
     assert curve.relative.max() <= top < 2 * 4096
 
 

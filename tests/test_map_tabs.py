@@ -10,26 +10,33 @@ from hypothesis import strategies as st
 
 from app.tabs.parameters import ABOVE_RULE, BELOW_BAND, IN_BAND, TOO_SHORT, parameter_plane, verdict_of
 from app.tabs.plot_pane import unpacked
-from app.tabs.position_map import _cell_of, _draw, _draw_whole, _redraw, _sum_of, _tokens_in
-from app.tabs.shared import DocumentView, settings_of
+from app.tabs.position_map import _cell_of, _redraw, _show_all, _sum_of, _tokens_in
+from app.tabs.widgets import DocumentView, method_of, settings_of
 from selfextend import SelfExtendConfig, suggest
 from selfextend.config import rule_share, smallest_group_size
+from selfextend.methods import SelfExtend
+
+
+def sent(data: Any) -> gr.EventData:
+    """An event of the browser's with these data."""
+    return gr.EventData(None, data)
+
 
 VIEW = DocumentView(trained_window=7, length=10, token_text=[f" w{n}" for n in range(10)])
 
 
 @given(st.integers(1, 500), st.lists(st.floats(-1e6, 1e6), min_size=2, max_size=2))
 def test_any_zoom_lands_inside_the_document(length: int, edges: list[float]) -> None:
-    start, stop = _tokens_in({"x": edges}, "x", length)
+    start, stop = _tokens_in(sent({"x": edges}), "x", length)
     assert 0 <= start < stop <= length
     assert stop - start >= min(length, 8)
 
 
 def test_zoom_takes_the_tokens_whose_cells_are_in_view() -> None:
-    assert _tokens_in({"x": [99.5, 199.5]}, "x", 1000) == (100, 200)
-    assert _tokens_in({"x": [199.5, 99.5]}, "x", 1000) == (100, 200)
-    assert _tokens_in({"x": [-50.5, 49.5]}, "x", 1000) == (0, 100)
-    assert _tokens_in({}, "x", 1000) == (0, 1000)
+    assert _tokens_in(sent({"x": [99.5, 199.5]}), "x", 1000) == (100, 200)
+    assert _tokens_in(sent({"x": [199.5, 99.5]}), "x", 1000) == (100, 200)
+    assert _tokens_in(sent({"x": [-50.5, 49.5]}), "x", 1000) == (0, 100)
+    assert _tokens_in(sent({}), "x", 1000) == (0, 1000)
 
 
 @pytest.mark.parametrize(
@@ -38,17 +45,19 @@ def test_zoom_takes_the_tokens_whose_cells_are_in_view() -> None:
 )
 def test_zoom_refuses_what_is_no_range(data: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="two numbers"):
-        _tokens_in(data, "x", 100)
+        _tokens_in(sent(data), "x", 100)
 
 
-@pytest.mark.parametrize("data", [None, {}, {"x": 3}, {"x": "3", "y": 4}, {"x": 4, "y": 3}, {"x": 0, "y": 10}])
+@pytest.mark.parametrize(
+    "data", [None, [], "xy", 3, {}, {"x": 3}, {"x": "3", "y": 4}, {"x": 4, "y": 3}, {"x": 0, "y": 10}]
+)
 def test_pointer_refuses_what_is_no_cell(data: Any) -> None:
     with pytest.raises(ValueError, match=r"cell"):
-        _cell_of(data, 10)
+        _cell_of(sent(data), 10)
 
 
 def test_map_answers_with_figures_the_sum_and_the_state() -> None:
-    *boxes, figure, curve, readout, status = _draw_whole("SelfExtend", 2.0, 4.0, VIEW, 0, 0)
+    *boxes, figure, curve, readout, status = _show_all("SelfExtend", 2.0, 4.0, VIEW, 3, 4, 1, 2, 0, 0)
     assert boxes == [0, 10, 0, 10, 9, 0]
     assert unpacked(figure)["layout"]["title"]["text"].replace("<br>", " ").endswith("SelfExtend (G = 2, w = 4)")
     assert "query 9" in unpacked(curve)["layout"]["title"]["text"]
@@ -78,24 +87,24 @@ def test_another_document_is_shown_whole_and_the_same_one_where_it_was() -> None
         (("SelfExtend", None, 4, VIEW, 0, 10, 0, 10, 9, 0), "both need a whole number"),
         (("SelfExtend", 2, 4, VIEW, 0, 11, 0, 10, 9, 0), "query_to must be at most"),
         (("SelfExtend", 2, 4, VIEW, 0, 10, 0, 10, 3, 4), "causal attention looks back only"),
-        (("<b>", 2, 4, VIEW, 0, 10, 0, 10, 9, 0), "b"),
+        (("<b>", 2, 4, VIEW, 0, 10, 0, 10, 9, 0), "method is one of"),
     ],
 )
 def test_map_says_what_is_wrong_and_keeps_the_picture(arguments: tuple, message: str) -> None:
-    figure, curve, readout, status = _draw(*arguments)
+    figure, curve, readout, status = _redraw(10, *arguments)[-4:]
     assert figure == curve == readout == gr.skip()
     assert message in status
-    assert "role='alert'" in status
+    assert 'role="alert"' in status
     assert "<b>" not in status
 
 
 def test_words_are_escaped() -> None:
     view = DocumentView(7, 10, lambda position: "<img src=x>")
-    assert "<img" not in _sum_of(9, 0, SelfExtendConfig(2, 4), view)
+    assert "<img" not in _sum_of(9, 0, SelfExtend("none", 2, 4), view)
 
 
 def test_words_may_be_missing() -> None:
-    assert "Words" not in _sum_of(9, 0, SelfExtendConfig(2, 4), DocumentView(7, 10))
+    assert "Words" not in _sum_of(9, 0, SelfExtend("none", 2, 4), DocumentView(7, 10))
     assert DocumentView(7, 10, ["a"]).words_at(1) is None
 
 
@@ -142,3 +151,16 @@ def test_sliders_send_floats_or_nothing() -> None:
     assert settings_of(8.0, 64.0) == SelfExtendConfig(8, 64)
     with pytest.raises(ValueError, match="whole number"):
         settings_of(None, 64.0)  # type: ignore[arg-type]
+
+
+def test_each_method_takes_the_sliders_that_it_has() -> None:
+    assert method_of("Vanilla", 8, 64, "logn").settings() == {}
+    assert method_of("SelfExtend", 8.0, 64.0, "logn") == SelfExtend("logn", 8, 64)
+    assert method_of("ReRoPE", 8, 64).settings() == {"neighbor_window": 64, "query_scaling": "none"}
+
+
+def test_rerope_has_a_map_of_its_own() -> None:
+    *_, figure, _, readout, status = _show_all("ReRoPE", 2, 4, VIEW, 0, 10, 0, 10, 9, 0)
+    assert unpacked(figure)["layout"]["title"]["text"].replace("<br>", " ").endswith("ReRoPE (w = 4)")
+    assert "min(9 - 0, 4) = 4" in readout
+    assert "any number of" in status

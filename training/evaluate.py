@@ -14,8 +14,12 @@ from typing import Any
 from tqdm import tqdm
 
 from selfextend.config import QueryScaling, SelfExtendConfig, suggest
-from selfextend.generation import Answer, GenerationSettings, PrefixCache, answer_steps
+from selfextend.generation import GenerationSettings, answer_steps
 from selfextend.loading.models import load_model
+from selfextend.methods import SelfExtend, Vanilla
+from selfextend.profile import Profile
+from selfextend.reading import PrefixCache
+from selfextend.steps import result_of
 from training.documents import Question
 from training.pdf import plain_pages
 from training.train import TRAINED_WINDOW
@@ -65,8 +69,10 @@ def ask(
     results = []
     for question in tqdm(list(questions), unit="question"):
         ids = prompt(tokenizer, document, question.question)
-        events = answer_steps(model, tokenizer, ids, settings, config=config, prefix=prefix)
-        results += [Asked(question, event.text) for event in events if isinstance(event, Answer)]
+        method = Vanilla() if config is None else SelfExtend.of(config)
+        profile = Profile(TRAINED_WINDOW)
+        answer = result_of(answer_steps(model, tokenizer, ids, settings, method=method, profile=profile, prefix=prefix))
+        results.append(Asked(question, answer.text))
     return results
 
 

@@ -1,6 +1,6 @@
-"""The attention tab: answer tokens x document, pooled, for the layers and heads that are chosen.
+"""The Attention tab: answer tokens x document, pooled, for the layers and heads that are chosen.
 
-Shows what was recorded while the answer was made (`Turn.answer.attention`). Computes no attention itself.
+Shows what was recorded while the answer was made (`Turn.answer.attention`).
 """
 
 from __future__ import annotations
@@ -18,8 +18,7 @@ from app.evidence import answer_rows
 from app.figures.answers import attention_heatmap
 from app.session import Turn
 from app.tabs.plot_pane import packed, plot_pane
-from app.tabs.shared import LIVE, Refresh
-from selfextend.positions import explain
+from app.tabs.widgets import LIVE, answer_html, cell_of, complaint_html, hint_html, skipped, tokens_in
 
 if TYPE_CHECKING:
     from selfextend.recording import AttentionRecord
@@ -30,19 +29,11 @@ ALL = "all"
 SUM, MAX = "sum", "max"
 SMALLEST_VIEW = 4
 LONG_TEXT = 600
-NOTHING_YET = "<p class='hint'>Ask a question: where each of the answer's tokens looked appears here.</p>"
-NO_RECORD = "<p class='hint'>No attention was recorded for this answer: SelfExtend does not fit this model.</p>"
+NOTHING_YET = hint_html("Ask a question: where each of the answer's tokens looked appears here.")
+NO_RECORD = hint_html("No attention was recorded for this answer: SelfExtend does not fit this model.")
 
 TokenTexts = Callable[[Turn], Sequence[str]]
 """The text of each token of a turn's answer."""
-
-
-class AttentionTab(NamedTuple):
-    """Attributes: the picture, what is said about the clicked cell, and the redraw."""
-
-    pane: gr.HTML
-    readout: gr.HTML
-    refresh: Refresh
 
 
 class View(NamedTuple):
@@ -57,7 +48,7 @@ class View(NamedTuple):
     edges: npt.NDArray[np.int64]
 
 
-def build_attention_tab(turn: gr.State, token_texts: TokenTexts) -> AttentionTab:
+def build_attention_tab(turn: gr.State, token_texts: TokenTexts) -> None:
     """The tab's components and handlers, inside the open gr.Blocks or gr.Tab. Redraws when the turn changes.
 
     Args:
@@ -65,6 +56,7 @@ def build_attention_tab(turn: gr.State, token_texts: TokenTexts) -> AttentionTab
         token_texts: of its answer; the page has the tokenizer.
     """
     span = gr.State(None)
+    summary = gr.HTML(NOTHING_YET, elem_id="attention-summary", elem_classes=["status-line"])
     with gr.Row():
         layer = gr.Dropdown([ALL], value=ALL, label="Layer", elem_id="attention-layer", min_width=90)
         head = gr.Dropdown([ALL], value=ALL, label="Head", elem_id="attention-head", min_width=90)
@@ -82,7 +74,7 @@ def build_attention_tab(turn: gr.State, token_texts: TokenTexts) -> AttentionTab
         elem_id="attention-log",
     )
     pane = plot_pane(label="Answer tokens by document", height=460, elem_id="attention-map")
-    readout = gr.HTML(NOTHING_YET, elem_id="attention-readout", elem_classes=["readout"])
+    readout = gr.HTML(elem_id="attention-readout", elem_classes=["readout"])
     with gr.Accordion("Cell and view, as numbers", open=False), gr.Row():
         token = gr.Number(0, label="Answer token", precision=0, minimum=0, elem_id="attention-token", min_width=90)
         position = gr.Number(
@@ -104,24 +96,27 @@ def build_attention_tab(turn: gr.State, token_texts: TokenTexts) -> AttentionTab
     def open_turn(turn: Turn | None, log: bool) -> tuple[Any, ...]:
         return _open(token_texts, turn, log)
 
-    def zoom(event: gr.EventData, *everything: Any) -> tuple[Any, Any]:
+    def zoom(event: gr.EventData, *everything: Any) -> tuple[Any, ...]:
         *rest, _, log = everything
-        tokens = _tokens_in(event._data, rest[0])
+        try:
+            tokens = _tokens_in(event, rest[0])
+        except ValueError:
+            return skipped(2)
         return tokens, draw(*rest, tokens, log)
 
     def show_all(*everything: Any) -> tuple[None, Any]:
         *rest, _, log = everything
         return None, draw(*rest, None, log)
 
-    def pick(event: gr.EventData, *everything: Any) -> tuple[Any, Any, Any]:
+    def pick(event: gr.EventData, *everything: Any) -> tuple[Any, ...]:
         try:
-            row, column = _cell_of(event._data)
+            row, column = cell_of(event)
         except ValueError:
-            return gr.skip(), gr.skip(), gr.skip()
+            return skipped(3)
         return row, column, describe(*everything, row, column)
 
-    refresh = Refresh(open_turn, [turn, logarithmic], [layer, head, pooled, sink, span, pane, readout, *cell])
-    turn.change(*refresh, **LIVE)
+    opened = [summary, layer, head, pooled, sink, span, pane, readout, *cell]
+    turn.change(open_turn, [turn, logarithmic], opened, **LIVE)
     gr.on([part.input for part in (layer, head, pooled, sink, logarithmic)], draw, drawn, [pane], **LIVE).then(
         describe, [*looked_at, *cell], [readout], **LIVE
     )
@@ -129,24 +124,23 @@ def build_attention_tab(turn: gr.State, token_texts: TokenTexts) -> AttentionTab
     pane.zoom(zoom, drawn, [span, pane], **LIVE)
     pane.pick(pick, looked_at, [*cell, readout], **LIVE)
     gr.on([event for box in cell for event in (box.submit, box.blur)], describe, [*looked_at, *cell], [readout], **LIVE)
-    return AttentionTab(pane, readout, refresh)
 
 
 def _open(token_texts: TokenTexts, turn: Turn | None, log: bool) -> tuple[Any, ...]:
-    """A new answer: all of it, every layer and head, and what its strongest cell is."""
+    """A new answer: its question, all of it, every layer and head, and what its strongest cell is."""
     record = None if turn is None else turn.answer.attention
     if turn is None or record is None:
-        words = NOTHING_YET if turn is None else NO_RECORD
-        return *(gr.skip() for _ in range(4)), None, None, words, 0, 0
+        summary, words = (NOTHING_YET, "") if turn is None else (answer_html(turn), NO_RECORD)
+        return summary, *skipped(4), None, None, words, 0, 0
     layers = gr.update(choices=[ALL, *map(str, record.layers)], value=ALL)
     heads = gr.update(choices=[ALL, *map(str, record.heads)], value=ALL)
     chosen = (ALL, ALL, MAX, False)
     shown = view_of(turn, *chosen)
     row, column = np.unravel_index(int(shown.shares.argmax()), shown.shares.shape)
     position = int(shown.edges[column])
-    words = _describe(token_texts, turn, *chosen, None, int(row), position)
+    described = _describe(token_texts, turn, *chosen, None, int(row), position)
     figure = _draw(token_texts, turn, *chosen, None, log)
-    return layers, heads, MAX, False, None, figure, words, int(row), position
+    return answer_html(turn), layers, heads, MAX, False, None, figure, described, int(row), position
 
 
 def view_of(turn: Turn, layer: str, head: str, pooled: str, sink: bool, span: tuple[int, int] | None = None) -> View:
@@ -258,7 +252,7 @@ def _page_borders(turn: Turn) -> dict[str, int]:
 def _describe(token_texts: TokenTexts, turn: Turn | None, *given: Any) -> str:
     """A cell in words: the answer token, the text it looked at, how much, and at which relative position."""
     if turn is None or turn.answer.attention is None:
-        return NOTHING_YET if turn is None else NO_RECORD
+        return "" if turn is None else NO_RECORD
     *chosen, row, position = given
     try:
         layer, head, pooled, sink, span = chosen
@@ -271,15 +265,15 @@ def _describe(token_texts: TokenTexts, turn: Turn | None, *given: Any) -> str:
                 f"{shown.edges[-1] - 1:,}."
             )
     except (ValueError, TypeError) as error:
-        return f"<p role='alert' class='complaint'>{escape(str(error))}</p>"
+        return complaint_html(error)
     record = turn.answer.attention
     column = int(np.searchsorted(shown.edges, position, side="right")) - 1
     start, stop = int(shown.edges[column]), int(shown.edges[column + 1])
     query, middle = record.query_rows[row], (start + stop - 1) // 2
     word = "largest weight" if pooled == MAX else "attention"
     seen = ""
-    if turn.answer.config is not None:
-        seen = f"<dt>Relative position</dt><dd><code>{escape(explain(query, middle, turn.answer.config))}</code></dd>"
+    if (positions := turn.answer.method.positions) is not None:
+        seen = f"<dt>Relative position</dt><dd><code>{escape(positions.explain(query, middle))}</code></dd>"
     return (
         f"<p><b>Answer token {row}</b> “{escape(_labels(token_texts, turn, row + 1)[row])}” looked at "
         f"{escape(_whereabouts(turn, start, stop))} (tokens {start:,} … {stop - 1:,})</p><dl>"
@@ -318,27 +312,8 @@ def _text(turn: Turn, start: int, stop: int) -> str:
     return text if len(text) <= LONG_TEXT else f"{text[: LONG_TEXT - 1]}…"
 
 
-def _tokens_in(data: Any, turn: Turn | None) -> tuple[int, int] | None:
+def _tokens_in(event: gr.EventData, turn: Turn | None) -> tuple[int, int] | None:
     """The prompt tokens that a zoom names, or None for all."""
-    edges = data.get("x") if isinstance(data, dict) else None
-    if turn is None or not isinstance(edges, list) or len(edges) != 2 or not all(map(_is_finite, edges)):
+    if turn is None:
         return None
-    start, stop = sorted(round(edge) for edge in edges)
-    whole = len(turn.prompt.index) + len(turn.answer.token_ids)
-    start = min(max(0, start), whole - SMALLEST_VIEW)
-    return start, min(max(start + SMALLEST_VIEW, stop), whole)
-
-
-def _cell_of(data: Any) -> tuple[int, int]:
-    """(answer token, prompt token) of a click.
-
-    Raises:
-        ValueError: it names none.
-    """
-    if not isinstance(data, dict) or not all(_is_finite(data.get(axis)) for axis in "xy"):
-        raise ValueError("A cell is named by two numbers, x (prompt token) and y (answer token).")
-    return round(data["y"]), round(data["x"])
-
-
-def _is_finite(number: Any) -> bool:
-    return isinstance(number, int | float) and not isinstance(number, bool) and abs(number) < 2**31
+    return tokens_in(event, "x", len(turn.prompt.index) + len(turn.answer.token_ids), SMALLEST_VIEW)

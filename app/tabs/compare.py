@@ -1,4 +1,4 @@
-"""The compare tab: both methods' times and memories, and each one's loss over the documents.
+"""The Compare tab: both methods' times and memories, and each one's loss over the documents.
 
 The answers themselves stand side by side in the chat.
 """
@@ -7,40 +7,36 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from html import escape
-from typing import Any, NamedTuple
+from typing import Any
 
 import gradio as gr
 
-from app.answering import Progress
-from app.compare import Losses, loss_steps
+from app.compare import loss_steps
 from app.conversation import Entry, method_words, settings_words
 from app.figures.answers import loss_curves
+from app.jobs import JobStopped
 from app.prompting import build_prompt
 from app.runtime import Runtime
-from app.tabs.chat import MODEL_QUEUE, States, complaint_html, status_html
 from app.tabs.controls import Choices, Controls
 from app.tabs.plot_pane import ONCE_DRAWN, packed, plot_pane
+from app.tabs.widgets import ON_MODEL, States, complaint_html, hint_html, on, status_html
+from selfextend.steps import Running
 
-NOTHING_YET = (
-    "<p class='hint'>Choose the method <b>Compare</b> and ask: both answers stand side by side in the chat, and here "
-    "is what each took. The loss shows where a model loses the thread; a low loss alone does not prove that it reads "
-    "far back.</p>"
+NOTHING_YET = hint_html(
+    "Choose the method <b>Compare</b> and ask: both answers stand side by side in the chat, and here is what each "
+    "took. The loss shows where a model loses the thread; a low loss alone does not prove that it reads far back."
 )
 
 UNBROKEN = str.maketrans({"-": "\N{NON-BREAKING HYPHEN}"})
 """Keeps "log-n" on one line."""
 
 
-class CompareTab(NamedTuple):
-    """Attributes: the table, the figure, and the function with inputs and outputs that measures the losses."""
+def build_compare_tab(runtime: Runtime, controls: Controls, states: States, answered: list[Any]) -> None:
+    """The tab's components and handlers, inside the open gr.Blocks or gr.Tab.
 
-    table: gr.HTML
-    pane: gr.HTML
-    measure: tuple[Any, list[Any], list[Any]]
-
-
-def build_compare_tab(runtime: Runtime, controls: Controls, states: States) -> CompareTab:
-    """The tab's components and handlers, inside the open gr.Blocks or gr.Tab."""
+    Args:
+        answered: the events after which an answer is complete: the loss is measured after each comparison.
+    """
     table = gr.HTML(NOTHING_YET, elem_id="compare-table")
     with gr.Row():
         start = gr.Button("Measure the loss over the documents", size="sm", elem_id="measure-loss")
@@ -51,24 +47,20 @@ def build_compare_tab(runtime: Runtime, controls: Controls, states: States) -> C
 
     def measure(visitor: str, *values: Any) -> Iterator[dict[Any, Any]]:
         session = runtime.sessions.get(visitor)
-        session.stop.clear()
+        session.measuring.begin()
         yield {start: gr.update(visible=False), stop: gr.update(visible=True)}
         done: dict[Any, Any] = {start: gr.update(visible=True), stop: gr.update(visible=False), status: ""}
         try:
             loaded = runtime.models.need()
-            config = Choices.read(values).config
             prompt = build_prompt(loaded.tokenizer, [stored.document for stored in session.documents], "")
-            losses = None
-            for step in loss_steps(loaded, session, prompt, config):
-                if isinstance(step, Losses):
-                    losses = step
-                else:
-                    yield {status: status_html(step)}
-            if losses is None:
-                yield {**done, status: status_html(Progress("Measuring the loss was stopped.", None))}
-                return
-            figure = loss_curves(losses.positions, losses.values, loaded.trained_window)
-            yield {**done, pane: packed(figure)}
+            steps = loss_steps(loaded, prompt, Choices.read(values).config)
+            with Running(session.measuring.follow(steps)) as running:
+                for progress in running:
+                    yield {status: status_html(progress)}
+            losses = running.result
+            yield {**done, pane: packed(loss_curves(losses.positions, losses.values, loaded.trained_window))}
+        except JobStopped:
+            yield {**done, status: status_html("Measuring the loss was stopped.")}
         except (ValueError, RuntimeError) as error:
             yield {**done, status: complaint_html(error)}
 
@@ -78,19 +70,12 @@ def build_compare_tab(runtime: Runtime, controls: Controls, states: States) -> C
         else:
             yield {status: gr.skip()}
 
-    hidden: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
-    outputs = [start, stop, status, pane]
-    start.click(
-        measure,
-        [states.visitor, *controls],
-        outputs,
-        concurrency_limit=1,
-        concurrency_id=MODEL_QUEUE,
-        **hidden,
-    )
-    stop.click(lambda visitor: runtime.sessions.get(visitor).stop.set(), [states.visitor], None, queue=False, **hidden)
-    states.entries.change(table_html, [states.entries], [table], queue=False, **hidden)
-    return CompareTab(table, pane, (measure_after_comparison, [states.entries, states.visitor, *controls], outputs))
+    given, outputs = [states.visitor, *controls], [start, stop, status, pane]
+    start.click(measure, given, outputs, **ON_MODEL)
+    on(stop.click, lambda visitor: runtime.sessions.get(visitor).measuring.stop(), [states.visitor])
+    on(states.entries.change, table_html, [states.entries], [table])
+    for event in answered:
+        event.then(measure_after_comparison, [states.entries, *given], outputs, **ON_MODEL)
 
 
 def table_html(entries: list[Entry]) -> str:
@@ -114,6 +99,6 @@ def table_html(entries: list[Entry]) -> str:
         for name, cells in rows
     )
     return (
-        f"<p class='hint'>{escape(compared.question)}</p>"
+        f"{hint_html(escape(compared.question))}"
         f"<table class='compare'><thead><tr><td></td>{head}</tr></thead><tbody>{body}</tbody></table>"
     )

@@ -1,7 +1,4 @@
-"""Adding documents and listing them: pages, tokens, what could not be read, what does not fit.
-
-Knows no model beyond its tokenizer's count.
-"""
+"""Adding documents and listing them: pages, tokens, what could not be read, what does not fit."""
 
 from __future__ import annotations
 
@@ -12,17 +9,17 @@ from typing import Any, NamedTuple
 
 import gradio as gr
 
-from app.answering import Progress
 from app.documents.document import DocumentError
 from app.documents.library import StoredDocument
+from app.jobs import JobStopped
 from app.prompting import build_prompt
 from app.runtime import SAMPLE, Runtime
 from app.session import Session
-from app.tabs.chat import States, complaint_html, status_html
-from app.tabs.shared import DocumentView
+from app.tabs.widgets import QUEUED, DocumentView, States, complaint_html, hint_html, on, status_html, told
+from selfextend.steps import Running
 
-FILE_TYPES = [".pdf", ".txt", ".md", ".markdown", ".docx", ".text"]
-NO_MODEL_WINDOW = 512
+NO_MODEL = DocumentView(512, 2048)
+"""What the page shows while there is no model."""
 
 _REMOVE = """
 element.addEventListener("click", (event) => {
@@ -33,63 +30,43 @@ element.addEventListener("click", (event) => {
 
 
 class DocumentsPane(NamedTuple):
-    """Attributes: the drop zone, the list, the line about what is going on, and the events that change documents."""
+    """The drop zone, the buttons, the list, and the line about what is going on."""
 
     upload: gr.File
+    sample: gr.Button
+    stop: gr.Button
     listing: gr.HTML
     status: gr.HTML
-    changed: list[Any]
 
 
 def build_documents_panel(runtime: Runtime, states: States, max_new_tokens: gr.Slider) -> DocumentsPane:
     """The components and handlers, inside the open gr.Blocks. Sets `states.view` whenever the documents change."""
-    listing = gr.HTML(elem_id="documents", elem_classes=["documents"], js_on_load=_REMOVE, apply_default_css=False)
-    with gr.Row(equal_height=True, elem_classes=["add-row"]):
-        upload = gr.File(
-            label="Add PDF, TXT, MD or DOCX",
-            file_count="multiple",
-            height=72,
-            scale=5,
-            min_width=200,
-            elem_id="upload",
-            elem_classes=["drop-zone"],
-        )
-        sample = gr.Button(
-            "Use the sample", size="sm", scale=1, min_width=90, elem_id="use-sample", visible=SAMPLE.is_file()
-        )
-        stop = gr.Button(
-            "Stop reading", size="sm", variant="stop", scale=1, min_width=90, visible=False, elem_id="stop-reading"
-        )
-    status = gr.HTML(elem_id="documents-status")
+    pane = _components()
 
     def add(files: list[str] | None, visitor: str, new_tokens: float) -> Iterator[dict[Any, Any]]:
         session = runtime.sessions.get(visitor)
-        session.stop_reading.clear()
+        session.reading.begin()
         complaints: list[str] = []
-        yield {stop: gr.update(visible=True), upload: None}
+        yield {pane.stop: gr.update(visible=True), pane.upload: None}
         for path in map(Path, files or []):
-            steps = runtime.library.add_steps(path, path.name)
             try:
-                while True:
-                    progress = next(steps)
-                    yield {status: status_html(Progress(progress.words, progress.fraction))}
-                    if session.stop_reading.is_set():
-                        steps.close()
-                        raise DocumentError(f"{path.name} was not added: reading it was stopped.")
-            except StopIteration as finished:
-                keep_document(session, finished.value)
+                with Running(session.reading.follow(runtime.library.add_steps(path, path.name))) as running:
+                    for step in running:
+                        yield {pane.status: status_html(step)}
+                    keep_document(session, running.result)
+            except JobStopped:
+                complaints.append(f"{path.name} was not added: reading it was stopped.")
             except DocumentError as error:
                 complaints.append(str(error))
         yield {
-            stop: gr.update(visible=False),
-            status: "".join(map(complaint_html, complaints)),
-            listing: documents_html(runtime, session),
+            pane.stop: gr.update(visible=False),
+            pane.status: "".join(map(complaint_html, complaints)),
+            pane.listing: documents_html(runtime, session),
             states.view: view_of(runtime, session, int(new_tokens)),
         }
 
     def remove(event: gr.EventData, visitor: str, new_tokens: float) -> tuple[Any, ...]:
-        session = runtime.sessions.get(visitor)
-        wanted = event._data.get("sha256") if isinstance(event._data, dict) else None
+        session, wanted = runtime.sessions.get(visitor), told(event, "sha256")
         session.documents = [stored for stored in session.documents if stored.document.sha256 != wanted]
         return documents_html(runtime, session), "", view_of(runtime, session, int(new_tokens))
 
@@ -97,25 +74,33 @@ def build_documents_panel(runtime: Runtime, states: States, max_new_tokens: gr.S
         runtime.sessions.get(visitor).documents.clear()
         yield from add([str(SAMPLE)], visitor, new_tokens)
 
-    hidden: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
-    outputs = [upload, listing, status, stop, states.view]
+    def resized(visitor: str, new_tokens: float) -> DocumentView:
+        return view_of(runtime, runtime.sessions.get(visitor), int(new_tokens))
+
+    outputs = [*pane, states.view]
     given = [states.visitor, max_new_tokens]
-    changed = [
-        upload.upload(add, [upload, *given], outputs, **hidden),
-        listing.remove(remove, given, [listing, status, states.view], queue=False, **hidden),
-        sample.click(use_sample, given, outputs, **hidden),
-    ]
-    stop.click(
-        lambda visitor: runtime.sessions.get(visitor).stop_reading.set(), [states.visitor], None, queue=False, **hidden
-    )
-    max_new_tokens.release(
-        lambda visitor, new: view_of(runtime, runtime.sessions.get(visitor), int(new)),
-        given,
-        states.view,
-        queue=False,
-        **hidden,
-    )
-    return DocumentsPane(upload, listing, status, changed)
+    pane.upload.upload(add, [pane.upload, *given], outputs, **QUEUED)
+    pane.sample.click(use_sample, given, outputs, **QUEUED)
+    on(pane.listing.remove, remove, given, [pane.listing, pane.status, states.view])
+    on(pane.stop.click, lambda visitor: runtime.sessions.get(visitor).reading.stop(), [states.visitor])
+    on(max_new_tokens.release, resized, given, [states.view])
+    return pane
+
+
+def _components() -> DocumentsPane:
+    listing = gr.HTML(elem_id="documents", elem_classes=["documents"], js_on_load=_REMOVE, apply_default_css=False)
+    with gr.Row(equal_height=True, elem_classes=["add-row"]):
+        upload = gr.File(
+            label="Add PDF, TXT, MD or DOCX", file_count="multiple", height=72, scale=5, min_width=200,
+            elem_id="upload", elem_classes=["drop-zone"],
+        )  # fmt: skip
+        sample = gr.Button(
+            "Use the sample", size="sm", scale=1, min_width=90, elem_id="use-sample", visible=SAMPLE.is_file()
+        )
+        stop = gr.Button(
+            "Stop reading", size="sm", variant="stop", scale=1, min_width=90, visible=False, elem_id="stop-reading"
+        )
+    return DocumentsPane(upload, sample, stop, listing, gr.HTML(elem_id="documents-status"))
 
 
 def keep_document(session: Session, stored: StoredDocument) -> None:
@@ -133,7 +118,7 @@ def view_of(runtime: Runtime, session: Session, max_new_tokens: int) -> Document
     """The tokens that documents and answer take with the model at hand."""
     loaded = runtime.models.loaded
     if loaded is None:
-        return DocumentView(NO_MODEL_WINDOW, 4 * NO_MODEL_WINDOW)
+        return NO_MODEL
     documents = [stored.document for stored in session.documents]
     index = build_prompt(loaded.tokenizer, documents, "").index
 
@@ -149,7 +134,7 @@ def view_of(runtime: Runtime, session: Session, max_new_tokens: int) -> Document
 def documents_html(runtime: Runtime, session: Session) -> str:
     """The list: for each document its pages, tokens, unreadable pages and notes."""
     if not session.documents:
-        return '<p class="hint">No documents yet: drop some below. Without any, the model answers on its own.</p>'
+        return hint_html("No documents yet: drop some below. Without any, the model answers on its own.")
     return f'<ul class="document-list">{"".join(_item(runtime, stored) for stored in session.documents)}</ul>'
 
 
@@ -169,7 +154,7 @@ def _item(runtime: Runtime, stored: StoredDocument) -> str:
             f'<p class="warning">{len(document.unreadable)} without text ({escape(str(reason))}): '
             f"{document.page_word} {pages}{more}</p>"
         )
-    lines += [f'<p class="hint">{escape(note)}</p>' for note in document.notes]
+    lines += [hint_html(escape(note)) for note in document.notes]
     return (
         f'<li><div><p class="name">{escape(document.name)}</p>{"".join(lines)}</div>'
         f'<button type="button" data-sha="{document.sha256}" aria-label="Remove {escape(document.name, quote=True)}" '

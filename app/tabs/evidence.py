@@ -1,18 +1,15 @@
-"""The evidence tab: pages and passages that an answer's tokens looked at, the page itself, and the test of a passage.
+"""The Evidence tab: pages and passages that an answer's tokens looked at, the page itself, and the test of a passage.
 
-Shows what `app.evidence` finds. Asks no question itself and loads no model: the page hands in how to test.
+Shows what `app.evidence` finds. The page hands in how to test a passage.
 """
 
 from __future__ import annotations
 
 import base64
-import contextlib
 import math
-import threading
-import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from html import escape
-from typing import Any, NamedTuple
+from typing import Any
 
 import gradio as gr
 
@@ -20,56 +17,50 @@ from app.documents.document import DocumentError
 from app.documents.reader import page_image, passage_boxes
 from app.evidence import Citation, PageShare, PassageTest, page_shares
 from app.figures.answers import page_bars
+from app.jobs import Job, JobStopped
 from app.session import Turn
 from app.tabs.plot_pane import ONCE_DRAWN, packed, plot_pane
-from app.tabs.shared import LIVE, Refresh
+from app.tabs.widgets import (
+    LIVE,
+    ON_MODEL,
+    Pace,
+    answer_html,
+    complaint_html,
+    hint_html,
+    on,
+    skipped,
+    status_html,
+    told,
+)
+from selfextend.steps import Progress, Running
 
 MOST_PAGES = 12
 """Bars that still carry their labels at 390 px."""
 LONG_PASSAGE = 180
 """Characters of a passage that stand in the list; the page below has all of it."""
 PICTURE_WIDTH = 900
-SECONDS_BETWEEN = 0.2
-"""From one update of a running test to the next."""
 
-NOT_PROOF = (
-    "<p class='hint'><b>Attention is not proof.</b> It shows where the model looked, not what it used. "
-    "<i>Test this passage</i> blanks the chosen passage out, token by token, asks again and reports what that does to "
-    "the answer.</p>"
+NOT_PROOF = hint_html(
+    "<b>Attention is not proof.</b> It shows where the model looked, not what it used. <i>Test this passage</i> blanks "
+    "the chosen passage out, token by token, asks again and reports what that does to the answer."
 )
-NOTHING_YET = "<p class='hint'>Ask a question: the pages and passages that the answer looked at appear here.</p>"
-NO_RECORD = "<p class='hint'>No attention was recorded for this answer: SelfExtend does not fit this model.</p>"
+NOTHING_YET = hint_html("Ask a question: the pages and passages that the answer looked at appear here.")
+NO_RECORD = hint_html("No attention was recorded for this answer: SelfExtend does not fit this model.")
+NOTHING_FOUND = hint_html("This answer had no documents to look at.")
 
-NOTHING_FOUND = "<p class='hint'>This answer had no documents to look at.</p>"
-
-PassageTester = Callable[[Turn, Citation], Generator[Any, None, None]]
-"""Yields `Waiting`, `PrefillProgress` and `NewToken` steps and a `PassageTest` last; closing it stops the work."""
-
-
-class EvidenceTab(NamedTuple):
-    """What the page around the tab may use.
-
-    Attributes:
-        wanted: gr.State with the rank of the passage to show, from 1. Set it together with the turn.
-        passage: the radio of passages; its value is a rank.
-        refresh: the redraw for the turn and the wanted passage: `event.then(*tab.refresh)`. It also runs by itself
-            when the turn changes.
-    """
-
-    wanted: gr.State
-    passage: gr.Radio
-    refresh: Refresh
+PassageTester = Callable[[Turn, Citation], Generator[Any, None, PassageTest]]
+"""Yields the steps of reading and answering and returns what became of the answer; closing it stops the work."""
 
 
-def build_evidence_tab(turn: gr.State, test: PassageTester, *, concurrency_id: str = "model") -> EvidenceTab:
-    """The tab's components and handlers, inside the open gr.Blocks or gr.Tab.
+def build_evidence_tab(turn: gr.State, visitor: gr.State, test: PassageTester, job_of: Callable[[str], Job]) -> None:
+    """The tab's components and handlers, inside the open gr.Blocks or gr.Tab. Redraws when the turn changes.
 
     Args:
         turn: holds the `app.session.Turn` to look into, or None.
-        test: how to test one of its passages, with the model that answered.
-        concurrency_id: of everything that uses the model.
+        visitor: holds who this is.
+        test: how to test one of the turn's passages, with the model that answered.
+        job_of: a visitor's job for that.
     """
-    wanted = gr.State(1)
     summary = gr.HTML(NOTHING_YET, elem_id="evidence-summary", elem_classes=["status-line"])
     with gr.Column(elem_id="evidence-found", elem_classes=[ONCE_DRAWN], min_width=0):
         bars = plot_pane(label="Pages by the answer's attention", height=280, elem_id="evidence-pages")
@@ -81,31 +72,16 @@ def build_evidence_tab(turn: gr.State, test: PassageTester, *, concurrency_id: s
         result = gr.HTML(elem_id="evidence-result", elem_classes=["readout", "evidence-result"])
         picture = gr.HTML(elem_id="evidence-picture")
 
-    refresh = Refresh(_draw, [turn, wanted], [summary, bars, passage, result, picture])
-    turn.change(*refresh, **LIVE)
+    def run(visitor: str, turn: Turn | None, rank: int | None) -> Iterator[tuple[Any, Any, Any]]:
+        job = job_of(visitor)
+        job.begin()
+        yield from _test(job, test, turn, rank)
+
+    turn.change(_draw, [turn], [summary, bars, passage, result, picture], **LIVE)
     passage.input(_open_passage, [turn, passage], [result, picture], **LIVE)
     bars.pick(_open_page, [turn], [passage, result, picture], **LIVE)
-
-    # A flag and no `cancels`, after which a step that is still under way to the browser overwrites what is said there.
-    stopping: dict[str | None, threading.Event] = {}
-
-    def run(request: gr.Request, turn: Turn | None, rank: int | None) -> Generator[tuple[Any, Any, Any], None, None]:
-        stopped = stopping[request.session_hash] = threading.Event()
-        try:
-            yield from _test(test, turn, rank, stopped)
-        finally:
-            stopping.pop(request.session_hash, None)
-
-    def halt(request: gr.Request) -> None:
-        if request.session_hash in stopping:
-            stopping[request.session_hash].set()
-
-    start.click(
-        run, [turn, passage], [result, start, stop],
-        concurrency_id=concurrency_id, concurrency_limit=1, show_progress="hidden", api_visibility="private",
-    )  # fmt: skip
-    stop.click(halt, None, None, **LIVE)
-    return EvidenceTab(wanted, passage, refresh)
+    start.click(run, [visitor, turn, passage], [result, start, stop], **ON_MODEL)
+    on(stop.click, lambda visitor: job_of(visitor).stop(), [visitor])
 
 
 def _pages_of(turn: Turn) -> list[PageShare]:
@@ -113,28 +89,19 @@ def _pages_of(turn: Turn) -> list[PageShare]:
     return page_shares(turn.answer.attention, turn.prompt.index, len(turn.answer.token_ids))
 
 
-def _draw(turn: Turn | None, wanted: int) -> tuple[Any, ...]:
-    """The whole tab for `turn`, open at the passage of rank `wanted`."""
-    cited = turn.citations if turn is not None else ()
-    if turn is None or not cited:
+def _draw(turn: Turn | None) -> tuple[Any, ...]:
+    """The whole tab for `turn`, open at the passage that it names."""
+    if turn is None or not turn.citations:
         words = NOTHING_YET if turn is None else NO_RECORD if turn.answer.attention is None else NOTHING_FOUND
         return words, None, gr.update(choices=[], value=None), "", ""
-    rank = wanted if any(citation.rank == wanted for citation in cited) else 1
-    choices = [(_choice(citation, turn), citation.rank) for citation in cited]
+    rank = turn.opens_at if any(citation.rank == turn.opens_at for citation in turn.citations) else 1
+    choices = [(_choice(citation, turn), citation.rank) for citation in turn.citations]
     return (
-        _summary(turn),
-        packed(_bars(turn, cited)),
+        answer_html(turn),
+        packed(_bars(turn, turn.citations)),
         gr.update(choices=choices, value=rank),
         "",
-        page_html(turn, cited[rank - 1]),
-    )
-
-
-def _summary(turn: Turn) -> str:
-    method = {"vanilla": "Vanilla", "selfextend": "SelfExtend"}[turn.method]
-    return (
-        f"<p><b>{escape(turn.question)}</b><br>{escape(turn.answer.text.strip()) or '(no words)'} "
-        f"<span class='hint'>({method})</span></p>"
+        page_html(turn, turn.citations[rank - 1]),
     )
 
 
@@ -176,16 +143,15 @@ def _open_passage(turn: Turn | None, rank: int | None) -> tuple[str, Any]:
     return "", "" if turn is None or chosen is None else page_html(turn, chosen)
 
 
-def _open_page(event: gr.EventData, turn: Turn | None) -> tuple[Any, Any, Any]:
+def _open_page(event: gr.EventData, turn: Turn | None) -> tuple[Any, ...]:
     """A bar was clicked: its most-looked-at passage, or the page without a box where none is among the first."""
-    label = event._data.get("x") if isinstance(event._data, dict) else None
     if turn is None or not turn.citations:
-        return gr.skip(), gr.skip(), gr.skip()
+        return skipped(3)
     for page in _pages_of(turn)[:MOST_PAGES]:
-        if _bar_label(page, turn) == str(label):
-            here = [one for one in turn.citations if (one.document, one.page) == (page.document, page.page)]
+        if _bar_label(page, turn) == str(told(event, "x")):
+            here = [c for c in turn.citations if (c.document, c.page) == (page.document, page.page)]
             return (here[0].rank, "", page_html(turn, here[0])) if here else (None, "", page_html(turn, page))
-    return gr.skip(), gr.skip(), gr.skip()
+    return skipped(3)
 
 
 def page_html(turn: Turn, where: Citation | PageShare) -> str:
@@ -206,7 +172,7 @@ def page_html(turn: Turn, where: Citation | PageShare) -> str:
                 f"<img src='data:image/png;base64,{png}' alt='{described}'></figure>"
             )
         except DocumentError as error:
-            complaint = f"<p role='alert' class='complaint'>{escape(str(error))} Its text:</p>"
+            complaint = complaint_html(f"{error} Its text:")
     text = next((page.text for page in stored.document.pages if page.number == where.page), "")
     marked = f"{escape(text[:start])}<mark>{escape(text[start:end])}</mark>{escape(text[end:])}"
     return (
@@ -215,9 +181,7 @@ def page_html(turn: Turn, where: Citation | PageShare) -> str:
     )
 
 
-def _test(
-    test: PassageTester, turn: Turn | None, rank: int | None, stopped: threading.Event
-) -> Generator[tuple[Any, Any, Any], None, None]:
+def _test(job: Job, test: PassageTester, turn: Turn | None, rank: int | None) -> Iterator[tuple[Any, Any, Any]]:
     idle = (gr.update(interactive=True), gr.update(interactive=False))
     busy = (gr.update(interactive=False), gr.update(interactive=True))
     cited = turn.citations if turn is not None else ()
@@ -226,32 +190,29 @@ def _test(
         yield "<p>Choose a passage first.</p>", *idle
         return
     yield "<p>Starting …</p>", *busy
-    words, shown = "<p>The test was stopped.</p>", 0.0
+    pace = Pace()
     try:
-        with contextlib.closing(test(turn, chosen)) as steps:
-            for step in steps:
-                if isinstance(step, PassageTest):
-                    words = _verdict(step, turn)
-                elif stopped.is_set():
-                    break
-                elif time.monotonic() - shown > SECONDS_BETWEEN:
-                    shown = time.monotonic()
-                    yield _progress(step), *busy
+        with Running(job.follow(test(turn, chosen))) as running:
+            for step in running:
+                if pace.due():
+                    yield status_html(_progress(step)), *busy
+        words = _verdict(running.result, turn)
+    except JobStopped:
+        words = "<p>The test was stopped.</p>"
     except (ValueError, RuntimeError, MemoryError) as error:
-        words = f"<p role='alert' class='complaint'>{escape(str(error))}</p>"
+        words = complaint_html(error)
     yield words, *idle
 
 
-def _progress(step: Any) -> str:
+def _progress(step: Any) -> Progress:
     if hasattr(step, "total"):
-        left = f", about {step.seconds_left:.0f} s left" if step.seconds_left == step.seconds_left else ""
-        return (
-            f"<p>Reading without the passage: {step.done:,} of {step.total:,} tokens{left}</p>"
-            f"<progress max='{step.total}' value='{step.done}' aria-label='Reading without the passage'></progress>"
-        )
+        known = step.seconds_left is not None and math.isfinite(step.seconds_left)
+        left = f", about {step.seconds_left:.0f} s left" if known else ""
+        words = f"reading without the passage: {step.done:,} of {step.total:,} tokens{left}"
+        return Progress(words, step.done / step.total)
     if hasattr(step, "text"):
-        return f"<p>Without the passage: {escape(step.text)}</p>"
-    return "<p>The model is busy with another answer; this test is next.</p>"
+        return Progress(f"without the passage: {step.text}")
+    return Progress("the model is busy with another answer; this test is next")
 
 
 def _verdict(done: PassageTest, turn: Turn) -> str:

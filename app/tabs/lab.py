@@ -18,13 +18,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import gradio as gr
 
 from app import lab
-from app.answering import Progress as Words
 from app.runtime import Runtime
-from app.tabs.chat import MODEL_QUEUE, complaint_html, status_html
 from app.tabs.plot_pane import ONCE_DRAWN, packed, plot_pane
-from app.tabs.shared import save_on_click
+from app.tabs.widgets import MODEL_QUEUE, complaint_html, save_on_click, status_html
 from selfextend.lab.errors import LabError
 from selfextend.lab.records import Run, RunFile, read_run
+from selfextend.steps import Progress as Words
 
 if TYPE_CHECKING:
     from selfextend.lab.grid import Progress

@@ -1,6 +1,6 @@
-"""The lesson's tab: numbers to choose, and the lesson itself, which runs in the browser (assets/lesson.js).
+"""The Learn tab: numbers to choose, and the lesson itself, which runs in the browser (assets/lesson.js).
 
-Needs no model and no document. Saved as a web page the lesson works on without this app.
+Saved as a web page, the lesson works without this app.
 """
 
 from __future__ import annotations
@@ -8,13 +8,12 @@ from __future__ import annotations
 import base64
 import json
 import zlib
-from html import escape
-from typing import Any, NamedTuple
+from typing import Any
 
 import gradio as gr
 
 from app.lesson import EXAMPLES, MAX_TOKENS, MIN_TOKENS, Example, lesson
-from app.tabs.shared import LIVE
+from app.tabs.widgets import LIVE, complaint_html
 from app.theme import ASSETS
 
 _GLUE = """
@@ -28,13 +27,7 @@ showLesson();
 """
 
 
-class LearnTab(NamedTuple):
-    """Attributes: the lesson. It needs nothing from the page."""
-
-    lesson: gr.HTML
-
-
-def build_learn_tab() -> LearnTab:
+def build_learn_tab() -> None:
     """The tab's components and handlers, inside the open gr.Blocks or gr.Tab."""
     first = next(iter(EXAMPLES))
     source = (ASSETS / "lesson.js").read_text(encoding="utf-8")
@@ -57,7 +50,6 @@ def build_learn_tab() -> LearnTab:
     numbers = [trained_window, tokens, group_size, neighbor_window]
     example.input(_numbers_of, [example], numbers, **LIVE)
     gr.on([number.change for number in numbers], _show, numbers, [page, complaint], **LIVE)
-    return LearnTab(page)
 
 
 def _slider(label: str, minimum: int, maximum: int, value: int) -> gr.Slider:
@@ -74,8 +66,7 @@ def _show(trained_window: int, tokens: int, group_size: int, neighbor_window: in
     try:
         return pack(lesson(Example(trained_window, tokens, group_size, neighbor_window))), ""
     except ValueError as error:
-        message = f"<p role='alert' class='complaint'>{escape(str(error))}</p>"
-        return gr.skip(), message
+        return gr.skip(), complaint_html(error)
 
 
 def pack(contents: dict[str, Any]) -> str:

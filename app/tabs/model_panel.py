@@ -1,26 +1,21 @@
-"""Choosing and loading the model: presets, a folder, any hub id; quantization; device; memory before loading.
-
-Knows nothing about documents and questions.
-"""
+"""Choosing and loading the model: presets, a folder, any hub id; quantization; device; memory before loading."""
 
 from __future__ import annotations
 
 import threading
-import time
-from collections.abc import Iterator
-from contextlib import closing
+from collections.abc import Generator, Iterator
 from html import escape
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import gradio as gr
 
-from app.answering import Progress
+from app.jobs import JobStopped
 from app.model_shelf import BUNDLED, LoadedModel
 from app.runtime import Runtime
-from app.tabs.chat import complaint_html, status_html
-from app.tabs.shared import Refresh, draw_on_load
+from app.tabs.widgets import ON_MODEL, QUEUED, Pace, complaint_html, hint_html, on, status_html
 from selfextend.presets import PRESETS, find_preset
+from selfextend.steps import Progress, Running, result_of
 
 OTHER = "Another: folder or hub id"
 STOPPED = "Loading was stopped. What was downloaded is kept."
@@ -28,19 +23,80 @@ QUANTIZATIONS = ["none", "int8", "nf4"]
 
 
 class ModelPanel(NamedTuple):
-    """Attributes: the lines about the model and what is going on, the stop button, and the event of a finished load."""
+    """The panel's components. `expanded` and `loaded` are events after which it should say which model is loaded."""
 
     summary: gr.HTML
+    choice: gr.Dropdown
+    other: gr.Textbox
+    facts: gr.HTML
+    quantization: gr.Dropdown
+    device: gr.Dropdown
+    estimate: gr.HTML
+    ask: gr.Button
+    load: gr.Button
     status: gr.HTML
     stop: gr.Button
-    loaded: Any
+    expanded: Any
+    loaded: Any = None
+
+    def showing(self, loaded: LoadedModel | None) -> dict[Any, Any]:
+        """The updates after which the panel says which model is loaded, and how."""
+        if loaded is None:
+            return {self.summary: summary_html(None)}
+        known = find_preset(loaded.name) is not None
+        return {
+            self.summary: summary_html(loaded),
+            self.choice: loaded.name if known else OTHER,
+            self.other: gr.update(value="" if known else loaded.name, visible=not known),
+            self.facts: facts_html(loaded.name),
+            self.quantization: loaded.estimate.quantization,
+        }
 
 
 def build_model_panel(runtime: Runtime) -> ModelPanel:
     """The components and handlers, inside the open gr.Blocks."""
+    panel = _components(runtime)
+
+    def chosen(choice: str, other: str) -> tuple[Any, ...]:
+        name = _name(choice, other)
+        return gr.update(visible=choice == OTHER), facts_html(name), _advised_quantization(name), ""
+
+    def estimated(choice: str, other: str, quantization: str, device: str) -> Iterator[str]:
+        yield status_html("reading the config")
+        runtime.first_load.done.wait()  # two threads that import transformers at once break each other's import
+        yield estimate_html(_name(choice, other), quantization, device)
+
+    def load(choice: str, other: str, quantization: str, device: str) -> Iterator[dict[Any, Any]]:
+        yield {panel.stop: gr.update(visible=True), panel.load: gr.update(visible=False), panel.status: ""}
+        words, pace = "", Pace()
+        try:
+            with Running(_load_steps(runtime, _name(choice, other), quantization, device)) as running:
+                for progress in running:
+                    if pace.due():
+                        yield {panel.status: status_html(progress)}
+            runtime.caches.clear()
+        except JobStopped:
+            words = complaint_html(STOPPED)
+        except (ValueError, RuntimeError) as error:
+            words = complaint_html(error)
+        yield {
+            panel.status: words, panel.estimate: "",
+            panel.stop: gr.update(visible=False), panel.load: gr.update(visible=True),
+        }  # fmt: skip
+
+    inputs = [panel.choice, panel.other, panel.quantization, panel.device]
+    chooses = [panel.other, panel.facts, panel.quantization, panel.estimate]
+    on([panel.choice.input, panel.other.blur], chosen, inputs[:2], chooses)
+    panel.ask.click(estimated, inputs, [panel.estimate], **QUEUED)
+    outputs = [panel.status, panel.estimate, panel.load, panel.stop]
+    on(panel.stop.click, runtime.loading.stop)
+    return panel._replace(loaded=panel.load.click(load, inputs, outputs, **ON_MODEL))
+
+
+def _components(runtime: Runtime) -> ModelPanel:
     start = runtime.settings
     summary = gr.HTML(elem_id="model-summary", elem_classes=["model-summary"])
-    with gr.Accordion("Change the model", open=False, elem_id="change-model"):
+    with gr.Accordion("Change the model", open=False, elem_id="change-model") as change:
         known = find_preset(start.model)
         choice = gr.Dropdown(
             [*((preset.label, preset.repo_id) for preset in PRESETS), (OTHER, OTHER)],
@@ -49,21 +105,15 @@ def build_model_panel(runtime: Runtime) -> ModelPanel:
             elem_id="model-choice",
         )
         other = gr.Textbox(
-            value="" if known else start.model,
-            label="Folder or hub id",
-            placeholder="/models/my-llama or owner/name",
-            visible=known is None,
-            elem_id="model-other",
-        )
+            value="" if known else start.model, label="Folder or hub id", placeholder="/models/my-llama or owner/name",
+            visible=known is None, elem_id="model-other",
+        )  # fmt: skip
         facts = gr.HTML(facts_html(start.model), elem_id="model-facts")
         with gr.Row():
             quantization = gr.Dropdown(
-                QUANTIZATIONS,
-                value=_named(start.quantization),
-                label="Quantization",
-                min_width=110,
-                elem_id="quantization",
-            )
+                QUANTIZATIONS, value="none" if start.quantization == "auto" else start.quantization,
+                label="Quantization", min_width=110, elem_id="quantization",
+            )  # fmt: skip
             device = gr.Dropdown(
                 ["auto", "cpu", "cuda", "mps"], value=start.device, label="Device", min_width=110,
                 allow_custom_value=True, elem_id="device",
@@ -74,56 +124,14 @@ def build_model_panel(runtime: Runtime) -> ModelPanel:
             load = gr.Button("Load", size="sm", variant="primary", min_width=80, elem_id="load")
     status = gr.HTML(elem_id="model-status")
     stop = gr.Button("Stop loading", size="sm", variant="stop", visible=False, min_width=80, elem_id="stop-loading")
-    hidden: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+    parts = (summary, choice, other, facts, quantization, device, estimate, ask, load, status, stop)
+    return ModelPanel(*parts, expanded=change.expand)
 
-    def chosen(choice: str, other: str) -> tuple[Any, ...]:
-        name = _name(choice, other)
-        return gr.update(visible=choice == OTHER), facts_html(name), _advised_quantization(name), ""
 
-    def estimated(choice: str, other: str, quantization: str, device: str) -> Iterator[str]:
-        yield status_html(Progress("reading the config", None))
-        runtime.first_load.done.wait()  # two threads that import transformers at once break each other's import
-        yield estimate_html(_name(choice, other), quantization, device)
-
-    def run(choice: str, other: str, quantization: str, device: str) -> Iterator[dict[Any, Any]]:
-        runtime.stop_loading.clear()
-        steps = runtime.models.load_steps(_name(choice, other), quantization, device)
-        yield {stop: gr.update(visible=True), load: gr.update(visible=False), status: ""}
-        done: dict[Any, Any] = {stop: gr.update(visible=False), load: gr.update(visible=True)}
-        last = 0.0
-        try:
-            while True:
-                step = next(steps)
-                if runtime.stop_loading.is_set():
-                    steps.close()
-                    yield {status: complaint_html(STOPPED), **done}
-                    return
-                if time.monotonic() - last > 0.2:
-                    last = time.monotonic()
-                    yield {status: status_html(Progress(step.words, step.fraction))}
-        except StopIteration as finished:
-            runtime.caches.clear()
-            yield {status: "", summary: summary_html(finished.value), estimate: "", **done}
-        except (ValueError, RuntimeError) as error:
-            yield {status: complaint_html(error), summary: summary_html(runtime.models.loaded), **done}
-
-    inputs = [choice, other, quantization, device]
-    gr.on(
-        [choice.input, other.blur],
-        chosen,
-        [choice, other],
-        [other, facts, quantization, estimate],
-        queue=False,
-        **hidden,
-    )
-    ask.click(estimated, inputs, estimate, **hidden)
-    loaded = load.click(
-        run, inputs, [status, summary, estimate, load, stop], concurrency_limit=1, concurrency_id="model", **hidden
-    )
-    stop.click(lambda: runtime.stop_loading.set(), None, None, queue=False, **hidden)
-    if start.quantization == "auto":
-        draw_on_load(Refresh(lambda: _advised_quantization(start.model), [], [quantization]))
-    return ModelPanel(summary, status, stop, loaded)
+def _load_steps(runtime: Runtime, name: str, quantization: str, device: str) -> Generator[Progress, None, LoadedModel]:
+    """Load a model as the process's one job of that kind."""
+    runtime.loading.begin()
+    return runtime.loading.follow(runtime.models.load_steps(name, quantization, device))
 
 
 def load_in_background(runtime: Runtime) -> threading.Thread:
@@ -135,12 +143,9 @@ def load_in_background(runtime: Runtime) -> threading.Thread:
             quantization = settings.quantization
             if quantization == "auto":
                 quantization = _advised_quantization(settings.model)
-            with closing(runtime.models.load_steps(settings.model, quantization, settings.device)) as steps:
-                for step in steps:
-                    first.progress = Progress(step.words, step.fraction)
-                    if runtime.stop_loading.is_set():
-                        first.error = STOPPED
-                        return
+            result_of(_load_steps(runtime, settings.model, quantization, settings.device))
+        except JobStopped:
+            first.error = STOPPED
         except Exception as error:  # whatever it was, the page waits for this thread's word
             first.error = str(error) or type(error).__name__
         finally:
@@ -153,10 +158,6 @@ def load_in_background(runtime: Runtime) -> threading.Thread:
 
 def _name(choice: str, other: str) -> str:
     return other.strip() if choice == OTHER else choice
-
-
-def _named(quantization: str) -> str:
-    return "none" if quantization == "auto" else quantization
 
 
 def _advised_quantization(name: str) -> str:
@@ -177,10 +178,10 @@ def facts_html(name: str) -> str:
     lines = [f"Trained window: {window} · {preset.licence}"]
     if preset.gated:
         lines.append("Gated: needs a Hugging Face account that has accepted the licence.")
-    for one in preset.published:
-        length = f" for {one.length:,} tokens" if one.length else ""
-        lines.append(f"Published: G = {one.group_size}, w = {one.neighbor_window:,}{length} ({one.source})")
-    return "".join(f'<p class="hint">{escape(line)}</p>' for line in lines)
+    for setting in preset.published:
+        length = f" for {setting.length:,} tokens" if setting.length else ""
+        lines.append(f"Published: G = {setting.group_size}, w = {setting.neighbor_window:,}{length} ({setting.source})")
+    return "".join(hint_html(escape(line)) for line in lines)
 
 
 def estimate_html(name: str, quantization: str, device: str) -> str:

@@ -5,7 +5,6 @@ Needs no model. The rule and the reach are `selfextend.config`'s; this only asks
 
 from __future__ import annotations
 
-from html import escape
 from typing import Any, NamedTuple
 
 import gradio as gr
@@ -14,7 +13,18 @@ import numpy.typing as npt
 
 from app.figures.maps import parameter_plane_figure
 from app.tabs.plot_pane import packed, plot_pane
-from app.tabs.shared import LIVE, DocumentView, Refresh, SharedInputs, draw_on_load, setting_words, settings_of
+from app.tabs.widgets import (
+    LIVE,
+    DocumentView,
+    Refresh,
+    SharedInputs,
+    complaint_html,
+    draw_on_load,
+    setting_words,
+    settings_of,
+    skipped,
+    told,
+)
 from selfextend.config import (
     SelfExtendConfig,
     check_window,
@@ -74,11 +84,11 @@ def build_parameters_tab(shared: SharedInputs) -> ParametersTab:
             return group_size, neighbor_window
         return gr.update(value=group_size, maximum=2 * group_size), neighbor_window
 
-    def pick(event: gr.EventData, view: DocumentView) -> tuple[Any, Any]:
+    def pick(event: gr.EventData, view: DocumentView) -> tuple[Any, ...]:
         try:
-            config = _cell_of(event._data, view)
+            config = _cell_of(event, view)
         except ValueError:
-            return gr.skip(), gr.skip()
+            return skipped(2)
         return within(config.group_size, config.neighbor_window)
 
     def use_suggestion(view: DocumentView) -> tuple[Any, Any]:
@@ -134,7 +144,7 @@ def _draw(group_size: float, neighbor_window: float, view: DocumentView) -> tupl
         config = settings_of(group_size, neighbor_window)
         check_window(view.trained_window, config)
     except ValueError as error:
-        return gr.skip(), f"<p role='alert' class='complaint'>{escape(str(error))}</p>"
+        return gr.skip(), complaint_html(error)
     suggestion = suggest(view.trained_window, view.length)
     figure = parameter_plane_figure(
         *parameter_plane(view.trained_window, view.length, config, suggestion),
@@ -164,15 +174,13 @@ def _advice(config: SelfExtendConfig, suggestion: SelfExtendConfig, view: Docume
     )
 
 
-def _cell_of(data: Any, view: DocumentView) -> SelfExtendConfig:
+def _cell_of(event: gr.EventData, view: DocumentView) -> SelfExtendConfig:
     """The settings that a click names.
 
     Raises:
         ValueError: it names none that this document could be read with.
     """
-    if not isinstance(data, dict):
-        raise ValueError("A cell is named by two numbers, x (group size) and y (neighbor window).")
-    names = [str(data.get(axis)).replace(",", "") for axis in "xy"]
+    names = [str(told(event, axis)).replace(",", "") for axis in "xy"]
     if not all(name.isascii() and name.isdigit() and len(name) < 12 for name in names):
         raise ValueError(f"A cell is named by two whole numbers, not {names}.")
     config = SelfExtendConfig(int(names[0]), int(names[1]))

@@ -2,7 +2,7 @@
 
 gr.Plot makes a new plot for each value, which flickers under a slider, and reports no click, hover or zoom. It
 also carries an older plotly.js than plotly.py writes for; this pane loads the one that plotly.py ships, from the
-same server. The browser's side is assets/plot_pane.js. Knows nothing about what is drawn.
+same server. The browser's side is assets/plot_pane.js.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def plot_pane(
     A function and no class of its own, because Gradio writes a stub file next to every module that derives a
     component.
 
-    Custom events, each with its numbers in the `gr.EventData`'s `_data`:
+    Custom events, each with numbers that `app.tabs.widgets.told` reads:
 
     - `pick`: a point was clicked: {"x": ..., "y": ...}, in axis values.
     - `point`: the pointer rests on a point: the same, at most some ten times a second. Only with `hover=True`.

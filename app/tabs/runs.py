@@ -1,12 +1,11 @@
-"""The runs tab: the answer at hand as a run capsule, CSV or JSON; and a run capsule opened again.
+"""The Runs tab: the answer in view as a run capsule, CSV or JSON; and a run capsule opened again.
 
-Knows files and components; what a capsule is made of is in `app.capsule`.
+What a capsule is made of is in `app.capsule`.
 """
 
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -29,12 +28,9 @@ from app.capsule import (
 )
 from app.conversation import Entry
 from app.session import Turn
-from app.tabs.attention import ALL, MAX, view_of
-from app.tabs.chat import States, complaint_html
+from app.tabs.attention import ALL, MAX, TokenTexts, view_of
 from app.tabs.plot_pane import ONCE_DRAWN, packed, plot_pane
-from app.tabs.shared import save_on_click
-
-TokenTexts = Callable[[Turn], Any]
+from app.tabs.widgets import QUEUED, States, complaint_html, hint_html, save_on_click, saved
 
 
 def build_runs_tab(states: States, token_texts: TokenTexts) -> None:
@@ -44,9 +40,11 @@ def build_runs_tab(states: States, token_texts: TokenTexts) -> None:
         token_texts: the text of each token of a turn's answer.
     """
     gr.HTML(
-        "<p class='hint'>A <b>run capsule</b> is one HTML file with the question, the answer, its citations, settings, "
-        "versions and figures. It opens in any browser, without this app and without a network, and here. Each figure "
-        "also has a camera button that saves it as PNG.</p>"
+        hint_html(
+            "A <b>run capsule</b> is one HTML file with the question, the answer, its citations, settings, versions "
+            "and figures. It opens in any browser, without this app and without a network, and here. Each figure also "
+            "has a camera button that saves it as PNG."
+        )
     )
     with gr.Row():
         capsule = gr.Button("Save run capsule", size="sm", variant="primary", elem_id="save-capsule", min_width=130)
@@ -65,7 +63,7 @@ def build_runs_tab(states: States, token_texts: TokenTexts) -> None:
     def saver(name: str, write: Callable[[Capsule], str]) -> Callable[..., tuple[str | None, str]]:
         def save(turn: Turn | None, entries: list[Entry]) -> tuple[str | None, str]:
             try:
-                return _saved(name, write(_capsule(turn, entries, token_texts))), ""
+                return saved(name, write(_capsule(turn, entries, token_texts))), ""
             except CapsuleError as error:
                 return None, complaint_html(error)
 
@@ -90,7 +88,6 @@ def build_runs_tab(states: States, token_texts: TokenTexts) -> None:
         opened_run = {**closed, body: body_html(read)}
         return opened_run if len(figures) != 2 else {**opened_run, bars: figures[0], heat: figures[1]}
 
-    options: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
     writers: list[tuple[gr.Button, str, Callable[[Capsule], str]]] = [
         (capsule, "run.html", as_html),
         (pages, "pages.csv", as_csv),
@@ -99,7 +96,7 @@ def build_runs_tab(states: States, token_texts: TokenTexts) -> None:
     ]
     for button, name, write in writers:
         save_on_click(button, saver(name, write), [states.turn, states.entries], status)
-    opened.change(open_capsule, [opened], [status, body, bars, heat], **options)
+    opened.change(open_capsule, [opened], [status, body, bars, heat], **QUEUED)
 
 
 def _capsule(turn: Turn | None, entries: list[Entry], token_texts: TokenTexts) -> Capsule:
@@ -115,9 +112,3 @@ def _capsule(turn: Turn | None, entries: list[Entry], token_texts: TokenTexts) -
             view.shares.astype("float32"),
         )
     return capsule_of(turn, replies[-1], pooled)
-
-
-def _saved(name: str, text: str) -> str:
-    path = Path(tempfile.mkdtemp(prefix="selfextend-")) / name
-    path.write_text(text, encoding="utf-8")
-    return str(path)

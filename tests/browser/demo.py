@@ -1,6 +1,6 @@
 """The tabs on a page of their own, without a model, for the browser tests of the tabs alone.
 
-`python tests/browser/demo.py PORT` serves it. Knows nothing about the app's real page.
+`python tests/browser/demo.py PORT` serves it.
 """
 
 import sys
@@ -10,7 +10,7 @@ import gradio as gr
 from app.tabs.learn import build_learn_tab
 from app.tabs.parameters import build_parameters_tab
 from app.tabs.position_map import build_position_map_tab
-from app.tabs.shared import METHODS, DocumentView, SharedInputs
+from app.tabs.widgets import METHODS, DocumentView, SharedInputs
 from app.theme import app_css, gradio_theme
 
 LONG = DocumentView(trained_window=4096, length=100_000, token_text=lambda position: f" word{position}")

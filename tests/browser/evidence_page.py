@@ -1,13 +1,14 @@
 """The Evidence and Attention tabs on a page of their own, over real answers of the bundled model.
 
 `python tests/browser/evidence_page.py PORT` serves it: five pages of the sample and a Markdown file, so that it is up
-in seconds. Knows nothing about the app's real page.
+in seconds.
 """
 
 import json
 import sys
 import tempfile
 from collections.abc import Generator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import pypdfium2
 from app.asking import Question, answer_turn
 from app.documents.library import StoredDocument
 from app.documents.reader import read_document
-from app.evidence import Citation, passage_test_steps
+from app.evidence import Citation, PassageTest, passage_test_steps
 from app.model_shelf import BUNDLED, LoadedModel, ModelShelf
 from app.runtime import SAMPLE, SAMPLE_QUESTIONS
 from app.session import CacheStore, Session, Turn
@@ -25,6 +26,8 @@ from app.tabs.attention import build_attention_tab
 from app.tabs.evidence import build_evidence_tab
 from app.theme import app_css, gradio_theme
 from selfextend.generation import GenerationSettings
+from selfextend.methods import SelfExtend
+from selfextend.steps import result_of
 
 PAGES_BEFORE, PAGES = 1, 5
 NOTES = """# Notes
@@ -38,12 +41,7 @@ Rain is expected in the evening. The lanterns are lit at seven, and the keeper w
 
 
 def bundled() -> LoadedModel:
-    steps = ModelShelf().load_steps(BUNDLED)
-    while True:
-        try:
-            next(steps)
-        except StopIteration as finished:
-            return finished.value
+    return result_of(ModelShelf().load_steps(BUNDLED))
 
 
 def ask(loaded: LoadedModel, session: Session, text: str, path: Path) -> Turn:
@@ -52,17 +50,11 @@ def ask(loaded: LoadedModel, session: Session, text: str, path: Path) -> Turn:
     question = Question(
         text,
         (stored,),
-        config=loaded.advice(4000),
-        method="selfextend",
+        method=SelfExtend.of(loaded.advice(4000)),
         extend="always",
         generation=GenerationSettings(max_new_tokens=48),
     )
-    steps = answer_turn(loaded, CacheStore(2**30), session, question)
-    while True:
-        try:
-            next(steps)
-        except StopIteration as finished:
-            return finished.value
+    return result_of(answer_turn(loaded, CacheStore(2**30), session, question))
 
 
 def part_of_the_sample(path: Path, page: int) -> Path:
@@ -94,14 +86,14 @@ def build(folder: Path) -> gr.Blocks:
         "Nothing": None,
     }
 
-    def test(turn: Turn, citation: Citation) -> Generator[Any, None, None]:
+    def test(turn: Turn, citation: Citation) -> Generator[Any, None, PassageTest]:
         return passage_test_steps(
             loaded.model,
             loaded.tokenizer,
             turn.prompt.ids,
             turn.answer,
             citation,
-            trained_window=turn.trained_window,
+            profile=turn.profile,
             chunk_tokens=8,  # slow enough to be stopped on any machine
         )
 
@@ -114,11 +106,11 @@ def build(folder: Path) -> gr.Blocks:
         with gr.Row():
             buttons = {name: gr.Button(name) for name in turns}
         with gr.Tab("Evidence"):
-            evidence = build_evidence_tab(turn, test)
+            build_evidence_tab(turn, gr.State("visitor"), test, lambda visitor: session.testing)
         with gr.Tab("Attention"):
             build_attention_tab(turn, token_texts)
         for name, button in buttons.items():
-            button.click(lambda rank, name=name: (turns[name], rank), [rank], [turn, evidence.wanted])
+            button.click(lambda rank, name=name: turns[name] and replace(turns[name], opens_at=rank), [rank], [turn])
     return page
 
 

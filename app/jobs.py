@@ -1,0 +1,54 @@
+"""What a person starts, follows and can stop: an answer, a measurement, the reading of a file, the load of a model."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from typing import Any, TypeVar
+
+from selfextend.steps import Progress, Running
+
+S = TypeVar("S")
+T = TypeVar("T")
+
+
+class JobStopped(Exception):
+    """The person stopped the job before its steps had ended."""
+
+
+class Job:
+    """One kind of work, with a stop flag of its own. Safe to use from several threads.
+
+    Attributes:
+        progress: the last one that its steps reported.
+    """
+
+    def __init__(self) -> None:
+        self.progress = Progress("starting")
+        self._begun = 0
+        self._stopped = -1
+
+    def begin(self) -> None:
+        """Start anew: a stop from before no longer counts. Work that waits in a queue can be stopped from here on."""
+        self._begun += 1
+
+    def stop(self) -> None:
+        """End what has begun, at its next step."""
+        self._stopped = self._begun
+
+    def follow(self, steps: Generator[S, Any, T]) -> Generator[S, None, T]:
+        """Yield the steps and return their result. Closing this closes them.
+
+        Raises:
+            JobStopped: the job was stopped; the steps are closed by then.
+        """
+        number = self._begun
+        with Running(steps) as running:
+            if self._stopped >= number:
+                raise JobStopped
+            for step in running:
+                if isinstance(step, Progress):
+                    self.progress = step
+                yield step
+                if self._stopped >= number:
+                    raise JobStopped
+            return running.result

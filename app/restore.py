@@ -1,0 +1,201 @@
+"""What the browser keeps of a page, and what a page begins with: that, the model, the sample where there is nothing.
+
+Also brings a page up to date with the model, which any visitor may change.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import gradio as gr
+
+from app.conversation import Entry, as_json, from_json, messages
+from app.model_shelf import LoadedModel
+from app.runtime import SAMPLE, Runtime
+from app.session import Session
+from app.tabs.chat import ChatPane
+from app.tabs.controls import Choices, Controls, slider_updates
+from app.tabs.documents_panel import DocumentsPane, documents_html, keep_document, view_of
+from app.tabs.model_panel import ModelPanel
+from app.tabs.widgets import LIVE, QUEUED, DocumentView, States, complaint_html, status_html
+from selfextend.config import suggest
+from selfextend.steps import result_of
+
+STORAGE_KEY = "selfextend-explorer-1"
+STOP_AFTER_SECONDS = 3.0
+"""A load of a second or two needs no button that comes and goes."""
+
+
+class Parts(NamedTuple):
+    """The parts of the page that are kept or restored.
+
+    Attributes:
+        advised_window: gr.State with the neighbor window that suits the model, or None.
+        drawn_for: gr.State that tells the model that the page shows from others.
+    """
+
+    controls: Controls
+    states: States
+    chat: ChatPane
+    documents: DocumentsPane
+    model: ModelPanel
+    advised_window: gr.State
+    drawn_for: gr.State
+
+
+def build_restore(runtime: Runtime, page: gr.Blocks, parts: Parts) -> None:
+    """The handlers, inside the open gr.Blocks."""
+    controls, states, model = parts.controls, parts.states, parts.model
+    browser = gr.BrowserState(None, storage_key=STORAGE_KEY, secret=runtime.secret[:32])
+    handlers = _Handlers(runtime, parts)
+    if runtime.settings.persist:
+        changes = [states.entries.change, states.view.change, *(control.change for control in controls)]
+        gr.on(changes, handlers.kept, [states.visitor, states.entries, *controls], [browser], **LIVE)
+    restored = [states.visitor, states.entries, states.turn, parts.chat.chatbot, parts.documents.listing, *controls]
+    # The view last: when it changes, the page is drawn, and that with the settings that suit it.
+    fitted = [
+        model.summary, model.choice, model.other, model.facts, model.quantization, parts.drawn_for,
+        parts.advised_window, parts.documents.listing, controls.group_size, controls.neighbor_window, controls.log_n,
+        controls.remember, states.view,
+    ]  # fmt: skip
+    waited = [model.status, model.stop, parts.documents.status]
+    size = controls.max_new_tokens
+    page.load(handlers.restore, [browser], restored, **QUEUED).then(
+        handlers.ready, [states.visitor, browser, size], [*waited, *fitted], **QUEUED
+    )
+    seen = [parts.drawn_for, states.visitor, states.entries, size]
+    for event in (model.expanded, *(after.then for after in (model.loaded, *parts.chat.answered))):
+        event(handlers.follow_model, seen, [states.turn, *fitted], **QUEUED)
+
+
+class _Handlers:
+    """What is kept, restored and brought up to date, as updates of components."""
+
+    def __init__(self, runtime: Runtime, parts: Parts) -> None:
+        self.runtime, self.parts = runtime, parts
+
+    def kept(self, visitor: str, entries: list[Entry], *values: Any) -> Any:
+        """What the browser keeps."""
+        if not visitor:
+            return gr.skip()
+        documents = self.runtime.sessions.get(visitor).documents
+        return {
+            "visitor": visitor,
+            "entries": as_json(entries),
+            "documents": [[stored.document.sha256, stored.document.name] for stored in documents],
+            "controls": list(values),
+        }
+
+    def restore(self, kept: Any) -> dict[Any, Any]:
+        """The page as the browser kept it; what does not look like it is left out, since a browser can be edited."""
+        parts, states, runtime = self.parts, self.parts.states, self.runtime
+        kept = kept if isinstance(kept, dict) and runtime.settings.persist else {}
+        visitor = kept.get("visitor")
+        visitor = visitor if isinstance(visitor, str) and 20 <= len(visitor) <= 64 else secrets.token_urlsafe(24)
+        session = runtime.sessions.get(visitor)
+        entries = from_json(kept.get("entries"))
+        session.last_id = max([session.last_id, *(reply.turn for entry in entries for reply in entry.replies)])
+        if not session.documents:
+            found = [runtime.library.find(*map(str, record)) for record in _pairs(kept.get("documents"))]
+            session.documents = [stored for stored in found if stored is not None]
+        loaded = runtime.models.loaded
+        return {
+            states.visitor: visitor,
+            states.entries: entries,
+            states.turn: session.last_turn(entries, loaded.label) if loaded else None,
+            parts.chat.chatbot: messages(entries),
+            parts.documents.listing: documents_html(runtime, session),
+            **_as_left(parts.controls, kept.get("controls")),
+        }
+
+    def ready(self, visitor: str, kept: Any, new_tokens: float) -> Iterator[dict[Any, Any]]:
+        """Waits for the model that the app was started with, then fits the page to the model that is loaded."""
+        parts, runtime = self.parts, self.runtime
+        yield from self._wait_for_first_load()
+        loaded, session = runtime.models.loaded, runtime.sessions.get(visitor)
+        error = complaint_html(runtime.first_load.error) if loaded is None and runtime.first_load.error else ""
+        yield {parts.model.status: error, parts.model.stop: gr.update(visible=False)}
+        is_new = not (isinstance(kept, dict) and kept.get("controls"))
+        if is_new and not session.documents and SAMPLE.is_file() and loaded is not None and loaded.is_bundled:
+            yield {parts.documents.status: status_html("reading the sample")}
+            keep_document(session, result_of(runtime.library.add_steps(SAMPLE, SAMPLE.name)))
+        # What was set stays; only the sliders' ends follow the model.
+        yield {parts.documents.status: "", **self._fitted(session, int(new_tokens), advise=is_new)}
+
+    def _wait_for_first_load(self) -> Iterator[dict[Any, Any]]:
+        began, model = time.monotonic(), self.parts.model
+        while not self.runtime.first_load.done.wait(0.3):
+            long = time.monotonic() - began > STOP_AFTER_SECONDS
+            yield {model.status: status_html(self.runtime.loading.progress), model.stop: gr.update(visible=long)}
+
+    def follow_model(self, drawn_for: str, visitor: str, entries: list[Entry], new_tokens: float) -> dict[Any, Any]:
+        """Where another model is loaded than the page shows, whoever loaded it: shows that one, with its advice."""
+        loaded, session = self.runtime.models.loaded, self.runtime.sessions.get(visitor)
+        if _key(loaded) == drawn_for:
+            return {self.parts.drawn_for: gr.skip()}
+        turn = session.last_turn(entries, loaded.label) if loaded else None
+        return {self.parts.states.turn: turn, **self._fitted(session, int(new_tokens), advise=True)}
+
+    def _fitted(self, session: Session, new_tokens: int, *, advise: bool) -> dict[Any, Any]:
+        """The page, fitted to the model that is loaded; with `advise` the controls too."""
+        parts, loaded = self.parts, self.runtime.models.loaded
+        view = view_of(self.runtime, session, new_tokens)
+        updates = {
+            **parts.model.showing(loaded),
+            parts.drawn_for: _key(loaded),
+            parts.documents.listing: documents_html(self.runtime, session),
+            parts.states.view: view,
+        }
+        if loaded is not None:
+            updates[parts.advised_window] = loaded.neighbor_window
+            updates |= _advised(parts.controls, loaded, view) if advise else _widened(parts.controls, view)
+        return updates
+
+
+def _key(loaded: LoadedModel | None) -> str:
+    """Tells a loaded model from others, and from itself loaded again."""
+    return "" if loaded is None else f"{loaded.label} {id(loaded)}"
+
+
+def _pairs(records: Any) -> list[Any]:
+    return [record for record in records or [] if isinstance(record, list) and len(record) == 2]
+
+
+def _as_left(controls: Controls, values: Any) -> dict[Any, Any]:
+    """The controls as they were left; no updates where that cannot be read."""
+    if not isinstance(values, list) or len(values) != len(controls):
+        return {}
+    try:
+        Choices.read(values)
+        return dict(zip(controls, map(_restored, controls, values), strict=True))
+    except (ValueError, TypeError):
+        return {}
+
+
+def _restored(control: Any, value: Any) -> Any:
+    """A slider's end may have been moved outward for its value."""
+    if isinstance(control, gr.Slider):
+        return gr.update(value=value, maximum=max(control.maximum, value))
+    return gr.update(value=value)
+
+
+def _widened(controls: Controls, view: DocumentView) -> dict[Any, Any]:
+    return {controls.neighbor_window: gr.update(maximum=max(2, view.trained_window - 1))}
+
+
+def _advised(controls: Controls, loaded: LoadedModel, view: DocumentView) -> dict[Any, Any]:
+    """The controls set to what suits the model and the documents."""
+    try:
+        config = loaded.advice(view.length)
+    except ValueError:
+        config = suggest(view.trained_window, view.length)
+    group, window = slider_updates(config, view)
+    return {
+        controls.group_size: group,
+        controls.neighbor_window: window,
+        controls.log_n: loaded.query_scaling == "logn",
+        controls.remember: not loaded.is_bundled,
+    }

@@ -1,0 +1,303 @@
+"""What the tabs share: the states and inputs of the page, how events are registered, and small parts of HTML."""
+
+from __future__ import annotations
+
+import atexit
+import math
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from html import escape
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import gradio as gr
+
+from app.session import Turn
+from selfextend.config import SelfExtendConfig
+from selfextend.methods import POSITION_METHODS, Method
+from selfextend.positions import QueryScaling
+from selfextend.steps import Progress
+
+COMPARE = "Compare"
+METHODS = (*(kind.heading for kind in POSITION_METHODS), COMPARE)
+"""The choices of the page's `method` radio."""
+
+
+@dataclass(frozen=True, eq=False)
+class DocumentView:
+    """The tokens at hand, as the tabs need to know them. Put a new one into the gr.State to redraw every tab.
+
+    Compared by identity, so that gr.State can tell a new one from the old without hashing 100,000 words.
+
+    Attributes:
+        trained_window: the model's L, in tokens.
+        length: tokens of the prompt (documents, question and room for the answer).
+        token_text: the words at a position, as a function of it or as one string a token; None if nothing is read yet.
+    """
+
+    trained_window: int
+    length: int
+    token_text: Callable[[int], str] | Sequence[str] | None = None
+
+    def words_at(self, position: int) -> str | None:
+        """The token's text at `position`, or None where it is unknown."""
+        if self.token_text is None or not 0 <= position < self.length:
+            return None
+        if callable(self.token_text):
+            return self.token_text(position)
+        return self.token_text[position] if position < len(self.token_text) else None
+
+
+class States(NamedTuple):
+    """The page's gr.States.
+
+    Attributes:
+        visitor: who this is: a random text that the browser keeps.
+        entries: the conversation, a list of Entry.
+        turn: the Turn that the tabs beside the chat look into, or None.
+        pending: what is being asked (see `app.tabs.chat`), or None.
+        view: the DocumentView.
+    """
+
+    visitor: gr.State
+    entries: gr.State
+    turn: gr.State
+    pending: gr.State
+    view: gr.State
+
+
+class SharedInputs(NamedTuple):
+    """The page's components that the tabs listen to.
+
+    Attributes:
+        group_size: slider, whole tokens.
+        neighbor_window: slider, whole tokens.
+        method: radio with METHODS.
+        view: gr.State holding a DocumentView.
+    """
+
+    group_size: gr.Slider
+    neighbor_window: gr.Slider
+    method: gr.Radio
+    view: gr.State
+
+
+class Refresh(NamedTuple):
+    """A tab's redraw: a function with its inputs and outputs, for `event(*refresh)`."""
+
+    fn: Callable[..., Any]
+    inputs: list[gr.components.Component]
+    outputs: list[gr.components.Component]
+
+
+# Events
+
+QUEUED: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+"""What all of the page's own events have in common: no spinner over what they set, and not in the API."""
+
+LIVE: dict[str, Any] = {**QUEUED, "queue": False, "trigger_mode": "always_last"}
+"""For events that follow a slider or a pointer: answered at once, the newest wins. Their handlers must not set a state
+that others listen to; see `on`."""
+
+MODEL_QUEUE = "model"
+"""The concurrency id of everything that uses the model: one at a time."""
+ON_MODEL: dict[str, Any] = {**QUEUED, "concurrency_limit": 1, "concurrency_id": MODEL_QUEUE}
+
+
+def on(
+    events: Any, handler: Callable[..., Any], inputs: Sequence[Any] | None = None, outputs: Sequence[Any] | None = None
+) -> Any:
+    """Register a handler of the page: queued where it sets a gr.State, answered at once elsewhere.
+
+    `State.change` reaches the page through queued events only: what listens to a state that was set by any other
+    handler goes on showing what was there before.
+    """
+    queue = any(isinstance(output, gr.State) for output in outputs or ())
+    if isinstance(events, list):
+        return gr.on(events, handler, inputs, outputs, queue=queue, **QUEUED)
+    return events(handler, inputs, outputs, queue=queue, **QUEUED)
+
+
+def skipped(count: int) -> tuple[Any, ...]:
+    """For a handler that leaves all of its `count` outputs as they are."""
+    return tuple(gr.skip() for _ in range(count))
+
+
+def draw_on_load(refresh: Refresh) -> None:
+    """Runs `refresh` once when the page that is being built comes up."""
+    page = gr.context.Context.root_block
+    if page is None:
+        raise RuntimeError("Tabs are built inside an open gr.Blocks.")
+    page.load(*refresh, **LIVE)
+
+
+def told(event: gr.EventData, name: str) -> Any:
+    """A value that came with an event of gr.HTML; None where there is none. Anybody may send anything, so check it."""
+    try:
+        return getattr(event, name, None)
+    except TypeError:  # what came is no JSON object
+        return None
+
+
+def is_finite(number: Any) -> bool:
+    """Whether this is a number that can name a token."""
+    return isinstance(number, int | float) and not isinstance(number, bool) and abs(number) < 2**31
+
+
+def cell_of(event: gr.EventData) -> tuple[int, int]:
+    """(row, column) that a click or the pointer on a `plot_pane` names.
+
+    Raises:
+        ValueError: it names none.
+    """
+    row, column = told(event, "y"), told(event, "x")
+    if not (is_finite(row) and is_finite(column)):
+        raise ValueError("A cell is named by two numbers, x and y.")
+    return round(row), round(column)
+
+
+def tokens_in(event: gr.EventData, axis: str, length: int, smallest: int, shift: float = 0) -> tuple[int, int] | None:
+    """The tokens [from, to) that a zoom of a `plot_pane` shows on an axis, moved and widened to lie within a text.
+
+    Args:
+        length: of the text; `smallest` is the fewest tokens to show of it.
+        shift: from the axis's values to the tokens' edges: 0.5 where the value n is the middle of token n.
+
+    Returns:
+        None where all of the axis is to be shown.
+
+    Raises:
+        ValueError: the range is not two finite numbers.
+    """
+    edges = told(event, axis)
+    if edges is None:
+        return None
+    if not isinstance(edges, list) or len(edges) != 2 or not all(map(is_finite, edges)):
+        raise ValueError("The view to zoom to must be two numbers for each axis.")
+    start, stop = (round(edge + shift) for edge in sorted(edges))
+    span = min(length, max(stop - start, smallest))
+    start = min(max(0, (start + stop - span) // 2), length - span)
+    return start, start + span
+
+
+# A DownloadButton saves what it held before the click; here the file is made by the click.
+_SAVE_FILE = """(file) => {
+  if (!file) return;
+  const link = document.createElement("a");
+  link.href = file.url;
+  link.download = file.orig_name ?? "";
+  document.body.append(link);
+  link.click();
+  link.remove();
+}"""
+
+
+def save_on_click(
+    button: gr.Button,
+    make: Callable[..., tuple[str | None, str]],
+    inputs: Sequence[gr.components.Component],
+    status: gr.HTML,
+) -> None:
+    """Makes a file when `button` is clicked and has the browser save it.
+
+    `make` gets the values of `inputs` and returns the file's path, or None, and what `status` then says.
+    """
+    made = gr.DownloadButton(visible="hidden")
+    on(button.click, make, inputs, [made, status]).success(None, [made], None, js=_SAVE_FILE, queue=False, **QUEUED)
+
+
+@cache
+def _folder_of_files() -> Path:
+    folder = Path(tempfile.mkdtemp(prefix="selfextend-files-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
+def saved(name: str, text: str) -> str:
+    """The path of a new file of this name, which is removed when this process ends."""
+    path = Path(tempfile.mkdtemp(dir=_folder_of_files())) / name
+    path.write_text(text, encoding="utf-8")
+    return str(path)
+
+
+# HTML
+
+
+class Pace:
+    """Says when it is time for another update of the page."""
+
+    def __init__(self, seconds: float = 0.2) -> None:
+        self.seconds = seconds
+        self._last = -seconds
+
+    def due(self) -> bool:
+        """Whether `seconds` have passed since this was last True."""
+        if time.monotonic() - self._last < self.seconds:
+            return False
+        self._last = time.monotonic()
+        return True
+
+
+def status_html(progress: Progress | str) -> str:
+    """A line of progress that screen readers announce."""
+    if isinstance(progress, str):
+        progress = Progress(progress)
+    if not progress.words:
+        return ""
+    bar = "" if progress.fraction is None else f'<progress value="{progress.fraction:.4f}" max="1"></progress>'
+    words = progress.words[0].upper() + progress.words[1:]
+    if progress.seconds_left:
+        words += f", about {math.ceil(progress.seconds_left)} s left"
+    return f'<div class="progress-line" role="status">{bar}<span>{escape(words)}</span></div>'
+
+
+def complaint_html(error: Exception | str) -> str:
+    """A sentence about what went wrong."""
+    return f'<p role="alert" class="complaint">{escape(str(error))}</p>'
+
+
+def hint_html(words: str) -> str:
+    """A sentence in small print. `words` is HTML."""
+    return f'<p class="hint">{words}</p>'
+
+
+def answer_html(turn: Turn) -> str:
+    """Which answer a tab looks into: its question, its words, its method and model."""
+    return (
+        f"<p><b>{escape(turn.question)}</b><br>{escape(turn.answer.text.strip()) or '(no words)'} "
+        f'<span class="hint">({turn.method.title}, {escape(turn.model_name)})</span></p>'
+    )
+
+
+# Settings
+
+
+def settings_of(group_size: float, neighbor_window: float) -> SelfExtendConfig:
+    """The sliders' numbers as settings. Sliders send floats where the step is whole, and null when emptied."""
+    if group_size is None or neighbor_window is None:
+        raise ValueError("Group size and Neighbor window both need a whole number.")
+    return SelfExtendConfig(int(group_size), int(neighbor_window))
+
+
+def method_of(heading: str, group_size: float, neighbor_window: float, query_scaling: QueryScaling = "none") -> Method:
+    """A method of the page's radio with those of the sliders' numbers that it takes. One without numbers of its own
+    takes no query scaling either: log-n is offered as a remedy beside another.
+
+    Raises:
+        ValueError: no such method, or a slider is empty.
+    """
+    kind = next((kind for kind in POSITION_METHODS if kind.heading == heading), None)
+    if kind is None:
+        raise ValueError(f"The method is one of {', '.join(METHODS)}.")
+    config = settings_of(group_size, neighbor_window)
+    numbers = {attribute: getattr(config, attribute) for attribute, _ in kind.symbols if hasattr(config, attribute)}
+    return kind(query_scaling if kind.symbols else "none", **numbers)
+
+
+def setting_words(config: SelfExtendConfig) -> str:
+    """The settings as titles say them."""
+    return f"G = {config.group_size:,}, w = {config.neighbor_window:,}"

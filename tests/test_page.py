@@ -1,0 +1,155 @@
+"""What the page's handlers do with its states, without a browser."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator
+from pathlib import Path
+
+import gradio as gr
+import pytest
+
+from app.conversation import Entry, Reply, as_json, as_text, from_json, messages, placed_messages, same_thread
+from app.jobs import Job, JobStopped
+from app.page import build_page
+from app.runtime import Runtime, make_runtime
+from app.session import Session, Turn
+from app.settings import read_settings
+from app.tabs.widgets import saved
+from selfextend.steps import Progress
+
+
+@pytest.fixture
+def runtime() -> Runtime:
+    return make_runtime(read_settings(["--no-browser", "--no-persist"], {}))
+
+
+def test_no_handler_outside_the_queue_sets_a_state_that_others_listen_to(runtime: Runtime) -> None:
+    """`State.change` reaches the page through queued events only."""
+    functions = build_page(runtime).fns.values()
+    listened_to = {target for function in functions for target, event in function.targets if event == "change"}
+    states = [
+        (function, output)
+        for function in functions
+        for output in function.outputs
+        if isinstance(output, gr.State) and output._id in listened_to
+    ]
+    assert states
+    assert not [str(function.name) for function, _ in states if not function.queue]
+
+
+def counted() -> Generator[int, None, str]:
+    yield 1
+    yield 2
+    return "done"
+
+
+def test_a_job_is_followed_to_its_result() -> None:
+    steps = Job().follow(counted())
+    assert [next(steps), next(steps)] == [1, 2]
+    with pytest.raises(StopIteration) as end:
+        next(steps)
+    assert end.value.value == "done"
+
+
+@pytest.mark.parametrize("before", [True, False], ids=["before it starts", "between two steps"])
+def test_a_stopped_job_closes_its_steps(before: bool) -> None:
+    closed = []
+
+    def steps() -> Iterator[int]:
+        try:
+            yield from range(5)
+        finally:
+            closed.append(True)
+
+    job = Job()
+    job.begin()
+    if before:
+        job.stop()
+    followed = job.follow(steps())
+    if not before:
+        next(followed)
+        job.stop()
+    with pytest.raises(JobStopped):
+        next(followed)
+    assert closed == ([] if before else [True])
+    job.begin()
+    assert list(job.follow(steps())) == [0, 1, 2, 3, 4]
+
+
+def test_a_stop_that_was_seen_too_late_stops_no_later_work() -> None:
+    job = Job()
+    job.begin()
+    earlier = job.follow(counted())
+    next(earlier)
+    job.stop()
+    job.begin()
+    assert list(job.follow(counted())) == [1, 2]
+    with pytest.raises(JobStopped):
+        next(earlier)
+
+
+def test_a_job_tells_its_progress() -> None:
+    job = Job()
+    list(job.follow(progress for progress in [Progress("reading", 0.5)]))
+    assert job.progress == Progress("reading", 0.5)
+
+
+def test_each_activity_of_a_visitor_has_a_stop_of_its_own() -> None:
+    session = Session("v")
+    jobs = [session.answering, session.measuring, session.testing, session.probing, session.reading]
+    assert len(set(map(id, jobs))) == len(jobs)
+    session.measuring.stop()
+    assert list(session.answering.follow(counted())) == [1, 2]
+
+
+def entry(question: str, model: str = "tiny", documents: tuple[str, ...] | None = ("a",)) -> Entry:
+    return Entry(question, (Reply(1, "vanilla", f"{question}!"),), model, documents)
+
+
+def test_another_model_or_document_starts_a_thread_of_its_own() -> None:
+    talk = [entry("1"), entry("2"), entry("3", "other"), entry("4", "other", ("a", "b")), entry("5", "other", ("a",))]
+    assert same_thread(talk[:2], entry("?")) == talk[:2]
+    assert same_thread(talk[:3], entry("?", "other")) == talk[2:3]
+    assert same_thread(talk[:4], entry("?", "other")) == []
+    assert same_thread(talk, entry("?")) == []
+    dividers = [(place, message) for place, message in placed_messages(talk) if "divider" in message["content"]]
+    assert [place for place, _ in dividers] == [2, 3, 4]
+    assert "the model is other" in dividers[0][1]["content"]
+    assert "the documents are others" in dividers[1][1]["content"]
+    assert "*From here the model is other;" in as_text(talk, ())
+
+
+def test_dividers_survive_the_browser_and_old_conversations_open() -> None:
+    talk = [entry("1"), entry("2", "<b>"), entry("3", "<b>", ())]
+    kept = as_json(talk)
+    assert messages(from_json(kept)) == messages(talk)
+    assert "<b>" not in str([message for message in messages(talk) if "divider" in message["content"]])
+    for record in kept:
+        del record["documents"]
+    old = from_json(kept)
+    assert [entry.question for entry in old] == ["1", "2", "3"]
+    assert same_thread(old, entry("?", "<b>")) == old[1:]  # what it was asked about is not known
+
+
+def test_the_turn_in_view_is_the_newest_of_the_conversation_and_of_its_model() -> None:
+    session = Session("v")
+    for number in (1, 2):
+        turn = object.__new__(Turn)
+        for name, value in (("id", number), ("model_name", "tiny")):
+            object.__setattr__(turn, name, value)
+        session.keep(turn)
+    talk = [
+        Entry("a", (Reply(1, "vanilla", ""),), "tiny"),
+        Entry("b", (Reply(2, "vanilla", ""), Reply(0, "vanilla", ""))),
+    ]
+    assert session.last_turn(talk, "tiny") is session.turns[2]
+    assert session.last_turn(talk[:1], "tiny") is session.turns[1]
+    assert session.last_turn([], "tiny") is None
+    assert session.last_turn(talk, "other") is None
+
+
+def test_files_to_download_lie_in_one_folder() -> None:
+    first, second = Path(saved("run.html", "a")), Path(saved("run.html", "b"))
+    assert first.name == second.name == "run.html"
+    assert first.parent.parent == second.parent.parent
+    assert (first.read_text(), second.read_text()) == ("a", "b")
