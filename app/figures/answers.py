@@ -1,9 +1,8 @@
-"""Arrays in, plotly figures out: attention, losses and the grids of the probes.
+"""Draws attention, losses and the grids of the probes as plotly figures.
 
-Every figure states in its title what it shows, carries units on its axes, draws on light and on dark ground
-(`dark=`; a plot pane switches it in the browser) and stays readable at 390 px: colour bars and legends lie
-across, never beside. Arrays stay numpy, which plotly sends as packed bytes; lists would be ten times as long.
-The position map's figures are in `app.figures.maps`. Knows no torch, no gradio and no formula.
+Every figure says in its title what it shows, has units on its axes, suits a light and a dark background (`dark=`; a plot
+pane switches it in the browser) and is readable at 390 px: colour bars and legends are horizontal. Arrays stay numpy,
+which plotly sends as packed bytes; lists would be ten times as long.
 """
 
 from __future__ import annotations
@@ -16,11 +15,11 @@ import numpy as np
 import numpy.typing as npt
 import plotly.graph_objects as go
 
-from app.figures.style import METHOD_NAMES, SEQUENTIAL, compact, finish, lying_colour_bar
+from app.figures.style import METHOD_NAMES, SEQUENTIAL, compact, finish, horizontal_colour_bar
 from app.theme import ACCENTS, BLUE, GREY, METHOD_COLOURS, METHOD_DASHES, ORANGE
 
 PAGE_BORDER = ({"color": "rgba(0,0,0,0.45)", "width": 3}, {"color": "rgba(255,255,255,0.9)", "width": 1})
-"""A bright line in a dark one: seen on the colours' dark end and on their bright end alike."""
+"""A bright line within a dark one, visible on dark and on bright colours."""
 
 
 def attention_heatmap(
@@ -57,7 +56,7 @@ def attention_heatmap(
         )
     shown = np.log10(np.maximum(shares, 1e-6)) if scale == "log" else shares
     low, high = (-6.0, 0.0) if scale == "log" else (0.0, max(float(shares.max(initial=0.0)), 1e-9))
-    bar = lying_colour_bar("share of attention")
+    bar = horizontal_colour_bar("share of attention")
     if scale == "log":
         powers = list(range(-6, 1))
         bar |= {"tickvals": powers, "ticktext": ["≤ 10⁻⁶", "10⁻⁵", "10⁻⁴", "10⁻³", "1%", "10%", "100%"]}
@@ -253,7 +252,7 @@ def _labelled_grid(
             zmin=0 if percent else None,
             zmax=1 if percent else None,
             colorscale=SEQUENTIAL,
-            colorbar=lying_colour_bar(value_name) | {"tickformat": shown},
+            colorbar=horizontal_colour_bar(value_name) | {"tickformat": shown},
             texttemplate=f"%{{z:{shown}}}" if values.size <= 150 else None,
             xgap=2,
             ygap=2,

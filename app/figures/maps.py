@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import plotly.graph_objects as go
 
-from app.figures.style import METHOD_NAMES, SEQUENTIAL, compact, finish, lying_colour_bar
+from app.figures.style import METHOD_NAMES, SEQUENTIAL, compact, finish, horizontal_colour_bar
 from app.theme import BLUE, GREY, METHOD_COLOURS, METHOD_DASHES, ORANGE, PURPLE, SKY, VERMILLION
 from selfextend.methods import Method
 from selfextend.position_map import MapCells, PositionCurve
@@ -60,7 +60,7 @@ def position_map_figure(
             zmax=top,
             texttemplate="%{z}" if labelled else None,
             colorscale="Viridis" if cells.is_difference else SEQUENTIAL,
-            colorbar=lying_colour_bar(bar),
+            colorbar=horizontal_colour_bar(bar),
             hovertemplate=hover,
             hoverongaps=False,
         )
@@ -213,10 +213,7 @@ PLANE_COLOURS = (GREY, ORANGE, BLUE, SKY)
 
 
 def parameter_plane_figure(
-    group_sizes: npt.NDArray[np.int_],
-    neighbor_windows: npt.NDArray[np.int_],
-    verdict: npt.NDArray[np.uint8],
-    reach: npt.NDArray[np.int_],
+    plane: tuple[npt.NDArray[np.int_], npt.NDArray[np.int_], npt.NDArray[np.uint8], npt.NDArray[np.int_]],
     *,
     length: int,
     trained_window: int,
@@ -227,12 +224,12 @@ def parameter_plane_figure(
     """The plane group size x neighbor window for one document.
 
     Args:
-        group_sizes, neighbor_windows: the columns and the rows.
-        verdict: index into PLANE_LABELS, shape (rows, columns).
-        reach: tokens each combination reaches, same shape.
+        plane: the group sizes (columns); the neighbor windows (rows); the index into PLANE_LABELS for each combination
+            and the tokens that it reaches, both of shape (rows, columns).
         here, advised: (group size, neighbor window), each a cell of the plane, to mark as the present setting and as
             the suggestion.
     """
+    group_sizes, neighbor_windows, verdict, reach = plane
     steps = [(n / 4 + side * 0.25, colour) for n, colour in enumerate(PLANE_COLOURS) for side in (0, 1)]
     words = np.asarray(PLANE_LABELS, dtype=object)[verdict]
     figure = go.Figure(
