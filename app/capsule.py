@@ -1,7 +1,7 @@
 """Run capsules: one HTML file with a question, its answer, citations, settings, versions and the pooled figures.
 
 It opens in any browser without this app and without a network, and this app reads it back: what the figures are drawn
-from stands in it as JSON. Knows nothing about gradio.
+from stands in it as JSON.
 """
 
 from __future__ import annotations

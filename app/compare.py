@@ -1,7 +1,4 @@
-"""What each method's loss is, token by token, over the documents: where vanilla breaks down and SelfExtend does not.
-
-Knows nothing about gradio.
-"""
+"""What each method's loss is, token by token, over the documents: where vanilla breaks down and SelfExtend does not."""
 
 from __future__ import annotations
 

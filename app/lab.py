@@ -30,7 +30,7 @@ from selfextend.lab.tables import accuracy, by_length, ends_of_curves, labels, l
 # What runs the probes brings torch and transformers, and the page is to be there before them.
 if TYPE_CHECKING:
     from selfextend.lab.grid import CellDone, Progress
-    from selfextend.lab.haystack import Filler
+    from selfextend.lab.probes.haystack import Filler
 
 PROBES = {
     "Passkey": "passkey",
@@ -109,8 +109,8 @@ def prepare(choices: LabChoices, loaded: LoadedModel, documents: Sequence[tuple[
         prose_tokens,
     )
     from selfextend.lab.grid import GridPlan, run_grid
-    from selfextend.lab.haystack import encode, own_text
     from selfextend.lab.perplexity import PerplexityPlan, run_perplexity
+    from selfextend.lab.probes.haystack import encode, own_text
 
     window = loaded.trained_window
     source, text = _own(documents) if choices.own_document else ("", "")

@@ -1,7 +1,7 @@
 """The lesson: SelfExtend in six steps on a text short enough to read every cell of.
 
 Works out every number and every sentence; assets/lesson.js only draws them, so that no formula is written twice.
-Needs no model. Knows no gradio.
+Needs no model.
 """
 
 from __future__ import annotations

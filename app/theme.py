@@ -1,7 +1,7 @@
 """Colours, fonts and style sheets: the one place that says what the app looks like.
 
 No web fonts and no other host: every font is one that the reader's system already has. Colours are Okabe and
-Ito's, which stay apart for colour-blind eyes. Knows nothing about what is shown with them.
+Ito's, which stay apart for colour-blind eyes.
 """
 
 from __future__ import annotations

@@ -9,33 +9,26 @@ from __future__ import annotations
 
 import functools
 import inspect
-import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
-import torch
 from torch import nn
-from torch.overrides import TorchFunctionMode
-from transformers import AttentionInterface, AttentionMaskInterface, DynamicCache, PreTrainedModel
-from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, causal_mask_function
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers import DynamicCache, PreTrainedModel
 
 from selfextend import windows
 from selfextend.cache import SelfExtendCache, SelfExtendLayer, writing
 from selfextend.config import SelfExtendConfig, check_window
 from selfextend.errors import PastReachError, PastReachWarning, UnsupportedArchitectureError
-from selfextend.forward import AttentionObserver, ForwardPass, LayerPass, current, forward_pass
+from selfextend.forward import AttentionObserver, LayerPass, current, forward_pass
+from selfextend.interface import ATTRIBUTE, IMPLEMENTATION, DirectAttention, padding_mask, pass_under_way
 from selfextend.positions import PositionMap
 from selfextend.probe import Anatomy, AttentionLayer, LayerKind, examine
 from selfextend.rotary import kept_state, unrotated
 
 OnOverflow = Literal["warn", "error", "ignore"]
-
-_IMPLEMENTATION = "selfextend"
-_ATTRIBUTE = "_selfextend"
 
 
 @dataclass(frozen=True)
@@ -165,7 +158,7 @@ def active_extension(model: object) -> Extension | None:
     if not isinstance(model, nn.Module):
         return None
     for module in model.modules():
-        extension = vars(module).get(_ATTRIBUTE)
+        extension = vars(module).get(ATTRIBUTE)
         if isinstance(extension, Extension):
             return extension
     return None
@@ -207,13 +200,13 @@ class Extension:
         with ExitStack() as undo:
             decoder = self.anatomy.decoder
             undo.enter_context(kept_state(decoder))
-            _attach(undo, decoder, _ATTRIBUTE, self)
+            _attach(undo, decoder, ATTRIBUTE, self)
             for config in {
                 id(m.config): m.config for m in (decoder, *self._modules()) if hasattr(m, "config")
             }.values():
                 self._change_config(undo, config)
             for layer in self.anatomy.layers:
-                _attach(undo, layer.module, _ATTRIBUTE, layer)
+                _attach(undo, layer.module, ATTRIBUTE, layer)
                 if layer.kind == "extended":
                     before = functools.partial(self._before_attention, layer)
                     undo.callback(layer.module.register_forward_pre_hook(before, with_kwargs=True).remove)
@@ -225,7 +218,7 @@ class Extension:
                 _attach(undo, model, "generate", self._generate(cast(Any, model.generate)))
             _attach(undo, model, "save_pretrained", self._save_pretrained(model))
             # For static caches generate() makes masks outside the forward pass; there, ours are made inside it.
-            _attach(undo, model, "create_masks_for_generate", _padding_mask)
+            _attach(undo, model, "create_masks_for_generate", padding_mask)
             self._undo = undo.pop_all()
 
     def remove(self) -> None:
@@ -243,7 +236,7 @@ class Extension:
     def _change_config(self, undo: ExitStack, config: Any) -> None:
         self.original_implementation = config._attn_implementation
         undo.callback(setattr, config, "_attn_implementation_internal", config._attn_implementation)
-        config._attn_implementation_internal = _IMPLEMENTATION if self.anatomy.uses_interface else "sdpa"
+        config._attn_implementation_internal = IMPLEMENTATION if self.anatomy.uses_interface else "sdpa"
         if self.anatomy.own_window:
             # With its own sliding window on, the model's masks and caches would drop the far keys.
             name = "sliding_window" if getattr(config, "layer_types", None) is None else "layer_types"
@@ -334,7 +327,7 @@ class Extension:
     ) -> tuple[Any, dict[str, Any]]:
         """Have this layer leave its queries and keys unrotated, and tell its cache how to rotate the keys."""
         cache = next((value for value in kwargs.values() if isinstance(value, SelfExtendCache)), None)
-        LayerPass.begin(_pass_under_way(), layer, cache)
+        LayerPass.begin(pass_under_way(), layer, cache)
         return args, {**kwargs, "position_embeddings": unrotated(kwargs["position_embeddings"])}
 
     def _direct_forward(self, layer: AttentionLayer) -> Callable[..., Any]:
@@ -345,27 +338,10 @@ class Extension:
         def forward(*args: Any, **kwargs: Any) -> Any:
             if kwargs.get("output_attentions"):
                 raise ValueError("This model returns no attention weights while SelfExtend is on. Ask for none.")
-            with _DirectAttention():
+            with DirectAttention():
                 return original(*args, **kwargs)
 
         return forward
-
-
-class _DirectAttention(TorchFunctionMode):
-    """For attention modules that call torch's attention function themselves (Falcon)."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if func is not torch.nn.functional.scaled_dot_product_attention:
-            return func(*args, **kwargs)
-        query, key, value = args[:3]
-        scaling = kwargs.get("scale") or query.shape[-1] ** -0.5
-        dropout = kwargs.get("dropout_p", 0.0)
-        return _layer_under_way().attention(query, key, value, scaling=scaling, dropout=dropout)[0]
-
-
-def _padding_mask(attention_mask: torch.Tensor | None = None, **_: Any) -> torch.Tensor | None:
-    return attention_mask
 
 
 def _attach(undo: ExitStack, module: nn.Module, name: str, value: Any) -> None:
@@ -376,62 +352,3 @@ def _attach(undo: ExitStack, module: nn.Module, name: str, value: Any) -> None:
     else:
         undo.callback(attributes.pop, name, None)
     attributes[name] = value
-
-
-def _pass_under_way() -> ForwardPass:
-    step = current.get()
-    if step is None:
-        raise RuntimeError("A single layer of a model with SelfExtend on was called outside its model.")
-    return step
-
-
-def _layer_under_way() -> LayerPass:
-    layer = _pass_under_way().layer
-    assert layer is not None
-    return layer
-
-
-def _attention_forward(
-    module: nn.Module,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
-    scaling: float | None = None,
-    dropout: float = 0.0,
-    **kwargs: Any,
-) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """What transformers calls as the attention implementation "selfextend". Its contract: see `AttentionInterface`."""
-    step, layer = _pass_under_way(), vars(module)[_ATTRIBUTE]
-    if scaling is None:
-        scaling = query.shape[-1] ** -0.5
-    if layer.kind != "extended":
-        eager: Any = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
-        original = ALL_ATTENTION_FUNCTIONS.get_interface(step.kept_implementation, eager)
-        return original(module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **kwargs)
-    output, weights = _layer_under_way().attention(
-        query,
-        key,
-        value,
-        scaling=scaling,
-        softcap=kwargs.get("softcap"),
-        dropout=dropout,
-        want_weights=bool(kwargs.get("output_attentions")),
-    )
-    return output.transpose(1, 2).contiguous(), weights
-
-
-def _attention_mask(*args: Any, **kwargs: Any) -> Any:
-    """The mask for layers that keep their own attention. Extended layers take none: theirs is in `ForwardPass`."""
-    step = current.get()
-    if step is None:
-        return None
-    plain = kwargs.get("mask_function") is causal_mask_function
-    if not step.kept or (plain and "no_rope" not in step.kept):
-        return None
-    original = ALL_MASK_ATTENTION_FUNCTIONS.get(step.kept_implementation)
-    return None if original is None else original(*args, **kwargs)
-
-
-AttentionInterface.register(_IMPLEMENTATION, _attention_forward)
-AttentionMaskInterface.register(_IMPLEMENTATION, _attention_mask)

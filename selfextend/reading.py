@@ -258,6 +258,7 @@ def log_probability_steps(
     yield from read_steps(reader, prefix, prompt[:-1], length=len(prompt) + len(answer), chunk_tokens=chunk_tokens)
     prefix.rewind(reader, prompt[:-1], len(prompt) + len(answer))
     logits = prefix.read(reader, [prompt[-1], *answer[:-1]], keep=len(answer))
+    yield TokensRead(1)
     scores = torch.log_softmax(logits.float(), dim=-1)
     return scores[torch.arange(len(answer)), torch.tensor(list(answer), device=scores.device)].cpu().numpy()
 

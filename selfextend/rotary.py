@@ -1,7 +1,7 @@
 """Rotating query and key states at any positions, with the model's own rotary embedding.
 
 RoPE scaling, interleaving and partial rotation all stay the model's: its tables come from its own rotary module
-and its own `apply_rotary_pos_emb` turns the states. Knows nothing about attention, caches or the position map.
+and its own `apply_rotary_pos_emb` turns the states.
 """
 
 from __future__ import annotations

@@ -15,12 +15,12 @@ from lab_models import tokenizer
 
 from selfextend.lab.errors import LabError, TestSetError
 from selfextend.lab.grid import GridPlan
-from selfextend.lab.haystack import Filler, check_depth, encode, even_depths, own_text, sentences_of
-from selfextend.lab.key_values import KeyValues
 from selfextend.lab.methods import Method
-from selfextend.lab.needle import VARIANTS, Needle, OwnNeedle
-from selfextend.lab.passkey import Passkey, case_of_row, read_test_set
-from selfextend.lab.probes import Case, case_seed
+from selfextend.lab.probes.cases import Case, case_seed
+from selfextend.lab.probes.haystack import Filler, check_depth, encode, even_depths, own_text, sentences_of
+from selfextend.lab.probes.key_values import KeyValues
+from selfextend.lab.probes.needle import VARIANTS, Needle, OwnNeedle
+from selfextend.lab.probes.passkey import Passkey, case_of_row, read_test_set
 
 LINE = "The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again."
 

@@ -23,8 +23,8 @@ from selfextend.lab.choices import prose_tokens
 from selfextend.lab.errors import LabError
 from selfextend.lab.grid import CellDone, GridPlan, Progress, run_grid
 from selfextend.lab.methods import Method
-from selfextend.lab.passkey import Passkey
 from selfextend.lab.perplexity import PerplexityPlan, run_perplexity
+from selfextend.lab.probes.passkey import Passkey
 from selfextend.lab.ray_runner import RayUnavailableError, check_address, grid_tasks, perplexity_tasks, run_on_ray
 from selfextend.lab.records import Row, cell_key, comparable, complete_cells, read_run
 from selfextend.lab.short_context import ShortContextPlan, run_short_context, settings_for
@@ -79,7 +79,7 @@ def test_answers_are_greedy_ones_whatever_the_batch() -> None:
     """The same cases one by one, each prompt read whole."""
     wanted = plan(methods=methods("vanilla"), lengths=LENGTHS[:1])
     for row in run(wanted):
-        from selfextend.lab.probes import case_seed
+        from selfextend.lab.probes.cases import case_seed
 
         rng = case_seed(0, "passkey", row["length"], row["depth"], row["trial"])
         case = Passkey().case(tokenizer(), row["length"], row["depth"], rng)

@@ -1,6 +1,6 @@
 """Asks a model the questions of a document, through the library, the way a person asks in the app.
 
-Public functions of selfextend only. Knows nothing of how the model was made.
+Public functions of selfextend only.
 """
 
 from __future__ import annotations

@@ -36,7 +36,7 @@ from selfextend.config import (
 )
 
 COLUMNS, ROWS = 32, 24
-"""Most group sizes and neighbor windows in the plane: as many as can be clicked on a telephone."""
+"""Most group sizes and neighbor windows in the plane: as many as can be clicked on a phone."""
 
 TOO_SHORT, ABOVE_RULE, IN_BAND, BELOW_BAND = range(4)
 

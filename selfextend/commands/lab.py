@@ -15,8 +15,8 @@ from selfextend.commands.running import (
 )
 
 if TYPE_CHECKING:
-    from selfextend.lab.haystack import Filler
-    from selfextend.lab.probes import Probe
+    from selfextend.lab.probes.cases import Probe
+    from selfextend.lab.probes.haystack import Filler
     from selfextend.lab.records import Run
 
 
@@ -65,7 +65,7 @@ def _add_grid_arguments(one: argparse.ArgumentParser) -> None:
 
 
 def run_passkey(arguments: argparse.Namespace) -> dict[str, Any]:
-    from selfextend.lab.passkey import FILLER, Passkey
+    from selfextend.lab.probes.passkey import FILLER, Passkey
 
     if arguments.file is not None:
         return _run_test_set(arguments)
@@ -74,7 +74,7 @@ def run_passkey(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def run_needle(arguments: argparse.Namespace) -> dict[str, Any]:
     from selfextend.lab.errors import LabError
-    from selfextend.lab.needle import GENERATED, Needle, OwnNeedle
+    from selfextend.lab.probes.needle import GENERATED, Needle, OwnNeedle
 
     filler = _filler(arguments.text, GENERATED)
     own = (arguments.sentence, arguments.question, arguments.answer)
@@ -86,14 +86,14 @@ def run_needle(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def run_key_values(arguments: argparse.Namespace) -> dict[str, Any]:
-    from selfextend.lab.key_values import KeyValues
+    from selfextend.lab.probes.key_values import KeyValues
 
     return _run_grid(arguments, KeyValues())
 
 
 def _filler(path: Path | None, otherwise: Filler) -> Filler:
-    from selfextend.lab.haystack import own_text
-    from selfextend.lab.texts import read_text
+    from selfextend.lab.probes.haystack import own_text
+    from selfextend.lab.probes.texts import read_text
 
     return otherwise if path is None else own_text(read_text(path), path.name)
 
@@ -140,7 +140,7 @@ def grid_result(run: Run) -> dict[str, Any]:
 
 def _run_test_set(arguments: argparse.Namespace) -> dict[str, Any]:
     from selfextend.lab.errors import LabError
-    from selfextend.lab.passkey import read_test_set
+    from selfextend.lab.probes.passkey import read_test_set
     from selfextend.lab.tables import by_length
     from selfextend.lab.test_sets import TestSetPlan, run_test_set
 
@@ -199,8 +199,8 @@ def run_perplexity_command(arguments: argparse.Namespace) -> dict[str, Any]:
 def text_tokens(tokenizer: Any, path: Path | None, length: int, seed: int) -> list[int]:
     """The tokens of a text file, or of enough generated prose."""
     from selfextend.lab.choices import prose_tokens
-    from selfextend.lab.haystack import encode
-    from selfextend.lab.texts import read_text
+    from selfextend.lab.probes.haystack import encode
+    from selfextend.lab.probes.texts import read_text
 
     return prose_tokens(tokenizer, length, seed) if path is None else encode(tokenizer, read_text(path))
 

@@ -116,13 +116,13 @@ def _prompt(tokenizer: PreTrainedTokenizerBase, texts: list[str], question: str)
         )
         ids: list[int] = tokenizer(rendered, add_special_tokens=False, verbose=False).input_ids
         return ids
-    from selfextend.lab.haystack import encode
+    from selfextend.lab.probes.haystack import encode
 
     return encode(tokenizer, f"{content}\nAnswer:")
 
 
 def _texts(arguments: argparse.Namespace) -> list[str]:
-    from selfextend.lab.texts import read_text
+    from selfextend.lab.probes.texts import read_text
 
     if arguments.max_new_tokens < 1:
         raise ValueError(f"--max-new-tokens must be at least 1, not {arguments.max_new_tokens}.")

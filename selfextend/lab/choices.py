@@ -5,12 +5,12 @@ from __future__ import annotations
 from transformers import PreTrainedTokenizerBase
 
 from selfextend.lab.errors import LabError
-from selfextend.lab.filler import sentences
-from selfextend.lab.haystack import Filler, check_depth, encode, even_depths
-from selfextend.lab.key_values import KeyValues
-from selfextend.lab.needle import GENERATED, VARIANTS, Needle
-from selfextend.lab.passkey import FILLER, Passkey
-from selfextend.lab.probes import Probe
+from selfextend.lab.probes.cases import Probe
+from selfextend.lab.probes.filler import sentences
+from selfextend.lab.probes.haystack import Filler, check_depth, encode, even_depths
+from selfextend.lab.probes.key_values import KeyValues
+from selfextend.lab.probes.needle import GENERATED, VARIANTS, Needle
+from selfextend.lab.probes.passkey import FILLER, Passkey
 
 PROBE_NAMES = ("passkey", *(f"needle-{variant}" for variant in VARIANTS), "key-value")
 

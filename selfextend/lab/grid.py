@@ -17,10 +17,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from selfextend.config import checked_integer
 from selfextend.generation import PrefixCache, Waiting, exclusively
 from selfextend.lab.errors import LabError
-from selfextend.lab.haystack import check_depth
 from selfextend.lab.measuring import Cost
 from selfextend.lab.methods import Method
-from selfextend.lab.probes import Case, Probe, case_seed
+from selfextend.lab.probes.cases import Case, Probe, case_seed
+from selfextend.lab.probes.haystack import check_depth
 from selfextend.lab.reading import SharedText, answer_steps, fractions, shared_prefix
 from selfextend.lab.records import CellKey, Row, cell_key
 from selfextend.lab.running import running

@@ -15,11 +15,11 @@ from selfextend.config import suggest
 from selfextend.lab.choices import prose_tokens
 from selfextend.lab.errors import LabError
 from selfextend.lab.grid import CellDone, GridPlan, Progress, run_grid
-from selfextend.lab.key_values import KeyValues
 from selfextend.lab.methods import Method
-from selfextend.lab.needle import Needle
-from selfextend.lab.passkey import Passkey
 from selfextend.lab.perplexity import PerplexityPlan, run_perplexity
+from selfextend.lab.probes.key_values import KeyValues
+from selfextend.lab.probes.needle import Needle
+from selfextend.lab.probes.passkey import Passkey
 from selfextend.lab.records import CellKey
 
 

@@ -14,8 +14,8 @@ from selfextend.lab.errors import LabError
 from selfextend.lab.grid import CellDone, Clock, Progress, end_tokens, rows_of
 from selfextend.lab.measuring import Cost
 from selfextend.lab.methods import Method
-from selfextend.lab.passkey import case_of_row
-from selfextend.lab.probes import Case
+from selfextend.lab.probes.cases import Case
+from selfextend.lab.probes.passkey import case_of_row
 from selfextend.lab.reading import SharedText, answer_steps, fractions
 from selfextend.lab.records import CellKey, Row, cell_key
 from selfextend.lab.running import running

@@ -1,4 +1,4 @@
-"""The app in a real browser: upload, ask, stop, settings, compare, citations, reload, dark mode, a telephone.
+"""The app in a real browser: upload, ask, stop, settings, compare, citations, reload, dark mode, a phone.
 
 Most of it runs on a tiny random model, where only the mechanics count; what an answer says is tested with the bundled
 model at the end.

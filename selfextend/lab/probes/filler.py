@@ -1,7 +1,4 @@
-"""Generated prose to hide things in: seeded, plain English, endless, and of no interest whatsoever.
-
-Knows nothing about tokens or probes.
-"""
+"""Generated English prose to hide things in, as long as wanted; the same seed gives the same prose."""
 
 from __future__ import annotations
 

@@ -1,5 +1,6 @@
-"""Key-value retrieval: a JSON object of random identifiers, one of them asked for. After Lost in the Middle
-(arXiv 2307.03172), in words of our own. Knows nothing about models.
+"""Key-value retrieval: a JSON object of random identifiers, and a question for the value of one of its keys.
+
+After Lost in the Middle (arXiv 2307.03172), with other prompts.
 """
 
 from __future__ import annotations
@@ -7,12 +8,13 @@ from __future__ import annotations
 import random
 import uuid
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from transformers import PreTrainedTokenizerBase
+from selfextend.lab.probes.cases import Case
+from selfextend.lab.probes.haystack import Filler, encode, fill
 
-from selfextend.lab.haystack import Filler, encode, fill
-from selfextend.lab.probes import Case
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 _HEADER = "Here is a JSON object. Afterwards you will be asked for the value of one of its keys."
 

@@ -1,7 +1,4 @@
-"""Which texts the bundled model was never trained on: an eighth of all, the same eighth for whoever asks.
-
-Knows nothing of models.
-"""
+"""Which texts the bundled model was never trained on: an eighth of all texts, told by their checksum."""
 
 from __future__ import annotations
 

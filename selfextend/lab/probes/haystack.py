@@ -1,7 +1,4 @@
-"""A text of a wanted number of tokens with things planted in it: what passkey, needle and key-value retrieval share.
-
-Knows tokenizers; knows nothing about models, scores or what is planted.
-"""
+"""Texts of a wanted number of tokens with things planted in them: what passkeys, needles and key-value pairs share."""
 
 from __future__ import annotations
 
@@ -9,16 +6,18 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import cycle, islice
-
-from transformers import PreTrainedTokenizerBase
+from typing import TYPE_CHECKING
 
 from selfextend.lab.errors import LabError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 _SENTENCE_END = re.compile(r"(?<=[.!?])[\"'’”)\]]*\s+")
 
 
 def sentences_of(text: str) -> list[str]:
-    """The sentences of a text, each with its full stop, white space between them left out.
+    """The sentences of a text, each with its full stop and without the white space between them.
 
     Raises:
         LabError: the text is empty.
@@ -35,7 +34,7 @@ def sentences_of(text: str) -> list[str]:
 
 
 def check_depth(depth: float) -> float:
-    """`depth` if it lies in 0 ... 1, else a LabError."""
+    """`depth` if it lies between 0 and 1, else a LabError."""
     if isinstance(depth, bool) or not isinstance(depth, (int, float)) or not 0 <= depth <= 1:
         raise LabError(f"A depth must lie in 0 … 1 (0 is the beginning of the text, 1 its end), not {depth!r}.")
     return float(depth)
@@ -50,7 +49,7 @@ def even_depths(count: int) -> list[float]:
 
 def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     """Token ids of a prompt, with the special tokens that the tokenizer puts in front."""
-    # A text longer than the tokenizer's own limit is what the lab is about: no warning.
+    # No warning about texts longer than the tokenizer's own limit: they are the point here.
     ids: list[int] = tokenizer(text, verbose=False).input_ids
     return ids
 
@@ -61,7 +60,7 @@ class Filler:
 
     Attributes:
         pieces: in order.
-        repeats: whether to start over when they are used up. Somebody's own document is read once.
+        repeats: whether to start over when they are used up; a user's own document does not.
         joint: what stands between two pieces.
         source: names the filler in the records.
     """
@@ -76,13 +75,13 @@ class Filler:
 
 
 def own_text(text: str, source: str) -> Filler:
-    """Somebody's own document as filler, to plant something in at its sentences' ends. Errors as `sentences_of`."""
+    """A user's own document as filler: things are planted between its sentences. Errors as `sentences_of`."""
     return Filler(tuple(sentences_of(text)), repeats=False, joint=" ", source=source)
 
 
 @dataclass(frozen=True)
 class Planted:
-    """Something to plant at a depth, 0 … 1."""
+    """Something to plant at a depth, 0 (start) to 1 (end)."""
 
     depth: float
     text: str
@@ -97,20 +96,20 @@ def plant(
     planted: Sequence[Planted],
     question: str,
 ) -> list[int]:
-    """The tokens of the longest text that has at most `budget`: header, filler with the planted in it, question.
+    """The longest text of at most `budget` tokens: header, filler with things planted in it, question. As tokens.
 
-    Header and question stand on lines of their own; the planted stand between two pieces of the filler.
+    Header and question stand on lines of their own; what is planted stands between two pieces of the filler.
 
     Raises:
-        LabError: they alone are longer, or the filler, which may not start over, is too short.
+        LabError: what is planted and asked is longer by itself, or the filler is too short and may not start over.
     """
-    planted = sorted(planted, key=lambda one: one.depth)
+    planted = sorted(planted, key=lambda thing: thing.depth)
 
     def build(pieces: list[str]) -> str:
         body, start = [], 0
-        for one in planted:
-            at = round(one.depth * len(pieces))
-            body += [*pieces[start:at], one.text]
+        for thing in planted:
+            at = round(thing.depth * len(pieces))
+            body += [*pieces[start:at], thing.text]
             start = at
         return "\n".join(part for part in (header, filler.joint.join([*body, *pieces[start:]]), question) if part)
 
@@ -134,7 +133,8 @@ def fill(
     sample = filler.take(64)
     per_piece = max(1.0, len(encode(tokenizer, filler.joint.join(sample))) / len(sample))
     most = 1 << 30 if filler.repeats else len(filler.pieces)
-    # A guess, put right by what its tokens turn out to be; at the end `low` pieces fit and `high`, one more, do not.
+    # A guess, corrected by how many tokens it turns out to have. At the end `low` pieces fit and `high`, one more,
+    # do not.
     low, longest, high = 0, shortest, most + 1
     guess = int((budget - len(shortest)) / per_piece)
     while high - low > 1:

@@ -1,28 +1,29 @@
-"""A needle in a haystack, and RULER's harder kinds of it: several keys, several values, several questions, a chain.
+"""A needle in a haystack, and RULER's harder variants: several keys, several values, several questions, a chain.
 
-After gkamradt's needle test and RULER (NVIDIA, arXiv 2404.06654), in words of our own: scores do not compare with
-published RULER figures, which `python -m selfextend eval` is for. Knows nothing about models.
+After gkamradt's needle test and RULER (NVIDIA, arXiv 2404.06654), with other prompts: do not compare scores with
+published RULER results. `python -m selfextend eval` runs RULER itself.
 """
 
 from __future__ import annotations
 
 import random
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
-
-from transformers import PreTrainedTokenizerBase
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from selfextend.config import checked_integer
-from selfextend.lab import filler as generated
 from selfextend.lab.errors import LabError
-from selfextend.lab.haystack import Filler, Planted, encode, plant
-from selfextend.lab.probes import Case
+from selfextend.lab.probes import filler as generated
+from selfextend.lab.probes.cases import Case
+from selfextend.lab.probes.haystack import Filler, Planted, encode, plant
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 Variant = Literal["single", "multi-key", "multi-value", "multi-query", "tracking"]
 VARIANTS: tuple[str, ...] = get_args(Variant)
 
 GENERATED = Filler(tuple(generated.sentences(seed=0, count=4000)), repeats=True, joint=" ", source="generated")
-"""Prose of no interest, some 60,000 words before it starts over."""
+"""Some 60,000 words of generated prose, from the start again where that is not enough."""
 
 _PLACES = (
     "Alder Wharf", "Birchwood Hall", "Copper Lane", "Dunmore Gate", "Eastfold House", "Fenwick Tower", "Gable Court",
@@ -36,13 +37,13 @@ _HEADER = "Read the text below. Afterwards you will be asked about {what} in it.
 
 @dataclass(frozen=True)
 class Needle:
-    """One of the generated kinds.
+    """The generated needles.
 
     Attributes:
-        variant: "single"; "multi-key", others of the kind lie about; "multi-value", one key has several values and
-            all are asked; "multi-query", several keys are asked; "tracking", a value is handed on from variable to
-            variable, and all that hold it are asked.
-        count: how many needles there are, but for "single".
+        variant: "single"; "multi-key", where facts about other keys lie in the text too; "multi-value", where one key
+            has several values and all are asked for; "multi-query", where several keys are asked for; "tracking",
+            where variables pass a value on and all that hold it are asked for.
+        count: how many needles there are, except for "single".
         filler: what to hide them in.
     """
 
@@ -68,7 +69,7 @@ class Needle:
         return {"variant": self.variant, **count, "filler": self.filler.source}
 
     def case(self, tokenizer: PreTrainedTokenizerBase, length: int, depth: float, rng: random.Random) -> Case:
-        """One prompt of at most `length` tokens, answer included. The first needle is at `depth`, others anywhere.
+        """One prompt of at most `length` tokens, answer included. The first needle is at `depth`, the others anywhere.
 
         Raises:
             LabError: see `plant`.
@@ -86,7 +87,7 @@ class Needle:
         return Case(tokens=tuple(tokens), expected=tuple(expected), max_new_tokens=answer, match="contains")
 
     def _make(self, depth: float, rng: random.Random) -> tuple[str, list[Planted], str, list[str]]:
-        """What is asked about, the planted, the question with the answer's first words, and what is expected."""
+        """What is asked about, what is planted, the question with the answer's first words, and what is expected."""
         count = 1 if self.variant == "single" else self.count
         depths = [depth, *(round(rng.random(), 4) for _ in range(count - 1))]
         values = [str(value) for value in rng.sample(range(10_000, 100_000), count)]
@@ -123,10 +124,10 @@ class Needle:
 
 @dataclass(frozen=True)
 class OwnNeedle:
-    """A sentence of one's own, with its question and what the answer should hold.
+    """A sentence written by the user, with its question and what the answer should hold.
 
     Attributes:
-        sentence: what is planted, a full stop and all.
+        sentence: what is planted, with its full stop.
         question: what is asked at the end.
         answer: what the model's answer has to hold.
         filler: what it is planted in.

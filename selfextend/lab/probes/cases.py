@@ -1,15 +1,13 @@
-"""What a probe is: a maker of cases, each with a prompt, what the answer should hold, and how it is scored.
-
-Knows nothing about models.
-"""
+"""What a probe is: it makes cases, each with a prompt, what the answer should hold, and how it is scored."""
 
 from __future__ import annotations
 
 import random
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from transformers import PreTrainedTokenizerBase
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 Match = Literal["begins", "contains"]
 
@@ -20,10 +18,10 @@ class Case:
 
     Attributes:
         tokens: the prompt.
-        expected: all of these belong in the answer.
+        expected: everything that the answer should hold.
         max_new_tokens: the answer's budget.
-        match: "begins": the answer begins with the one expected (exact match of as many characters as it has).
-            "contains": each expected one stands somewhere in the answer, as RULER scores.
+        match: "begins": the answer begins with the first of `expected`, character by character.
+            "contains": each of `expected` stands somewhere in the answer, as RULER scores.
     """
 
     tokens: tuple[int, ...]
@@ -32,7 +30,7 @@ class Case:
     match: Match
 
     def score(self, answer: str) -> float:
-        """The share of the expected that the answer holds, 0 ... 1."""
+        """The share of `expected` that the answer holds, 0 to 1."""
         if self.match == "begins":
             return float(answer.strip().startswith(self.expected[0]))
         lowered = answer.lower()

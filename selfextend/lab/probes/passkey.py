@@ -1,8 +1,7 @@
-"""Passkey retrieval: a number hidden in a text of no interest, asked for at its end.
+"""Passkey retrieval: a number hidden in a long text and asked for at its end.
 
-The prompts are, word for word, those of LongLM's example (github.com/datamllab/LongLM, after Landmark Attention,
-arXiv 2305.16300), so that figures compare. Its test sets, JSON lines with `input`, `target` and `passkey_position`,
-can be read too. Knows nothing about models.
+The prompts are word for word those of LongLM's example (github.com/datamllab/LongLM, after Landmark Attention,
+arXiv 2305.16300), so that results can be compared. LongLM's test sets can be read too.
 """
 
 from __future__ import annotations
@@ -11,15 +10,16 @@ import json
 import random
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-from transformers import PreTrainedTokenizerBase
+from typing import TYPE_CHECKING, Any
 
 from selfextend.config import checked_integer
 from selfextend.lab.errors import TestSetError
-from selfextend.lab.haystack import Filler, Planted, encode, plant
-from selfextend.lab.held_out import is_held_out
-from selfextend.lab.probes import Case
+from selfextend.lab.probes.cases import Case
+from selfextend.lab.probes.haystack import Filler, Planted, encode, plant
+from selfextend.lab.probes.held_out import is_held_out
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 HEADER = (
     "There is an important info hidden inside a lot of irrelevant text. Find it and memorize it. "
@@ -41,7 +41,7 @@ class Passkey:
 
     Attributes:
         digits: of each key.
-        filler: what to hide it in; the standard lines, over and over, unless given.
+        filler: what to hide it in.
     """
 
     digits: int = 5
@@ -76,7 +76,7 @@ class Passkey:
 
 
 def _unseen_key(digits: int, rng: random.Random) -> str:
-    """A key that the bundled model was never trained on; short keys, of which there may be none, are any."""
+    """A key that the bundled model was never trained on, or any key where they have fewer than three digits."""
     while True:
         key = str(rng.randrange(10 ** (digits - 1), 10**digits))
         if digits < 3 or is_held_out(key):
@@ -115,7 +115,7 @@ def read_test_set(path: Path) -> list[dict[str, Any]]:
 
 
 def case_of_row(tokenizer: PreTrainedTokenizerBase, row: dict[str, Any]) -> Case:
-    """One row of a test set as a case. Like LongLM's example, puts the question after an input that lacks it."""
+    """One row of a test set as a case. As in LongLM's example, an input without the question gets it at its end."""
     prompt = row["input"]
     if QUESTION.strip() not in prompt:
         prompt += QUESTION

@@ -1,7 +1,4 @@
-"""Reading the text of somebody's own file: plain text, Markdown, or a PDF's text layer.
-
-For the command line; the app has readers that know pages and boxes. Knows nothing about tokens.
-"""
+"""Reads the text of a file for the command line: plain text, Markdown, or a PDF's text layer."""
 
 from __future__ import annotations
 
@@ -26,7 +23,7 @@ def read_text(path: Path) -> str:
         try:
             text = content.decode("utf-8-sig")
         except UnicodeDecodeError:
-            raise LabError(f"{path} is no text in UTF-8. Give a TXT, Markdown or PDF file.") from None
+            raise LabError(f"{path} is not text in UTF-8. Give a TXT, Markdown or PDF file.") from None
     if not text.strip():
         raise LabError(f"{path} holds no text. A scanned PDF has to go through text recognition first.")
     return text
