@@ -54,24 +54,13 @@ def attention_heatmap(
             f"shares of shape {shares.shape} need {rows} token labels and {bins + 1} bin edges, "
             f"not {len(token_labels)} and {len(edges)}."
         )
-    shown = np.log10(np.maximum(shares, 1e-6)) if scale == "log" else shares
-    low, high = (-6.0, 0.0) if scale == "log" else (0.0, max(float(shares.max(initial=0.0)), 1e-9))
-    bar = horizontal_colour_bar("share of attention")
-    if scale == "log":
-        powers = list(range(-6, 1))
-        bar |= {"tickvals": powers, "ticktext": ["≤ 10⁻⁶", "10⁻⁵", "10⁻⁴", "10⁻³", "1%", "10%", "100%"]}
-    else:
-        bar |= {"tickformat": ".1%"}
     figure = go.Figure(
         go.Heatmap(
-            z=shown.astype(np.float32),
+            **(_log_colours(shares) if scale == "log" else _linear_colours(shares)),
             x=edges,
             y=np.arange(rows + 1) - 0.5,
             customdata=shares.astype(np.float32),
-            zmin=low,
-            zmax=high,
             colorscale=SEQUENTIAL,
-            colorbar=bar,
             hovertemplate=(
                 "answer token %{y}<br>tokens around %{x:,}<br>%{customdata:.3%} of its attention<extra></extra>"
             ),
@@ -94,6 +83,18 @@ def attention_heatmap(
         title="position in the prompt (tokens)", range=[int(edges[0]), int(edges[-1])], showgrid=False, zeroline=False
     )
     return finish(figure, f"Where each answer token looked ({pooled} per bin, {what})", dark, colour_bar=True)
+
+
+def _log_colours(shares: npt.NDArray[np.floating[Any]]) -> dict[str, Any]:
+    labels = ["≤ 10⁻⁶", "10⁻⁵", "10⁻⁴", "10⁻³", "1%", "10%", "100%"]
+    bar = horizontal_colour_bar("share of attention") | {"tickvals": list(range(-6, 1)), "ticktext": labels}
+    return {"z": np.log10(np.maximum(shares, 1e-6)).astype(np.float32), "zmin": -6, "zmax": 0, "colorbar": bar}
+
+
+def _linear_colours(shares: npt.NDArray[np.floating[Any]]) -> dict[str, Any]:
+    bar = horizontal_colour_bar("share of attention") | {"tickformat": ".1%"}
+    top = max(float(shares.max(initial=0.0)), 1e-9)
+    return {"z": shares.astype(np.float32), "zmin": 0, "zmax": top, "colorbar": bar}
 
 
 def page_bars(

@@ -65,15 +65,10 @@ def position_map_figure(
             hoverongaps=False,
         )
     )
-    rows, columns = cells.query_stride / 2, cells.key_stride / 2
     left, right = (edge - 0.5 for edge in cells.key_range)
     upper, lower = (edge - 0.5 for edge in cells.query_range)
     if cells.unseen.any():
-        figure.add_trace(
-            _unseen_region(
-                cells, int(cells.key[0]) - columns, rows, trained_window, opaque=not (cells.is_difference or labelled)
-            )
-        )
+        figure.add_trace(_unseen_region(cells, trained_window, opaque=not (cells.is_difference or labelled)))
     if cells.is_difference:
         figure.add_trace(_distance_line(trained_window, lower, "vanilla leaves its trained window", "dash"))
     for band in method.positions.bands if method.positions is not None else ():
@@ -90,8 +85,9 @@ def _named(method: Method) -> str:
     return f"{method.heading} ({method.setting})" if method.setting else method.heading
 
 
-def _unseen_region(cells: MapCells, left: float, half_row: float, trained_window: int, opaque: bool) -> go.Scatter:
-    """The unseen cells as one hatched shape. In each row they are its first keys, so a staircase bounds them."""
+def _unseen_region(cells: MapCells, trained_window: int, opaque: bool) -> go.Scatter:
+    """The unseen cells as one hatched shape. In each row they are its first keys, so its edge is a staircase."""
+    left, half_row = int(cells.key[0]) - cells.key_stride / 2, cells.query_stride / 2
     edges = left + cells.unseen.sum(axis=1) * cells.key_stride
     rows = np.flatnonzero(cells.unseen[:, 0])
     queries = cells.query[rows]
