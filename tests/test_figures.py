@@ -7,11 +7,13 @@ import numpy as np
 import plotly.graph_objects as go
 import pytest
 
-from app.figures.answers import accuracy_grid, attention_heatmap, loss_curves, page_bars, sweep_heatmap
+from app.figures.answers import attention_heatmap, page_bars
+from app.figures.lab import figure
 from app.figures.maps import parameter_plane_figure, position_curve_figure, position_map_figure
 from app.tabs.parameters import parameter_plane
 from app.tabs.plot_pane import packed, unpacked
 from selfextend import SelfExtendConfig
+from selfextend.lab.views import DEPTH, GROUP_SIZE, LENGTH, NEIGHBOR_WINDOW, Cell, Curve, CurveView, GridView
 from selfextend.methods import Method, SelfExtend, Vanilla
 from selfextend.position_map import position_curve, position_map
 
@@ -25,6 +27,23 @@ def shares(rows: int, bins: int) -> np.ndarray:
     return values / values.sum(axis=1, keepdims=True)
 
 
+def curve(name: str, method: str) -> Curve:
+    return Curve(name, method, tuple(range(0, 6400, 64)), tuple(RANDOM.random(100)), 2.0)
+
+
+def cells(rows: int, columns: int) -> dict[tuple[int, int], Cell]:
+    return {(row, column): Cell(RANDOM.random()) for row in range(rows) for column in range(columns)}
+
+
+LOSSES = CurveView("curves", "Losses", (curve("Vanilla", "vanilla"), curve("SelfExtend", "selfextend")), 6400, 512)
+ACCURACY = GridView(
+    "SelfExtend", "Passkey, G = 8 (n = 20 a cell)", (), ("256", "512", "1,024"), ("0%", "50%", "100%"),
+    LENGTH, DEPTH, cells(3, 3), "accuracy", percent=True, inside=2,
+)  # fmt: skip
+SWEEP = GridView(
+    "sweep", "Loss at 4,096 tokens", (), ("2", "4"), ("16", "32", "64"), GROUP_SIZE, NEIGHBOR_WINDOW, cells(3, 2),
+    "nats", percent=False,
+)  # fmt: skip
 Draw = Callable[[bool], go.Figure]
 FIGURES: dict[str, Draw] = {
     "map": lambda dark: position_map_figure(position_map(7, 60, CONFIG), 7, METHOD, selected=(59, 0), dark=dark),
@@ -42,15 +61,9 @@ FIGURES: dict[str, Draw] = {
         shares(5, 64), list("abcde"), np.arange(65) * 8, scale="linear", dark=dark
     ),
     "pages": lambda dark: page_bars([f"{n}" for n in range(1, 31)], shares(1, 30)[0], cited=[3], dark=dark),
-    "losses": lambda dark: loss_curves(
-        np.arange(100) * 64, {"vanilla": RANDOM.random(100), "selfextend": RANDOM.random(100)}, 512, dark=dark
-    ),
-    "accuracy": lambda dark: accuracy_grid(
-        [256, 512, 1024], [0.0, 0.5, 1.0], RANDOM.random((3, 3)), "Passkey, G = 8", 20, trained_window=512, dark=dark
-    ),
-    "sweep": lambda dark: sweep_heatmap(
-        [2, 4], [16, 32, 64], RANDOM.random((3, 2)), "Loss at 4,096 tokens", "nats", dark=dark
-    ),
+    "losses": lambda dark: figure(LOSSES, dark=dark),
+    "accuracy": lambda dark: figure(ACCURACY, dark=dark),
+    "sweep": lambda dark: figure(SWEEP, dark=dark),
 }
 
 
@@ -156,8 +169,6 @@ def test_accuracy_grid_states_samples_and_marks_the_window() -> None:
     [
         (lambda: attention_heatmap(shares(2, 3), ["a"], [0, 1, 2, 3]), "2 token labels and 4 bin edges"),
         (lambda: attention_heatmap(shares(2, 3), ["a", "b"], [0, 1, 2]), "not 2 and 3"),
-        (lambda: accuracy_grid([1, 2], [0.0], np.zeros((2, 1)), "t", 1), r"must have shape \(1, 2\)"),
-        (lambda: sweep_heatmap([1], [1, 2], np.zeros((1, 2)), "t", "v"), r"must have shape \(2, 1\)"),
     ],
 )
 def test_refuses_what_does_not_fit(draw: Callable[[], go.Figure], message: str) -> None:

@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 import plotly.graph_objects as go
 
-from app.figures.style import METHOD_NAMES, SEQUENTIAL, compact, finish, horizontal_colour_bar
-from app.theme import ACCENTS, BLUE, GREY, METHOD_COLOURS, METHOD_DASHES, ORANGE
+from app.figures.style import SEQUENTIAL, finish, horizontal_colour_bar
+from app.theme import BLUE, ORANGE
 
 PAGE_BORDER = ({"color": "rgba(0,0,0,0.45)", "width": 3}, {"color": "rgba(255,255,255,0.9)", "width": 1})
 """A bright line within a dark one, visible on dark and on bright colours."""
@@ -126,147 +126,6 @@ def page_bars(
     highest = headroom * float(values.max(initial=0.01))
     figure.update_yaxes(title="share of attention", tickformat=".0%", range=[0, highest])
     return finish(figure, title, dark)
-
-
-def loss_curves(
-    positions: npt.NDArray[np.int_] | Mapping[str, npt.NDArray[np.int_]],
-    losses: Mapping[str, npt.NDArray[np.floating[Any]]],
-    trained_window: int,
-    *,
-    title: str = "Loss by position in the document",
-    dark: bool = False,
-) -> go.Figure:
-    """Mean negative log-likelihood by token position, one line a method, with the trained window's end marked.
-
-    Args:
-        positions: bin centers in tokens, shared or one array a method.
-        losses: method ("vanilla", "selfextend" or any name) -> nats per token.
-    """
-    figure = go.Figure()
-    for order, (method, values) in enumerate(losses.items()):
-        where = positions[method] if isinstance(positions, Mapping) else positions
-        name = METHOD_NAMES.get(method, method)
-        figure.add_trace(
-            go.Scatter(
-                x=compact(np.asarray(where)),
-                y=np.asarray(values, dtype=np.float32),
-                mode="lines+markers" if len(values) < 40 else "lines",
-                line={
-                    "color": METHOD_COLOURS.get(method, ACCENTS[(order + 2) % len(ACCENTS)]),
-                    "dash": METHOD_DASHES.get(method, "solid"),
-                    "width": 2,
-                },
-                name=name,
-                hovertemplate="position %{x:,}<br>%{y:.3f} nats<extra>" + name + "</extra>",
-            )
-        )
-    figure.add_vline(
-        trained_window,
-        line={"color": GREY, "dash": "dot", "width": 1.5},
-        annotation={"text": f"trained window: {trained_window:,}", "yanchor": "bottom", "y": 1},
-    )
-    figure.update_xaxes(title="position (tokens)", rangemode="tozero")
-    figure.update_yaxes(title="loss (nats per token)")
-    return finish(figure, title, dark, room=30)
-
-
-def accuracy_grid(
-    lengths: Sequence[int],
-    depths: Sequence[float],
-    values: npt.NDArray[np.floating[Any]],
-    title: str,
-    n: int,
-    *,
-    trained_window: int | None = None,
-    dark: bool = False,
-) -> go.Figure:
-    """Accuracy by length and depth, the field's passkey and needle grid.
-
-    Args:
-        lengths: tokens, one for each column.
-        depths: 0 (start) to 1 (end), one for each row.
-        values: shape (depths, lengths), each 0 to 1; NaN where nothing was run.
-        title: the probe and its settings; "n = ..." is added.
-        n: samples in each cell.
-        trained_window: where given, columns beyond it are told apart by a line.
-    """
-    columns = [f"{length:,}" for length in lengths]
-    return _labelled_grid(
-        columns,
-        [f"{depth:.0%}" for depth in depths],
-        np.asarray(values, dtype=np.float32),
-        f"{title} (n = {n:,} a cell)",
-        "length (tokens)",
-        "depth of the hidden fact",
-        "accuracy",
-        percent=True,
-        line_after=None if trained_window is None else sum(length <= trained_window for length in lengths),
-        dark=dark,
-    )
-
-
-def sweep_heatmap(
-    group_sizes: Sequence[int],
-    neighbor_windows: Sequence[int],
-    values: npt.NDArray[np.floating[Any]],
-    title: str,
-    value_name: str,
-    *,
-    percent: bool = False,
-    dark: bool = False,
-) -> go.Figure:
-    """A measured quantity over settings. `values` has shape (neighbor windows, group sizes); NaN where not run."""
-    return _labelled_grid(
-        [f"{size:,}" for size in group_sizes],
-        [f"{window:,}" for window in neighbor_windows],
-        np.asarray(values, dtype=np.float32),
-        title,
-        "group size G",
-        "neighbor window w (tokens)",
-        value_name,
-        percent=percent,
-        dark=dark,
-    )
-
-
-def _labelled_grid(
-    columns: list[str],
-    rows: list[str],
-    values: npt.NDArray[np.float32],
-    title: str,
-    x_title: str,
-    y_title: str,
-    value_name: str,
-    *,
-    percent: bool,
-    line_after: int | None = None,
-    dark: bool,
-) -> go.Figure:
-    if values.shape != (len(rows), len(columns)):
-        raise ValueError(f"values must have shape {(len(rows), len(columns))}, not {values.shape}.")
-    shown = ".0%" if percent else ".3~g"
-    figure = go.Figure(
-        go.Heatmap(
-            z=values,
-            x=columns,
-            y=rows,
-            zmin=0 if percent else None,
-            zmax=1 if percent else None,
-            colorscale=SEQUENTIAL,
-            colorbar=horizontal_colour_bar(value_name) | {"tickformat": shown},
-            texttemplate=f"%{{z:{shown}}}" if values.size <= 150 else None,
-            xgap=2,
-            ygap=2,
-            hovertemplate=f"{x_title} %{{x}}<br>{y_title} %{{y}}<br>{value_name} %{{z:{shown}}}<extra></extra>",
-            hoverongaps=False,
-        )
-    )
-    if line_after is not None and 0 < line_after < len(columns):
-        figure.add_vline(line_after - 0.5, line={"color": ORANGE, "dash": "dash", "width": 2})
-        x_title += "<br>dashed: trained window"
-    figure.update_xaxes(title=x_title, type="category", showgrid=False)
-    figure.update_yaxes(title=y_title, type="category", autorange="reversed", showgrid=False)
-    return finish(figure, title, dark, colour_bar=True)
 
 
 def _short(label: str, most: int = 14) -> str:
