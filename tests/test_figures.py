@@ -8,7 +8,7 @@ import plotly.graph_objects as go
 import pytest
 
 from app.figures.answers import attention_heatmap, page_bars
-from app.figures.lab import figure
+from app.figures.lab import figure as lab_figure
 from app.figures.maps import parameter_plane_figure, position_curve_figure, position_map_figure
 from app.tabs.parameters import parameter_plane
 from app.tabs.plot_pane import packed, unpacked
@@ -35,7 +35,7 @@ def cells(rows: int, columns: int) -> dict[tuple[int, int], Cell]:
     return {(row, column): Cell(RANDOM.random()) for row in range(rows) for column in range(columns)}
 
 
-LOSSES = CurveView("curves", "Losses", (curve("Vanilla", "vanilla"), curve("SelfExtend", "selfextend")), 6400, 512)
+LOSSES = CurveView("curves", "Loss by position over 6,400 tokens", (curve("Vanilla", "vanilla"), curve("SelfExtend", "selfextend")), 6400, 512)
 ACCURACY = GridView(
     "SelfExtend", "Passkey, G = 8 (n = 20 a cell)", (), ("256", "512", "1,024"), ("0%", "50%", "100%"),
     LENGTH, DEPTH, cells(3, 3), "accuracy", percent=True, inside=2,
@@ -61,9 +61,9 @@ FIGURES: dict[str, Draw] = {
         shares(5, 64), list("abcde"), np.arange(65) * 8, scale="linear", dark=dark
     ),
     "pages": lambda dark: page_bars([f"{n}" for n in range(1, 31)], shares(1, 30)[0], cited=[3], dark=dark),
-    "losses": lambda dark: figure(LOSSES, dark=dark),
-    "accuracy": lambda dark: figure(ACCURACY, dark=dark),
-    "sweep": lambda dark: figure(SWEEP, dark=dark),
+    "losses": lambda dark: lab_figure(LOSSES, dark=dark),
+    "accuracy": lambda dark: lab_figure(ACCURACY, dark=dark),
+    "sweep": lambda dark: lab_figure(SWEEP, dark=dark),
 }
 
 

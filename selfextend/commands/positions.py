@@ -12,6 +12,7 @@ from selfextend.config import (
     paper_max_length,
     rule_share,
     suggest,
+    usual_neighbor_window,
 )
 from selfextend.methods import parse_methods
 from selfextend.position_map import position_map
