@@ -1,6 +1,6 @@
 // The browser's side of app/tabs/plot_pane.py. Gradio runs this as a function body with `element`, `props`,
 // `trigger` and `watch`, and `made`: what the pane was made with. (Not as props: a pane that gets its first value
-// while its tab was never shown has no props but the value.) Knows nothing about what is drawn.
+// while its tab was never shown has no props but the value.)
 const area = element.querySelector(".plot-area");
 const caption = element.querySelector(".plot-title");
 area.style.height = `${made.pane_height}px`;

@@ -1,7 +1,4 @@
-"""A program of the project that serves a page, and a Chromium to open it: for the browser tests and the benchmarks.
-
-Knows nothing about what is on the page.
-"""
+"""A program of the project that serves a page, and a Chromium to open it: for the browser tests and the benchmarks."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""What every test process needs set before torch, transformers or gradio are imported.
-
-Knows nothing about the tests themselves; shared models and oracles live in modules of their own.
-"""
+"""What every test process needs set before torch, transformers or gradio are imported."""
 
 import os
 

@@ -1,7 +1,7 @@
 """A real browser, a served page, and the watch that every browser test stands under.
 
 A page fixture from here fails its test, at the end, when the page asked any host but its server for anything, when
-the console showed an error, or when a script threw. Knows nothing about what is on the page.
+the console showed an error, or when a script threw.
 """
 
 from __future__ import annotations

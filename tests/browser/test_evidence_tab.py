@@ -181,7 +181,7 @@ def test_a_cell_says_what_it_stands_for_and_zoom_goes_to_single_passages(
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
-def test_nothing_scrolls_sideways_on_a_telephone(open_page: Open, evidence_address: str, theme: str) -> None:
+def test_nothing_scrolls_sideways_on_a_phone(open_page: Open, evidence_address: str, theme: str) -> None:
     page = with_answer(open_page(evidence_address, width=390, theme=theme), "PDF")
     for tab in ("Evidence", "Attention"):
         page.get_by_role("tab", name=tab).click()
