@@ -1,21 +1,21 @@
 """From a question to replies in the conversation, as a stream of what to show: progress, growing text, replies.
 
-Runs one method, or several one after another for comparison. Knows nothing about gradio.
+Runs one method, or several one after another for comparison.
 """
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Generator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from app.asking import Question, answer_turn
-from app.conversation import Reply, Source, method_words
+from app.conversation import Reply, Source
 from app.jobs import JobStopped
 from app.model_shelf import LoadedModel
 from app.session import CacheStore, Session, Turn
+from selfextend.methods import Method
 from selfextend.steps import Progress, Running
 
 UPDATE_SECONDS = 0.2
@@ -53,93 +53,87 @@ def reply_steps(
     replies: list[Reply] = []
     turns: list[Turn] = []
     for question in questions:
-        name = method_words(question.method, _scaling(question))
-        for shown in _one(loaded, caches, session, question, f"{name}: " if len(questions) > 1 else ""):
-            if isinstance(shown, Turn):
-                turns.append(shown)
-                replies.append(_reply_of(shown))
-            elif isinstance(shown, Reply):  # it was stopped
-                replies.append(shown)
-                yield Shown(tuple(replies), Progress("Stopped.", None), tuple(turns), True)
-                return
-            else:
-                yield Shown((*replies, *shown.replies), shown.progress, tuple(turns))
-    yield Shown(tuple(replies), Progress("", None), tuple(turns), True)
+        watched = _Watched(question, f"{question.method.title}: " if len(questions) > 1 else "")
+        try:
+            with Running(session.answering.follow(answer_turn(loaded, caches, session, question))) as answering:
+                for event in answering:
+                    if watched.sees(event):
+                        yield Shown((*replies, watched.reply()), watched.progress, tuple(turns))
+                turns.append(answering.result)
+        except JobStopped:
+            yield Shown((*replies, watched.stopped()), Progress("Stopped."), tuple(turns), True)
+            return
+        replies.append(_reply_of(turns[-1]))
+    yield Shown(tuple(replies), Progress(""), tuple(turns), True)
 
 
-def _one(
-    loaded: LoadedModel, caches: CacheStore, session: Session, question: Question, prefix: str
-) -> Generator[Shown | Turn | Reply, None, None]:
-    """One method: what to show, then its turn; or a reply that was stopped."""
-    from selfextend.generation import NewToken, PrefillProgress
+@dataclass
+class _Watched:
+    """What can be said of an answer that is on its way."""
 
-    text, read, began, last = "", None, time.perf_counter(), 0.0
-    tokens, first = 0, 0.0
-    try:
-        with Running(session.answering.follow(answer_turn(loaded, caches, session, question))) as running:
-            for event in running:
-                now = time.perf_counter()
-                if isinstance(event, PrefillProgress):
-                    read = event
-                    progress = Progress(prefix + _reading(event), event.done / event.total)
-                elif isinstance(event, NewToken):
-                    tokens += 1
-                    if tokens == 1:
-                        first, last = now, 0.0
-                    text = event.text
-                    speed = f", {(tokens - 1) / (now - first):.0f} tokens/s" if tokens > 1 else ""
-                    progress = Progress(f"{prefix}answering: {tokens} tokens{speed}", None)
-                else:
-                    progress = Progress(prefix + "waiting for the model, which answers somebody else", None)
-                if now - last >= UPDATE_SECONDS:
-                    last = now
-                    yield Shown((Reply(0, question.method, text, query_scaling=_scaling(question)),), progress)
-            yield running.result
-    except JobStopped:
-        yield _stopped(question, text, read, tokens, first, time.perf_counter() - began)
+    question: Question
+    prefix: str
+    text: str = ""
+    progress: Progress = field(default_factory=lambda: Progress("starting"))
+    began: float = field(default_factory=time.perf_counter)
+    tokens: int = 0
+    _read: Any = None
+    _first: float = 0.0
+    _shown: float = 0.0
 
+    def sees(self, event: Any) -> bool:
+        """Take in an event. Whether there is something to show again, a few times a second at most."""
+        from selfextend.generation import NewToken, PrefillProgress
 
-def _scaling(question: Question) -> str:
-    return "none" if question.config is None else question.config.query_scaling
+        now = time.perf_counter()
+        if isinstance(event, NewToken):
+            self.tokens, self.text = self.tokens + 1, event.text
+            if self.tokens == 1:
+                self._first, self._shown = now, 0.0
+            speed = f", {(self.tokens - 1) / (now - self._first):.0f} tokens/s" if self.tokens > 1 else ""
+            self.progress = Progress(f"{self.prefix}answering: {self.tokens} tokens{speed}")
+        else:
+            if isinstance(event, PrefillProgress):
+                self._read = event
+            self.progress = Progress(self.prefix + event.words, event.fraction, event.seconds_left)
+        if now - self._shown < UPDATE_SECONDS:
+            return False
+        self._shown = now
+        return True
 
+    def reply(self, **more: Any) -> Reply:
+        return reply_by(self.question.method, turn=0, text=self.text, **more)
 
-def _reading(event: Any) -> str:
-    words = f"reading: {event.done:,} of {event.total:,} tokens"
-    if event.reused:
-        words += f", {event.reused:,} of them read before"
-    if math.isfinite(event.seconds_left) and event.done < event.total:
-        words += f", about {max(1, math.ceil(event.seconds_left))} s left"
-    return words
-
-
-def _stopped(question: Question, text: str, read: Any, tokens: int, first: float, seconds: float) -> Reply:
-    if tokens:
-        words = f"Stopped after {tokens} tokens; a stopped answer cites nothing. Ask again for the rest."
-    elif read is not None and read.done < read.total:
-        words = (
-            f"Stopped after reading {read.done:,} of {read.total:,} tokens. What was read is kept: "
-            "the next question goes on from there."
+    def stopped(self) -> Reply:
+        read = self._read
+        if self.tokens:
+            words = f"Stopped after {self.tokens} tokens; a stopped answer cites nothing. Ask again for the rest."
+        elif read is not None and read.done < read.total:
+            words = (
+                f"Stopped after reading {read.done:,} of {read.total:,} tokens. What was read is kept: "
+                "the next question goes on from there."
+            )
+        else:
+            words = "Stopped before the answer began."
+        return self.reply(
+            stopped=words,
+            prompt_tokens=read.total if read else 0,
+            new_tokens=self.tokens,
+            seconds=time.perf_counter() - self.began,
         )
-    else:
-        words = "Stopped before the answer began."
-    return Reply(
-        0,
-        question.method,
-        text,
-        stopped=words,
-        query_scaling=_scaling(question),
-        prompt_tokens=read.total if read else 0,
-        new_tokens=tokens,
-        seconds=seconds,
-    )
+
+
+def reply_by(method: Method, **more: Any) -> Reply:
+    """A reply with the method's name and numbers."""
+    numbers = {key: value for key, value in method.settings().items() if key in ("group_size", "neighbor_window")}
+    return Reply(method=method.kind, query_scaling=method.query_scaling, **numbers, **more)
 
 
 def _reply_of(turn: Turn) -> Reply:
     answer = turn.answer
-    config = turn.config
-    return Reply(
+    return reply_by(
+        turn.method,
         turn=turn.id,
-        method=turn.method,
         text=answer.text.strip(),
         sources=tuple(
             Source(
@@ -155,7 +149,6 @@ def _reply_of(turn: Turn) -> Reply:
             )
             for citation in turn.citations
         ),
-        **({} if config is None else asdict(config)),
         prompt_tokens=answer.prompt_tokens,
         reused_tokens=answer.reused_tokens,
         new_tokens=len(answer.token_ids),

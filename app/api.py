@@ -15,15 +15,16 @@ from gradio.processing_utils import save_base64_to_cache
 from gradio.utils import get_upload_folder, is_in_or_equal
 
 from app.asking import Question, answer_turn, prompt_of
-from app.conversation import METHOD_WORDS
-from app.documents.reader import DocumentError
 from app.model_shelf import NoModelError
 from app.runtime import SAMPLE, Runtime
 from app.session import Session
 from app.tabs.widgets import MODEL_QUEUE
-from selfextend.config import SelfExtendConfig, max_length
+from selfextend.config import max_length
 from selfextend.config import suggest as suggested
+from selfextend.methods import POSITION_METHODS, Method, SelfExtend
 from selfextend.position_map import position_map as cells_of
+from selfextend.positions import EXACT
+from selfextend.steps import result_of
 
 API_VISITOR = "api"
 FILES_SCHEMA: dict[str, Any] = {"type": "array", "items": {"anyOf": [{"type": "string"}, {"type": "object"}]}}
@@ -47,8 +48,8 @@ def add_endpoints(runtime: Runtime) -> None:
             documents: PDF, TXT, MD or DOCX files, each uploaded (gradio_client: handle_file) or a URL of the form
                 data:application/pdf;base64,…; the sample document where none is given.
             group_size: SelfExtend's G_s; 0 takes what is suggested for the prompt's length.
-            neighbor_window: SelfExtend's w_n in tokens; 0 takes what suits the model.
-            method: "SelfExtend" or "Vanilla".
+            neighbor_window: SelfExtend's w_n or ReRoPE's w, in tokens; 0 takes what suits the model.
+            method: "SelfExtend", "ReRoPE" or "Vanilla".
             max_new_tokens: longest answer, in tokens.
 
         Returns:
@@ -99,23 +100,20 @@ def _ask(
     # After the wait: two threads that import transformers at once break each other's import.
     from selfextend.generation import GenerationSettings
 
-    method_name = str(method).lower()
-    if method_name not in METHOD_WORDS:
-        raise ValueError(f"method must be 'SelfExtend' or 'Vanilla', not {method!r}.")
+    chosen = _method(method, int(group_size or 0), int(neighbor_window or 0))
+    if chosen.symbols:
+        chosen = replace(chosen, query_scaling=loaded.query_scaling)
     session = Session(API_VISITOR, [_document(runtime, path) for path in _paths(documents)])
     asked = Question(
         text=question,
         documents=tuple(session.documents),
-        config=None,
-        method="vanilla" if method_name == "vanilla" else "selfextend",
+        method=chosen,
         extend="always",
         generation=GenerationSettings(max_new_tokens=int(max_new_tokens)),
     )
     prompt = prompt_of(loaded, asked)
-    config = _config(loaded, len(prompt) + int(max_new_tokens), int(group_size or 0), int(neighbor_window or 0))
-    if asked.method == "selfextend":
-        asked = replace(asked, config=config)
-    turn = answer_turn_to_end(runtime, session, asked, prompt)
+    settled = chosen.at(loaded.profile, len(prompt) + int(max_new_tokens))
+    turn = result_of(answer_turn(loaded, runtime.caches, session, replace(asked, method=settled), prompt))
     answer = turn.answer
     return {
         "answer": answer.text.strip(),
@@ -124,25 +122,28 @@ def _ask(
         "reused_tokens": answer.reused_tokens,
         "new_tokens": len(answer.token_ids),
         "trained_window": loaded.trained_window,
-        "reach": max_length(loaded.trained_window, config) if turn.method == "selfextend" else loaded.trained_window,
-        "group_size": config.group_size if turn.method == "selfextend" else 1,
-        "neighbor_window": config.neighbor_window,
-        "query_scaling": config.query_scaling if turn.method == "selfextend" else "none",
-        "method": turn.method,
+        "reach": settled.reach(loaded.trained_window),
+        "group_size": settled.settings().get("group_size", 1),
+        "neighbor_window": settled.settings().get("neighbor_window", loaded.neighbor_window),
+        "query_scaling": settled.query_scaling,
+        "method": settled.kind,
         "model": loaded.name,
         "seconds": round(answer.prefill_seconds + answer.decode_seconds, 3),
         "first_token_seconds": round(answer.prefill_seconds, 3),
     }
 
 
-def answer_turn_to_end(runtime: Runtime, session: Session, question: Question, prompt: Any) -> Any:
-    """The turn, its steps unseen."""
-    steps = answer_turn(runtime.models.need(), runtime.caches, session, question, prompt)
-    while True:
-        try:
-            next(steps)
-        except StopIteration as finished:
-            return finished.value
+def _method(name: str, group_size: int = 0, neighbor_window: int = 0) -> Method:
+    """A method by its heading or kind, with those of the numbers that it takes; a 0 among them stays open.
+
+    Raises:
+        ValueError: there is none of that name, or a number is out of range.
+    """
+    numbers: dict[str, Any] = {"group_size": group_size or None, "neighbor_window": neighbor_window or None}
+    for kind in POSITION_METHODS:
+        if str(name).lower() in (kind.kind, kind.heading.lower()):
+            return kind(**{attribute: numbers[attribute] for attribute, _ in kind.symbols})
+    raise ValueError(f"method must be {', '.join(repr(kind.heading) for kind in POSITION_METHODS)}; not {name!r}.")
 
 
 def _model(runtime: Runtime) -> Any:
@@ -176,24 +177,7 @@ def _path(given: Any) -> Path:
 
 
 def _document(runtime: Runtime, path: Path) -> Any:
-    steps = runtime.library.add_steps(path, path.name)
-    try:
-        while True:
-            next(steps)
-    except StopIteration as finished:
-        return finished.value
-    except DocumentError:
-        raise
-    finally:
-        steps.close()
-
-
-def _config(loaded: Any, length: int, group_size: int, neighbor_window: int) -> SelfExtendConfig:
-    """The settings asked for; a 0 among them is what is suggested."""
-    window = neighbor_window or loaded.neighbor_window
-    if group_size:
-        return SelfExtendConfig(group_size, window, loaded.query_scaling)
-    return suggested(loaded.trained_window, length, neighbor_window=window, query_scaling=loaded.query_scaling)
+    return result_of(runtime.library.add_steps(path, path.name))
 
 
 def position_map(
@@ -218,21 +202,21 @@ def position_map(
         query_to: one past the last query; 0 is the length.
         key_from: first key.
         key_to: one past the last key; 0 is the length.
-        method: "vanilla", "selfextend" or "difference".
+        method: "vanilla", "selfextend", "rerope", or "difference": by how much nearer SelfExtend puts each key.
 
     Returns:
         query and key: positions; relative: rows of relative positions, -1 where the key comes after the query.
     """
     try:
+        difference = method == "difference"
+        shown = _method(SelfExtend.kind if difference else method, int(group_size), int(neighbor_window))
         cells = cells_of(
             int(trained_window),
             int(length),
-            SelfExtendConfig(int(group_size), int(neighbor_window)),
-            int(query_from),
-            int(query_to) or None,
-            int(key_from),
-            int(key_to) or None,
-            method,  # type: ignore[arg-type]
+            shown.positions or EXACT,
+            (int(query_from), int(query_to) or None),
+            (int(key_from), int(key_to) or None),
+            difference=difference,
         )
     except (ValueError, TypeError) as error:
         raise gr.Error(str(error), print_exception=False) from error

@@ -1,7 +1,4 @@
-"""Asks the model a question about documents, step by step: what the chat, the comparison and the API all go through.
-
-Knows nothing about gradio.
-"""
+"""Asks the model a question about documents, step by step: what the chat, the comparison and the API all go through."""
 
 from __future__ import annotations
 
@@ -13,12 +10,13 @@ from app.documents.library import StoredDocument
 from app.evidence import passages_behind, recording_request, trimmed
 from app.model_shelf import LoadedModel
 from app.prompting import Exchange, Prompt, build_prompt
-from app.session import CacheStore, Method, Session, Turn
-from selfextend.config import SelfExtendConfig
+from app.session import CacheStore, Session, Turn
+from selfextend.methods import Method
 
 if TYPE_CHECKING:
     from app.evidence import Citation
-    from selfextend.generation import Answer, Event, ExtendWhen, GenerationSettings, PrefixCache
+    from selfextend.generation import Answer, Event, ExtendWhen, GenerationSettings
+    from selfextend.reading import PrefixCache
 
 # The step at which Stop is looked at: on a processor a long chunk would make it seem dead.
 CHUNK_TOKENS = {"cuda": 2048}
@@ -32,8 +30,7 @@ class Question:
     Attributes:
         text: the question.
         documents: in the order in which they stand in the prompt.
-        config: SelfExtend's settings. None is the untouched model; group_size 1 is vanilla with its query scaling.
-        method: "vanilla", which answers past its reach too, or "selfextend".
+        method: how to read.
         extend: "always", or "when_needed": only past the trained window.
         generation: how to answer. A plain prompt's stop strings are added.
         earlier: questions and answers that stay in the prompt.
@@ -41,7 +38,6 @@ class Question:
 
     text: str
     documents: tuple[StoredDocument, ...]
-    config: SelfExtendConfig | None
     method: Method
     extend: ExtendWhen
     generation: GenerationSettings
@@ -71,79 +67,65 @@ def answer_turn(
         OutOfMemoryError: memory ran out; the cache was let go.
         ValueError: the question is empty.
     """
-    from selfextend.generation import Answer, answer_steps
+    from selfextend.generation import ReadingSettings, answer_steps
 
     if not question.text.strip():
         raise ValueError("Type a question first.")
     prompt = prompt_of(loaded, question) if prompt is None else prompt
-    config = question.config
     settings = replace(question.generation, stop=(*question.generation.stop, *prompt.stop))
-    prefix = reading_place(loaded, caches, session, question.documents, config)
-    neighbor_window = config.neighbor_window if config else None
-    expected = loaded.estimate.kv_bytes(len(prompt) + settings.max_new_tokens, neighbor_window)
-    caches.make_room(expected)
+    prefix = reading_place(loaded, caches, session, question)
+    caches.make_room(_cache_bytes(loaded, question.method, len(prompt) + settings.max_new_tokens))
     recording = None
     if loaded.supported:
         recording = recording_request(
             prompt.index, settings.max_new_tokens, layers=loaded.extended_layers, heads=loaded.heads
         )
-    steps: Any = answer_steps(
-        loaded.model,
-        loaded.tokenizer,
-        prompt.ids,
-        settings,
-        config=config,
-        extend=question.extend,
-        prefix=prefix,
-        trained_window=loaded.trained_window,
-        record=recording,
-        chunk_tokens=chunk_tokens(loaded.model),
-        past_reach="allow" if question.method == "vanilla" else "refuse",
-    )
     try:
-        for event in steps:
-            yield event
-            if isinstance(event, Answer):
-                event, citations = _with_citations(event, prompt)
-                turn = Turn(
-                    id=session.new_id(),
-                    prompt=prompt,
-                    answer=event,
-                    config=config,
-                    method=question.method,
-                    trained_window=loaded.trained_window,
-                    model_name=loaded.label,
-                    documents=question.documents,
-                    prefix=prefix,
-                    citations=citations,
-                    token_texts=tuple(loaded.tokenizer.decode([token]) for token in event.token_ids),
-                )
-                session.keep(turn)
-                return turn
+        answer = yield from answer_steps(
+            loaded.ready,
+            prompt.ids,
+            settings,
+            ReadingSettings(question.method, question.extend, chunk_tokens=chunk_tokens(loaded.model)),
+            prefix=prefix,
+            record=recording,
+        )
     finally:
-        steps.close()
         caches.make_room(0)
-    raise AssertionError("the steps end with the answer")
+    answer, citations = _with_citations(answer, prompt)
+    turn = Turn(
+        id=session.new_id(),
+        prompt=prompt,
+        answer=answer,
+        method=question.method,
+        profile=loaded.profile,
+        model_name=loaded.label,
+        documents=question.documents,
+        prefix=prefix,
+        citations=citations,
+        token_texts=tuple(loaded.tokenizer.decode([token]) for token in answer.token_ids),
+    )
+    session.keep(turn)
+    return turn
+
+
+def _cache_bytes(loaded: LoadedModel, method: Method, tokens: int) -> int:
+    """What keys and values of so many tokens will take."""
+    bands = () if method.positions is None else method.positions.bands
+    return loaded.estimate.kv_bytes(tokens, max((band.until for band in bands if band.until is not None), default=None))
 
 
 def _with_citations(answer: Answer, prompt: Prompt) -> tuple[Answer, tuple[Citation, ...]]:
     """The answer with its record cut to what was said, and the passages behind it."""
-    if answer.attention is None or not prompt.index.passages:
+    positions = answer.method.positions
+    if answer.attention is None or positions is None or not prompt.index.passages:
         return answer, ()
     tokens = len(answer.token_ids)
-    answer = replace(answer, attention=trimmed(answer.attention, tokens))
-    assert answer.attention is not None
-    settings = answer.config or SelfExtendConfig(1, 1)
-    return answer, tuple(passages_behind(answer.attention, prompt.index, tokens, settings))
+    attention = trimmed(answer.attention, tokens)
+    citations = passages_behind(attention, prompt.index, tokens, positions)
+    return replace(answer, attention=attention), tuple(citations)
 
 
-def reading_place(
-    loaded: LoadedModel,
-    caches: CacheStore,
-    session: Session,
-    documents: tuple[StoredDocument, ...],
-    config: SelfExtendConfig | None,
-) -> PrefixCache:
-    """What this visitor's model has read of these documents with these settings."""
-    contents = tuple(stored.document.sha256 for stored in documents)
-    return caches.get((loaded.name, id(loaded), session.visitor, contents, config))
+def reading_place(loaded: LoadedModel, caches: CacheStore, session: Session, question: Question) -> PrefixCache:
+    """What this visitor's model has read of these documents by this method."""
+    contents = tuple(stored.document.sha256 for stored in question.documents)
+    return caches.get((loaded.name, id(loaded), session.visitor, contents, question.method))

@@ -1,7 +1,7 @@
 """Run capsules: one HTML file with a question, its answer, citations, settings, versions and the pooled figures.
 
 It opens in any browser without this app and without a network, and this app reads it back: what the figures are drawn
-from stands in it as JSON. Knows nothing about gradio.
+from stands in it as JSON.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from app.conversation import METHOD_WORDS, Entry, Reply, from_json, measures, settings_words
+from app.conversation import Entry, Reply, from_json, measures, settings_words
 from app.evidence import PageShare, page_shares
 from app.figures.answers import attention_heatmap, page_bars
 from app.figures.style import OFFLINE
@@ -104,7 +104,7 @@ def capsule_of(turn: Turn, reply: Reply, pooled: Pooled | None) -> Capsule:
     )
     return Capsule(
         entry=Entry(turn.question, (reply,), turn.model_name),
-        trained_window=turn.trained_window,
+        trained_window=turn.profile.trained_window,
         documents=documents,
         pages=tuple(pages),
         pooled=pooled,
@@ -275,7 +275,7 @@ def body_html(capsule: Capsule) -> str:
     )
     facts = {
         "Model": f"{capsule.entry.model}, trained on {capsule.trained_window:,} tokens",
-        "Method": f"{METHOD_WORDS.get(reply.method, reply.method)}: {settings_words(reply)}",
+        "Method": f"{reply.made_by.title}: {settings_words(reply)}",
         "Measured": measures(reply),
         "Documents": "; ".join(
             f"{one['name']} ({one['pages']} pages, sha256 {one['sha256']})" for one in capsule.documents

@@ -1,7 +1,4 @@
-"""A conversation as plain data, which a browser can keep, and how it reads in the chat.
-
-Knows nothing about gradio, models or tensors.
-"""
+"""A conversation as plain data, which a browser can keep, and how it reads in the chat."""
 
 from __future__ import annotations
 
@@ -10,15 +7,10 @@ from dataclasses import asdict, dataclass, fields
 from html import escape
 from typing import Any
 
+from selfextend.methods import Method, method_from, method_named
+
 MAX_KEPT = 30
 """Entries that are kept in the browser; the oldest go first."""
-
-METHOD_WORDS = {"vanilla": "Vanilla", "selfextend": "SelfExtend"}
-
-
-def method_words(method: str, query_scaling: str) -> str:
-    """A column's heading."""
-    return METHOD_WORDS[method] + (" + log-n" if query_scaling == "logn" else "")
 
 
 @dataclass(frozen=True)
@@ -42,11 +34,11 @@ class Reply:
 
     Attributes:
         turn: the id of the `app.session.Turn` behind it, or 0 where it was stopped.
-        method: "vanilla" or "selfextend".
+        method: the method's kind; `made_by` is the method itself.
         text: the answer.
         sources: cited passages, the one looked at most first.
         stopped: what to say where it was stopped before its end, else "".
-        group_size, neighbor_window, query_scaling: SelfExtend's settings; group_size 1 is the vanilla model.
+        group_size, neighbor_window, query_scaling: the method's numbers, where it has them.
         prompt_tokens, reused_tokens, new_tokens: of prompt and answer.
         first_token_seconds, seconds, tokens_per_second: until the answer began, in all, and while answering.
         cache_bytes: of keys and values.
@@ -67,6 +59,17 @@ class Reply:
     seconds: float = 0.0
     tokens_per_second: float = 0.0
     cache_bytes: int = 0
+
+    @property
+    def made_by(self) -> Method:
+        """The method that gave this answer.
+
+        Raises:
+            ValueError: there is none of that name, or its numbers are out of range.
+        """
+        name = self.method + ("+logn" if self.query_scaling == "logn" else "")
+        numbers = {"group_size": self.group_size, "neighbor_window": self.neighbor_window}
+        return method_from(name, {attribute: numbers[attribute] for attribute, _ in method_named(name).symbols})
 
 
 @dataclass(frozen=True)
@@ -123,7 +126,9 @@ def from_json(kept: Any) -> list[Entry]:
 
 def _reply(record: dict[str, Any]) -> Reply:
     sources = tuple(_typed(Source, source) for source in record["sources"])
-    return _typed(Reply, record | {"sources": sources})
+    reply: Reply = _typed(Reply, record | {"sources": sources})
+    _ = reply.made_by  # a method that is not known is left out like anything else that makes no sense
+    return reply
 
 
 def _typed(kind: Any, record: dict[str, Any]) -> Any:
@@ -133,10 +138,10 @@ def _typed(kind: Any, record: dict[str, Any]) -> Any:
         TypeError: a field is missing, unknown or of another type.
     """
     plain: dict[str, Any] = {"int": int, "str": str, "float": (int, float)}
-    for one in fields(kind):
-        expected = plain.get(str(one.type))
-        if expected is not None and one.name in record and not isinstance(record[one.name], expected):
-            raise TypeError(f"{one.name} is no {one.type}")
+    for known in fields(kind):
+        expected = plain.get(str(known.type))
+        if expected is not None and known.name in record and not isinstance(record[known.name], expected):
+            raise TypeError(f"{known.name} is not of type {known.type}.")
     return kind(**record)
 
 
@@ -162,12 +167,8 @@ def reply_text(replies: Sequence[Reply]) -> str:
     """What the chat shows of an entry's replies: one below the other's heading in two columns, or just the one."""
     if len(replies) == 1:
         return _markdown(replies[0])
-    columns = (f"<div>\n\n**{_heading(reply)}**\n\n{_markdown(reply)}\n\n</div>" for reply in replies)
+    columns = (f"<div>\n\n**{reply.made_by.title}**\n\n{_markdown(reply)}\n\n</div>" for reply in replies)
     return f'<div class="columns">\n{"".join(columns)}\n</div>'
-
-
-def _heading(reply: Reply) -> str:
-    return method_words(reply.method, reply.query_scaling)
 
 
 def _markdown(reply: Reply) -> str:
@@ -193,10 +194,7 @@ def page_link(turn: int, source: Source) -> str:
 
 def settings_words(reply: Reply) -> str:
     """The settings that a reply was made with."""
-    if reply.group_size == 1:
-        return "log-n alone" if reply.query_scaling == "logn" else "vanilla"
-    scaling = ", log-n" if reply.query_scaling == "logn" else ""
-    return f"G = {reply.group_size:,}, w = {reply.neighbor_window:,}{scaling}"
+    return reply.made_by.setting or "none"
 
 
 def measures(reply: Reply) -> str:
@@ -220,7 +218,7 @@ def as_text(entries: Sequence[Entry], documents: Sequence[str]) -> str:
         lines += [f"## {entry.question}", ""]
         for reply in entry.replies:
             if len(entry.replies) > 1:
-                lines += [f"### {_heading(reply)}", ""]
+                lines += [f"### {reply.made_by.title}", ""]
             lines += [reply.text, ""]
             for source in reply.sources:
                 passage = " ".join(source.text.split())

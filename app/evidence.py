@@ -1,8 +1,7 @@
 """From recorded attention to pages and passages, and the test whether a passage mattered.
 
 Citations are looked up in the attention by token; the model writes none of them. Attention is not proof: what a
-passage did for an answer is only known by taking it away, which `passage_test_steps` does. Knows nothing about
-gradio, and nothing about conversations.
+passage did for an answer is only known by taking it away, which `passage_test_steps` does.
 """
 
 from __future__ import annotations
@@ -15,13 +14,14 @@ import numpy as np
 import numpy.typing as npt
 
 from app.documents.index import Passage, TokenIndex
-from selfextend.config import SelfExtendConfig
-from selfextend.positions import relative_position
+from selfextend.positions import PositionMap, relative_position
+from selfextend.steps import Clock, Progress, Running
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedTokenizerBase
 
-    from selfextend.generation import Answer, GenerationSettings, NewToken, PrefillProgress, PrefixCache, Waiting
+    from selfextend.generation import Answer, Event, ReadyModel
+    from selfextend.reading import PrefixCache, TokensRead
     from selfextend.recording import AttentionRecord, RecordingRequest
 
 Level = Literal["neighbor", "grouped"]
@@ -49,7 +49,7 @@ class Citation:
         level: "neighbor", the model saw it at its exact relative position, or "grouped", its position was floored.
         relative_position: what the model saw, from the answer token that looked hardest to the passage's middle token.
         distance: between those two, in tokens.
-        plus_minus: tokens by which the position may be off: 0 for neighbors, group_size for grouped passages.
+        plus_minus: tokens by which the position may be off: 0 for neighbors, the group size for grouped passages.
         char_start, char_end: characters of the page's text, for the box.
         token_start, token_stop: tokens of the prompt.
     """
@@ -269,7 +269,7 @@ def passages_behind(
     record: AttentionRecord,
     index: TokenIndex,
     answer_tokens: int,
-    config: SelfExtendConfig,
+    positions: PositionMap,
     *,
     most: int = CITATIONS,
 ) -> list[Citation]:
@@ -279,7 +279,7 @@ def passages_behind(
         record: with bins as `recording_request` lays them out.
         index: of the prompt that was answered.
         answer_tokens: tokens of the answer, its end-of-sequence token included.
-        config: the settings that the model answered with (`Answer.config`; group_size 1 is the vanilla model).
+        positions: the position map that the model answered with.
         most: citations at most; a passage that nothing fell on is none.
     """
     found = recorded_passages(record, index)
@@ -287,7 +287,9 @@ def passages_behind(
     rows = answer_rows(record, answer_tokens)
     ranked = [int(place) for place in np.argsort(-weights, kind="stable")[:most] if weights[place] > 0]
     return [
-        _citation(rank, passages[place], float(weights[place]), index, config, _peak_row(record, found[place][0], rows))
+        _citation(
+            rank, passages[place], float(weights[place]), index, positions, _peak_row(record, found[place][0], rows)
+        )
         for rank, place in enumerate(ranked, start=1)
     ]
 
@@ -299,11 +301,11 @@ def _peak_row(record: AttentionRecord, bin_number: int, rows: int) -> int:
 
 
 def _citation(
-    rank: int, passage: Passage, share: float, index: TokenIndex, config: SelfExtendConfig, query: int
+    rank: int, passage: Passage, share: float, index: TokenIndex, positions: PositionMap, query: int
 ) -> Citation:
     document = index.documents[passage.document]
     key = (passage.token_start + passage.token_stop - 1) // 2
-    exact = query - key < config.neighbor_window or config.group_size == 1
+    plus_minus = positions.uncertainty(query - key)
     return Citation(
         rank=rank,
         document=passage.document,
@@ -312,10 +314,10 @@ def _citation(
         page_word=document.page_word,
         text=index.text(passage),
         share=share,
-        level="neighbor" if exact else "grouped",
-        relative_position=relative_position(query, key, config),
+        level="grouped" if plus_minus else "neighbor",
+        relative_position=relative_position(query, key, positions),
         distance=query - key,
-        plus_minus=0 if exact else config.group_size,
+        plus_minus=plus_minus,
         char_start=passage.char_start,
         char_end=passage.char_end,
         token_start=passage.token_start,
@@ -343,59 +345,59 @@ def blanked(prompt: Sequence[int], citation: Citation, token: int) -> list[int]:
 
 
 def passage_test_steps(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
+    ready: ReadyModel,
     prompt: Sequence[int],
     answer: Answer,
     citation: Citation,
     *,
-    trained_window: int,
     prefix: PrefixCache | None = None,
-    settings: GenerationSettings | None = None,
     chunk_tokens: int = 512,
-) -> Generator[Waiting | PrefillProgress | NewToken, None, PassageTest]:
-    """Blank out a passage, read again, and return what that does to the answer. Closing the generator stops it.
+) -> Generator[Event, None, PassageTest]:
+    """Blank out a passage, read again, and see what that does to the answer. Closing the generator stops it.
 
-    Every token of the passage is replaced by one that says nothing, so that all others keep their positions. Then
-    the old answer is scored, and a new one given, both with the settings of the old one.
+    Every token of the passage is replaced by one that says nothing, so that all others keep their positions. Then the
+    old answer is scored, and a new one given, greedy and as long, both by the old one's method, past its reach too.
 
     Args:
         prompt: token ids that were answered.
         answer: the old answer.
         citation: the passage.
-        trained_window: of the model, in tokens.
-        prefix: what was read of this prompt. It is read on from the passage, and holds the blanked prompt afterwards.
-        settings: of the new answer; greedy and as long as the old one unless given.
+        prefix: what was read of this prompt. A copy of it is read on from the passage; it stays as it is.
         chunk_tokens: tokens that are read between two looks at whether to go on.
 
     Raises:
-        OutOfMemoryError, PastReachError: as `selfextend.generation.answer_steps`.
+        OutOfMemoryError: as `selfextend.generation.answer_steps`.
         ValueError: the answer has no tokens.
     """
-    from selfextend.generation import Answer, GenerationSettings, PrefixCache, answer_steps, log_probability_steps
+    from selfextend.generation import GenerationSettings, ReadingSettings, answer_steps
+    from selfextend.reading import PrefixCache, exclusively, log_probability_steps, reading
 
-    settings = settings or GenerationSettings(max_new_tokens=len(answer.token_ids))
-    if answer.config is None or answer.config.group_size == 1:
-        # The vanilla model answers past its window too, and so is tested there.
-        trained_window = max(trained_window, len(prompt) + max(len(answer.token_ids), settings.max_new_tokens))
-    neutral = neutral_token(tokenizer)
+    settings = GenerationSettings(max_new_tokens=len(answer.token_ids))
+    neutral = neutral_token(ready.tokenizer)
     without = blanked(prompt, citation, neutral)
-    prefix = PrefixCache(config=answer.config) if prefix is None else prefix
-    after: Floats | None = None
-    reading: dict[str, Any] = {
-        "config": answer.config, "prefix": prefix, "trained_window": trained_window, "chunk_tokens": chunk_tokens
-    }  # fmt: skip
-    for step in log_probability_steps(model, without, answer.token_ids, **reading):
-        if isinstance(step, np.ndarray):
-            after = step
-        else:
-            yield step
-    assert after is not None
-    now = answer
-    for event in answer_steps(model, tokenizer, without, settings, **reading):
-        if isinstance(event, Answer):
-            now = event
-        else:
-            yield event
+    # A recorded answer was read where recording can see it; so is this, or nothing could be read on from.
+    observed = answer.attention is not None
+    how = ReadingSettings(answer.method, past_reach="allow", observed=observed, chunk_tokens=chunk_tokens)
+    own = PrefixCache() if prefix is None else prefix.copied()
+
+    def score() -> Generator[Progress, None, Floats]:
+        length = len(without) + len(answer.token_ids)
+        with reading(ready.model, how.method, ready.profile, length, observed=observed) as reader:
+            steps = log_probability_steps(reader, own, without, answer.token_ids, chunk_tokens)
+            return (yield from _told(steps, citation.token_start if own.tokens else 0, len(without)))
+
+    after = yield from exclusively(ready.model, own, score)
+    again = yield from answer_steps(ready, without, settings, how, prefix=own)
     before = np.asarray(answer.log_probabilities)
-    return PassageTest(citation, before, after, now.text, str(tokenizer.decode([neutral])))
+    return PassageTest(citation, before, after, again.text, str(ready.tokenizer.decode([neutral])))
+
+
+def _told(steps: Generator[TokensRead, None, Floats], done: int, total: int) -> Generator[Progress, None, Floats]:
+    """The same work, with its progress in words."""
+    clock = Clock(total, done)
+    with Running(steps) as work:
+        for step in work:
+            done += step.count
+            words = f"reading without the passage: {done:,} of {total:,} tokens"
+            yield Progress(words, done / total, clock.seconds_left(done))
+        return work.result

@@ -1,7 +1,7 @@
 """The lesson: SelfExtend in six steps on a text short enough to read every cell of.
 
 Works out every number and every sentence; assets/lesson.js only draws them, so that no formula is written twice.
-Needs no model. Knows no gradio.
+Needs no model.
 """
 
 from __future__ import annotations
@@ -13,9 +13,8 @@ from typing import Any
 import numpy as np
 
 from selfextend.config import SelfExtendConfig, check_window, checked_integer, explain_max_length, max_length
-from selfextend.position_map import VANILLA
 from selfextend.positions import (
-    explain,
+    EXACT,
     grouped_key_positions,
     largest_relative_position,
     relative_position,
@@ -75,26 +74,26 @@ def lesson(example: Example) -> dict[str, Any]:
         "vanilla": _vanilla,
         "grouped": lambda i, j: _grouped(i, j, config),
         "unjoined": lambda i, j: _vanilla(i, j) if i - j < config.neighbor_window else _grouped(i, j, config),
-        "selfextend": lambda i, j: (relative_position(i, j, config), explain(i, j, config)),
+        "selfextend": lambda i, j: (relative_position(i, j, config), config.explain(i, j)),
     }
     return {
         "numbers": {"L": trained, "N": length, "G": config.group_size, "w": config.neighbor_window, "reach": reach},
         "words": STORY.split()[:shown],
-        "groups": grouped_key_positions(np.arange(shown), config).tolist(),
+        "groups": grouped_key_positions(np.arange(shown), config.group_size).tolist(),
         "maps": {name: [[cell(i, j) for j in range(i + 1)] for i in range(shown)] for name, cell in sums.items()},
         "steps": _steps(trained, length, config, reach, shown),
     }
 
 
 def _vanilla(query: int, key: int) -> tuple[int, str]:
-    position = relative_position(query, key, VANILLA)
+    position = relative_position(query, key, EXACT)
     return position, f"{query} - {key} = {position}"
 
 
 def _grouped(query: int, key: int, config: SelfExtendConfig) -> tuple[int, str]:
     """Both positions floored, without the shift: the step before SelfExtend."""
     group = config.group_size
-    query_group, key_group = grouped_key_positions(query, config), grouped_key_positions(key, config)
+    query_group, key_group = (grouped_key_positions(at, config.group_size) for at in (query, key))
     position = query_group - key_group
     return position, f"{query}//{group} - {key}//{group} = {query_group} - {key_group} = {position}"
 
@@ -159,7 +158,7 @@ def _steps(trained: int, length: int, config: SelfExtendConfig, reach: int, show
 
 def _trained_window_text(trained: int, length: int) -> list[str]:
     positions = np.arange(length)
-    unseen = int((relative_positions(positions, positions, VANILLA) >= trained).sum())
+    unseen = int((relative_positions(positions, positions, EXACT) >= trained).sum())
     text = [
         f"No training text was longer than {trained} tokens: the model has only ever seen positions 0 … {trained - 1}."
     ]

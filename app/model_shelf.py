@@ -1,7 +1,4 @@
-"""The one model that all visitors share: loaded, described, replaced.
-
-Knows nothing about gradio, documents or pages.
-"""
+"""The one model that all visitors share: loaded, described, replaced."""
 
 from __future__ import annotations
 
@@ -13,14 +10,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from selfextend.config import QueryScaling, SelfExtendConfig, suggest
-from selfextend.presets import find_preset
+from selfextend.errors import ModelTooBigError
+from selfextend.presets import BUNDLED, find_preset
 from selfextend.profile import Profile, profile_of
+from selfextend.steps import Progress, result_of
 
 if TYPE_CHECKING:
+    from selfextend.generation import ReadyModel
     from selfextend.loading.memory import MemoryEstimate
-    from selfextend.loading.models import LoadStep
-
-BUNDLED = "bundled"
+    from selfextend.loading.models import Loaded
 
 
 class NoModelError(RuntimeError):
@@ -29,15 +27,15 @@ class NoModelError(RuntimeError):
 
 @dataclass(frozen=True, eq=False)
 class LoadedModel:
-    """A model that is ready, and what people want to know about it.
+    """A model that is ready, and the facts that are shown about it.
 
     Attributes:
         name: "bundled", a folder or a hub id, as it was asked for.
         model, tokenizer: transformers' own.
         profile: its trained window, and the settings to start with.
         estimate: the memory it takes.
-        supported, reason: whether SelfExtend can be enabled on it, and the sentence about that.
-        extended_layers: numbers of the attention layers that SelfExtend takes; layers: of how many.
+        supported, reason: whether SelfExtend can be enabled on it, and why or why not.
+        extended_layers: indices of the attention layers that SelfExtend changes; layers: how many there are.
         heads: attention heads in a layer.
     """
 
@@ -53,6 +51,13 @@ class LoadedModel:
     heads: int
 
     @property
+    def ready(self) -> ReadyModel:
+        """As the engine takes it."""
+        from selfextend.generation import ReadyModel
+
+        return ReadyModel(self.model, self.tokenizer, self.profile)
+
+    @property
     def trained_window(self) -> int:
         """Tokens (the paper's L)."""
         return self.profile.trained_window
@@ -60,7 +65,7 @@ class LoadedModel:
     @property
     def neighbor_window(self) -> int:
         """The neighbor window to start with, in tokens."""
-        return self.profile.neighbor_window or max(1, self.trained_window // 4)
+        return self.profile.neighbors
 
     @property
     def query_scaling(self) -> QueryScaling:
@@ -88,8 +93,8 @@ class LoadedModel:
         return f"SelfExtend active in {len(self.extended_layers)} of {self.layers} layers{rest}"
 
     def advice(self, length: int) -> SelfExtendConfig:
-        """Settings for `length` tokens: this model's own neighbor window, and the smallest group size that the
-        paper's rule allows with it.
+        """Settings for `length` tokens: the recommended neighbor window, and the smallest group size that the paper's
+        rule allows with it.
 
         Raises:
             ValueError: the trained window is too small for any.
@@ -123,14 +128,10 @@ class ModelShelf:
 
     def load_steps(
         self, name: str, quantization: str = "none", device: str = "auto"
-    ) -> Generator[LoadStep, None, LoadedModel]:
-        """Load a model in place of the one that is there, which stays if this fails or is closed before the end.
+    ) -> Generator[Progress, None, LoadedModel]:
+        """Load a model in place of the loaded one, which stays if this fails or is closed before the end.
 
-        Where both do not fit together and the new one alone would, the old one is let go first; should that fail, it
-        is loaded again.
-
-        Yields:
-            `LoadStep`s. Returns the loaded model.
+        Where only one of the two fits into memory, the old one is released first, and loaded again if this fails.
 
         Raises:
             ModelLoadError: a subclass with a sentence that says what to do.
@@ -140,24 +141,23 @@ class ModelShelf:
             raise NoModelError("Another model is being loaded. Wait until it is ready, or stop it.")
         try:
             # Under the lock: two threads that import transformers at once break each other's import.
-            from selfextend.errors import ModelTooBigError
             from selfextend.loading.models import load_steps
 
             try:
-                last = yield from _last_of(load_steps(name, quantization, device))  # type: ignore[arg-type]
+                loaded = yield from load_steps(name, quantization, device)  # type: ignore[arg-type]
             except ModelTooBigError as error:
                 if self._loaded is None or not _fits_instead(error.estimate, self._loaded.estimate):
                     raise
-                last = yield from self._in_its_place(name, quantization, device)
-            loaded = _described(name, last)
+                loaded = yield from self._in_its_place(name, quantization, device)
+            described = _described(name, loaded)
             self.release()
-            self._loaded = loaded
-            return loaded
+            self._loaded = described
+            return described
         finally:
             self._lock.release()
 
-    def _in_its_place(self, name: str, quantization: str, device: str) -> Generator[LoadStep, None, LoadStep]:
-        """Load a model after the one that is there was let go; without the new one, the old one comes back."""
+    def _in_its_place(self, name: str, quantization: str, device: str) -> Generator[Progress, None, Loaded]:
+        """Release the loaded model, then load another; if that fails, load the old one again."""
         from selfextend.loading.models import load_steps
 
         assert self._loaded is not None
@@ -165,52 +165,36 @@ class ModelShelf:
         as_before = (old, self._loaded.estimate.quantization, str(self._loaded.estimate.device))
         self.release()
         try:
-            return (yield from _last_of(load_steps(name, quantization, device)))  # type: ignore[arg-type]
+            return (yield from load_steps(name, quantization, device))  # type: ignore[arg-type]
         except BaseException:  # closing counts too
-            for step in load_steps(*as_before, allow_oversize=True):
-                if step.model is not None:
-                    self._loaded = _described(old, step)
+            self._loaded = _described(old, result_of(load_steps(*as_before, allow_oversize=True)))
             raise
 
     def release(self) -> None:
-        """Let go of the model."""
+        """Free the model."""
         self._loaded = None
         gc.collect()
 
 
-def _fits_instead(new: MemoryEstimate | None, old: MemoryEstimate) -> bool:
+def _fits_instead(new: MemoryEstimate, old: MemoryEstimate) -> bool:
     """Whether the new weights would fit once the old ones are gone."""
-    if new is None or new.device != old.device:
-        return False
-    return new.weights_bytes <= new.available_bytes + old.weights_bytes
+    return new.device == old.device and new.weights_bytes <= new.available_bytes + old.weights_bytes
 
 
-def _last_of(steps: Generator[LoadStep, None, None]) -> Generator[LoadStep, None, LoadStep]:
-    try:
-        for step in steps:
-            if step.model is not None:
-                return step
-            yield step
-    finally:
-        steps.close()
-    raise AssertionError("the steps end with the model")
-
-
-def _described(name: str, step: LoadStep) -> LoadedModel:
+def _described(name: str, loaded: Loaded) -> LoadedModel:
     from selfextend.plugin import support
 
-    assert step.model is not None
-    assert step.estimate is not None
-    found = support(step.model)
+    config = loaded.model.config
+    found = support(loaded.model)
     return LoadedModel(
         name=name,
-        model=step.model,
-        tokenizer=step.tokenizer,
-        profile=profile_of(name, step.folder, step.model.config),
-        estimate=step.estimate,
+        model=loaded.model,
+        tokenizer=loaded.tokenizer,
+        profile=profile_of(name, loaded.folder, config),
+        estimate=loaded.estimate,
         supported=found.supported,
         reason=found.reason,
         extended_layers=tuple(layer.index for layer in found.layers if layer.kind == "extended"),
         layers=len(found.layers),
-        heads=step.model.config.get_text_config(decoder=True).num_attention_heads,
+        heads=config.get_text_config(decoder=True).num_attention_heads,
     )

@@ -100,15 +100,7 @@ def _tester(runtime: Runtime) -> Callable[[Turn, Citation], Generator[Any, None,
         loaded = runtime.models.need()
         if loaded.label != turn.model_name:
             raise ValueError(f"{turn.model_name} gave this answer: load it again to test what it answered from.")
-        return passage_test_steps(
-            loaded.model,
-            loaded.tokenizer,
-            turn.prompt.ids,
-            turn.answer,
-            citation,
-            trained_window=turn.trained_window,
-            prefix=turn.prefix,
-        )
+        return passage_test_steps(loaded.ready, turn.prompt.ids, turn.answer, citation, prefix=turn.prefix)
 
     return test
 
@@ -137,15 +129,12 @@ def _keep_meters(runtime: Runtime, controls: Controls, states: States, meter: gr
             line = meters(
                 view.trained_window,
                 view.length,
-                choices.config,
                 choices.method,
                 reply=reply,
                 cache_bytes=runtime.caches.nbytes,
                 gpu_bytes=_gpu_bytes(runtime),
             )
-            words = None
-            if choices.method != "Vanilla":
-                words = refusal(view.trained_window, view.length, choices.config)
+            words = refusal(view.trained_window, view.length, choices.method)
         except ValueError as error:
             return gr.skip(), complaint_html(error)
         return line, complaint_html(words) if words else ""

@@ -1,7 +1,7 @@
-"""Puts documents and a question into a prompt, and counts what that takes.
+"""Puts documents and a question into a prompt.
 
-The documents come first and stay what they are from one question to the next, so that what the model has read of
-them can be used again. Nothing is ever cut. Knows nothing about gradio and runs no model.
+The documents come first and are the same from one question to the next, so that the model's cache of them can be used
+again. Nothing is ever cut.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from app.documents.index import TokenIndex
-from app.documents.reader import Document
+from app.documents.document import Document
+from app.documents.index import TokenIndex, find_documents
 
 BETWEEN = "\n\n"
 
@@ -32,13 +32,12 @@ class Prompt:
     Attributes:
         index: the tokens and where each comes from. `index.prompt` is the text, `index.documents` the documents.
         question: as it was asked.
-        from_template: whether the model's own chat template wrote it; else it is a plain prompt.
-        stop: strings at which a plain prompt's answer ends, since nothing else ends it.
+        stop: strings at which the answer to a plain prompt ends, since nothing else ends it; empty for a prompt
+            from the model's own chat template.
     """
 
     index: TokenIndex
     question: str
-    from_template: bool
     stop: tuple[str, ...]
 
     @property
@@ -61,14 +60,14 @@ def build_prompt(
 ) -> Prompt:
     """The prompt for a question about documents.
 
-    With the model's chat template where it has one: the documents stand at the head of the first user message. A
+    With the model's chat template where it has one: the documents are at the head of the first user message. A
     template that changes a document's text (some trim or filter) is not used. Otherwise documents, questions and
-    answers stand one after another as plain text.
+    answers follow one another as plain text.
 
     Args:
         tokenizer: a fast tokenizer of transformers.
-        documents: each under its name, in this order.
-        question: may be empty, for counting what the documents alone take.
+        documents: in this order, each after its name.
+        question: may be empty, to count the tokens of the documents alone.
         earlier: exchanges to keep in the prompt, oldest first.
 
     Raises:
@@ -76,11 +75,10 @@ def build_prompt(
     """
     if getattr(tokenizer, "chat_template", None):
         text = _from_template(tokenizer, documents, question, earlier)
-        if text is not None and _holds(text, documents):
-            index = TokenIndex(tokenizer, text, documents, add_special_tokens=False)
-            return Prompt(index, question, True, ())
+        if text is not None:
+            return Prompt(TokenIndex(tokenizer, text, documents, add_special_tokens=False), question, ())
     text = _plain(documents, question, earlier)
-    return Prompt(TokenIndex(tokenizer, text, documents), question, False, ("\nQuestion:", "\n\n"))
+    return Prompt(TokenIndex(tokenizer, text, documents), question, ("\nQuestion:", "\n\n"))
 
 
 def _head(documents: Sequence[Document]) -> str:
@@ -101,19 +99,10 @@ def _from_template(
         text = tokenizer.apply_chat_template(
             messages, tokenize=False, add_generation_prompt=True, enable_thinking=False
         )
-    except Exception:  # a template is a program of the model's author: some refuse, some fail
+        find_documents(text, documents)
+    except Exception:  # a template is a program of the model's author: some refuse, some fail, some change the text
         return None
     return str(text)
-
-
-def _holds(text: str, documents: Sequence[Document]) -> bool:
-    start = 0
-    for document in documents:
-        start = text.find(document.text, start)
-        if start < 0:
-            return False
-        start += len(document.text)
-    return True
 
 
 def _plain(documents: Sequence[Document], question: str, earlier: Sequence[Exchange]) -> str:

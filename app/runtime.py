@@ -10,8 +10,8 @@ import threading
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from app.documents.document import Limits
 from app.documents.library import Library, browser_secret
-from app.documents.reader import Limits
 from app.jobs import Job
 from app.model_shelf import ModelShelf
 from app.session import CacheStore, SessionStore

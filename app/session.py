@@ -10,7 +10,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from app.conversation import Entry
 from app.documents.library import StoredDocument
@@ -19,10 +19,11 @@ from app.prompting import Prompt
 
 if TYPE_CHECKING:
     from app.evidence import Citation
-    from selfextend.config import SelfExtendConfig
-    from selfextend.generation import Answer, PrefixCache
+    from selfextend.generation import Answer
+    from selfextend.methods import Method
+    from selfextend.profile import Profile
+    from selfextend.reading import PrefixCache
 
-Method = Literal["vanilla", "selfextend"]
 MAX_TURNS = 40
 """Answers of one visitor whose prompt and attention are kept in memory."""
 
@@ -35,9 +36,8 @@ class Turn:
         id: unique within the visitor's conversation; page links carry it.
         prompt: what the model read; `prompt.index` says where each token comes from.
         answer: what it said; `answer.attention` is the record that evidence is made from.
-        config: settings asked for; None for the vanilla model.
-        method: "vanilla" or "selfextend".
-        trained_window: of the model that answered, tokens.
+        method: asked for; `answer.method` is the one used.
+        profile: of the model that answered.
         model_name: of that model.
         documents: the documents in the prompt, with their files, in the prompt's order.
         prefix: what was read, to be read on from (by a test of a passage, say).
@@ -49,9 +49,8 @@ class Turn:
     id: int
     prompt: Prompt
     answer: Answer
-    config: SelfExtendConfig | None
     method: Method
-    trained_window: int
+    profile: Profile
     model_name: str
     documents: tuple[StoredDocument, ...]
     prefix: PrefixCache
@@ -120,7 +119,7 @@ class CacheStore:
 
     def get(self, key: Hashable) -> PrefixCache:
         """The cache of this key, a new empty one the first time. It becomes the most recently used."""
-        from selfextend.generation import PrefixCache
+        from selfextend.reading import PrefixCache
 
         with self._lock:
             cache = self._caches.setdefault(key, PrefixCache())

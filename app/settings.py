@@ -1,7 +1,6 @@
 """The app's settings, from command-line arguments and environment variables, read once and never changed.
 
 Each argument `--some-name` may also be given as `SELFEXTEND_SOME_NAME` in the environment; the argument wins.
-Knows nothing about gradio, models or documents.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Colours, fonts and style sheets: the one place that says what the app looks like.
 
 No web fonts and no other host: every font is one that the reader's system already has. Colours are Okabe and
-Ito's, which stay apart for colour-blind eyes. Knows nothing about what is shown with them.
+Ito's, which stay apart for colour-blind eyes.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ BLUE, VERMILLION, PURPLE, GREY = "#0072B2", "#D55E00", "#CC79A7", "#8A8F98"
 ACCENTS = (BLUE, ORANGE, GREEN, PURPLE, SKY, VERMILLION)
 """In the order in which lines and bars take them; none is told from its neighbor by red against green."""
 
-METHOD_COLOURS = {"vanilla": ORANGE, "selfextend": BLUE}
-METHOD_DASHES = {"vanilla": "dash", "selfextend": "solid"}
+METHOD_COLOURS = {"vanilla": ORANGE, "selfextend": BLUE, "rerope": GREEN}
+METHOD_DASHES = {"vanilla": "dash", "selfextend": "solid", "rerope": "dashdot"}
 
 INK = {"light": "#1F2328", "dark": "#E6E8EB"}
 GRID = {"light": "#DFE3E8", "dark": "#3A404A"}

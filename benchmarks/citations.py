@@ -12,7 +12,7 @@ import json
 import statistics
 import tempfile
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,10 +20,12 @@ from typing import Any
 from app.asking import Question, answer_turn
 from app.documents.library import StoredDocument
 from app.documents.reader import read_document
-from app.evidence import PassageTest, passage_test_steps
+from app.evidence import passage_test_steps
 from app.model_shelf import BUNDLED, LoadedModel, ModelShelf
 from app.session import CacheStore, Session, Turn
 from selfextend.generation import GenerationSettings
+from selfextend.methods import SelfExtend
+from selfextend.steps import result_of
 
 NEW_TOKENS = 64
 
@@ -51,15 +53,6 @@ class Asked:
         return bool(self.pages) and self.pages[0] == self.right_page
 
 
-def finish(steps: Generator[Any, None, Any]) -> Any:
-    """What a generator returns."""
-    while True:
-        try:
-            next(steps)
-        except StopIteration as finished:
-            return finished.value
-
-
 def ask(
     loaded: LoadedModel,
     caches: CacheStore,
@@ -72,13 +65,12 @@ def ask(
     question = Question(
         text=record["question"],
         documents=(stored,),
-        config=loaded.advice(length),
-        method="selfextend",
+        method=SelfExtend.of(loaded.advice(length)),
         extend="always",
         generation=GenerationSettings(max_new_tokens=NEW_TOKENS),
     )
     began = time.perf_counter()
-    turn: Turn = finish(answer_turn(loaded, caches, session, question))
+    turn: Turn = result_of(answer_turn(loaded, caches, session, question))
     asked = Asked(
         question=record["question"],
         answer=turn.answer.text.strip(),
@@ -93,16 +85,9 @@ def ask(
 
 def blanked_change(loaded: LoadedModel, turn: Turn, place: int) -> tuple[float, bool]:
     """Blank out the citation at `place`: the change of the answer's log-probability, and whether the answer changes."""
-    steps = passage_test_steps(
-        loaded.model,
-        loaded.tokenizer,
-        turn.prompt.ids,
-        turn.answer,
-        turn.citations[place],
-        trained_window=turn.trained_window,
-        prefix=turn.prefix,
-    )
-    (done,) = (step for step in steps if isinstance(step, PassageTest))
+    citation = turn.citations[place]
+    steps = passage_test_steps(loaded.ready, turn.prompt.ids, turn.answer, citation, prefix=turn.prefix)
+    done = result_of(steps)
     return done.change, done.answer.strip() != turn.answer.text.strip()
 
 
@@ -140,7 +125,7 @@ def main() -> None:
 def measure(arguments: argparse.Namespace, document: Path, records: list[dict[str, Any]]) -> None:
     """Ask, print as it goes, and print the table."""
     chosen = [records[len(records) * n // arguments.limit] for n in range(min(arguments.limit, len(records)))]
-    loaded: LoadedModel = finish(ModelShelf().load_steps(arguments.model))
+    loaded: LoadedModel = result_of(ModelShelf().load_steps(arguments.model))
     stored = StoredDocument(read_document(document), document)
     caches, session = CacheStore(2**32), Session("benchmark")
     length = len(loaded.tokenizer(stored.document.text)["input_ids"]) + 2 * NEW_TOKENS

@@ -23,7 +23,7 @@ import torch
 
 from benchmarks import shapes
 from selfextend import self_extend
-from selfextend.generation import PrefixCache
+from selfextend.reading import PrefixCache
 
 
 def main() -> None:

@@ -1,25 +1,38 @@
 """The key-value cache that makes SelfExtend cost what the vanilla model costs.
 
-Each extended layer keeps its keys rotated at their grouped positions, for all tokens, and at their exact positions
-for the last w_n tokens only: every key is rotated once, when it is written. Buffers grow by an eighth at a time.
-Knows nothing about models: how to rotate is told by `selfextend.plugin` before each forward pass.
+Each extended layer keeps its keys rotated for the furthest band of distances, for all tokens, and for each nearer band
+for as many tokens as lie in it: every key is rotated once a band, when it is written. Buffers grow by an eighth at a
+time.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from contextvars import ContextVar
+from typing import Any, Protocol
 
 import torch
 from transformers.cache_utils import Cache, CacheLayerMixin
 
-from selfextend.config import SelfExtendConfig
+from selfextend.positions import PositionMap
 
-RotateKeys = Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
-"""New keys (batch, kv_heads, q, head_dim), unrotated -> the same at exact and at grouped positions."""
 
-TurnToExact = Callable[[torch.Tensor, int], torch.Tensor]
-"""Keys at grouped positions, and the index of the first -> the same keys at their exact positions."""
+class KeyWriter(Protocol):
+    """The layer of a forward pass that is writing its keys. `near_keys` is where it finds the nearer bands' keys."""
+
+    near_keys: list[torch.Tensor] | None
+
+    def rotated_keys(self, key: torch.Tensor) -> list[torch.Tensor]:
+        """New keys (batch, kv_heads, q, head_dim), unrotated -> the same as each band sees them, the last one last."""
+        ...
+
+    def moved_keys(self, key: torch.Tensor, start: int, band: int) -> torch.Tensor:
+        """Keys as the last band sees them, the first of index `start` -> the same keys as `band` sees them."""
+        ...
+
+
+writing: ContextVar[KeyWriter | None] = ContextVar("writing", default=None)
+"""Set by the forward pass before each extended layer. A thread or task has its own."""
 
 
 class GrowingStates:
@@ -57,31 +70,36 @@ class GrowingStates:
 
 
 class SelfExtendLayer(CacheLayerMixin):
-    """One extended layer: grouped keys and values of all tokens, exact keys of the last w_n.
+    """One extended layer: the last band's keys and the values of all tokens, each nearer band's keys of the last ones.
 
-    `keys`, (batch, kv_heads, t, head_dim), are rotated at grouped positions.
+    `keys`, (batch, kv_heads, t, head_dim), are rotated at the last band's positions.
     """
 
     is_croppable = True
     is_sliding = False
 
-    def __init__(self, neighbor_window: int) -> None:
+    def __init__(self, ends: Sequence[int]) -> None:
+        """Args:
+        ends: where each band but the last ends, in tokens of distance: SelfExtend's neighbor window.
+        """
         super().__init__()
-        self.neighbor_window = neighbor_window
+        self.ends = tuple(ends)
         self.reserved = 0
-        self.rotate: RotateKeys | None = None
-        self.turn_to_exact: TurnToExact | None = None
         self._clear()
 
     def _clear(self) -> None:
-        self._grouped, self._values, self._exact = GrowingStates(), GrowingStates(), GrowingStates()
-        self._recent: torch.Tensor | None = None
+        self._far, self._values = GrowingStates(), GrowingStates()
+        self._near = [GrowingStates() for _ in self.ends]
         self.keys = self.values = None
         self.is_initialized = False
 
     @property
+    def _held(self) -> list[GrowingStates]:
+        return [self._far, self._values, *self._near]
+
+    @property
     def nbytes(self) -> int:
-        return self._grouped.nbytes + self._values.nbytes + self._exact.nbytes
+        return sum(states.nbytes for states in self._held)
 
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
         self.dtype, self.device = key_states.dtype, key_states.device
@@ -93,63 +111,59 @@ class SelfExtendLayer(CacheLayerMixin):
         """Rotate and keep new keys and their values, (batch, kv_heads, q, head_dim), unrotated.
 
         Returns:
-            All keys at grouped positions and all values. The exact keys are waiting in `take_exact`.
+            All keys at the last band's positions and all values. The nearer bands' keys go to the writer.
 
         Raises:
             RuntimeError: called outside a forward pass of a model that SelfExtend is enabled on.
         """
-        if self.rotate is None:
+        writer = writing.get()
+        if writer is None:
             raise RuntimeError(
                 "This cache holds keys for SelfExtend; it works only inside a model that SelfExtend is enabled on. "
                 "Enable it again with the settings the cache was made with, or start with a new cache."
             )
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-        exact, grouped = self.rotate(key_states)
-        past = self._exact_past()
-        self._grouped.append(grouped, self.reserved)
+        *near, far = writer.rotated_keys(key_states)
+        past = [self._past(band, writer) for band in range(len(self.ends))]
+        self._far.append(far, self.reserved)
         self._values.append(value_states, self.reserved)
-        self._keep_exact(past, exact)
-        self.keys, self.values = self._grouped.states, self._values.states
+        writer.near_keys = [self._keep(band, past[band], keys) for band, keys in enumerate(near)]
+        self.keys, self.values = self._far.states, self._values.states
         return self.keys, self.values
 
-    def take_exact(self) -> torch.Tensor:
-        """The exact keys that the queries of the last update need: of the last min(t, w_n + q - 1) tokens or more.
-
-        Handed out once, so that a long prefill's exact keys do not outlive its attention.
-        """
-        recent, self._recent = self._recent, None
-        assert recent is not None
-        return recent
-
-    def _exact_past(self) -> torch.Tensor | None:
-        """Exact keys of the last w_n - 1 tokens before this update, rebuilt where a crop took them away."""
-        past, needed = self._grouped.length, min(self._grouped.length, self.neighbor_window - 1)
-        missing = needed - self._exact.length
+    def _past(self, band: int, writer: KeyWriter) -> torch.Tensor | None:
+        """A nearer band's keys of the last tokens before this update, rebuilt where a crop took them away."""
+        held, past = self._near[band], self._far.length
+        needed = min(past, self.ends[band] - 1)
+        missing = needed - held.length
         if missing > 0:
-            assert self.turn_to_exact is not None
             start = past - needed
-            older = self.turn_to_exact(self._grouped.states[:, :, start : start + missing], start)
-            held = [self._exact.states] if self._exact.length else []
-            self._exact.keep(torch.cat([older, *held], dim=2))
-        return self._exact.states if self._exact.length else None
+            older = writer.moved_keys(self._far.states[:, :, start : start + missing], start, band)
+            held.keep(torch.cat([older, *([held.states] if held.length else [])], dim=2))
+        return held.states if held.length else None
 
-    def _keep_exact(self, past: torch.Tensor | None, exact: torch.Tensor) -> None:
-        window = self.neighbor_window
-        if exact.shape[2] == 1:  # decoding: append in place, and start over at the front when the slack is used up
-            if self._exact.length >= window + window // 8:
-                self._exact.keep(self._exact.states[:, :, -window:].clone())
-            self._exact.append(exact, reserve=min(window, self._exact.length) + window // 8)
-            self._recent = self._exact.states[:, :, -window:]
-            return
-        self._recent = exact if past is None else torch.cat((past, exact), dim=2)
-        self._exact.keep(self._recent[:, :, -window:].clone())
+    def _keep(self, band: int, past: torch.Tensor | None, keys: torch.Tensor) -> torch.Tensor:
+        """Keep a nearer band's new keys.
+
+        Returns:
+            The keys that the new queries need: of the last min(t, end + q - 1) tokens or more.
+        """
+        held, window = self._near[band], self.ends[band]
+        if keys.shape[2] == 1:  # decoding: append in place, and start over at the front when the slack is used up
+            if held.length >= window + window // 8:
+                held.keep(held.states[:, :, -window:].clone())
+            held.append(keys, reserve=min(window, held.length) + window // 8)
+            return held.states[:, :, -window:]
+        recent = keys if past is None else torch.cat((past, keys), dim=2)
+        held.keep(recent[:, :, -window:].clone())
+        return recent
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         return self.get_seq_length() + query_length, 0
 
     def get_seq_length(self) -> int:
-        return self._grouped.length
+        return self._far.length
 
     def get_max_length(self) -> int:
         return -1
@@ -158,13 +172,12 @@ class SelfExtendLayer(CacheLayerMixin):
         """Drop the last tokens; as in transformers, their number is given as a negative integer."""
         if tokens_to_remove > 0:
             raise ValueError(f"Give the number of tokens to remove as a negative integer: {-tokens_to_remove}.")
-        removed = min(-tokens_to_remove, self._grouped.length)
+        removed = min(-tokens_to_remove, self._far.length)
         if removed == 0:
             return
-        for states in (self._grouped, self._values):
-            states.length -= removed
-        self._exact.length = max(0, self._exact.length - removed)
-        self.keys, self.values = self._grouped.states, self._values.states
+        for states in self._held:
+            states.length = max(0, states.length - removed)
+        self.keys, self.values = self._far.states, self._values.states
 
     def reset(self) -> None:
         self._clear()
@@ -178,10 +191,10 @@ class SelfExtendLayer(CacheLayerMixin):
     def _select(self, choose: Callable[[torch.Tensor], torch.Tensor]) -> None:
         if not self.is_initialized:
             return
-        for states in (self._grouped, self._values, self._exact):
+        for states in self._held:
             if states.length:
                 states.keep(choose(states.states))
-        self.keys, self.values = self._grouped.states, self._values.states
+        self.keys, self.values = self._far.states, self._values.states
 
     def reorder_cache(self, beam_idx: torch.LongTensor) -> None:
         self._select(lambda states: states.index_select(0, beam_idx.to(states.device)))
@@ -196,17 +209,17 @@ class SelfExtendLayer(CacheLayerMixin):
 class SelfExtendCache(Cache):
     """A transformers cache for a model with SelfExtend enabled. Made by the enabled model; rarely by hand.
 
-    It belongs to one model, its tokens and one configuration: with another group size or window every layer above
-    the first holds something else, so it cannot be carried over.
+    It belongs to one model, its tokens and one position map: with another group size or window every layer above the
+    first holds something else, so it cannot be carried over.
 
     Args:
-        config: the settings that its keys are rotated for.
+        positions: what its keys are rotated for.
         layers: one cache layer for each layer of the model; extended ones are `SelfExtendLayer`.
     """
 
-    def __init__(self, config: SelfExtendConfig, layers: Sequence[Any]) -> None:
+    def __init__(self, positions: PositionMap, layers: Sequence[Any]) -> None:
         super().__init__(layers=list(layers))
-        self.config = config
+        self.positions = positions
         self.reserved = 0
 
     @property

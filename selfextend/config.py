@@ -1,15 +1,20 @@
-"""SelfExtend's settings, how far they reach, and which to choose.
-
-Standard library only: knows nothing about tensors, models or pages. The map from distance to position
-that these settings stand for is in `selfextend.positions`.
-"""
+"""SelfExtend's settings, how far they reach, and which to choose. Standard library only."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from functools import partial
+from typing import Any, get_args
 
-QueryScaling = Literal["none", "logn"]
+from selfextend.positions import (
+    Band,
+    QueryScaling,
+    explain_exact,
+    grouped_key_positions,
+    grouped_query_positions,
+    relative_position,
+    unchanged,
+)
 
 
 def checked_integer(name: str, value: Any, minimum: int) -> int:
@@ -47,9 +52,60 @@ class SelfExtendConfig:
             raise ValueError(f"query_scaling must be {choices}, not {self.query_scaling!r}.")
 
     @property
+    def bands(self) -> tuple[Band, Band]:
+        """Neighbors at exact positions, all further keys at grouped ones. See `selfextend.positions.PositionMap`."""
+        group, window = self.group_size, self.neighbor_window
+        return (
+            Band(window, unchanged, unchanged),
+            Band(
+                None,
+                partial(grouped_query_positions, group_size=group, neighbor_window=window),
+                partial(grouped_key_positions, group_size=group),
+            ),
+        )
+
+    @property
     def position_shift(self) -> int:
         """What a grouped query's position is moved by, so that it continues the neighbors': w_n - w_n // G_s."""
-        return self.neighbor_window - self.neighbor_window // self.group_size
+        return int(grouped_query_positions(0, self.group_size, self.neighbor_window))
+
+    def reach(self, trained_window: int) -> int:
+        """See `max_length`."""
+        return max_length(trained_window, self)
+
+    def complaint(self, trained_window: int, length: int) -> str | None:
+        """Why `length` tokens are refused, with settings that fit; None where they are within the reach.
+
+        Raises:
+            ValueError: see `check_window`.
+        """
+        reach = self.reach(trained_window)
+        if length <= reach:
+            return None
+        advised = suggest(trained_window, length, query_scaling=self.query_scaling)
+        return (
+            f"{length:,} tokens are past the reach of {reach:,} that group size {self.group_size} and neighbor window "
+            f"{self.neighbor_window} give a trained window of {trained_window:,}. The smallest change that fits is "
+            f"group size {smallest_group_size(trained_window, length, self.neighbor_window)}; advised are group size "
+            f"{advised.group_size} and neighbor window {advised.neighbor_window}."
+        )
+
+    def uncertainty(self, distance: int) -> int:
+        """Tokens that share a position with the key at this distance; 0 where the position is exact."""
+        return 0 if distance < self.neighbor_window or self.group_size == 1 else self.group_size
+
+    def explain(self, query: int, key: int) -> str:
+        """The formula for one cell with its numbers put in, for captions and the command line."""
+        group, window, distance = self.group_size, self.neighbor_window, query - key
+        if distance < 0:
+            return explain_exact(query, key)
+        if distance < window:
+            return f"neighbor: {explain_exact(query, key)} (distance {distance} < {window})"
+        return (
+            f"grouped: {query}//{group} - {key}//{group} + {window} - {window}//{group} = "
+            f"{query // group} - {key // group} + {window} - {window // group} = "
+            f"{relative_position(query, key, self)} (distance {distance} >= {window})"
+        )
 
 
 def check_window(trained_window: int, config: SelfExtendConfig) -> None:
@@ -62,7 +118,8 @@ def check_window(trained_window: int, config: SelfExtendConfig) -> None:
     if config.neighbor_window >= trained_window:
         raise ValueError(
             f"neighbor_window ({config.neighbor_window}) must be smaller than the trained window "
-            f"({trained_window}), else no position is left for grouped keys. Try {trained_window // 4}."
+            f"({trained_window}), else no position is left for grouped keys. "
+            f"Try {usual_neighbor_window(trained_window)}."
         )
 
 
@@ -107,6 +164,11 @@ def rule_share(trained_window: int, length: int, config: SelfExtendConfig) -> fl
     return (near + (length - near) / config.group_size) / trained_window
 
 
+def usual_neighbor_window(trained_window: int) -> int:
+    """A quarter of the trained window, in tokens: the w_n to take where none is recommended (Phi-2: 512 of 2048)."""
+    return max(1, trained_window // 4)
+
+
 def suggest(
     trained_window: int,
     length: int,
@@ -122,7 +184,7 @@ def suggest(
     Args:
         trained_window: the paper's L, in tokens, >= 2.
         length: the paper's N, tokens of prompt and answer together, >= 1.
-        neighbor_window: the paper's w_n; a quarter of the trained window unless given (Phi-2: 512 of 2048).
+        neighbor_window: the paper's w_n; `usual_neighbor_window` unless given.
         query_scaling: passed on to the configuration.
 
     Raises:
@@ -131,13 +193,13 @@ def suggest(
     checked_integer("trained_window", trained_window, 2)
     checked_integer("length", length, 1)
     if neighbor_window is None:
-        neighbor_window = max(1, trained_window // 4)
+        neighbor_window = usual_neighbor_window(trained_window)
     checked_integer("neighbor_window", neighbor_window, 1)
     room = 2 * trained_window - 3 * neighbor_window  # three times the positions that the rule leaves for groups
     if room <= 0:
         raise ValueError(
             f"neighbor_window ({neighbor_window}) must stay below two thirds of the trained window "
-            f"({trained_window}). Try {max(1, trained_window // 4)}."
+            f"({trained_window}). Try {usual_neighbor_window(trained_window)}."
         )
     group_size = 1 if length <= trained_window else 3 * (length - neighbor_window) // room + 1
     config = SelfExtendConfig(group_size, neighbor_window, query_scaling)

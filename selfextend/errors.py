@@ -1,13 +1,10 @@
-"""What can go wrong when a model is looked for, downloaded or loaded, each with a type and a plain sentence.
+"""What can go wrong when a model is looked for, downloaded, loaded or used: a type for each case.
 
-Every message says what happened and what to do about it, so that an app can show it as it is. `reason` is a
-short fixed word for code that has to tell the cases apart. Knows nothing about transformers or torch.
+Every message says what happened and what to do about it, so that an app can show it unchanged. `reason` is a short
+fixed word for code that has to tell the cases apart.
 """
 
-from typing import TYPE_CHECKING, ClassVar
-
-if TYPE_CHECKING:
-    from selfextend.loading.memory import MemoryEstimate
+from typing import Any, ClassVar
 
 _OUT_OF_MEMORY = (
     "out of memory",
@@ -81,18 +78,18 @@ class ModelTooBigError(ModelLoadError):
     """The weights do not fit into the memory that is free.
 
     Attributes:
-        estimate: the figures behind the refusal, or None where memory ran out in spite of them.
+        estimate: the `selfextend.loading.memory.MemoryEstimate` that the message is about.
     """
 
     reason = "too-big"
 
-    def __init__(self, message: str, estimate: "MemoryEstimate | None" = None) -> None:
+    def __init__(self, message: str, estimate: Any) -> None:
         super().__init__(message)
         self.estimate = estimate
 
 
 class UnsupportedArchitectureError(UnsupportedModelError, ValueError):
-    """SelfExtend cannot be enabled on this model, for the reason given; nothing was changed on it."""
+    """SelfExtend cannot be enabled on this model, for the reason given; the model was not changed."""
 
     reason = "unsupported"
 
@@ -106,7 +103,7 @@ class PastReachWarning(UserWarning):
 
 
 class OutOfMemoryError(RuntimeError):
-    """Memory ran out while a prompt was read or an answer written. What to do is in the message."""
+    """Memory ran out while a prompt was read or an answer written. The message says what to do."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:

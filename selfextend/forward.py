@@ -1,27 +1,25 @@
 """One forward pass of an extended model: where its tokens stand, and attention for each of its layers.
 
-Turns what transformers hands over (positions, a padding mask, some cache) into what `selfextend.attention` takes.
-Knows nothing about how a model is taken hold of: that is `selfextend.plugin`.
+Turns what transformers hands over (positions, a padding mask, some cache) into what `selfextend.attention` takes. All
+that a pass needs to remember is in its `ForwardPass`, which `current` holds: two threads that call one model have two.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 
 from selfextend.attention.blockwise import blockwise_attention
 from selfextend.attention.eager import eager_attention
-from selfextend.config import SelfExtendConfig
-from selfextend.positions import (
-    grouped_key_positions,
-    grouped_query_positions,
-    largest_relative_position,
-    logn_query_scale,
-)
-from selfextend.rotary import ApplyRotary, RotaryEmbedding, Tables, rotate
+from selfextend.cache import SelfExtendCache, writing
+from selfextend.positions import PositionMap, largest_relative_position, logn_query_scale
+from selfextend.probe import AttentionLayer, LayerKind
+from selfextend.rotary import RotaryEmbedding, Tables, rotate
 
 _SCORES_AT_ONCE = 1 << 24
 
@@ -29,19 +27,21 @@ _SCORES_AT_ONCE = 1 << 24
 class AttentionObserver(Protocol):
     """Something that wants to see rotated states as attention gets them. See `selfextend.recording`."""
 
-    def observe(self, layer: int, states: RotatedStates, row: int, first_key: int) -> None: ...
+    def observe(self, layer: int, states: RotatedStates, options: AttentionOptions, row: int) -> None: ...
 
 
-@dataclass(frozen=True)
-class RotatedStates:
-    """One row's input to attention, shapes as in `selfextend.attention`, with batch 1."""
+class RotatedStates(NamedTuple):
+    """One layer's input to attention, shapes as in `selfextend.attention`."""
 
-    query_exact: torch.Tensor
-    query_grouped: torch.Tensor
-    key_exact: torch.Tensor
-    key_grouped: torch.Tensor
+    queries: list[torch.Tensor]
+    keys: list[torch.Tensor]
     value_states: torch.Tensor
-    neighbor_window: int
+
+
+class AttentionOptions(NamedTuple):
+    """How a layer's scores are made: see `selfextend.attention`."""
+
+    ends: tuple[int, ...]
     scaling: float
     softcap: float | None
 
@@ -51,7 +51,7 @@ class ForwardPass:
     """Where the tokens of one forward pass stand.
 
     Attributes:
-        config: the SelfExtend settings.
+        positions: the position map.
         trained_window: L, in tokens.
         past: tokens in the cache before this pass.
         query_positions: i, (batch or 1, q).
@@ -59,10 +59,14 @@ class ForwardPass:
         starts: for each row, the index of its first token that is not padding; None where all are 0.
         key_mask: True where keys may be seen, (batch, past + q) or (batch, q, past + q); None where causality and
             `starts` say it all.
+        observer: sees the layers' rotated states, if given.
         expected: tokens that the whole text is known to have, if so; see `SelfExtendCache.reserve`.
+        kept: kinds of the layers that keep what they do.
+        kept_implementation: the attention implementation that those run, by transformers' name for it.
+        layer: the extended layer under way.
     """
 
-    config: SelfExtendConfig
+    positions: PositionMap
     trained_window: int
     past: int
     query_positions: torch.Tensor
@@ -71,7 +75,14 @@ class ForwardPass:
     key_mask: torch.Tensor | None = None
     observer: AttentionObserver | None = None
     expected: int = 0
+    kept: frozenset[LayerKind] = frozenset()
+    kept_implementation: str = "sdpa"
+    layer: LayerPass | None = None
     _tables: dict[Any, Tables] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.bands = self.positions.bands
+        self.ends = tuple(band.until for band in self.bands if band.until is not None)
 
     @property
     def length(self) -> int:
@@ -81,32 +92,35 @@ class ForwardPass:
     @cached_property
     def context_length(self) -> int:
         """One more than the largest relative position in use."""
-        return largest_relative_position(max(self.longest, self.expected), self.config) + 1
+        return largest_relative_position(max(self.longest, self.expected), self.positions) + 1
 
     @cached_property
     def longest(self) -> int:
         """Tokens of the longest row."""
         return max(1, int(self.query_positions.max()) + 1)
 
-    def tables(self, rotary: RotaryEmbedding, kind: str, like: torch.Tensor, since: int = 0) -> Tables:
-        """Rotary tables for `kind`: "query_exact", "query_grouped", "key_exact" or "key_grouped" from `since` on."""
-        key = (id(rotary), kind, since, like.device, like.dtype)
+    def query_tables(self, rotary: RotaryEmbedding, band: int, like: torch.Tensor) -> Tables:
+        """Rotary tables of the queries for a band."""
+        return self._made((id(rotary), "query", band), rotary, like, self.bands[band].query_positions, 0)
+
+    def key_tables(self, rotary: RotaryEmbedding, band: int, like: torch.Tensor, since: int) -> Tables:
+        """Rotary tables of the keys from index `since` on, for a band."""
+        return self._made((id(rotary), "key", band), rotary, like, self.bands[band].key_positions, since)
+
+    def _made(self, name: Any, rotary: RotaryEmbedding, like: torch.Tensor, seen_at: Any, since: int) -> Tables:
+        key = (*name, since, like.device, like.dtype)
         if key not in self._tables:
-            positions = self.query_positions if kind.startswith("query") else self.key_positions[:, since:]
-            if kind == "query_grouped":
-                positions = grouped_query_positions(positions, self.config)
-            elif kind == "key_grouped":
-                positions = grouped_key_positions(positions, self.config)
-            self._tables[key] = rotary.tables(like, positions.to(like.device), self.context_length)
+            positions = self.query_positions if "query" in name else self.key_positions[:, since:]
+            self._tables[key] = rotary.tables(like, seen_at(positions).to(like.device), self.context_length)
         return self._tables[key]
 
-    def turn_tables(self, rotary: RotaryEmbedding, like: torch.Tensor, keys: slice) -> Tables:
-        """Tables that turn keys from their grouped to their exact positions."""
+    def moving_tables(self, rotary: RotaryEmbedding, band: int, like: torch.Tensor, keys: slice) -> Tables:
+        """Tables that turn keys from where the last band sees them to where `band` does."""
         positions = self.key_positions[:, keys]
-        difference = (positions - grouped_key_positions(positions, self.config)).to(like.device)
-        cos, sin = rotary.tables(like, difference, self.context_length)
+        moved = self.bands[band].key_positions(positions) - self.bands[-1].key_positions(positions)
+        cos, sin = rotary.tables(like, moved.to(like.device), self.context_length)
         # The keys carry the embedding's scale (yarn's) already, which cos at position 0 shows.
-        scale = rotary.tables(like, difference.new_zeros(1, 1), self.context_length)[0]
+        scale = rotary.tables(like, positions.new_zeros(1, 1).to(like.device), self.context_length)[0]
         return cos / scale, sin / scale
 
     def query_scale(self, like: torch.Tensor) -> torch.Tensor:
@@ -122,127 +136,240 @@ class ForwardPass:
         return self._tables[key][0]
 
 
-@dataclass(frozen=True)
-class LayerRotation:
-    """How one layer's states are rotated in one forward pass."""
+current: ContextVar[ForwardPass | None] = ContextVar("current", default=None)
+"""The forward pass under way. A thread or task has its own."""
+
+
+def forward_pass(
+    positions: PositionMap,
+    trained_window: int,
+    tokens: torch.Tensor,
+    past: int,
+    attention_mask: torch.Tensor | None,
+    position_ids: torch.Tensor | None,
+) -> ForwardPass:
+    """Where the tokens stand, from what transformers was given.
+
+    Args:
+        tokens: input ids (batch, q) or embeddings (batch, q, hidden).
+        past: tokens in the cache.
+        attention_mask: None, (batch, past + q) with 0 for hidden tokens, or (batch, 1, q, past + q).
+        position_ids: None or (batch or 1, q), consecutive in each row.
+
+    Raises:
+        ValueError: positions that are not consecutive, or a mask of another shape.
+    """
+    length = past + tokens.shape[1]
+    index = torch.arange(length, device=tokens.device)
+    seen, starts, key_mask = _hidden_tokens(attention_mask, index, past)
+    expected = index[None, past:] if starts is None else index[past:] - starts[:, None]
+    key_positions = index[None] if starts is None else index - starts[:, None]
+    if position_ids is not None:
+        first = _first_offset(position_ids.to(index.device), expected, None if seen is None else seen[:, past:])
+        expected, key_positions = expected + first, key_positions + first
+    return ForwardPass(
+        positions=positions,
+        trained_window=trained_window,
+        past=past,
+        query_positions=expected.clamp_min(0),
+        key_positions=key_positions.clamp_min(0),
+        starts=None if starts is None or not bool(starts.any()) else starts.tolist(),
+        key_mask=key_mask,
+    )
+
+
+def _hidden_tokens(
+    attention_mask: torch.Tensor | None, index: torch.Tensor, past: int
+) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
+    """What a mask hides: (batch, length) True for seen tokens; each row's first seen token; and a mask of keys where
+    these two do not say it all. Each None where it is not needed."""
+    length = len(index)
+    if attention_mask is None:
+        return None, None, None
+    if attention_mask.dim() == 4:
+        mask = attention_mask[..., :length]
+        if mask.shape[1] != 1:
+            raise ValueError("SelfExtend takes an attention mask that is the same for all heads.")
+        return None, None, (mask if mask.dtype == torch.bool else mask == 0)[:, 0]
+    if attention_mask.dim() != 2 or attention_mask.shape[1] < length:
+        raise ValueError(
+            f"attention_mask must cover all {length} tokens, cached ones included; its shape is "
+            f"{tuple(attention_mask.shape)}."
+        )
+    seen = attention_mask[:, :length].to(index.device, torch.bool)
+    if bool(seen.all()):
+        return seen, None, None
+    starts = torch.where(seen.any(dim=1), seen.int().argmax(dim=1), length)
+    last = length - 1 - seen.flip(1).int().argmax(dim=1)
+    hidden = ~seen & (index >= starts[:, None])
+    # Right padding that is being written now is seen by nobody; anything else hidden needs a mask.
+    needs_mask = bool((hidden & ((index < last[:, None]) | (index < past))).any())
+    return seen, starts, seen if needs_mask else None
+
+
+def _first_offset(position_ids: torch.Tensor, expected: torch.Tensor, seen: torch.Tensor | None) -> torch.Tensor:
+    """By how much each row's given positions are ahead of the expected ones, (batch, 1)."""
+    if position_ids.dim() != 2:
+        raise ValueError("SelfExtend takes position_ids of shape (batch, tokens).")
+    offset = position_ids - expected
+    counted = torch.ones_like(offset, dtype=torch.bool) if seen is None else seen.expand_as(offset)
+    first = torch.gather(offset, 1, counted.int().argmax(dim=1, keepdim=True))
+    first = torch.where(counted.any(dim=1, keepdim=True), first, 0)
+    if bool(((offset != first) & counted).any()):
+        raise ValueError(
+            "SelfExtend needs consecutive position_ids in each row. Where attention_mask hides tokens between "
+            "others, pass position_ids that count the hidden ones too; packed sequences are not supported."
+        )
+    return first
+
+
+@dataclass
+class LayerPass:
+    """One extended layer in one forward pass: rotates its states, tells its cache how, and computes its attention.
+
+    Attributes:
+        near_keys: what the layer's cache handed over in this pass: see `selfextend.cache.KeyWriter`. None where the
+            cache is not SelfExtend's own.
+    """
 
     step: ForwardPass
-    rotary: RotaryEmbedding
-    apply_rotary_pos_emb: ApplyRotary
+    layer: AttentionLayer
+    near_keys: list[torch.Tensor] | None = None
 
-    def queries(self, query: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Unrotated queries -> at exact and at grouped positions, log-n scaled if so configured."""
-        if self.step.config.query_scaling == "logn":
-            query = query * self.step.query_scale(query)
-        return self._rotate(query, "query_exact"), self._rotate(query, "query_grouped")
+    @classmethod
+    def begin(cls, step: ForwardPass, layer: AttentionLayer, cache: SelfExtendCache | None) -> None:
+        """Make this the layer under way. A cache of ours will ask it how to rotate."""
+        step.layer = cls(step, layer)
+        writing.set(None if cache is None else step.layer)
 
-    def new_keys(self, key: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Unrotated keys of this pass -> at exact and at grouped positions."""
-        return self.all_keys(key, self.step.past, self.step.past)
+    @property
+    def _rotary(self) -> RotaryEmbedding:
+        assert self.layer.rotary is not None
+        return self.layer.rotary
 
-    def all_keys(self, key: torch.Tensor, exact_since: int, since: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
-        """Unrotated keys from index `since` on -> exact ones from `exact_since` on, and all grouped ones."""
-        exact = self._rotate(key[:, :, exact_since - since :], "key_exact", exact_since)
-        return exact, self._rotate(key, "key_grouped", since)
+    def rotated_keys(self, key: torch.Tensor) -> list[torch.Tensor]:
+        """Unrotated keys of this pass -> as each band sees them."""
+        past = self.step.past
+        return [self._keys(key, band, past) for band in range(len(self.step.bands))]
 
-    def grouped_to_exact(self, key: torch.Tensor, start: int) -> torch.Tensor:
-        """Keys at grouped positions, the first of index `start` -> the same keys at exact positions."""
-        tables = self.step.turn_tables(self.rotary, key, slice(start, start + key.shape[2]))
-        return rotate(key, tables, self.apply_rotary_pos_emb)
+    def moved_keys(self, key: torch.Tensor, start: int, band: int) -> torch.Tensor:
+        """Keys as the last band sees them, the first of index `start` -> the same keys as `band` sees them."""
+        return self._rotate(key, self.step.moving_tables(self._rotary, band, key, slice(start, start + key.shape[2])))
 
-    def _rotate(self, states: torch.Tensor, kind: str, since: int = 0) -> torch.Tensor:
-        return rotate(states, self.step.tables(self.rotary, kind, states, since), self.apply_rotary_pos_emb)
+    def attention(
+        self,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        *,
+        scaling: float,
+        softcap: float | None = None,
+        dropout: float = 0.0,
+        want_weights: bool = False,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Attention of this layer over all rows of the batch.
+
+        Args:
+            query: (batch, heads, q, head_dim), unrotated.
+            key: (batch, kv_heads, t, head_dim): the last band's keys from SelfExtend's cache, else unrotated ones.
+            value: (batch, kv_heads, t, head_dim).
+
+        Returns:
+            (batch, heads, q, head_dim), zeros for queries that are padding, and the weights where they were asked for.
+        """
+        step = self.step
+        if self.near_keys is not None:
+            keys, self.near_keys = [*self.near_keys, key], None
+        else:
+            if key.shape[2] < step.length:
+                raise ValueError(
+                    f"This cache keeps only the last {key.shape[2]} of {step.length} tokens, so far keys are gone. "
+                    "Give none, and SelfExtend's own cache is used, or one that keeps every token."
+                )
+            # A static cache is longer than what it holds.
+            key, value = key[:, :, : step.length], value[:, :, : step.length]
+            keys = self._all_keys(key, query.shape[2])
+        if step.positions.query_scaling == "logn":
+            query = query * step.query_scale(query)
+        queries = [self._rotate(query, step.query_tables(self._rotary, band, query)) for band in range(len(step.bands))]
+        options = AttentionOptions(step.ends, scaling, softcap)
+        return _attend(step, self.layer.index, RotatedStates(queries, keys, value), options, dropout, want_weights)
+
+    def _all_keys(self, key: torch.Tensor, q_len: int) -> list[torch.Tensor]:
+        """Unrotated keys of all tokens -> as each band needs them."""
+        since = [max(0, self.step.length - (end + q_len - 1)) for end in self.step.ends]
+        if self.step.key_mask is not None:
+            since = [0] * len(since)
+        return [self._keys(key[:, :, first:], band, first) for band, first in enumerate([*since, 0])]
+
+    def _keys(self, key: torch.Tensor, band: int, since: int) -> torch.Tensor:
+        return self._rotate(key, self.step.key_tables(self._rotary, band, key, since))
+
+    def _rotate(self, states: torch.Tensor, tables: Tables) -> torch.Tensor:
+        assert self.layer.apply_rotary_pos_emb is not None
+        return rotate(states, tables, self.layer.apply_rotary_pos_emb)
 
 
-def attend(
-    step: ForwardPass,
-    layer: int,
-    queries: tuple[torch.Tensor, torch.Tensor],
-    key_exact: torch.Tensor,
-    key_grouped: torch.Tensor,
-    value_states: torch.Tensor,
-    *,
-    scaling: float,
-    softcap: float | None,
-    dropout: float,
-    want_weights: bool,
+def _attend(
+    step: ForwardPass, layer: int, states: RotatedStates, options: AttentionOptions, dropout: float, want_weights: bool
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Attention of one layer over all rows of the batch. Shapes as in `selfextend.attention`.
-
-    Returns:
-        (batch, heads, q, head_dim), zeros for queries that are padding, and the weights where they were asked for.
-    """
-    arguments: dict[str, Any] = {"neighbor_window": step.config.neighbor_window, "scaling": scaling, "softcap": softcap}
-    rows = _Rows(step, queries, key_exact, key_grouped, value_states)
+    """Attention of one layer, row by row where rows are padded."""
+    rows = states.value_states.shape[0]
     if step.observer is not None:
-        for row, first_key, states in rows.unpadded(range(value_states.shape[0])):
-            step.observer.observe(layer, RotatedStates(*states, **arguments), row, first_key)
+        for row, unpadded in _unpadded(step, states, rows):
+            step.observer.observe(layer, unpadded, options, row)
     if step.key_mask is not None or dropout or want_weights:
-        return rows.in_pieces(dropout, want_weights, arguments)
+        return _in_pieces(step, states, options, dropout, want_weights)
     if step.starts is None:
-        return blockwise_attention(*queries, key_exact, key_grouped, value_states, **arguments), None
-    output = value_states.new_zeros(*queries[0].shape[:3], value_states.shape[-1])
-    for row, _, states in rows.unpadded(range(value_states.shape[0])):
-        part = blockwise_attention(*states, **arguments)
+        return blockwise_attention(*states, **options._asdict()), None
+    query = states.queries[0]
+    output = states.value_states.new_zeros(*query.shape[:3], states.value_states.shape[-1])
+    for row, unpadded in _unpadded(step, states, rows):
+        part = blockwise_attention(*unpadded, **options._asdict())
         output[row : row + 1, :, output.shape[2] - part.shape[2] :] = part
     return output, None
 
 
-@dataclass(frozen=True)
-class _Rows:
-    step: ForwardPass
-    queries: tuple[torch.Tensor, torch.Tensor]
-    key_exact: torch.Tensor
-    key_grouped: torch.Tensor
-    value_states: torch.Tensor
+def _unpadded(step: ForwardPass, states: RotatedStates, rows: int) -> Iterator[tuple[int, RotatedStates]]:
+    """For each row with any query: its number, and its states without left padding."""
+    kv_len = states.value_states.shape[2]
+    for row in range(rows):
+        start = step.starts[row] if step.starts is not None else 0
+        skip = max(0, start - step.past)
+        if skip >= states.queries[0].shape[2]:
+            continue
+        this = slice(row, row + 1)
+        yield (
+            row,
+            RotatedStates(
+                [query[this, :, skip:] for query in states.queries],
+                [key[this, :, max(0, start - (kv_len - key.shape[2])) :] for key in states.keys],
+                states.value_states[this, :, start:],
+            ),
+        )
 
-    def unpadded(self, rows: range) -> Any:
-        """For each row with any query: its number, its first token, and its states without left padding."""
-        kv_len, exact_len = self.key_grouped.shape[2], self.key_exact.shape[2]
-        for row in rows:
-            start = self.step.starts[row] if self.step.starts is not None else 0
-            skip = max(0, start - self.step.past)
-            if skip >= self.queries[0].shape[2]:
-                continue
-            one = slice(row, row + 1)
-            yield (
-                row,
-                start,
-                (
-                    self.queries[0][one, :, skip:],
-                    self.queries[1][one, :, skip:],
-                    self.key_exact[one, :, max(0, start - (kv_len - exact_len)) :],
-                    self.key_grouped[one, :, start:],
-                    self.value_states[one, :, start:],
-                ),
-            )
 
-    def in_pieces(
-        self, dropout: float, want_weights: bool, arguments: dict[str, Any]
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """The readable attention, a bounded number of scores at a time: for masks, dropout and wanted weights."""
-        batch, heads, q_len, _ = self.queries[0].shape
-        kv_len = self.key_grouped.shape[2]
-        device = self.key_grouped.device
-        mask, index = self.step.key_mask, torch.arange(kv_len, device=device)
-        if mask is not None:
-            mask = mask.to(device)
-        if mask is None and self.step.starts is not None:
-            mask = index[None] >= torch.tensor(self.step.starts, device=device)[:, None]
-        size = q_len if want_weights else max(1, _SCORES_AT_ONCE // (batch * heads * kv_len))
-        outputs, weights = [], None
-        for start in range(0, q_len, size):
-            piece = slice(start, min(start + size, q_len))
-            output, weights = eager_attention(
-                self.queries[0][:, :, piece],
-                self.queries[1][:, :, piece],
-                self.key_exact,
-                self.key_grouped,
-                self.value_states,
-                dropout=dropout,
-                first_query=kv_len - q_len + piece.start,
-                key_mask=mask if mask is None or mask.dim() == 2 else mask[:, piece],
-                **arguments,
-            )
-            outputs.append(output)
-        return torch.cat(outputs, dim=2), weights if want_weights else None
+def _in_pieces(
+    step: ForwardPass, states: RotatedStates, options: AttentionOptions, dropout: float, want_weights: bool
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """The readable attention, a bounded number of scores at a time: for masks, dropout and wanted weights."""
+    batch, heads, q_len, _ = states.queries[0].shape
+    kv_len, device = states.value_states.shape[2], states.value_states.device
+    mask = None if step.key_mask is None else step.key_mask.to(device)
+    if mask is None and step.starts is not None:
+        mask = torch.arange(kv_len, device=device)[None] >= torch.tensor(step.starts, device=device)[:, None]
+    size = q_len if want_weights else max(1, _SCORES_AT_ONCE // (batch * heads * kv_len))
+    outputs, weights = [], None
+    for start in range(0, q_len, size):
+        piece = slice(start, min(start + size, q_len))
+        output, weights = eager_attention(
+            [query[:, :, piece] for query in states.queries],
+            states.keys,
+            states.value_states,
+            dropout=dropout,
+            first_query=kv_len - q_len + piece.start,
+            key_mask=mask if mask is None or mask.dim() == 2 else mask[:, piece],
+            **options._asdict(),
+        )
+        outputs.append(output)
+    return torch.cat(outputs, dim=2), weights if want_weights else None

@@ -1,42 +1,34 @@
 """Switching SelfExtend on and off for a loaded transformers model, through one seam and without copied forwards.
 
 Each extended attention layer is given rotary tables that rotate nothing, so that its queries and keys reach the
-attention function unrotated; there they are rotated at SelfExtend's positions. Everything is undone by `disable`.
-The mathematics is in `selfextend.attention`, the bookkeeping of one pass in `selfextend.forward`.
+attention function unrotated; there they are rotated at SelfExtend's positions (`selfextend.forward`). Everything is
+undone by `disable`.
 """
 
 from __future__ import annotations
 
 import functools
 import inspect
-import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
-import torch
 from torch import nn
-from torch.overrides import TorchFunctionMode
-from transformers import AttentionInterface, AttentionMaskInterface, DynamicCache, PreTrainedModel
-from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, causal_mask_function
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers import DynamicCache, PreTrainedModel
 
 from selfextend import windows
-from selfextend.cache import SelfExtendCache, SelfExtendLayer
-from selfextend.config import SelfExtendConfig, check_window, max_length, suggest
+from selfextend.cache import SelfExtendCache, SelfExtendLayer, writing
+from selfextend.config import SelfExtendConfig, check_window
 from selfextend.errors import PastReachError, PastReachWarning, UnsupportedArchitectureError
-from selfextend.forward import AttentionObserver, ForwardPass, LayerRotation, attend
+from selfextend.forward import AttentionObserver, LayerPass, current, forward_pass
+from selfextend.interface import ATTRIBUTE, IMPLEMENTATION, DirectAttention, padding_mask, pass_under_way
+from selfextend.positions import PositionMap
 from selfextend.probe import Anatomy, AttentionLayer, LayerKind, examine
 from selfextend.rotary import kept_state, unrotated
 
 OnOverflow = Literal["warn", "error", "ignore"]
-
-_IMPLEMENTATION = "selfextend"
-_ATTRIBUTE = "_selfextend"
-_in_forward: ContextVar[Extension | None] = ContextVar("_in_forward", default=None)
 
 
 @dataclass(frozen=True)
@@ -105,11 +97,14 @@ def enable(
     if trained_window is None:
         trained_window = windows.trained_window(model.config)
     check_window(trained_window, config)
-    current = active_extension(model)
-    anatomy = examine(model) if current is None else current.anatomy
+    _extend(model, config, trained_window, on_overflow)
+
+
+def _extend(model: PreTrainedModel, positions: PositionMap, trained_window: int, on_overflow: OnOverflow) -> None:
+    before = active_extension(model)
+    anatomy = examine(model) if before is None else before.anatomy
     disable(model)
-    extension = Extension(anatomy, config, trained_window, on_overflow)
-    extension.install(model)
+    Extension(anatomy, positions, trained_window, on_overflow).install(model)
 
 
 def disable(model: PreTrainedModel) -> None:
@@ -128,10 +123,30 @@ def self_extend(
     on_overflow: OnOverflow = "warn",
 ) -> Iterator[PreTrainedModel]:
     """`enable` for the length of a `with` block. Settings that were on before come back afterwards."""
-    before = active_extension(model)
-    enable(model, config, trained_window=trained_window, on_overflow=on_overflow)
-    try:
+    with paused(model):
+        enable(model, config, trained_window=trained_window, on_overflow=on_overflow)
         yield model
+
+
+@contextmanager
+def extended(model: PreTrainedModel, positions: PositionMap, trained_window: int) -> Iterator[PreTrainedModel]:
+    """The model under any position map for the length of a `with` block, whatever the length of its texts.
+
+    Raises:
+        UnsupportedArchitectureError: with the reason; nothing was changed on the model.
+    """
+    with paused(model):
+        _extend(model, positions, trained_window, "ignore")
+        yield model
+
+
+@contextmanager
+def paused(model: PreTrainedModel) -> Iterator[None]:
+    """The untouched model for the length of a `with` block. Settings that were on before come back afterwards."""
+    before = active_extension(model)
+    disable(model)
+    try:
+        yield
     finally:
         disable(model)
         if before is not None:
@@ -143,7 +158,7 @@ def active_extension(model: object) -> Extension | None:
     if not isinstance(model, nn.Module):
         return None
     for module in model.modules():
-        extension = vars(module).get(_ATTRIBUTE)
+        extension = vars(module).get(ATTRIBUTE)
         if isinstance(extension, Extension):
             return extension
     return None
@@ -154,52 +169,44 @@ class Extension:
 
     Attributes:
         anatomy: where the model is taken hold of.
-        config, trained_window, on_overflow: as given to `enable`.
+        positions: the position map; `enable` is given SelfExtend's settings as one.
+        trained_window, on_overflow: as given to `enable`.
         observer: sees each layer's rotated states while set; see `selfextend.recording`.
     """
 
-    def __init__(
-        self, anatomy: Anatomy, config: SelfExtendConfig, trained_window: int, on_overflow: OnOverflow
-    ) -> None:
+    def __init__(self, anatomy: Anatomy, positions: PositionMap, trained_window: int, on_overflow: OnOverflow) -> None:
         self.anatomy = anatomy
-        self.config = config
+        self.positions = positions
         self.trained_window = trained_window
         self.on_overflow = on_overflow
         self.observer: AttentionObserver | None = None
         self.original_implementation = "sdpa"
-        self._step: ForwardPass | None = None
-        self._cache_layer: SelfExtendLayer | None = None
         self._warned = False
         self._undo = ExitStack()
-
-    @property
-    def reach(self) -> int:
-        """The longest sequence, in tokens, that the settings reach."""
-        return max_length(self.trained_window, self.config)
 
     def new_cache(self) -> SelfExtendCache:
         """An empty cache for this model with these settings."""
         count = max(layer.index for layer in self.anatomy.layers) + 1
         plain = DynamicCache(config=self.anatomy.decoder.config)  # type: ignore[arg-type]
         layers: list[Any] = [plain.layers[index] for index in range(count)]
+        ends = [band.until for band in self.positions.bands if band.until is not None]
         for layer in self.anatomy.layers:
             if layer.kind == "extended":
-                layers[layer.index] = SelfExtendLayer(self.config.neighbor_window)
-        return SelfExtendCache(self.config, layers)
+                layers[layer.index] = SelfExtendLayer(ends)
+        return SelfExtendCache(self.positions, layers)
 
     def install(self, model: PreTrainedModel) -> None:
         """Take hold of the model. Whatever fails on the way, nothing stays half done."""
         with ExitStack() as undo:
             decoder = self.anatomy.decoder
-            undo.callback(setattr, self, "_step", None)
             undo.enter_context(kept_state(decoder))
-            _attach(undo, decoder, _ATTRIBUTE, self)
+            _attach(undo, decoder, ATTRIBUTE, self)
             for config in {
                 id(m.config): m.config for m in (decoder, *self._modules()) if hasattr(m, "config")
             }.values():
                 self._change_config(undo, config)
             for layer in self.anatomy.layers:
-                _attach(undo, layer.module, _ATTRIBUTE, layer)
+                _attach(undo, layer.module, ATTRIBUTE, layer)
                 if layer.kind == "extended":
                     before = functools.partial(self._before_attention, layer)
                     undo.callback(layer.module.register_forward_pre_hook(before, with_kwargs=True).remove)
@@ -211,7 +218,7 @@ class Extension:
                 _attach(undo, model, "generate", self._generate(cast(Any, model.generate)))
             _attach(undo, model, "save_pretrained", self._save_pretrained(model))
             # For static caches generate() makes masks outside the forward pass; there, ours are made inside it.
-            _attach(undo, model, "create_masks_for_generate", _padding_mask)
+            _attach(undo, model, "create_masks_for_generate", padding_mask)
             self._undo = undo.pop_all()
 
     def remove(self) -> None:
@@ -229,7 +236,7 @@ class Extension:
     def _change_config(self, undo: ExitStack, config: Any) -> None:
         self.original_implementation = config._attn_implementation
         undo.callback(setattr, config, "_attn_implementation_internal", config._attn_implementation)
-        config._attn_implementation_internal = _IMPLEMENTATION if self.anatomy.uses_interface else "sdpa"
+        config._attn_implementation_internal = IMPLEMENTATION if self.anatomy.uses_interface else "sdpa"
         if self.anatomy.own_window:
             # With its own sliding window on, the model's masks and caches would drop the far keys.
             name = "sliding_window" if getattr(config, "layer_types", None) is None else "layer_types"
@@ -282,112 +289,46 @@ class Extension:
             use_cache = getattr(decoder.config, "use_cache", False)
         if cache is None and use_cache and not decoder.training:
             cache = kwargs["past_key_values"] = self.new_cache()
-        if isinstance(cache, SelfExtendCache) and cache.config != self.config:
+        if isinstance(cache, SelfExtendCache) and cache.positions != self.positions:
             raise ValueError(
-                f"This cache was filled with {cache.config}, but the model now runs with {self.config}. Start with a "
-                "new cache: with other settings every layer above the first computes something else."
+                f"This cache was filled with {cache.positions}, but the model now runs with {self.positions}. Start "
+                "with a new cache: with other settings every layer above the first computes something else."
             )
         past = int(cache.get_seq_length()) if cache is not None else 0
-        step = _forward_pass(self, tokens, past, kwargs.get("attention_mask"), kwargs.get("position_ids"))
+        mask, position_ids = kwargs.get("attention_mask"), kwargs.get("position_ids")
+        step = forward_pass(self.positions, self.trained_window, tokens, past, mask, position_ids)
+        step.observer = self.observer
+        step.kept = frozenset(layer.kind for layer in self.anatomy.layers) - {"extended"}
+        step.kept_implementation = self.original_implementation
         if isinstance(cache, SelfExtendCache):
             step.expected = cache.reserved
-        if kwargs.get("position_ids") is None:
+        if position_ids is None:
             kwargs["position_ids"] = step.query_positions
         self._check_reach(step.longest)
-        self._step = step
-        _in_forward.set(self)
+        current.set(step)
         return (), kwargs
 
     def _after_forward(self, *_: Any) -> None:
-        self._step = self._cache_layer = None
-        _in_forward.set(None)
+        current.set(None)
+        writing.set(None)
 
     def _check_reach(self, length: int) -> None:
-        if length <= self.reach or self.on_overflow == "ignore":
+        if self.on_overflow == "ignore":
             return
-        fitting = suggest(self.trained_window, length, query_scaling=self.config.query_scaling)
-        message = (
-            f"{length} tokens are past the reach of {self.reach} that group size {self.config.group_size} and neighbor "
-            f"window {self.config.neighbor_window} give a trained window of {self.trained_window}. Group size "
-            f"{fitting.group_size} with neighbor window {fitting.neighbor_window} would do."
-        )
-        if self.on_overflow == "error":
-            raise PastReachError(message)
-        if not self._warned:
+        complaint = self.positions.complaint(self.trained_window, length)
+        if complaint is not None and self.on_overflow == "error":
+            raise PastReachError(complaint)
+        if complaint is not None and not self._warned:
             self._warned = True
-            warnings.warn(message, PastReachWarning, stacklevel=2)
+            warnings.warn(complaint, PastReachWarning, stacklevel=2)
 
     def _before_attention(
         self, layer: AttentionLayer, module: nn.Module, args: Any, kwargs: dict[str, Any]
     ) -> tuple[Any, dict[str, Any]]:
         """Have this layer leave its queries and keys unrotated, and tell its cache how to rotate the keys."""
-        self._cache_layer = None
         cache = next((value for value in kwargs.values() if isinstance(value, SelfExtendCache)), None)
-        if cache is not None:
-            cache_layer = cache.layers[layer.index]
-            assert isinstance(cache_layer, SelfExtendLayer)
-            rotation = self._rotation(layer)
-            cache_layer.rotate, cache_layer.turn_to_exact = rotation.new_keys, rotation.grouped_to_exact
-            self._cache_layer = cache_layer
+        LayerPass.begin(pass_under_way(), layer, cache)
         return args, {**kwargs, "position_embeddings": unrotated(kwargs["position_embeddings"])}
-
-    def _rotation(self, layer: AttentionLayer) -> LayerRotation:
-        assert self._step is not None
-        assert layer.rotary is not None
-        assert layer.apply_rotary_pos_emb is not None
-        return LayerRotation(self._step, layer.rotary, layer.apply_rotary_pos_emb)
-
-    def attention(
-        self,
-        layer: AttentionLayer,
-        query: torch.Tensor,
-        key: torch.Tensor,
-        value: torch.Tensor,
-        *,
-        scaling: float,
-        softcap: float | None = None,
-        dropout: float = 0.0,
-        want_weights: bool = False,
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """SelfExtend attention of one layer in the pass under way.
-
-        Args:
-            query: (batch, heads, q, head_dim), unrotated.
-            key: (batch, kv_heads, t, head_dim): grouped keys from a cache of ours, unrotated ones from any other.
-            value: (batch, kv_heads, t, head_dim).
-
-        Returns:
-            (batch, heads, q, head_dim), and the weights where they were asked for.
-        """
-        step, cache_layer = self._step, self._cache_layer
-        assert step is not None
-        rotation = self._rotation(layer)
-        if cache_layer is not None:
-            key_exact, key_grouped = cache_layer.take_exact(), key
-            cache_layer.rotate = cache_layer.turn_to_exact = self._cache_layer = None
-        else:
-            if key.shape[2] < step.length:
-                raise ValueError(
-                    f"This cache keeps only the last {key.shape[2]} of {step.length} tokens, so far keys are gone. "
-                    "Give none, and SelfExtend's own cache is used, or one that keeps every token."
-                )
-            # A static cache is longer than what it holds.
-            key, value = key[:, :, : step.length], value[:, :, : step.length]
-            needed = self.config.neighbor_window + query.shape[2] - 1
-            exact_since = 0 if step.key_mask is not None else max(0, step.length - needed)
-            key_exact, key_grouped = rotation.all_keys(key, exact_since)
-        return attend(
-            step,
-            layer.index,
-            rotation.queries(query),
-            key_exact,
-            key_grouped,
-            value,
-            scaling=scaling,
-            softcap=softcap,
-            dropout=dropout,
-            want_weights=want_weights,
-        )
 
     def _direct_forward(self, layer: AttentionLayer) -> Callable[..., Any]:
         """The attention module's forward, with torch's attention function replaced inside it."""
@@ -397,31 +338,10 @@ class Extension:
         def forward(*args: Any, **kwargs: Any) -> Any:
             if kwargs.get("output_attentions"):
                 raise ValueError("This model returns no attention weights while SelfExtend is on. Ask for none.")
-            with _DirectAttention(self, layer):
+            with DirectAttention():
                 return original(*args, **kwargs)
 
         return forward
-
-
-class _DirectAttention(TorchFunctionMode):
-    """For attention modules that call torch's attention function themselves (Falcon)."""
-
-    def __init__(self, extension: Extension, layer: AttentionLayer) -> None:
-        super().__init__()
-        self.extension, self.layer = extension, layer
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if func is not torch.nn.functional.scaled_dot_product_attention:
-            return func(*args, **kwargs)
-        query, key, value = args[:3]
-        scaling = kwargs.get("scale") or query.shape[-1] ** -0.5
-        dropout = kwargs.get("dropout_p", 0.0)
-        return self.extension.attention(self.layer, query, key, value, scaling=scaling, dropout=dropout)[0]
-
-
-def _padding_mask(attention_mask: torch.Tensor | None = None, **_: Any) -> torch.Tensor | None:
-    return attention_mask
 
 
 def _attach(undo: ExitStack, module: nn.Module, name: str, value: Any) -> None:
@@ -432,123 +352,3 @@ def _attach(undo: ExitStack, module: nn.Module, name: str, value: Any) -> None:
     else:
         undo.callback(attributes.pop, name, None)
     attributes[name] = value
-
-
-def _forward_pass(
-    extension: Extension,
-    tokens: torch.Tensor,
-    past: int,
-    attention_mask: torch.Tensor | None,
-    position_ids: torch.Tensor | None,
-) -> ForwardPass:
-    """Where the tokens stand, from what transformers was given.
-
-    Args:
-        tokens: input ids (batch, q) or embeddings (batch, q, hidden).
-        past: tokens in the cache.
-        attention_mask: None, (batch, past + q) with 0 for hidden tokens, or (batch, 1, q, past + q).
-        position_ids: None or (batch or 1, q), consecutive in each row.
-
-    Raises:
-        ValueError: positions that are not consecutive, or a mask of another shape.
-    """
-    length = past + tokens.shape[1]
-    index = torch.arange(length, device=tokens.device)
-    starts: torch.Tensor | None = None
-    key_mask: torch.Tensor | None = None
-    seen = None
-    if attention_mask is not None and attention_mask.dim() == 4:
-        mask = attention_mask[..., :length]
-        if mask.shape[1] != 1:
-            raise ValueError("SelfExtend takes an attention mask that is the same for all heads.")
-        key_mask = (mask if mask.dtype == torch.bool else mask == 0)[:, 0]
-    elif attention_mask is not None:
-        if attention_mask.dim() != 2 or attention_mask.shape[1] < length:
-            raise ValueError(
-                f"attention_mask must cover all {length} tokens, cached ones included; its shape is "
-                f"{tuple(attention_mask.shape)}."
-            )
-        seen = attention_mask[:, :length].to(index.device, torch.bool)
-        if not bool(seen.all()):
-            starts = torch.where(seen.any(dim=1), seen.int().argmax(dim=1), length)
-            last = length - 1 - seen.flip(1).int().argmax(dim=1)
-            hidden = ~seen & (index >= starts[:, None])
-            # Right padding that is being written now is seen by nobody; anything else hidden needs a mask.
-            if bool((hidden & ((index < last[:, None]) | (index < past))).any()):
-                key_mask = seen
-    new = index[past:]
-    expected = new[None] if starts is None else (new - starts[:, None])
-    key_positions = index[None] if starts is None else index - starts[:, None]
-    if position_ids is not None:
-        if position_ids.dim() != 2:
-            raise ValueError("SelfExtend takes position_ids of shape (batch, tokens).")
-        offset = position_ids.to(index.device) - expected
-        counted = torch.ones_like(offset, dtype=torch.bool) if seen is None else seen[:, past:].expand_as(offset)
-        first = torch.gather(offset, 1, counted.int().argmax(dim=1, keepdim=True))
-        first = torch.where(counted.any(dim=1, keepdim=True), first, 0)
-        if bool(((offset != first) & counted).any()):
-            raise ValueError(
-                "SelfExtend needs consecutive position_ids in each row. Where attention_mask hides tokens between "
-                "others, pass position_ids that count the hidden ones too; packed sequences are not supported."
-            )
-        expected, key_positions = expected + first, key_positions + first
-    return ForwardPass(
-        config=extension.config,
-        trained_window=extension.trained_window,
-        past=past,
-        query_positions=expected.clamp_min(0),
-        key_positions=key_positions.clamp_min(0),
-        starts=None if starts is None or not bool(starts.any()) else starts.tolist(),
-        key_mask=key_mask,
-        observer=extension.observer,
-    )
-
-
-def _attention_forward(
-    module: nn.Module,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
-    scaling: float | None = None,
-    dropout: float = 0.0,
-    **kwargs: Any,
-) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """What transformers calls as the attention implementation "selfextend". Its contract: see `AttentionInterface`."""
-    extension, layer = _in_forward.get(), vars(module)[_ATTRIBUTE]
-    if extension is None:
-        raise RuntimeError("A single layer of a model with SelfExtend on was called outside its model.")
-    if scaling is None:
-        scaling = query.shape[-1] ** -0.5
-    if layer.kind != "extended":
-        eager: Any = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
-        original = ALL_ATTENTION_FUNCTIONS.get_interface(extension.original_implementation, eager)
-        return original(module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **kwargs)
-    output, weights = extension.attention(
-        layer,
-        query,
-        key,
-        value,
-        scaling=scaling,
-        softcap=kwargs.get("softcap"),
-        dropout=dropout,
-        want_weights=bool(kwargs.get("output_attentions")),
-    )
-    return output.transpose(1, 2).contiguous(), weights
-
-
-def _attention_mask(*args: Any, **kwargs: Any) -> Any:
-    """The mask for layers that keep their own attention. Extended layers take none: theirs is in `ForwardPass`."""
-    extension = _in_forward.get()
-    if extension is None:
-        return None
-    kept = {layer.kind for layer in extension.anatomy.layers} - {"extended"}
-    plain = kwargs.get("mask_function") is causal_mask_function
-    if not kept or (plain and "no_rope" not in kept):
-        return None
-    original = ALL_MASK_ATTENTION_FUNCTIONS.get(extension.original_implementation)
-    return None if original is None else original(*args, **kwargs)
-
-
-AttentionInterface.register(_IMPLEMENTATION, _attention_forward)
-AttentionMaskInterface.register(_IMPLEMENTATION, _attention_mask)

@@ -1,29 +1,28 @@
 """The map from (query, key) to relative position, for any viewport of any length, on at most 512 x 512 cells.
 
-A closed formula evaluated where it is looked at, so 100,000 tokens cost what 512 do.
-Knows nothing about models, documents or pictures; the formula itself is in `selfextend.positions`.
+A closed formula evaluated where it is looked at, so 100,000 tokens cost what 512 do. The formula itself is in
+`selfextend.positions`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 
-from selfextend.config import SelfExtendConfig, check_window, checked_integer
-from selfextend.positions import relative_positions
+from selfextend.config import checked_integer
+from selfextend.positions import EXACT, PositionMap, relative_positions
 
-MapMethod = Literal["vanilla", "selfextend", "difference"]
+Span = tuple[int, int | None]
+"""A viewport along one axis, in tokens: the first, and one past the last; None there is the length."""
+
 MAX_CELLS = 512
 MAX_LENGTH = 2**31 - 1
 
-VANILLA = SelfExtendConfig(group_size=1, neighbor_window=1)
-
 
 @dataclass(frozen=True, slots=True)
-class PositionMap:
+class MapCells:
     """A viewport of the map. Cell (r, c) shows `query[r]` looking at `key[c]`, exactly: nothing is averaged.
 
     With `query_stride` or `key_stride` above 1 a cell stands for the block of queries `query[r] - query_stride + 1`
@@ -31,19 +30,19 @@ class PositionMap:
     that lies furthest apart, so no position that the model never saw can hide between two cells.
 
     Attributes:
-        method: what `relative` holds.
+        is_difference: whether `relative` holds the difference from the vanilla model.
         query: query positions i, shape (rows,), evenly spaced.
         key: key positions j, shape (columns,), evenly spaced.
-        relative: int32, shape (rows, columns). The relative position, or for "difference" the distance minus
-            SelfExtend's relative position, in tokens (never below -1). -1 where `visible` is False.
+        relative: int32, shape (rows, columns). The relative position; of a difference, the distance minus it, in
+            tokens (never below -1). -1 where `visible` is False.
         visible: bool, same shape. False where the key comes after the query, which causal attention never looks at.
         unseen: bool, same shape. True where the model would need a position of `trained_window` or more, which it
-            never saw in training. For "difference": where SelfExtend still would.
+            never saw in training.
         query_stride, key_stride: tokens from one row or column to the next.
         query_range, key_range: the viewport, (first, one past the last).
     """
 
-    method: MapMethod
+    is_difference: bool
     query: npt.NDArray[np.int64]
     key: npt.NDArray[np.int64]
     relative: npt.NDArray[np.int32]
@@ -58,41 +57,35 @@ class PositionMap:
 def position_map(
     trained_window: int,
     length: int,
-    config: SelfExtendConfig | None,
-    query_from: int = 0,
-    query_to: int | None = None,
-    key_from: int = 0,
-    key_to: int | None = None,
-    method: MapMethod = "selfextend",
+    positions: PositionMap,
+    queries: Span = (0, None),
+    keys: Span = (0, None),
+    *,
+    difference: bool = False,
     max_cells: int = MAX_CELLS,
-) -> PositionMap:
-    """The relative positions of queries [query_from, query_to) and keys [key_from, key_to).
+) -> MapCells:
+    """The relative positions of some queries and keys.
 
     Args:
         trained_window: the paper's L, in tokens.
         length: the paper's N, tokens in the sequence.
-        config: SelfExtend's settings; None is the vanilla model.
-        query_to, key_to: one past the last; None is `length`.
-        method: "vanilla" ignores `config`; "selfextend" and "difference" without a config are the vanilla model's.
+        positions: SelfExtend's settings, `selfextend.positions.EXACT` for the vanilla model, or any other map.
+        queries, keys: see `Span`.
+        difference: by how many positions nearer than in the vanilla model each key is seen.
         max_cells: most rows and most columns, 1 to 512.
 
     Raises:
-        ValueError: a number is out of range (each message says which and what it may be), or an unknown method.
+        ValueError: a number is out of range; each message says which and what it may be.
     """
     checked_integer("trained_window", trained_window, 2)
     checked_integer("length", length, 1)
     if length > MAX_LENGTH:
         raise ValueError(f"length must be at most {MAX_LENGTH:,}, not {length:,}.")
-    if method not in get_args(MapMethod):
-        choices = ", ".join(repr(choice) for choice in get_args(MapMethod))
-        raise ValueError(f"method must be one of {choices}, not {method!r}.")
     if checked_integer("max_cells", max_cells, 1) > MAX_CELLS:
         raise ValueError(f"max_cells must be at most {MAX_CELLS}, not {max_cells}.")
-    query_start, query_stop = _checked_range("query", query_from, query_to, length)
-    key_start, key_stop = _checked_range("key", key_from, key_to, length)
-    settings = VANILLA if config is None or method == "vanilla" else config
-    if settings is not VANILLA:
-        check_window(trained_window, settings)
+    query_start, query_stop = _checked_range("query", *queries, length)
+    key_start, key_stop = _checked_range("key", *keys, length)
+    positions.reach(trained_window)  # refuses settings that do not fit the trained window
 
     query_stride = -(-(query_stop - query_start) // max_cells)
     key_stride = -(-(key_stop - key_start) // max_cells)
@@ -100,12 +93,12 @@ def position_map(
     key = np.arange(key_start, key_stop, key_stride, dtype=np.int64)
 
     visible = key[None, :] <= query[:, None]
-    relative = relative_positions(query, key, settings)
+    relative = relative_positions(query, key, positions)
     unseen = visible & (relative >= trained_window)
-    if method == "difference":
-        relative = relative_positions(query, key, VANILLA) - relative
-    return PositionMap(
-        method=method,
+    if difference:
+        relative = relative_positions(query, key, EXACT) - relative
+    return MapCells(
+        is_difference=difference,
         query=query,
         key=key,
         relative=np.where(visible, relative, -1).astype(np.int32),
@@ -125,7 +118,7 @@ class PositionCurve:
     Attributes:
         query: the query's position i.
         distance: i - j in tokens, shape (points,), ascending from 0.
-        relative: SelfExtend's relative position, shape (points,).
+        relative: the map's relative position, shape (points,).
         vanilla: the vanilla model's, shape (points,).
     """
 
@@ -135,24 +128,24 @@ class PositionCurve:
     vanilla: npt.NDArray[np.int64]
 
 
-def position_curve(query: int, config: SelfExtendConfig | None, max_points: int = 2048) -> PositionCurve:
-    """The curve distance -> position of one query, at evenly spaced keys and at both sides of the neighbor window.
+def position_curve(query: int, positions: PositionMap, max_points: int = 2048) -> PositionCurve:
+    """The curve distance -> position of one query, at evenly spaced keys and on both sides of each band's end.
 
     Raises:
         ValueError: `query` is negative or `max_points` below 2.
     """
     checked_integer("query", query, 0)
     checked_integer("max_points", max_points, 2)
-    settings = VANILLA if config is None else config
     distance = np.arange(query, -1, -max(1, -(-(query + 1) // max_points)), dtype=np.int64)[::-1]
-    corners = [0, settings.neighbor_window - 1, settings.neighbor_window]
+    ends = [band.until for band in positions.bands if band.until is not None]
+    corners = [0, *(corner for end in ends for corner in (end - 1, end))]
     distance = np.unique(np.append(distance, [corner for corner in corners if corner <= query]))
     queries, keys = np.array([query], dtype=np.int64), query - distance
     return PositionCurve(
         query=query,
         distance=distance,
-        relative=relative_positions(queries, keys, settings)[0],
-        vanilla=relative_positions(queries, keys, VANILLA)[0],
+        relative=relative_positions(queries, keys, positions)[0],
+        vanilla=relative_positions(queries, keys, EXACT)[0],
     )
 
 

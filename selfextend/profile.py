@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from selfextend.config import QueryScaling
+from selfextend.config import usual_neighbor_window
+from selfextend.positions import QueryScaling
 from selfextend.presets import find_preset
 from selfextend.windows import trained_window as window_of
 
@@ -25,6 +26,11 @@ class Profile:
     trained_window: int
     neighbor_window: int | None = None
     query_scaling: QueryScaling = "none"
+
+    @property
+    def neighbors(self) -> int:
+        """The neighbor window to take, in tokens."""
+        return self.neighbor_window or usual_neighbor_window(self.trained_window)
 
 
 def profile_of(name: str, folder: Path | None, config: Any, *, trained_window: int | None = None) -> Profile:

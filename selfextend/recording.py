@@ -1,7 +1,6 @@
 """Attention of chosen rows, kept while the model runs: pooled over bins of keys, never N x N.
 
-The rotated states of each layer pass by once; the rows asked for are computed again from them and summed up at
-once. Knows nothing about documents or pages: what a bin stands for is the caller's business.
+The rotated states of each layer pass by once; the rows asked for are computed again from them and summed up at once.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ import torch
 from transformers import PreTrainedModel
 
 from selfextend.attention.eager import attention_weights
-from selfextend.forward import RotatedStates
+from selfextend.forward import AttentionOptions, RotatedStates
 from selfextend.plugin import Extension, active_extension
 
 
@@ -56,8 +55,8 @@ class AttentionRecord:
         layers, heads: indices, in the order of the arrays.
         sums: (layers, heads, rows, bins) fp32: attention summed within each bin; each row adds up to 1.
         maxima: the same shape: the largest single weight in each bin. Means hide needles; this shows them.
-        neighbor_share: (layers, heads, rows): what fell on keys closer than neighbor_window. The rest, 1 minus it,
-            fell on grouped keys.
+        neighbor_share: (layers, heads, rows): what fell on keys in the nearest band, closer than neighbor_window. The
+            rest, 1 minus it, fell on grouped keys.
     """
 
     query_rows: range
@@ -67,11 +66,6 @@ class AttentionRecord:
     sums: np.ndarray
     maxima: np.ndarray
     neighbor_share: np.ndarray
-
-    @property
-    def grouped_share(self) -> np.ndarray:
-        """(layers, heads, rows): what fell on keys at grouped positions."""
-        return 1.0 - self.neighbor_share
 
 
 class AttentionRecorder:
@@ -110,40 +104,33 @@ class AttentionRecorder:
         )
 
     @torch.no_grad()
-    def observe(self, layer: int, states: RotatedStates, row: int, first_key: int) -> None:
+    def observe(self, layer: int, states: RotatedStates, options: AttentionOptions, row: int) -> None:
         """Keep the requested rows of one layer. Of a batch only the first row is recorded."""
         if row != 0 or layer not in self._layer_of:
             return
-        q_len, kv_len = states.query_grouped.shape[2], states.key_grouped.shape[2]
+        heads, q_len = states.queries[0].shape[1:3]
+        kv_len = states.value_states.shape[2]
         past = kv_len - q_len
         wanted = range(max(self.request.query_rows.start, past), min(self.request.query_rows.stop, kv_len))
-        heads = states.query_grouped.shape[1]
         at_once = max(1, self.request.max_bytes // (4 * 4 * heads * kv_len))
         for start in range(wanted.start, wanted.stop, at_once):
-            self._keep(self._layer_of[layer], states, range(start, min(start + at_once, wanted.stop)), past)
+            self._keep(self._layer_of[layer], states, options, range(start, min(start + at_once, wanted.stop)))
 
-    def _keep(self, layer: int, states: RotatedStates, queries: range, past: int) -> None:
-        rows = slice(queries.start - past, queries.stop - past)
-        weights = attention_weights(
-            states.query_exact[:, :, rows],
-            states.query_grouped[:, :, rows],
-            states.key_exact,
-            states.key_grouped,
-            neighbor_window=states.neighbor_window,
-            scaling=states.scaling,
-            softcap=states.softcap,
-            first_query=queries.start,
-        )[0]
+    def _keep(self, layer: int, states: RotatedStates, options: AttentionOptions, rows: range) -> None:
+        past = states.value_states.shape[2] - states.queries[0].shape[2]
+        queries = [query[:, :, rows.start - past : rows.stop - past] for query in states.queries]
+        weights = attention_weights(queries, states.keys, first_query=rows.start, **options._asdict())[0]
         weights = weights[self._heads.to(weights.device)]
         keys = torch.arange(weights.shape[-1], device=weights.device)
         bins = torch.bucketize(keys, self._bin_starts.to(weights.device), right=True) - 1
         shape = (*weights.shape[:2], len(self._bin_starts))
         sums = weights.new_zeros(shape).index_add_(-1, bins, weights)
         maxima = weights.new_zeros(shape).scatter_reduce_(-1, bins.expand_as(weights), weights, "amax")
-        distance = torch.arange(queries.start, queries.stop, device=weights.device)[:, None] - keys
-        near = torch.where(distance < states.neighbor_window, weights, 0.0).sum(dim=-1)
-        first = queries.start - self.request.query_rows.start
-        target = slice(first, first + len(queries))
+        distance = torch.arange(rows.start, rows.stop, device=weights.device)[:, None] - keys
+        nearest = options.ends[0] if options.ends else past + len(keys)
+        near = torch.where(distance < nearest, weights, 0.0).sum(dim=-1)
+        first = rows.start - self.request.query_rows.start
+        target = slice(first, first + len(rows))
         self.record.sums[layer, :, target] = sums.float().cpu().numpy()
         self.record.maxima[layer, :, target] = maxima.float().cpu().numpy()
         self.record.neighbor_share[layer, :, target] = near.float().cpu().numpy()
@@ -153,7 +140,7 @@ class AttentionRecorder:
 def recording(model: PreTrainedModel, request: RecordingRequest) -> Iterator[AttentionRecord]:
     """Record attention of the forward passes inside a `with` block. The record fills as they run.
 
-    SelfExtend must be on; `SelfExtendConfig(group_size=1, ...)` is the vanilla model.
+    A method must be on with `observed=True`, or SelfExtend by `enable`.
 
     Raises:
         RuntimeError: SelfExtend is off.

@@ -1,7 +1,7 @@
 """Rotating query and key states at any positions, with the model's own rotary embedding.
 
 RoPE scaling, interleaving and partial rotation all stay the model's: its tables come from its own rotary module
-and its own `apply_rotary_pos_emb` turns the states. Knows nothing about attention, caches or the position map.
+and its own `apply_rotary_pos_emb` turns the states.
 """
 
 from __future__ import annotations
@@ -87,6 +87,18 @@ class RotaryEmbedding:
         if self.layer_type is None:
             return forward(self.module, like, position_ids)
         return forward(self.module, like, position_ids, self.layer_type)
+
+
+class RotaryForLength(nn.Module):
+    """A rotary module whose frequencies are those for one length, however the text is cut into chunks."""
+
+    def __init__(self, module: nn.Module, length: int) -> None:
+        super().__init__()
+        self.module = module
+        self.length = length
+
+    def forward(self, x: torch.Tensor, position_ids: torch.Tensor, layer_type: str | None = None) -> Tables:
+        return RotaryEmbedding(self.module, layer_type).tables(x, position_ids, self.length)
 
 
 def takes_positions(module: nn.Module) -> bool:

@@ -30,7 +30,7 @@ class Progress:
     seconds_left: float | None = None
 
 
-class Running(Generic[S, T]):
+class Running(Iterator[S], Generic[S, T]):
     """A generator of steps that is followed to its end: iterate over it, then read `result`.
 
     Used in a `with` block, leaving the block closes the generator, which stops the work.
@@ -41,7 +41,14 @@ class Running(Generic[S, T]):
         self._results: list[T] = []
 
     def __iter__(self) -> Iterator[S]:
-        self._results.append((yield from self._steps))
+        return self
+
+    def __next__(self) -> S:
+        try:
+            return next(self._steps)
+        except StopIteration as end:
+            self._results.append(end.value)
+            raise StopIteration from None
 
     @property
     def result(self) -> T:

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from tiny_models import save_folder, tiny_model
 
+from app.documents.document import Document, Page
 from app.documents.library import StoredDocument
-from app.documents.reader import Document, Page
 from app.model_shelf import LoadedModel, ModelShelf
 from selfextend.steps import result_of
 

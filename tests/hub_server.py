@@ -1,7 +1,7 @@
 """A small server that answers as the Hugging Face hub does, for one repository on this machine.
 
 Speaks the four requests that huggingface_hub makes to download a model: model info, file tree, HEAD and GET
-of a file (ranges too, so that a download continues). Knows nothing about models.
+of a file (ranges too, so that a download continues).
 """
 
 import hashlib

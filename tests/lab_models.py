@@ -5,16 +5,17 @@ from __future__ import annotations
 import tempfile
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import torch
 from tiny_models import TRAINED_WINDOW, VOCABULARY, save_folder, tiny_model
 from transformers import MistralConfig, MistralForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
-from selfextend.lab.methods import Method
 from selfextend.loading.models import load_tokenizer
+from selfextend.methods import Method, method_named
+from selfextend.profile import Profile
 
 WINDOW = TRAINED_WINDOW
+PROFILE = Profile(WINDOW)
 
 
 @lru_cache(maxsize=1)
@@ -65,13 +66,4 @@ def one_shot(model: PreTrainedModel, tokens: list[int]) -> torch.Tensor:
 
 
 def methods(*names: str) -> tuple[Method, ...]:
-    return tuple(Method(name) for name in names)
-
-
-def finished(steps: Any) -> Any:
-    """Run a generator to its end and return what it returns."""
-    while True:
-        try:
-            next(steps)
-        except StopIteration as stop:
-            return stop.value
+    return tuple(map(method_named, names))

@@ -16,6 +16,7 @@ import inspect
 import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from types import MethodType
 from typing import Any
 
@@ -205,6 +206,7 @@ class NaiveModel:
         group_size, neighbor_window: the paper's G_s and w_n. group_size 1 is the vanilla model.
         trained_window: the paper's L; only log-n query scaling looks at it.
         local_layers, no_rope_layers: indices of the layers that keep what they do.
+        relative: another map than SelfExtend's, (query, key) -> relative position, for keys up to the query.
     """
 
     def __init__(
@@ -217,9 +219,10 @@ class NaiveModel:
         trained_window: int = 0,
         local_layers: tuple[int, ...] = (),
         no_rope_layers: tuple[int, ...] = (),
+        relative: Callable[[int, int], int] | None = None,
     ) -> None:
         self.model = copy.deepcopy(model).double().eval()
-        self.group_size, self.neighbor_window = group_size, neighbor_window
+        self.relative = relative or partial(relative_position, group_size=group_size, neighbor_window=neighbor_window)
         self.query_scaling, self.trained_window = query_scaling, trained_window
         self.weights: dict[int, torch.Tensor] = {}
         if "Falcon" not in type(model).__name__:
@@ -269,7 +272,7 @@ class NaiveModel:
             named = {k: v for k, v in bound.arguments.items() if k != "self"} | extra
             hidden, (cos, _) = named["hidden_states"], named["position_embeddings"]
             tokens = self._positions(cos)
-            pairs = relative_positions(tokens, tokens, self.group_size, self.neighbor_window)
+            pairs = [[self.relative(i, j) if j <= i else None for j in tokens] for i in tokens]
             distinct = sorted({p for row in pairs for p in row if p is not None})
             assert distinct[0] == 0  # every query sees itself at 0: that copy holds the keys at position 0
             batch, length = hidden.shape[:2]

@@ -115,7 +115,7 @@ def test_ask_refuses_in_a_sentence_and_the_server_goes_on(client: Client, notes:
 
 def test_position_map_is_exact(client: Client) -> None:
     cells = client.predict(4096, 100_000, 32, 1024, 90_000, 90_300, 0, 0, "selfextend", api_name="/position_map")
-    expected = position_map(4096, 100_000, SelfExtendConfig(32, 1024), 90_000, 90_300)
+    expected = position_map(4096, 100_000, SelfExtendConfig(32, 1024), (90_000, 90_300))
     assert cells["query"] == expected.query.tolist()
     assert cells["key"] == expected.key.tolist()
     assert cells["relative"] == expected.relative.tolist()

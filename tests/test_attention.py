@@ -12,10 +12,37 @@ from reference import two_map_attention
 from selfextend.attention.blockwise import blockwise_attention
 from selfextend.attention.eager import eager_attention
 
-FUNCTIONS = {
-    "eager": lambda *states, **settings: eager_attention(*states, **settings)[0],
-    "blockwise": blockwise_attention,
-}
+
+def eager(
+    query_exact: torch.Tensor,
+    query_grouped: torch.Tensor,
+    key_exact: torch.Tensor,
+    key_grouped: torch.Tensor,
+    value_states: torch.Tensor,
+    *,
+    neighbor_window: int,
+    **settings: object,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """`eager_attention` over SelfExtend's two bands, called like the oracle."""
+    queries, keys = [query_exact, query_grouped], [key_exact, key_grouped]
+    return eager_attention(queries, keys, value_states, ends=(neighbor_window,), **settings)
+
+
+def blockwise(
+    query_exact: torch.Tensor,
+    query_grouped: torch.Tensor,
+    key_exact: torch.Tensor,
+    key_grouped: torch.Tensor,
+    value_states: torch.Tensor,
+    *,
+    neighbor_window: int,
+    **settings: object,
+) -> torch.Tensor:
+    queries, keys = [query_exact, query_grouped], [key_exact, key_grouped]
+    return blockwise_attention(queries, keys, value_states, ends=(neighbor_window,), **settings)
+
+
+FUNCTIONS = {"eager": lambda *states, **settings: eager(*states, **settings)[0], "blockwise": blockwise}
 each_function = pytest.mark.parametrize("function", FUNCTIONS.values(), ids=FUNCTIONS.keys())
 
 
@@ -199,7 +226,7 @@ def test_huge_scores_do_not_overflow(function: object) -> None:
 )
 def test_eager_weights_are_the_softmax(case: Case) -> None:
     _, expected = two_map_attention(*case.states(), **case.settings)
-    _, weights = eager_attention(*case.inputs(), **case.settings)
+    _, weights = eager(*case.inputs(), **case.settings)
     assert weights.shape == expected.shape
     torch.testing.assert_close(weights.double(), expected, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(weights.sum(-1), torch.ones(weights.shape[:3]))
@@ -209,17 +236,61 @@ def test_a_row_that_may_look_nowhere_is_zero() -> None:
     case = Case(20, 20, 8)
     key_mask = torch.ones(1, 20, dtype=torch.bool)
     key_mask[:, :5] = False
-    output, weights = eager_attention(*case.inputs(), **case.settings, key_mask=key_mask)
+    output, weights = eager(*case.inputs(), **case.settings, key_mask=key_mask)
     assert (output[:, :, :5] == 0).all()
     assert (weights[:, :, :5] == 0).all()
     assert (weights[..., :5] == 0).all()
     torch.testing.assert_close(weights[:, :, 5:].sum(-1), torch.ones(1, 1, 15))
 
 
+@st.composite
+def banded_cases(draw: st.DrawFn) -> tuple[Case, tuple[int, ...]]:
+    """Any number of bands; the last exact keys that a cache keeps for each."""
+    ends = sorted(draw(st.sets(st.integers(1, 50), max_size=3)))
+    return draw(cases()), tuple(ends)
+
+
+@each_function
+@settings(max_examples=100)
+@given(banded_cases())
+@example((Case(1, 1, 1), ()))
+@example((Case(30, 64, 1), ()))
+@example((Case(1, 64, 1), (4, 20)))
+@example((Case(64, 64, 1, kv_heads=2, groups=2), (4, 20, 21)))
+@example((Case(64, 64, 1, softcap=1.5), (4, 20, 21)))
+def test_any_bands_are_one_softmax(function: object, banded: tuple[Case, tuple[int, ...]]) -> None:
+    """Against float64 scores of every band, chosen by distance."""
+    case, ends = banded
+    generator = torch.Generator().manual_seed(case.seed)
+
+    def states(heads: int, length: int) -> torch.Tensor:
+        return 1.4 * torch.randn(case.batch, heads, length, case.head_dim, generator=generator)
+
+    bands = len(ends) + 1
+    queries = [states(case.kv_heads * case.groups, case.q) for _ in range(bands)]
+    keys, value = [states(case.kv_heads, case.t) for _ in range(bands)], states(case.kv_heads, case.t)
+    distance = torch.arange(case.t - case.q, case.t)[:, None] - torch.arange(case.t)
+    scores = torch.zeros(case.batch, case.kv_heads * case.groups, case.q, case.t, dtype=torch.float64)
+    for begin, query, key in zip((0, *ends), queries, keys, strict=True):  # each band overwritten by those behind it
+        inside = distance >= begin
+        band = query.double() @ key.double().repeat_interleave(case.groups, dim=1).transpose(-1, -2)
+        scores = torch.where(inside, band * case.head_dim**-0.5, scores)
+    if case.softcap is not None:
+        scores = case.softcap * torch.tanh(scores / case.softcap)
+    weights = scores.masked_fill(distance < 0, -torch.inf).softmax(-1)
+    expected = weights @ value.double().repeat_interleave(case.groups, dim=1)
+
+    kept = [key[:, :, -min(case.t, end + case.q - 1 + case.spare) :] for key, end in zip(keys, ends, strict=False)]
+    run = blockwise_attention if function is blockwise else lambda *a, **s: eager_attention(*a, **s)[0]
+    settings = {"scaling": case.head_dim**-0.5, "softcap": case.softcap}
+    actual = run(queries, [*kept, keys[-1]], value, ends=ends, **settings)
+    torch.testing.assert_close(actual.double(), expected, rtol=1e-5, atol=1e-5)
+
+
 def test_blockwise_makes_nothing_of_the_size_of_a_score_map() -> None:
     case = Case(2048, 2048, 128, head_dim=16)
     inputs = case.inputs()
     with Largest() as largest:
-        blockwise_attention(*inputs, **case.settings)
+        blockwise(*inputs, **case.settings)
     states = case.t * case.head_dim * 4
     assert 0 < largest.nbytes <= 8 * states  # a score map would be 128 times that

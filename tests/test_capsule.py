@@ -29,8 +29,8 @@ from app.capsule import (
 )
 from app.model_shelf import LoadedModel
 from app.session import CacheStore, Session
-from selfextend.config import SelfExtendConfig
 from selfextend.generation import GenerationSettings
+from selfextend.methods import SelfExtend
 
 NASTY = "Who </script><script>alert(1)</script> & <b>jumps</b>?"
 
@@ -40,8 +40,7 @@ def capsule(tiny: LoadedModel) -> Capsule:  # noqa: F811
     asked = Question(
         NASTY,
         (stored(),),
-        SelfExtendConfig(8, 64, "logn"),
-        "selfextend",
+        SelfExtend("logn", 8, 64),
         "always",
         GenerationSettings(max_new_tokens=5),
     )

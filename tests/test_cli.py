@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +15,10 @@ from lab_models import WINDOW, folder
 
 from selfextend import suggest
 from selfextend.cli import main
+from selfextend.commands.parser import make_parser
 from selfextend.lab.records import read_run
 from selfextend.lab.target import Target
+from selfextend.methods import METHOD_NAMES, method_named
 
 ROOT = Path(__file__).parent.parent
 MODEL = ("-m", str(folder()))
@@ -51,6 +55,40 @@ def test_suggest_is_the_librarys(capsys: pytest.CaptureFixture[str]) -> None:
     assert (found["group_size"], found["neighbor_window"]) == (config.group_size, config.neighbor_window)
     assert found["reach"] >= 16000
     assert result(capsys, "suggest", "--model", str(folder()), "-N", "1000")["trained_window"] == WINDOW
+
+
+def test_suggest_takes_bare_numbers_as_the_readme_writes_them(capsys: pytest.CaptureFixture[str]) -> None:
+    wanted = result(capsys, "suggest", "-L", "4096", "-N", "16000")
+    for asked in (("4096", "16000"), ("-L", "4096", "16000"), ("4096", "-N", "16000")):
+        assert result(capsys, "suggest", *asked) == wanted
+    assert result(capsys, "suggest", "--model", str(folder()), "1000")["trained_window"] == WINDOW
+    for asked in (("4096",), ("4096", "16000", "3"), ("-L", "4096"), ()):
+        assert "suggest 4096 16000" in complaint(capsys, "suggest", *asked)
+
+
+def test_suggest_starts_from_what_a_model_recommends(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    shutil.copytree(folder(), tmp_path, dirs_exist_ok=True)
+    (tmp_path / "selfextend.json").write_text('{"trained_window": 128, "neighbor_window": 16}')
+    found = result(capsys, "suggest", "--model", str(tmp_path), "-N", "1000")
+    assert (found["trained_window"], found["neighbor_window"]) == (128, 16)
+    rows = result(capsys, "perplexity", "-m", str(tmp_path), "-N", "512", "--methods", "recommended")["ends"]
+    assert rows["SelfExtend"]["settings"]["neighbor_window"] == 16
+
+
+def test_map_alone_draws_the_papers_example(capsys: pytest.CaptureFixture[str]) -> None:
+    assert result(capsys, "map") == result(capsys, "map", "-L", "7", "-G", "2", "-w", "4", "-N", "10")
+    found = result(capsys, "map", "-L", "64", "-N", "256")
+    config = suggest(64, 256)
+    assert (found["group_size"], found["neighbor_window"]) == (config.group_size, config.neighbor_window)
+    assert result(capsys, "map", "-L", "64")["length"] == 128
+    assert "--trained-window" in complaint(capsys, "map", "-N", "100")
+    assert result(capsys, "map", "--method", "rerope")["relative"][9] == [4, 4, 4, 4, 4, 4, 3, 2, 1, 0]
+
+
+def test_all_methods_are_all_there_are(capsys: pytest.CaptureFixture[str]) -> None:
+    found = result(capsys, "perplexity", *MODEL, "-N", "2x", "--methods", "all")
+    assert list(found["curves"]) == [method_named(name).label for name in METHOD_NAMES]
+    assert "ReRoPE" in found["curves"]
 
 
 def test_map_prints_the_papers_rows(capsys: pytest.CaptureFixture[str]) -> None:
@@ -259,3 +297,17 @@ def test_settings_alone_need_neither_torch_nor_transformers() -> None:
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "group size" in done.stdout
+
+
+def test_every_command_has_what_runs_it_and_help_imports_nothing_of_it() -> None:
+    code = (
+        "import sys; from selfextend.commands.parser import make_parser; make_parser().format_help(); "
+        "print(*(name for name in sys.modules if name.startswith('selfextend.') or name in ('torch', 'numpy')))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert {"torch", "numpy", "selfextend.lab", "selfextend.methods"}.isdisjoint(done.stdout.split())
+    (commands,) = (action.choices for action in make_parser()._actions if isinstance(action.choices, dict))
+    for command in commands.values():
+        for name in (command.get_default("run"), command.get_default("show")):
+            module, function = name.split(".")
+            assert callable(getattr(import_module(f"selfextend.commands.{module}"), function))

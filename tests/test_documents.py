@@ -20,21 +20,12 @@ from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 from reportlab.lib.pagesizes import A4
 
-from app.documents import reader as documents
-from app.documents.index import split_passages
+from app.documents import child
+from app.documents.document import PAGE_SEPARATOR, DocumentError, Limits, Page
 from app.documents.page_text import LIGATURES, PART_CHARS, clean_page, clean_plain, cut_into_parts
-from app.documents.reader import (
-    PAGE_SEPARATOR,
-    Document,
-    DocumentError,
-    Limits,
-    Page,
-    Progress,
-    page_image,
-    passage_boxes,
-    read_document,
-    read_document_steps,
-)
+from app.documents.passages import split_passages
+from app.documents.reader import page_image, passage_boxes, read_document, read_document_steps
+from selfextend.steps import Progress, Running
 from tests.make_documents import (
     FONT,
     MAKERS,
@@ -249,26 +240,27 @@ def test_each_limit_is_kept(folder: Path, three_hundred: Path) -> None:
 
 
 def test_memory_is_watched_where_the_kernel_does_not(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(documents, "_KERNEL_LIMITS_MEMORY", False)
+    monkeypatch.setattr(child, "_KERNEL_LIMITS_MEMORY", False)
     with pytest.raises(DocumentError, match=r"bomb\.pdf needs more than 300 MB of memory"):
         read_document(folder / "bomb.pdf", Limits(memory_bytes=300_000_000))
     assert no_child_is_left()
 
 
-def test_progress_counts_the_pages_and_the_document_comes_last(three_hundred: Path) -> None:
-    *steps, last = read_document_steps(three_hundred)
-    assert isinstance(last, Document)
-    counts = [step.done for step in steps if isinstance(step, Progress)]
-    assert len(counts) == len(steps)
+def test_progress_counts_the_pages_and_the_document_is_the_result(three_hundred: Path) -> None:
+    with Running(read_document_steps(three_hundred)) as reading:
+        first, *steps = reading
+        read = reading.result
+    assert first == Progress("reading long.pdf")
+    counts = [(step.fraction or 0.0) * 300 for step in steps]
     assert counts == sorted(counts)
-    assert set(counts) == set(range(301))
-    assert steps[-1] == Progress(300, 300)
-    assert last.pages[299].text == prose(300)
+    assert {round(count) for count in counts} == set(range(301))
+    assert steps[-1] == Progress("reading long.pdf: 300 of 300 pages", 1.0)
+    assert read.pages[299].text == prose(300)
 
 
 def test_closing_the_steps_kills_the_child(tmp_path: Path) -> None:
     steps = read_document_steps(many_pages_pdf(tmp_path / "many.pdf", 1500))
-    while next(steps).done < 3:  # type: ignore[union-attr]
+    while (next(steps).fraction or 0.0) < 3 / 1500:
         pass
     assert not no_child_is_left()
     steps.close()

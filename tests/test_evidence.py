@@ -5,7 +5,6 @@ The oracle reads the whole prompt with `output_attentions=True` and knows bins, 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -19,17 +18,21 @@ from tiny_models import TRAINED_WINDOW, save_tokenizer, tiny_model
 from transformers import AutoTokenizer
 
 from app import evidence
-from app.documents.reader import Document, Page
+from app.documents.document import Document, Page
 from app.evidence import passage_test_steps, passages_behind, recording_request
 from app.prompting import Prompt, build_prompt
 from app.session import Turn
 from app.tabs.attention import view_of
 from selfextend import SelfExtendConfig, self_extend
-from selfextend.generation import Answer, GenerationSettings, PrefillProgress, PrefixCache, answer_steps
-from selfextend.steps import Running
+from selfextend.generation import Answer, GenerationSettings, ReadingSettings, ReadyModel, answer_steps
+from selfextend.methods import Method, SelfExtend, Vanilla
+from selfextend.profile import Profile
+from selfextend.reading import PrefixCache
+from selfextend.steps import Running, result_of
 
 GROUPED = SelfExtendConfig(group_size=5, neighbor_window=48)  # G does not divide w
 VANILLA = SelfExtendConfig(group_size=1, neighbor_window=48)
+PROFILE = Profile(4 * TRAINED_WINDOW)
 NEW_TOKENS = 12
 LAYERS, HEADS = 2, 4
 
@@ -72,9 +75,9 @@ def prompt(tokenizer: Any) -> Prompt:
     return build_prompt(tokenizer, DOCUMENTS, "Where is the lamp?")
 
 
-def last_of(steps: Iterator[Any]) -> Any:
-    *_, last = steps
-    return last
+def method_of(config: SelfExtendConfig) -> Method:
+    """group_size 1 stands for the vanilla model here."""
+    return Vanilla() if config.group_size == 1 else SelfExtend.of(config)
 
 
 def answered(
@@ -86,18 +89,14 @@ def answered(
     **request: Any,
 ) -> Answer:
     record = recording_request(prompt.index, NEW_TOKENS, layers=range(LAYERS), heads=HEADS, **request)
-    window = 4 * TRAINED_WINDOW  # the vanilla settings are to read past the window here
-    return last_of(
+    return result_of(
         answer_steps(
-            model,
-            tokenizer,
+            ReadyModel(model, tokenizer, PROFILE),
             prompt.ids,
             GenerationSettings(max_new_tokens=NEW_TOKENS),
-            config=config,
-            trained_window=window,
+            ReadingSettings(method_of(config), chunk_tokens=100),
             prefix=prefix,
             record=record,
-            chunk_tokens=100,
         )
     )
 
@@ -248,10 +247,10 @@ def test_merged_passages_are_cited_as_one(model: Any, tokenizer: Any, prompt: Pr
 def test_trimming_keeps_what_was_answered(model: Any, tokenizer: Any, prompt: Prompt) -> None:
     record = recording_request(prompt.index, 40, layers=range(LAYERS), heads=HEADS)
     steps = answer_steps(
-        model, tokenizer, prompt.ids, GenerationSettings(max_new_tokens=7), config=GROUPED,
-        trained_window=4 * TRAINED_WINDOW, record=record,
+        ReadyModel(model, tokenizer, PROFILE), prompt.ids, GenerationSettings(max_new_tokens=7),
+        ReadingSettings(SelfExtend.of(GROUPED)), record=record,
     )  # fmt: skip
-    answer = last_of(steps)
+    answer = result_of(steps)
     assert answer.attention is not None
     said = len(answer.token_ids)
     kept = evidence.trimmed(answer.attention, said)
@@ -293,12 +292,15 @@ def test_blanking_out_a_passage(model: Any, tokenizer: Any, prompt: Prompt, conf
     assert set(changed) <= set(range(citation.token_start, citation.token_stop))
     assert set(without[citation.token_start : citation.token_stop]) == {token}
 
-    # The vanilla model is not refused past its own window, which is why it is given as it is here.
-    window = TRAINED_WINDOW if config is VANILLA else 4 * TRAINED_WINDOW
+    held, passed = list(prefix.tokens), []
+    hook = model.register_forward_pre_hook(
+        lambda _, arguments, named: passed.append(named["input_ids"].shape[1]), with_kwargs=True
+    )
     running = Running(
-        passage_test_steps(model, tokenizer, prompt.ids, answer, citation, trained_window=window, prefix=prefix)
+        passage_test_steps(ReadyModel(model, tokenizer, PROFILE), prompt.ids, answer, citation, prefix=prefix)
     )
     steps = list(running)
+    hook.remove()
     done = running.result
     np.testing.assert_allclose(
         done.before, naive_log_probabilities(model, prompt.ids, list(answer.token_ids), config), atol=2e-4
@@ -308,14 +310,17 @@ def test_blanking_out_a_passage(model: Any, tokenizer: Any, prompt: Prompt, conf
     )
     assert done.change == pytest.approx(done.after.sum() - done.before.sum())
     assert done.change != 0
-    reading = [step for step in steps if isinstance(step, PrefillProgress)]
-    assert reading[0].reused == changed[0], "everything before the passage was read already"
-    assert prefix.tokens[: len(without)] == without
+    anew = len(without) - changed[0] + 2 * NEW_TOKENS + 1
+    assert sum(passed) <= anew < len(without), "everything before the passage was read already"
+    told = [step.fraction for step in steps if "without the passage" in getattr(step, "words", "")]
+    assert told == sorted(told)
+    assert told[-1] == 1
+    assert prefix.tokens == held, "the next question goes on from what was read for the answer"
 
-    again = last_of(
+    again = result_of(
         answer_steps(
-            model, tokenizer, without, GenerationSettings(max_new_tokens=NEW_TOKENS), config=config,
-            trained_window=4 * TRAINED_WINDOW,
+            ReadyModel(model, tokenizer, PROFILE), without, GenerationSettings(max_new_tokens=NEW_TOKENS),
+            ReadingSettings(method_of(config)),
         )
     )  # fmt: skip
     assert done.answer == again.text
@@ -325,11 +330,9 @@ def test_a_test_that_is_closed_lets_go_of_the_model(model: Any, tokenizer: Any, 
     answer = answered(model, tokenizer, prompt, GROUPED)
     assert answer.attention is not None
     citation = passages_behind(answer.attention, prompt.index, NEW_TOKENS, GROUPED)[0]
-    steps = passage_test_steps(
-        model, tokenizer, prompt.ids, answer, citation, trained_window=4 * TRAINED_WINDOW, chunk_tokens=50
-    )
+    steps = passage_test_steps(ReadyModel(model, tokenizer, PROFILE), prompt.ids, answer, citation, chunk_tokens=50)
     first = [next(steps), next(steps)]
-    assert all(isinstance(step, PrefillProgress) and step.done < step.total for step in first)
+    assert all(0 < step.fraction < 1 for step in first)
     steps.close()
     assert answered(model, tokenizer, prompt, GROUPED).token_ids == answer.token_ids
 

@@ -7,14 +7,18 @@ import numpy as np
 import plotly.graph_objects as go
 import pytest
 
-from app.figures.answers import accuracy_grid, attention_heatmap, loss_curves, page_bars, sweep_heatmap
+from app.figures.answers import attention_heatmap, page_bars
+from app.figures.lab import figure as lab_figure
 from app.figures.maps import parameter_plane_figure, position_curve_figure, position_map_figure
 from app.tabs.parameters import parameter_plane
 from app.tabs.plot_pane import packed, unpacked
 from selfextend import SelfExtendConfig
+from selfextend.lab.views import DEPTH, GROUP_SIZE, LENGTH, NEIGHBOR_WINDOW, Cell, Curve, CurveView, GridView
+from selfextend.methods import Method, SelfExtend, Vanilla
 from selfextend.position_map import position_curve, position_map
 
 CONFIG = SelfExtendConfig(2, 4)
+METHOD = SelfExtend.of(CONFIG)
 RANDOM = np.random.default_rng(0)
 
 
@@ -23,17 +27,32 @@ def shares(rows: int, bins: int) -> np.ndarray:
     return values / values.sum(axis=1, keepdims=True)
 
 
+def curve(name: str, method: str) -> Curve:
+    return Curve(name, method, tuple(range(0, 6400, 64)), tuple(RANDOM.random(100)), 2.0)
+
+
+def cells(rows: int, columns: int) -> dict[tuple[int, int], Cell]:
+    return {(row, column): Cell(RANDOM.random()) for row in range(rows) for column in range(columns)}
+
+
+LOSSES = CurveView("curves", "Loss by position over 6,400 tokens", (curve("Vanilla", "vanilla"), curve("SelfExtend", "selfextend")), 6400, 512)
+ACCURACY = GridView(
+    "SelfExtend", "Passkey, G = 8 (n = 20 a cell)", (), ("256", "512", "1,024"), ("0%", "50%", "100%"),
+    LENGTH, DEPTH, cells(3, 3), "accuracy", percent=True, inside=2,
+)  # fmt: skip
+SWEEP = GridView(
+    "sweep", "Loss at 4,096 tokens", (), ("2", "4"), ("16", "32", "64"), GROUP_SIZE, NEIGHBOR_WINDOW, cells(3, 2),
+    "nats", percent=False,
+)  # fmt: skip
 Draw = Callable[[bool], go.Figure]
 FIGURES: dict[str, Draw] = {
-    "map": lambda dark: position_map_figure(
-        position_map(7, 60, CONFIG), 7, "G = 2, w = 4", neighbor_window=4, selected=(59, 0), dark=dark
-    ),
+    "map": lambda dark: position_map_figure(position_map(7, 60, CONFIG), 7, METHOD, selected=(59, 0), dark=dark),
     "difference": lambda dark: position_map_figure(
-        position_map(7, 60, CONFIG, method="difference"), 7, "G = 2, w = 4", zoomed=True, dark=dark
+        position_map(7, 60, CONFIG, difference=True), 7, METHOD, zoomed=True, dark=dark
     ),
-    "curve": lambda dark: position_curve_figure(position_curve(50, CONFIG), 7, "G = 2, w = 4", key=3, dark=dark),
+    "curve": lambda dark: position_curve_figure(position_curve(50, CONFIG), 7, METHOD, key=3, dark=dark),
     "plane": lambda dark: parameter_plane_figure(
-        *parameter_plane(64, 300, CONFIG), length=300, trained_window=64, here=(2, 4), dark=dark
+        parameter_plane(64, 300, CONFIG), length=300, trained_window=64, here=(2, 4), dark=dark
     ),
     "attention": lambda dark: attention_heatmap(
         shares(5, 64), list("abcde"), np.arange(65) * 8, page_borders={"p. 2": 100}, dark=dark
@@ -42,15 +61,9 @@ FIGURES: dict[str, Draw] = {
         shares(5, 64), list("abcde"), np.arange(65) * 8, scale="linear", dark=dark
     ),
     "pages": lambda dark: page_bars([f"{n}" for n in range(1, 31)], shares(1, 30)[0], cited=[3], dark=dark),
-    "losses": lambda dark: loss_curves(
-        np.arange(100) * 64, {"vanilla": RANDOM.random(100), "selfextend": RANDOM.random(100)}, 512, dark=dark
-    ),
-    "accuracy": lambda dark: accuracy_grid(
-        [256, 512, 1024], [0.0, 0.5, 1.0], RANDOM.random((3, 3)), "Passkey, G = 8", 20, trained_window=512, dark=dark
-    ),
-    "sweep": lambda dark: sweep_heatmap(
-        [2, 4], [16, 32, 64], RANDOM.random((3, 2)), "Loss at 4,096 tokens", "nats", dark=dark
-    ),
+    "losses": lambda dark: lab_figure(LOSSES, dark=dark),
+    "accuracy": lambda dark: lab_figure(ACCURACY, dark=dark),
+    "sweep": lambda dark: lab_figure(SWEEP, dark=dark),
 }
 
 
@@ -101,24 +114,24 @@ def polygon_holds(outline: go.Scatter, x: float, y: float) -> bool:
     return inside
 
 
-@pytest.mark.parametrize("method", ["vanilla", "selfextend"])
+@pytest.mark.parametrize("method", [Vanilla(), SelfExtend("none", 2, 4)], ids=str)
 @pytest.mark.parametrize("max_cells", [5, 40])
-def test_hatching_covers_exactly_the_unseen_cells(method: str, max_cells: int) -> None:
-    cells = position_map(7, 40, CONFIG, 3, 40, 1, 30, method=method, max_cells=max_cells)
-    figure = position_map_figure(cells, 7, "G = 2, w = 4")
+def test_hatching_covers_exactly_the_unseen_cells(method: Method, max_cells: int) -> None:
+    cells = position_map(7, 40, method.positions, (3, 40), (1, 30), max_cells=max_cells)
+    figure = position_map_figure(cells, 7, method)
     (region,) = [trace for trace in figure.select_traces({"type": "scatter"}) if trace.fill]
     hatched = [[polygon_holds(region, key + 1e-3, query + 1e-3) for key in cells.key] for query in cells.query]
     assert hatched == cells.unseen.tolist()
 
 
 def test_nothing_is_hatched_where_everything_was_seen() -> None:
-    figure = position_map_figure(position_map(7, 10, CONFIG), 7, "G = 2, w = 4")
+    figure = position_map_figure(position_map(7, 10, CONFIG), 7, METHOD)
     assert not [trace for trace in figure.select_traces({"type": "scatter"}) if trace.fill]
 
 
 def test_map_colours_only_what_a_query_can_see() -> None:
     (heatmap,) = [
-        trace for trace in position_map_figure(position_map(7, 10, CONFIG), 7, "").data if trace.z is not None
+        trace for trace in position_map_figure(position_map(7, 10, CONFIG), 7, METHOD).data if trace.type == "heatmap"
     ]
     assert np.isnan(heatmap.z).sum() == 45
     assert heatmap.z[9].tolist() == [6, 6, 5, 5, 4, 4, 3, 2, 1, 0]
@@ -127,7 +140,7 @@ def test_map_colours_only_what_a_query_can_see() -> None:
 
 def test_curve_keeps_selfextend_readable_beside_vanilla() -> None:
     curve = position_curve(100_000, SelfExtendConfig(32, 1024))
-    top = position_curve_figure(curve, 4096, "").layout.yaxis.range[1]
+    top = position_curve_figure(curve, 4096, SelfExtend("none", 32, 1024)).layout.yaxis.range[1]
     assert curve.relative.max() <= top < 2 * 4096
 
 
@@ -156,8 +169,6 @@ def test_accuracy_grid_states_samples_and_marks_the_window() -> None:
     [
         (lambda: attention_heatmap(shares(2, 3), ["a"], [0, 1, 2, 3]), "2 token labels and 4 bin edges"),
         (lambda: attention_heatmap(shares(2, 3), ["a", "b"], [0, 1, 2]), "not 2 and 3"),
-        (lambda: accuracy_grid([1, 2], [0.0], np.zeros((2, 1)), "t", 1), r"must have shape \(1, 2\)"),
-        (lambda: sweep_heatmap([1], [1, 2], np.zeros((1, 2)), "t", "v"), r"must have shape \(2, 1\)"),
     ],
 )
 def test_refuses_what_does_not_fit(draw: Callable[[], go.Figure], message: str) -> None:

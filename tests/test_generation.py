@@ -2,7 +2,8 @@
 
 import re
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -30,30 +31,42 @@ from selfextend.generation import (
     GenerationSettings,
     NewToken,
     PrefillProgress,
-    PrefixCache,
-    Waiting,
+    ReadingSettings,
+    ReadyModel,
+    _TextStream,
     answer_steps,
-    log_probability_steps,
-    settings_in_use,
-    token_loss_steps,
+    method_in_use,
 )
+from selfextend.methods import Method, ReRoPE, SelfExtend, Vanilla
+from selfextend.profile import Profile
+from selfextend.reading import PrefixCache, Waiting, log_probability_steps, loss_steps, reading
 from selfextend.recording import RecordingRequest
+from selfextend.steps import Running, result_of
 
 WORDS = Words()
 PROMPT = token_ids(60)[0].tolist()
+PROFILE = Profile(TRAINED_WINDOW)
+EXTENDED, VANILLA = SelfExtend.of(CONFIG), Vanilla()
 NAMES = ["llama", "gemma3", "gpt-neox", "falcon-new", "smollm3", "mistral-sliding"]
 
 
-def steps(model: PreTrainedModel, prompt: Sequence[int] = PROMPT, new: int = 8, **kwargs: Any) -> Iterator[Any]:
+def steps(
+    model: PreTrainedModel, prompt: Sequence[int] = PROMPT, new: int = 8, **kwargs: Any
+) -> Generator[Any, None, Answer]:
     settings = kwargs.pop("settings", None) or GenerationSettings(max_new_tokens=new)
-    defaults = {"config": CONFIG, "trained_window": TRAINED_WINDOW, "chunk_tokens": 13}
-    return answer_steps(model, WORDS, prompt, settings, **(defaults | kwargs))
+    given = {name: kwargs.pop(name) for name in ("prefix", "record") if name in kwargs}
+    how = ReadingSettings(**({"method": EXTENDED, "chunk_tokens": 13} | kwargs))
+    return answer_steps(ReadyModel(model, WORDS, PROFILE), prompt, settings, how, **given)
 
 
 def answer(model: PreTrainedModel, prompt: Sequence[int] = PROMPT, new: int = 8, **kwargs: Any) -> Answer:
-    *_, last = steps(model, prompt, new, **kwargs)
-    assert isinstance(last, Answer)
-    return last
+    return result_of(steps(model, prompt, new, **kwargs))
+
+
+def followed(model: PreTrainedModel, **kwargs: Any) -> tuple[list[Any], Answer]:
+    """All events of an answer, and the answer."""
+    with Running(steps(model, **kwargs)) as work:
+        return list(work), work.result
 
 
 def greedy(model: PreTrainedModel, prompt: Sequence[int] = PROMPT, new: int = 8) -> list[int]:
@@ -84,20 +97,20 @@ def test_the_answer_is_generates(name: str, chunk_tokens: int) -> None:
     assert list(found.token_ids) == expected
     assert found.text == WORDS.decode(expected)
     assert (found.prompt_tokens, found.reused_tokens, found.stopped_by) == (60, 0, "length")
-    assert found.config == CONFIG
+    assert found.method == EXTENDED
 
 
 def test_events_come_in_order_and_add_up() -> None:
-    events = list(steps(build("llama")))
+    events, last = followed(build("llama"))
     kinds = [type(event) for event in events]
-    assert kinds == [PrefillProgress] * 6 + [NewToken] * 8 + [Answer]
+    assert kinds == [PrefillProgress] * 6 + [NewToken] * 8
     reading = events[:6]
     assert [event.done for event in reading] == [0, 13, 26, 39, 52, 60]
     assert all((event.total, event.reused) == (60, 0) for event in reading)
     assert reading[-1].seconds_left == 0
     assert all(event.seconds_left > 0 for event in reading[1:-1])
-    assert [event.seconds for event in reading] == sorted(event.seconds for event in reading)
-    tokens, last = events[6:-1], events[-1]
+    assert [event.fraction for event in reading] == [event.done / 60 for event in reading]
+    tokens = events[6:]
     assert tuple(event.token_id for event in tokens) == last.token_ids
     assert tuple(event.log_probability for event in tokens) == last.log_probabilities
     assert all(WORDS.decode(last.token_ids).startswith(event.text) for event in tokens)
@@ -147,10 +160,10 @@ def test_what_differs_is_read_anew(name: str, shared: int) -> None:
 def test_other_settings_do_not_use_what_was_read() -> None:
     model, prefix = build("llama"), PrefixCache()
     answer(model, prefix=prefix)
-    for config in (DIVIDING, None, CONFIG):
-        found = answer(model, prefix=prefix, config=config)
+    for method in (SelfExtend.of(DIVIDING), VANILLA, ReRoPE(neighbor_window=16), EXTENDED):
+        found = answer(model, prefix=prefix, method=method)
         assert found.reused_tokens == 0
-        assert found.token_ids == answer(model, config=config).token_ids
+        assert found.token_ids == answer(model, method=method).token_ids
 
 
 def test_stopped_between_chunks_it_goes_on_where_it_was() -> None:
@@ -200,34 +213,67 @@ def test_after_a_failure_the_model_and_the_prefix_are_sound(error: BaseException
     assert answer(model, prefix=prefix).token_ids == expected
 
 
-def test_memory_running_out_is_said_plainly() -> None:
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:127] . DefaultCPUAllocator: can't allocate memory: 9 bytes"),
+        RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 9 bytes."),
+        MemoryError(),
+    ],
+    ids=["cuda", "linux", "elsewhere", "python"],
+)
+def test_memory_running_out_is_said_plainly(error: Exception) -> None:
+    """With what was held when it ran out, though nothing is held afterwards."""
     model, prefix = build("llama"), PrefixCache()
+    long = token_ids(6000)[0].tolist()
+    answer(model, long, 1, prefix=prefix, method=VANILLA, chunk_tokens=3000)
+    held = f"{prefix.nbytes / 2**20:,.0f} MB"
+    assert held != "0 MB"
 
-    def fail(_: object, args: tuple[torch.Tensor]) -> None:
-        if args[0].shape[1] == 13:
-            raise torch.OutOfMemoryError("CUDA out of memory")
+    def fail(*_: object) -> None:
+        raise error
 
     hook = model.model.layers[1].register_forward_pre_hook(fail)
-    with pytest.raises(OutOfMemoryError, match="fewer"):
-        answer(model, prefix=prefix)
+    with pytest.raises(OutOfMemoryError, match=f"after {held} of keys and values.*fewer"):
+        answer(model, [*long, 5], prefix=prefix, method=VANILLA)
     hook.remove()
     assert prefix.tokens == []
     assert answer(model, prefix=prefix).reused_tokens == 0
 
 
-NEAR = SelfExtendConfig(2, 50)
-REACH = max_length(TRAINED_WINDOW, NEAR)
+@pytest.mark.parametrize("length", [40, 4000])
+def test_each_token_is_decoded_a_bounded_number_of_times(length: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Decoding the whole answer anew for every token would be quadratic."""
+    decoded: list[int] = []
+    original = Words.decode
+
+    def counted(self: Words, ids: Sequence[int], **kwargs: Any) -> str:
+        decoded.append(len(ids))
+        return original(self, ids, **kwargs)
+
+    monkeypatch.setattr(Words, "decode", counted)
+    stream = _TextStream(WORDS, ("never to come",))
+    tokens = token_ids(length)[0].tolist()
+    shown = [stream.add(token) for token in tokens]
+    assert sum(decoded) <= 4 * length
+    assert shown[-1] == original(WORDS, tokens) == stream.whole()
+    assert all(later.startswith(earlier) for earlier, later in pairwise(shown))
+
+
+NEAR = SelfExtend(group_size=2, neighbor_window=50)
+REACH = max_length(TRAINED_WINDOW, NEAR.positions)
 
 
 def test_what_fits_exactly_is_answered() -> None:
-    assert len(answer(build("llama"), new=REACH - 60, config=NEAR).token_ids) == REACH - 60
+    assert len(answer(build("llama"), new=REACH - 60, method=NEAR).token_ids) == REACH - 60
 
 
 def test_what_does_not_fit_is_refused_before_anything_is_read() -> None:
     model = build("llama")
     counted = Counted(model)
     with pytest.raises(PastReachError) as error:
-        list(steps(model, new=REACH - 59, config=NEAR))
+        list(steps(model, new=REACH - 59, method=NEAR))
     assert not counted.passes
     assert str(REACH) in str(error.value)
     assert str(REACH + 1) in str(error.value)
@@ -235,9 +281,8 @@ def test_what_does_not_fit_is_refused_before_anything_is_read() -> None:
 
 def test_the_advice_in_a_refusal_is_good() -> None:
     with pytest.raises(PastReachError) as error:
-        list(steps(build("llama"), new=REACH, config=NEAR))
-    advised = [int(number) for number in re.findall(r"group size (\d+)", str(error.value))]
-    smallest = advised[-2]
+        list(steps(build("llama"), new=REACH, method=NEAR))
+    (smallest,) = (int(number) for number in re.findall(r"fits is group size (\d+)", str(error.value)))
     total = 60 + REACH
     assert max_length(TRAINED_WINDOW, SelfExtendConfig(smallest, NEAR.neighbor_window)) >= total
     assert max_length(TRAINED_WINDOW, SelfExtendConfig(smallest - 1, NEAR.neighbor_window)) < total
@@ -247,25 +292,25 @@ def test_only_when_needed() -> None:
     model = build("llama")
     short, long = PROMPT[: TRAINED_WINDOW - 8], PROMPT[: TRAINED_WINDOW - 7]
     found = answer(model, short, 8, extend="when_needed")
-    assert found.config is None
+    assert found.method == VANILLA
     assert list(found.token_ids) == greedy(model, short)
     found = answer(model, long, 8, extend="when_needed")
-    assert found.config == CONFIG
+    assert found.method == EXTENDED
     with extended(model):
         assert list(found.token_ids) == greedy(model, long)
 
 
 def test_the_vanilla_model_is_not_refused_past_its_window() -> None:
     model, prompt = build("llama"), token_ids(90)[0].tolist()
-    assert list(answer(model, prompt, config=None).token_ids) == greedy(model, prompt)
+    assert list(answer(model, prompt, method=VANILLA).token_ids) == greedy(model, prompt)
 
 
 def test_settings_that_were_on_come_back() -> None:
     model = build("llama")
     enable(model, DIVIDING, trained_window=TRAINED_WINDOW)
     extended_logits = logits(model, token_ids(LENGTH))
-    for config in (CONFIG, None):
-        answer(model, config=config)
+    for method in (EXTENDED, VANILLA, ReRoPE(neighbor_window=16)):
+        answer(model, method=method)
         assert torch.equal(logits(model, token_ids(LENGTH)), extended_logits)
 
 
@@ -285,8 +330,7 @@ def test_a_stop_string_is_never_shown() -> None:
     words = answer(model).text.split()
     at = next(n for n in range(2, 8) if words[n] not in words[:n])
     stop = f"{words[at - 1]} {words[at]}"
-    events = list(steps(model, settings=GenerationSettings(max_new_tokens=8, stop=("never", stop))))
-    found = events[-1]
+    events, found = followed(model, settings=GenerationSettings(max_new_tokens=8, stop=("never", stop)))
     assert found.stopped_by == "stop"
     assert found.text.split() == words[: at - 1]
     for event in events:
@@ -338,31 +382,28 @@ def test_an_empty_prompt_is_refused() -> None:
 def test_a_busy_model_says_so_and_serves_both() -> None:
     model = build("llama")
     expected = answer(model).token_ids
-    first = steps(model)
+    dividing = SelfExtend.of(DIVIDING)
+    first = Running(steps(model))
     next(first)
-    second_events: list[Any] = []
-    thread = threading.Thread(target=lambda: second_events.extend(steps(model, config=DIVIDING)))
+    second, second_events = Running(steps(model, method=dividing)), []
+    thread = threading.Thread(target=lambda: second_events.extend(second))
     thread.start()
     while not second_events and thread.is_alive():
         pass
     assert isinstance(second_events[0], Waiting)
-    *_, last = first
+    for _ in first:
+        pass
     thread.join(timeout=60)
-    assert last.token_ids == expected
-    assert second_events[-1].token_ids == answer(model, config=DIVIDING).token_ids
+    assert first.result.token_ids == expected
+    assert second.result.token_ids == answer(model, method=dividing).token_ids
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_known_answers_are_scored_as_by_the_oracle(name: str) -> None:
     ids = token_ids(LENGTH)
-    *_, scores = log_probability_steps(
-        build(name),
-        ids[0, :60].tolist(),
-        ids[0, 60:].tolist(),
-        config=CONFIG,
-        trained_window=TRAINED_WINDOW,
-        chunk_tokens=25,
-    )
+    with reading(build(name), EXTENDED, PROFILE, LENGTH) as reader:
+        prompt, known = ids[0, :60].tolist(), ids[0, 60:].tolist()
+        scores = result_of(log_probability_steps(reader, PrefixCache(), prompt, known, chunk_tokens=25))
     expected = oracle_logits(name, CONFIG).log_softmax(-1)[0, 59:-1].gather(1, ids[0, 60:, None])[:, 0]
     np.testing.assert_allclose(scores, expected.numpy(), atol=2e-4)
 
@@ -371,31 +412,23 @@ def test_known_answers_are_scored_as_by_the_oracle(name: str) -> None:
 @pytest.mark.parametrize("chunk_tokens", [11, 500])
 def test_losses_are_the_oracles(name: str, chunk_tokens: int) -> None:
     ids = token_ids(LENGTH)
-    *progress, losses = token_loss_steps(
-        build(name), ids[0].tolist(), config=CONFIG, trained_window=TRAINED_WINDOW, chunk_tokens=chunk_tokens
-    )
+    with reading(build(name), EXTENDED, PROFILE, LENGTH) as reader:
+        work = Running(loss_steps(reader, ids[0].tolist(), chunk_tokens))
+        read = sum(step.count for step in work)
     expected = torch.nn.functional.cross_entropy(oracle_logits(name, CONFIG)[0, :-1], ids[0, 1:], reduction="none")
-    assert losses.shape == (LENGTH - 1,)
-    np.testing.assert_allclose(losses, expected.numpy(), atol=2e-4)
-    assert progress[-1].done == progress[-1].total == LENGTH - 1
+    assert work.result.shape == (LENGTH - 1,)
+    np.testing.assert_allclose(work.result, expected.numpy(), atol=2e-4)
+    assert read == LENGTH - 1
 
 
-def test_losses_past_the_reach_are_refused_for_the_extended_model_only() -> None:
-    tokens = token_ids(REACH + 1)[0].tolist()
-    with pytest.raises(PastReachError):
-        list(token_loss_steps(build("llama"), tokens, config=NEAR, trained_window=TRAINED_WINDOW))
-    *_, losses = token_loss_steps(build("llama"), tokens, config=None, trained_window=TRAINED_WINDOW)
-    assert losses.shape == (REACH,)
-
-
-@pytest.mark.parametrize("config", [CONFIG, None], ids=str)
-def test_attention_comes_with_the_answer(config: SelfExtendConfig | None) -> None:
+@pytest.mark.parametrize("method", [EXTENDED, VANILLA, Vanilla("logn"), ReRoPE(neighbor_window=16)], ids=str)
+def test_attention_comes_with_the_answer(method: Method) -> None:
     """Rows of the question and of the answer; the vanilla model is recorded as well."""
     request = RecordingRequest(query_rows=range(58, 64), bin_starts=[0, 10, 40])
-    found = answer(build("llama"), config=config, record=request)
+    found = answer(build("llama"), method=method, record=request)
     assert found.attention is not None
     np.testing.assert_allclose(found.attention.sums.sum(-1), 1.0, atol=1e-5)
-    assert found.token_ids == answer(build("llama"), config=config).token_ids
+    assert found.token_ids == answer(build("llama"), method=method).token_ids
 
 
 @pytest.mark.parametrize(
@@ -412,4 +445,4 @@ def test_settings_that_could_not_end_well_are_refused(wrong: dict[str, Any]) -> 
 
 def test_an_unknown_choice_of_when_to_extend_is_refused() -> None:
     with pytest.raises(ValueError, match="when_needed"):
-        settings_in_use(SelfExtendConfig(2, 4), "sometimes", 10, 100)  # type: ignore[arg-type]
+        method_in_use(SelfExtend(group_size=2, neighbor_window=4), "sometimes", 10, Profile(100))  # type: ignore[arg-type]

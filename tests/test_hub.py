@@ -16,6 +16,7 @@ from selfextend import errors
 from selfextend.loading.hub import download_steps
 from selfextend.loading.memory import estimate_memory
 from selfextend.loading.models import load_model, load_steps
+from selfextend.steps import Running
 
 REPO = "somebody/tiny-llama"
 
@@ -36,14 +37,13 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
 
 def _downloads_running() -> int:
     children = [child for child in psutil.Process().children() if child.status() != psutil.STATUS_ZOMBIE]
-    return sum(any("hub.py" in word for word in child.cmdline()) for child in children)
+    return sum(any("hub_download.py" in word for word in child.cmdline()) for child in children)
 
 
 def test_a_model_from_the_hub(hub: HubServer) -> None:
-    steps = list(load_steps(REPO))
-    model, tokenizer = steps[-1].model, steps[-1].tokenizer
-    assert model is not None
-    assert tokenizer is not None
+    with Running(load_steps(REPO)) as load:
+        steps = list(load)
+        model, tokenizer, *_ = load.result
     ids = tokenizer("over the lazy dog", return_tensors="pt").input_ids
     with torch.no_grad():
         assert torch.equal(model(ids).logits, tiny_model()(ids).logits)
@@ -51,7 +51,7 @@ def test_a_model_from_the_hub(hub: HubServer) -> None:
     assert set(hub.requested) == wanted | {"tokenizer_config.json"}
     # Config and tokenizer are there before the weights are even asked for.
     assert hub.requested[-1] == "model.safetensors"
-    assert {step.phase for step in steps} == {"checking", "downloading", "loading", "ready"}
+    assert {step.words.split()[0] for step in steps} == {"Looking", "Reading", "Downloading", "Loading"}
 
 
 def test_a_cached_model_needs_no_network(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -75,8 +75,7 @@ def test_stop_in_a_download(hub: HubServer, tmp_path: Path) -> None:
     steps = load_steps(REPO)
     for step in steps:
         if "model.safetensors" in hub.requested and any(home.rglob("*.incomplete")):
-            assert step.phase == "downloading"
-            assert step.message.startswith(f"Downloading {REPO}: 0 of ")
+            assert step.words.startswith(f"Downloading {REPO}: 0 of ")
             break
     assert _downloads_running() == 1
     steps.close()
@@ -92,11 +91,13 @@ def test_the_next_attempt_fetches_what_was_missing(hub: HubServer) -> None:
     shards = sorted(file.name for file in hub.folder.glob("model-*.safetensors"))
     assert len(shards) > 2
     hub.stalled = shards[-1]
+    wanted = [*hub.folder.glob("*.json"), *hub.folder.glob("model-*.safetensors")]
+    total = sum(file.stat().st_size for file in wanted)
     rest = (hub.folder / shards[-1]).stat().st_size
     done = []
     for progress in (steps := download_steps(REPO, "all")):
-        done.append(progress.done_bytes)
-        if 0 < progress.total_bytes <= progress.done_bytes + rest:
+        done.append(progress.fraction or 0.0)
+        if done[-1] * total >= total - rest:
             break
     steps.close()
     assert done == sorted(done)

@@ -15,12 +15,12 @@ from lab_models import tokenizer
 
 from selfextend.lab.errors import LabError, TestSetError
 from selfextend.lab.grid import GridPlan
-from selfextend.lab.haystack import Filler, check_depth, encode, even_depths, own_text, sentences_of
-from selfextend.lab.key_values import KeyValues
-from selfextend.lab.methods import Method
-from selfextend.lab.needle import VARIANTS, Needle, OwnNeedle
-from selfextend.lab.passkey import Passkey, case_of_row, read_test_set
-from selfextend.lab.probes import Case, case_seed
+from selfextend.lab.probes.cases import Case, case_seed
+from selfextend.lab.probes.haystack import Filler, check_depth, encode, even_depths, own_text, sentences_of
+from selfextend.lab.probes.key_values import KeyValues
+from selfextend.lab.probes.needle import VARIANTS, Needle, OwnNeedle
+from selfextend.lab.probes.passkey import Passkey, case_of_row, read_test_set
+from selfextend.methods import Vanilla
 
 LINE = "The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again."
 
@@ -173,7 +173,7 @@ def test_depths_are_spread_evenly() -> None:
 
 
 def test_a_plan_refuses_what_measures_nothing() -> None:
-    vanilla = (Method("vanilla"),)
+    vanilla = (Vanilla(),)
     fixed = OwnNeedle("A.", "What?", "a", Filler(("One.", "Two."), False, " ", "mine"))
     for arguments, words in (
         ((Passkey(), vanilla, (512,), (0.5,), 0), "trials"),

@@ -8,29 +8,35 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from lab_models import WINDOW, folder, ids, llama, methods, tokenizer
+from lab_models import PROFILE, WINDOW, folder, ids, llama, methods, tokenizer
 from tiny_models import save_folder, tiny_model
 
 from selfextend.config import rule_share
-from selfextend.errors import PastReachError
-from selfextend.lab.choices import prose_tokens
+from selfextend.errors import OutOfMemoryError, PastReachError
+from selfextend.lab.choices import Choices, prose_tokens
+from selfextend.lab.cluster import RayUnavailableError, check_address, run_on_ray
 from selfextend.lab.errors import LabError
-from selfextend.lab.grid import CellDone, GridPlan, Progress, run_grid
-from selfextend.lab.methods import Method
-from selfextend.lab.passkey import Passkey
-from selfextend.lab.perplexity import PerplexityPlan, run_perplexity
-from selfextend.lab.ray_runner import RayUnavailableError, check_address, grid_tasks, perplexity_tasks, run_on_ray
+from selfextend.lab.grid import GridPlan
+from selfextend.lab.perplexity import PerplexityPlan
+from selfextend.lab.planning import plan_of
+from selfextend.lab.plans import Plan
+from selfextend.lab.probes.passkey import Passkey
 from selfextend.lab.records import Row, cell_key, comparable, complete_cells, read_run
-from selfextend.lab.short_context import ShortContextPlan, run_short_context, settings_for
+from selfextend.lab.run import CellDone, run_plan
+from selfextend.lab.short_context import settled_for, short_context_plan
 from selfextend.lab.sweep import default_grid, recommend, sweep_methods
 from selfextend.lab.target import find_target
 from selfextend.lab.tensor_parallel import TensorParallelError, check
+from selfextend.methods import SelfExtend, method_named
+from selfextend.profile import Profile
+from selfextend.reading import reading
+from selfextend.steps import Progress
 
 ROOT = Path(__file__).parent.parent
 LENGTHS = (2 * WINDOW, 3 * WINDOW)
@@ -51,12 +57,12 @@ def rows_of(steps: Any) -> list[Row]:
     return [row for step in steps if isinstance(step, CellDone) for row in step.rows]
 
 
-def run(wanted: GridPlan, done: set = frozenset()) -> list[Row]:
-    return rows_of(run_grid(llama(), tokenizer(), wanted, WINDOW, done))
+def run(wanted: Plan, done: set = frozenset()) -> list[Row]:
+    return rows_of(run_plan(llama(), tokenizer(), wanted, PROFILE, done))
 
 
 def test_a_grid_has_a_row_for_each_case_and_tells_how_far_it_is() -> None:
-    steps = list(run_grid(llama(), tokenizer(), plan(), WINDOW))
+    steps = list(run_plan(llama(), tokenizer(), plan(), PROFILE))
     rows = rows_of(steps)
     cells = {(row["method"], row["length"], row["depth"], row["trial"]) for row in rows}
     assert len(rows) == len(cells) == 2 * 2 * 3 * 2
@@ -79,7 +85,7 @@ def test_answers_are_greedy_ones_whatever_the_batch() -> None:
     """The same cases one by one, each prompt read whole."""
     wanted = plan(methods=methods("vanilla"), lengths=LENGTHS[:1])
     for row in run(wanted):
-        from selfextend.lab.probes import case_seed
+        from selfextend.lab.probes.cases import case_seed
 
         rng = case_seed(0, "passkey", row["length"], row["depth"], row["trial"])
         case = Passkey().case(tokenizer(), row["length"], row["depth"], rng)
@@ -104,12 +110,27 @@ def test_closing_a_run_stops_it_and_leaves_the_model_as_it_was() -> None:
 
     model = tiny_model()
     before = full_state(model)
-    steps = run_grid(model, tokenizer(), plan(methods=methods("selfextend+logn", "yarn")), WINDOW)
+    steps = run_plan(model, tokenizer(), plan(methods=methods("selfextend+logn", "yarn")), PROFILE)
     while not isinstance(next(steps), CellDone):
         pass
     next(steps)
     steps.close()
     assert_same_state(before, full_state(model))
+
+
+@pytest.mark.parametrize("probe", ["passkey", "perplexity"])
+def test_out_of_memory_says_how_much_was_held(probe: str) -> None:
+    model, calls = tiny_model(), []
+
+    def no_memory(*_: Any) -> None:
+        calls.append(1)
+        if len(calls) == (4 if probe == "passkey" else 7):  # after 3,072 tokens of half a kilobyte
+            raise MemoryError
+
+    model.register_forward_pre_hook(no_memory)
+    choices = Choices(probe, ("vanilla",), lengths="16x", depths="1")
+    with pytest.raises(OutOfMemoryError, match="after 2 MB"):
+        rows_of(run_plan(model, tokenizer(), plan_of(choices, PROFILE, tokenizer()), PROFILE))
 
 
 def cli(*arguments: object, **options: Any) -> list[str]:
@@ -142,8 +163,7 @@ def test_perplexity_bins_hold_the_mean_loss_of_their_tokens() -> None:
     from lab_models import one_shot
 
     tokens = ids(700)
-    made = PerplexityPlan(methods("vanilla", "window"), 700, 128, "random")
-    rows = rows_of(run_perplexity(llama(), tokens, made, WINDOW))
+    rows = run(PerplexityPlan(methods("vanilla", "window"), tuple(tokens), 700, 128, "random"))
     vanilla = [row for row in rows if row["method"] == "vanilla"]
     assert [(row["start"], row["end"]) for row in vanilla][:2] == [(1, 129), (129, 257)]
     assert sum(row["tokens"] for row in vanilla) == 699
@@ -157,20 +177,25 @@ def test_perplexity_bins_hold_the_mean_loss_of_their_tokens() -> None:
 
 def test_a_text_that_is_too_short_is_refused() -> None:
     with pytest.raises(LabError, match="fewer than"):
-        next(run_perplexity(llama(), ids(100), PerplexityPlan(methods("vanilla"), 200, 50, "random"), WINDOW))
+        run(PerplexityPlan(methods("vanilla"), tuple(ids(100)), 200, 50, "random"))
     assert len(prose_tokens(tokenizer(), 5000, 3)) >= 5000
 
 
 def test_the_short_context_check_runs_every_probe_that_fits_off_and_on() -> None:
-    method = settings_for(8 * WINDOW, WINDOW)
+    method = settled_for(8 * WINDOW, SelfExtend(), PROFILE)
     assert method.group_size > 1
-    made = ShortContextPlan(512, method, (0.5,), 2)
-    rows = rows_of(run_short_context(llama(), tokenizer(), made))
+    inside = Profile(512)
+    made = short_context_plan(tokenizer(), inside, method, (0.5,), 2)
+    steps = list(run_plan(llama(), tokenizer(), made, inside))
+    fractions = [step.fraction for step in steps if isinstance(step, Progress)]
+    assert fractions == sorted(fractions)  # one run and not four
+    assert fractions[-1] == 1.0
+    rows = rows_of(steps)
     assert {row["method"] for row in rows} == {"vanilla", "selfextend"}
     assert {row["probe"] for row in rows} == {"passkey", "needle-single", "key-value", "perplexity"}
     assert {row["length"] for row in rows} == {512}
     with pytest.raises(LabError, match="nothing would be grouped"):
-        settings_for(WINDOW, WINDOW)
+        settled_for(WINDOW, SelfExtend(), PROFILE)
 
 
 # Sweeps
@@ -180,10 +205,10 @@ def test_pairs_that_do_not_reach_are_left_out() -> None:
     made, left_out = sweep_methods([2, 8, 32], [16, 64], WINDOW, 1024)
     assert {(method.group_size, method.neighbor_window) for method in left_out} == {(2, 16), (2, 64)}
     for method in made:
-        method.check(WINDOW, 1024)
+        method.check(PROFILE, 1024)
     for method in left_out:
         with pytest.raises(PastReachError):
-            method.check(WINDOW, 1024)
+            method.check(PROFILE, 1024)
     with pytest.raises(LabError, match="None of these"):
         sweep_methods([2], [64], WINDOW, 10**6)
     groups, windows = default_grid(WINDOW, 2048)
@@ -206,7 +231,7 @@ def test_the_recommendation_takes_the_smallest_group_that_cannot_be_told_from_th
     # 40 of 40 has 91% as its lower bound: 38 of 40 is tied with it, 30 is not.
     found = recommend(scored({(16, 64): 40, (20, 64): 39, (24, 32): 38, (14, 32): 30}), WINDOW, 2048)
     assert found.settings == {"group_size": 20, "neighbor_window": 64}
-    assert [rule_share(WINDOW, 2048, Method("selfextend", g, 64).config(WINDOW, 2048)) < 2 / 3 for g in (16, 20)] == [
+    assert [rule_share(WINDOW, 2048, SelfExtend("none", g, 64).positions) < 2 / 3 for g in (16, 20)] == [
         False,
         True,
     ]
@@ -232,22 +257,26 @@ def test_an_address_where_nothing_listens_is_refused_at_once() -> None:
             check_address(address)
 
 
-def failing_twice(tries: Path, work: Any) -> Any:
-    """A task's work that raises the first time, and takes its whole process down the second."""
+@dataclass(frozen=True)
+class FailingTwice(GridPlan):
+    """A part of a plan that raises the first time, and takes its whole process down the second."""
 
-    def run(model: Any, tokenizer: Any, done: Any) -> Any:
-        import os
+    tries: Path | None = None
 
-        with tries.open("a") as file:
-            file.write(f"{os.getpid()}\n")
-        count = len(tries.read_text().splitlines())
-        if count == 1:
-            raise OSError("the network was away")
-        if count == 2:
-            os._exit(1)
-        return work(model, tokenizer, done)
+    def cells(self, *arguments: Any) -> Any:
+        if self.tries is not None:
+            with self.tries.open("a") as file:
+                file.write(f"{os.getpid()}\n")
+            count = len(self.tries.read_text().splitlines())
+            if count == 1:
+                raise OSError("the network was away")
+            if count == 2:
+                os._exit(1)
+        return super().cells(*arguments)
 
-    return run
+    def parts(self) -> list[GridPlan]:
+        first, *others = super().parts()
+        return [first, *(replace(part, tries=None) for part in others)]
 
 
 @pytest.mark.slow
@@ -262,22 +291,20 @@ def test_two_ray_workers_give_the_rows_of_one_process_and_a_failed_task_is_tried
         target = find_target(str(folder()))
         wanted = plan()
         done = {cell_key(row) for row in run(plan(lengths=LENGTHS[:1], methods=methods("vanilla")))}
-        spread = rows_of(run_on_ray("local", target, grid_tasks(wanted, WINDOW), done))
+        spread = rows_of(run_on_ray("local", target, wanted, done))
         assert comparable(spread) == comparable([row for row in run(wanted) if cell_key(row) not in done])
         tries = tmp_path / "tries"
-        tasks = grid_tasks(plan(depths=(0.5,)), WINDOW)
-        shaky = [replace(tasks[0], run=failing_twice(tries, tasks[0].run)), *tasks[1:]]
+        steady = plan(depths=(0.5,))
+        shaky = FailingTwice(steady.probe, steady.methods, steady.lengths, steady.depths, steady.trials, tries=tries)
         again = rows_of(run_on_ray("local", target, shaky))
-        assert comparable(again) == comparable(run(plan(depths=(0.5,))))
+        assert comparable(again) == comparable(run(steady))
         assert len(tries.read_text().splitlines()) == 3
         assert len(set(tries.read_text().splitlines())) > 1  # a worker that died was replaced
-        tokens = ids(600)
-        curves = PerplexityPlan(methods("vanilla", "dynamic"), 600, 200, "random")
-        spread = rows_of(run_on_ray("local", target, perplexity_tasks(curves, tokens, WINDOW)))
-        assert comparable(spread) == comparable(rows_of(run_perplexity(llama(), tokens, curves, WINDOW)))
+        curves = PerplexityPlan(methods("vanilla", "dynamic"), tuple(ids(600)), 600, 200, "random")
+        assert comparable(rows_of(run_on_ray("local", target, curves))) == comparable(run(curves))
         broken = find_target(str(folder()), device="cuda:9")
         with pytest.raises(LabError, match="failed on Ray"):
-            rows_of(run_on_ray("local", broken, grid_tasks(plan(lengths=LENGTHS[:1]), WINDOW)))
+            rows_of(run_on_ray("local", broken, plan(lengths=LENGTHS[:1])))
     finally:
         ray.shutdown()
 
@@ -342,7 +369,7 @@ def test_what_cannot_be_cut_is_refused_before_loading(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_the_harness_runs_a_task_of_its_yaml_form_on_the_extended_model(tmp_path: Path) -> None:
-    from selfextend.lab.harness import EvalPlan, run_eval
+    from selfextend.lab.harness import EvalPlan
 
     questions = [
         {"context": "The sky is blue. " * 30 + "The sky is", "choices": [" blue", " green"], "label": 0},
@@ -362,32 +389,30 @@ def test_the_harness_runs_a_task_of_its_yaml_form_on_the_extended_model(tmp_path
         "metric_list:\n  - metric: acc\n    aggregation: mean\n    higher_is_better: true\n"
     )
     made = EvalPlan(("colours_here",), methods("vanilla", "selfextend"), 4 * WINDOW, tmp_path)
-    made.check(WINDOW)
-    rows = rows_of(run_eval(llama(), tokenizer(), made, WINDOW))
+    made.check(PROFILE, tokenizer())
+    rows = run(made)
     assert [(row["method"], row["task"], row["metric"], row["cases"]) for row in rows] == [
         ("vanilla", "colours_here", "acc", 2),
         ("selfextend", "colours_here", "acc", 2),
     ]
     for row in rows:
-        assert row["value"] == _accuracy(questions, Method(row["method"]))
+        assert row["value"] == _accuracy(questions, row["method"])
     with pytest.raises(LabError, match="knows no task"):
-        EvalPlan(("no_such_task",), methods("vanilla"), 512).check(WINDOW)
+        EvalPlan(("no_such_task",), methods("vanilla"), 512).check(PROFILE, tokenizer())
     with pytest.raises(LabError, match="no folder"):
-        EvalPlan(("colours_here",), methods("vanilla"), 512, tmp_path / "missing").check(WINDOW)
+        EvalPlan(("colours_here",), methods("vanilla"), 512, tmp_path / "missing").check(PROFILE, tokenizer())
 
 
-def _accuracy(questions: list[dict[str, Any]], method: Method) -> float:
+def _accuracy(questions: list[dict[str, Any]], name: str) -> float:
     """The same question put to the model by hand: which choice is likelier after the context."""
-    from selfextend.lab.running import running
-
     right = 0
-    with running(llama(), method, WINDOW, 4 * WINDOW) as runner:
+    with reading(llama(), method_named(name), PROFILE, 4 * WINDOW) as reader:
         for question in questions:
             likelihoods = []
             for choice in question["choices"]:
                 context = tokenizer()(question["context"]).input_ids
                 whole = tokenizer()(question["context"] + choice).input_ids
-                logits = runner.forward(torch.tensor([whole]), runner.new_cache(len(whole)), keep=len(whole))[0]
+                logits = reader.forward(torch.tensor([whole]), reader.new_cache(len(whole)), keep=len(whole))[0]
                 scores = torch.log_softmax(logits, dim=-1)
                 likelihoods.append(sum(float(scores[t - 1, whole[t]]) for t in range(len(context), len(whole))))
             right += likelihoods.index(max(likelihoods)) == question["label"]
@@ -406,8 +431,8 @@ def test_a_method_that_the_harness_cannot_run_is_refused() -> None:
 
 def test_a_model_folder_tells_its_recommendation(tmp_path: Path) -> None:
     save_folder(tmp_path, tiny_model())
-    assert find_target(str(tmp_path)).recommended_scaling == "none"
+    assert find_target(str(tmp_path)).profile.query_scaling == "none"
     (tmp_path / "selfextend.json").write_text('{"trained_window": 128, "query_scaling": "logn"}')
     found = find_target(str(tmp_path))
-    assert (found.trained_window, found.recommended_scaling) == (128, "logn")
-    assert find_target(str(tmp_path), trained_window=64).trained_window == 64
+    assert (found.profile.trained_window, found.profile.query_scaling) == (128, "logn")
+    assert find_target(str(tmp_path), trained_window=64).profile.trained_window == 64

@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 
 from app.tabs.parameters import ABOVE_RULE, BELOW_BAND, IN_BAND, TOO_SHORT, parameter_plane, verdict_of
 from app.tabs.plot_pane import unpacked
-from app.tabs.position_map import _cell_of, _draw, _draw_whole, _redraw, _sum_of, _tokens_in
-from app.tabs.widgets import DocumentView, settings_of
+from app.tabs.position_map import _cell_of, _redraw, _show_all, _sum_of, _tokens_in
+from app.tabs.widgets import DocumentView, method_of, settings_of
 from selfextend import SelfExtendConfig, suggest
 from selfextend.config import rule_share, smallest_group_size
+from selfextend.methods import SelfExtend
 
 
 def sent(data: Any) -> gr.EventData:
@@ -56,7 +57,7 @@ def test_pointer_refuses_what_is_no_cell(data: Any) -> None:
 
 
 def test_map_answers_with_figures_the_sum_and_the_state() -> None:
-    *boxes, figure, curve, readout, status = _draw_whole("SelfExtend", 2.0, 4.0, VIEW, 0, 0)
+    *boxes, figure, curve, readout, status = _show_all("SelfExtend", 2.0, 4.0, VIEW, 3, 4, 1, 2, 0, 0)
     assert boxes == [0, 10, 0, 10, 9, 0]
     assert unpacked(figure)["layout"]["title"]["text"].replace("<br>", " ").endswith("SelfExtend (G = 2, w = 4)")
     assert "query 9" in unpacked(curve)["layout"]["title"]["text"]
@@ -86,11 +87,11 @@ def test_another_document_is_shown_whole_and_the_same_one_where_it_was() -> None
         (("SelfExtend", None, 4, VIEW, 0, 10, 0, 10, 9, 0), "both need a whole number"),
         (("SelfExtend", 2, 4, VIEW, 0, 11, 0, 10, 9, 0), "query_to must be at most"),
         (("SelfExtend", 2, 4, VIEW, 0, 10, 0, 10, 3, 4), "causal attention looks back only"),
-        (("<b>", 2, 4, VIEW, 0, 10, 0, 10, 9, 0), "b"),
+        (("<b>", 2, 4, VIEW, 0, 10, 0, 10, 9, 0), "method is one of"),
     ],
 )
 def test_map_says_what_is_wrong_and_keeps_the_picture(arguments: tuple, message: str) -> None:
-    figure, curve, readout, status = _draw(*arguments)
+    figure, curve, readout, status = _redraw(10, *arguments)[-4:]
     assert figure == curve == readout == gr.skip()
     assert message in status
     assert 'role="alert"' in status
@@ -99,11 +100,11 @@ def test_map_says_what_is_wrong_and_keeps_the_picture(arguments: tuple, message:
 
 def test_words_are_escaped() -> None:
     view = DocumentView(7, 10, lambda position: "<img src=x>")
-    assert "<img" not in _sum_of(9, 0, SelfExtendConfig(2, 4), view)
+    assert "<img" not in _sum_of(9, 0, SelfExtend("none", 2, 4), view)
 
 
 def test_words_may_be_missing() -> None:
-    assert "Words" not in _sum_of(9, 0, SelfExtendConfig(2, 4), DocumentView(7, 10))
+    assert "Words" not in _sum_of(9, 0, SelfExtend("none", 2, 4), DocumentView(7, 10))
     assert DocumentView(7, 10, ["a"]).words_at(1) is None
 
 
@@ -150,3 +151,16 @@ def test_sliders_send_floats_or_nothing() -> None:
     assert settings_of(8.0, 64.0) == SelfExtendConfig(8, 64)
     with pytest.raises(ValueError, match="whole number"):
         settings_of(None, 64.0)  # type: ignore[arg-type]
+
+
+def test_each_method_takes_the_sliders_that_it_has() -> None:
+    assert method_of("Vanilla", 8, 64, "logn").settings() == {}
+    assert method_of("SelfExtend", 8.0, 64.0, "logn") == SelfExtend("logn", 8, 64)
+    assert method_of("ReRoPE", 8, 64).settings() == {"neighbor_window": 64, "query_scaling": "none"}
+
+
+def test_rerope_has_a_map_of_its_own() -> None:
+    *_, figure, _, readout, status = _show_all("ReRoPE", 2, 4, VIEW, 0, 10, 0, 10, 9, 0)
+    assert unpacked(figure)["layout"]["title"]["text"].replace("<br>", " ").endswith("ReRoPE (w = 4)")
+    assert "min(9 - 0, 4) = 4" in readout
+    assert "any number of" in status

@@ -10,15 +10,11 @@ from app_parts import tiny_folder  # noqa: F401 (fixture)
 
 from app.model_shelf import LoadedModel, ModelShelf
 from selfextend.errors import ModelNotFoundError, ModelTooBigError
+from selfextend.steps import result_of
 
 
 def load(shelf: ModelShelf, name: str) -> LoadedModel:
-    steps = shelf.load_steps(name)
-    while True:
-        try:
-            next(steps)
-        except StopIteration as finished:
-            return finished.value
+    return result_of(shelf.load_steps(name))
 
 
 @pytest.fixture

@@ -17,9 +17,10 @@ from transformers import AutoModelForCausalLM, LlamaForCausalLM, T5Config
 from transformers.utils import logging as transformers_logging
 
 from selfextend import errors
-from selfextend.loading import hardware, models
+from selfextend.loading import hardware, weights
 from selfextend.loading.models import load_model, load_steps
 from selfextend.loading.sources import check_weights, read_config
+from selfextend.steps import Progress, Running, result_of
 
 # The 16 levels of NormalFloat4, from the QLoRA paper (arXiv 2305.14314, appendix E).
 _NF4_LEVELS = torch.tensor(
@@ -79,14 +80,15 @@ def test_dtype(folder: Path) -> None:
 
 
 def test_steps_report_and_end_with_the_model(folder: Path) -> None:
-    steps = list(load_steps(folder))
-    assert [steps[0].phase, steps[-1].phase] == ["checking", "ready"]
-    assert all(step.model is None and step.tokenizer is None for step in steps[:-1])
-    assert steps[-1].model is not None
-    assert steps[-1].tokenizer is not None
-    loading = [step for step in steps if step.phase == "loading"]
+    with Running(load_steps(folder)) as load:
+        first, *loading = load
+        model, tokenizer, estimate, found = load.result
+    assert first == Progress(f"Looking for {folder}")
+    assert model is not None
+    assert tokenizer is not None
+    assert all(step.words.startswith("Loading ") for step in loading)
     assert [step.fraction for step in loading] == sorted(step.fraction or 0.0 for step in loading)
-    assert {step.estimate and step.estimate.trained_window for step in loading} == {TRAINED_WINDOW}
+    assert (estimate.trained_window, found) == (TRAINED_WINDOW, folder)
 
 
 # Odd sizes: bitsandbytes works in blocks of 64 weights, and these fill none of them evenly.
@@ -158,7 +160,7 @@ def test_closing_the_generator_leaves_nothing(folder: Path, monkeypatch: pytest.
     """Stopped in the middle of the weights: the loop ends early, and no model is left."""
     reached: list[str] = []
     started, go_on = threading.Event(), threading.Event()
-    bar = models._watched_bar
+    bar = weights._watched_bar
 
     def slow_bar(shared: Any) -> type:
         class SlowBar(bar(shared)):  # type: ignore[misc]
@@ -171,7 +173,7 @@ def test_closing_the_generator_leaves_nothing(folder: Path, monkeypatch: pytest.
 
         return SlowBar
 
-    monkeypatch.setattr(models, "_watched_bar", slow_bar)
+    monkeypatch.setattr(weights, "_watched_bar", slow_bar)
     before = _models_alive()
     steps = load_steps(folder)
     for _ in steps:
@@ -183,7 +185,7 @@ def test_closing_the_generator_leaves_nothing(folder: Path, monkeypatch: pytest.
     closer.join()
     assert len(reached) == 1
     assert _models_alive() == before
-    assert not models._LOADING.locked()
+    assert not weights._LOADING.locked()
     assert transformers_logging.set_tqdm_hook(None) is None
     monkeypatch.undo()
     assert load_model(folder)[0] is not None
@@ -199,17 +201,16 @@ def test_a_loaded_model_is_freed_with_its_last_reference(folder: Path) -> None:
 
 def test_two_loads_take_turns(folder: Path) -> None:
     first = load_steps(folder)
-    while next(first).phase != "loading":
+    while not next(first).words.startswith("Loading "):
         pass
     next(first)  # the loading thread runs now, or has run
     second = threading.Thread(target=load_model, args=(folder,))
     second.start()
     time.sleep(0.3)
-    assert second.is_alive() or not models._LOADING.locked()
-    *_, last = first
+    assert second.is_alive() or not weights._LOADING.locked()
+    assert result_of(first).model is not None
     second.join(30)
     assert not second.is_alive()
-    assert last.phase == "ready"
 
 
 def test_missing_folder() -> None:

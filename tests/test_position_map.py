@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 from app.figures.maps import position_curve_figure, position_map_figure
 from app.tabs.plot_pane import packed
 from selfextend import SelfExtendConfig
-from selfextend.position_map import MAX_CELLS, PositionMap, position_curve, position_map
+from selfextend.methods import Method, ReRoPE, SelfExtend, Vanilla
+from selfextend.position_map import MAX_CELLS, MapCells, position_curve, position_map
+from selfextend.positions import EXACT
 
 GOLDEN = SelfExtendConfig(group_size=2, neighbor_window=4)
 
@@ -26,9 +28,8 @@ def test_golden_rows() -> None:
 
 
 def test_vanilla_leaves_its_window_where_selfextend_does_not() -> None:
-    cells = position_map(7, 10, GOLDEN, method="vanilla")
+    cells = position_map(7, 10, EXACT)
     assert np.argwhere(cells.unseen).tolist() == [[7, 0], [8, 0], [8, 1], [9, 0], [9, 1], [9, 2]]
-    assert position_map(7, 10, None, method="selfextend").unseen.sum() == 6
 
 
 @st.composite
@@ -43,7 +44,7 @@ def viewports(draw: st.DrawFn) -> tuple[int, int, SelfExtendConfig, tuple[int, i
     return trained_window, length, config, ranges[0], ranges[1], draw(st.integers(1, 30))
 
 
-def seen(cells: PositionMap, row: int, column: int) -> tuple[range, range]:
+def seen(cells: MapCells, row: int, column: int) -> tuple[range, range]:
     """The queries and keys that a cell stands for, clipped to the viewport."""
     query, key = int(cells.query[row]), int(cells.key[column])
     queries = range(max(cells.query_range[0], query - cells.query_stride + 1), query + 1)
@@ -54,7 +55,8 @@ def seen(cells: PositionMap, row: int, column: int) -> tuple[range, range]:
 @given(viewports(), st.sampled_from(["vanilla", "selfextend"]))
 def test_each_cell_is_exact_and_the_largest_of_its_block(viewport: tuple, method: str) -> None:
     trained_window, length, config, query_range, key_range, max_cells = viewport
-    cells = position_map(trained_window, length, config, *query_range, *key_range, method, max_cells)
+    positions = EXACT if method == "vanilla" else config
+    cells = position_map(trained_window, length, positions, query_range, key_range, max_cells=max_cells)
     group, window = (1, 1) if method == "vanilla" else (config.group_size, config.neighbor_window)
     assert max(cells.relative.shape) <= max_cells
     covered_queries, covered_keys = set(), set()
@@ -79,9 +81,11 @@ def test_each_cell_is_exact_and_the_largest_of_its_block(viewport: tuple, method
 @given(viewports())
 def test_difference_is_vanilla_less_selfextend(viewport: tuple) -> None:
     trained_window, length, config, query_range, key_range, max_cells = viewport
-    arguments = (trained_window, length, config, *query_range, *key_range)
     vanilla, ours, difference = (
-        position_map(*arguments, method, max_cells) for method in ("vanilla", "selfextend", "difference")
+        position_map(
+            trained_window, length, positions, query_range, key_range, difference=is_difference, max_cells=max_cells
+        )
+        for positions, is_difference in ((EXACT, False), (config, False), (config, True))
     )
     expected = np.where(ours.visible, vanilla.relative - ours.relative, -1)
     assert difference.relative.tolist() == expected.tolist()
@@ -108,37 +112,33 @@ def test_curve_is_one_row_of_the_map(query: int, group: int, window: int, points
         ({"length": 0}, "length must be at least 1"),
         ({"length": 2**31}, "at most 2,147,483,647"),
         ({"length": "10"}, "length must be a whole number"),
-        ({"query_from": -1}, "query_from must be at least 0"),
-        ({"query_to": 101}, r"query_to must be at most the length \(100\)"),
-        ({"query_from": 5, "query_to": 5}, r"query_from \(5\) must be smaller than query_to \(5\)"),
-        ({"key_from": 1.5}, "key_from must be a whole number"),
-        ({"key_to": True}, "key_to must be a whole number"),
-        ({"method": "other"}, "method must be one of 'vanilla', 'selfextend', 'difference'"),
+        ({"queries": (-1, None)}, "query_from must be at least 0"),
+        ({"queries": (0, 101)}, r"query_to must be at most the length \(100\)"),
+        ({"queries": (5, 5)}, r"query_from \(5\) must be smaller than query_to \(5\)"),
+        ({"keys": (1.5, None)}, "key_from must be a whole number"),
+        ({"keys": (0, True)}, "key_to must be a whole number"),
         ({"max_cells": 513}, "max_cells must be at most 512"),
-        ({"config": SelfExtendConfig(2, 50)}, "must be smaller than the trained window"),
+        ({"positions": SelfExtendConfig(2, 50)}, "must be smaller than the trained window"),
     ],
 )
 def test_refuses_in_plain_words(changed: dict, message: str) -> None:
-    arguments = {"trained_window": 50, "length": 100, "config": SelfExtendConfig(2, 4)} | changed
+    arguments = {"trained_window": 50, "length": 100, "positions": SelfExtendConfig(2, 4)} | changed
     with pytest.raises(ValueError, match=message):
         position_map(**arguments)
 
 
-def test_a_window_too_wide_does_not_matter_to_vanilla() -> None:
-    assert position_map(50, 100, SelfExtendConfig(2, 50), method="vanilla").unseen.any()
-
-
-@pytest.mark.parametrize("method", ["vanilla", "selfextend", "difference"])
-def test_100_000_tokens_cost_what_a_slider_can_pay(method: str) -> None:
-    config = SelfExtendConfig(32, 1024)
+@pytest.mark.parametrize("difference", [False, True])
+@pytest.mark.parametrize("method", [Vanilla(), SelfExtend("none", 32, 1024), ReRoPE(neighbor_window=1024)], ids=str)
+def test_100_000_tokens_cost_what_a_slider_can_pay(method: Method, difference: bool) -> None:
+    config = method.positions
 
     def draw() -> list[str]:
-        cells = position_map(4096, 100_000, config, method=method)
+        cells = position_map(4096, 100_000, config, difference=difference)
         assert cells.relative.shape == (511, 511)
         assert MAX_CELLS == 512
         figures = [
-            position_map_figure(cells, 4096, "G = 32, w = 1,024", neighbor_window=1024, selected=(99_999, 0)),
-            position_curve_figure(position_curve(99_999, config), 4096, "G = 32, w = 1,024"),
+            position_map_figure(cells, 4096, method, selected=(99_999, 0)),
+            position_curve_figure(position_curve(99_999, config), 4096, method),
         ]
         return [packed(figure) for figure in figures]
 

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from selfextend import SelfExtendConfig
 from selfextend.positions import (
-    explain,
     grouped_key_positions,
     grouped_query_positions,
     largest_relative_position,
@@ -65,7 +64,9 @@ def test_any_rows_and_columns(config: SelfExtendConfig, queries: list[int], keys
 def test_far_pairs_split_into_a_query_part_and_a_key_part(config: SelfExtendConfig, query: int, distance: int) -> None:
     key = query
     query = key + config.neighbor_window + distance
-    split = grouped_query_positions(query, config) - grouped_key_positions(key, config)
+    split = grouped_query_positions(query, config.group_size, config.neighbor_window) - grouped_key_positions(
+        key, config.group_size
+    )
     assert split == reference.relative_position(query, key, config.group_size, config.neighbor_window)
 
 
@@ -111,12 +112,12 @@ def test_one_distance_can_have_two_positions() -> None:
 
 def test_explanations_carry_the_numbers() -> None:
     config = SelfExtendConfig(3, 16)
-    grouped = explain(50, 10, config)
+    grouped = config.explain(50, 10)
     assert str(reference.relative_position(50, 10, 3, 16)) in grouped
     assert all(number in grouped for number in ("50", "10", "16", "40"))
-    assert "neighbor" in explain(50, 40, config)
-    assert "10" in explain(50, 40, config)
-    assert "never" in explain(10, 50, config)
+    assert "neighbor" in config.explain(50, 40)
+    assert "10" in config.explain(50, 40)
+    assert "never" in config.explain(10, 50)
 
 
 @given(st.integers(0, 10**6), st.integers(2, 10**5))

@@ -36,7 +36,7 @@ def test_documents_stand_in_the_prompt_as_they_are(tokenizer: Any, template: str
     tokenizer.chat_template = template
     documents = [document("one.txt"), document("two.txt", mark="other")]
     prompt = build_prompt(tokenizer, documents, "Who jumps?")
-    assert prompt.from_template is (template is not None)
+    assert (prompt.stop == ()) is (template is not None)
     for one in documents:
         assert one.text in prompt.text
         assert one.name in prompt.text
@@ -62,7 +62,7 @@ def test_a_follow_up_keeps_everything_before_the_question(tokenizer: Any, templa
 def test_a_template_that_changes_documents_or_fails_is_not_used(tokenizer: Any, template: str) -> None:
     tokenizer.chat_template = template
     prompt = build_prompt(tokenizer, [document()], "Who jumps?")
-    assert not prompt.from_template
+    assert prompt.stop
     assert document().text in prompt.text
     assert prompt.text.endswith("Question: Who jumps?\nAnswer:")
 
@@ -72,12 +72,12 @@ def test_a_plain_prompt_names_where_the_answer_ends(tokenizer: Any) -> None:
 
 
 def test_a_document_that_begins_with_an_empty_page_survives_a_trimming_template(tokenizer: Any) -> None:
-    from app.documents.reader import Document, Page
+    from app.documents.document import Document, Page
 
     tokenizer.chat_template = CHAT
     scanned_first = Document("a.pdf", "0" * 64, "pdf", (Page(1, "", "a picture"), Page(2, "The fox jumps over it.")))
     prompt = build_prompt(tokenizer, [scanned_first], "Who?")
-    assert prompt.from_template
+    assert not prompt.stop
     assert set(prompt.index.page[prompt.index.document == 0].tolist()) == {2}
 
 

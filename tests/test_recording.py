@@ -48,7 +48,6 @@ def check(record: object, maps: dict[int, np.ndarray], request: RecordingRequest
                 np.testing.assert_allclose(record.maxima[n, m, r], maxima, atol=2e-5)
                 near = row[max(0, query - window + 1) : query + 1].sum()
                 assert record.neighbor_share[n, m, r] == pytest.approx(near, abs=2e-5)
-                assert record.grouped_share[n, m, r] == pytest.approx(1 - near, abs=2e-5)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -13,18 +13,17 @@ from app.asking import Question, answer_turn, prompt_of, reading_place
 from app.conversation import Entry, as_json, from_json, messages
 from app.model_shelf import LoadedModel
 from app.session import MAX_TURNS, CacheStore, Session, SessionStore, Turn
-from selfextend.config import SelfExtendConfig
 from selfextend.errors import OutOfMemoryError, PastReachError
-from selfextend.generation import GenerationSettings, PrefillProgress, PrefixCache
+from selfextend.generation import GenerationSettings, PrefillProgress
+from selfextend.methods import ReRoPE, SelfExtend, Vanilla
+from selfextend.reading import PrefixCache
 from selfextend.steps import Running
 
-CONFIG = SelfExtendConfig(8, 64)
+METHOD = SelfExtend("none", 8, 64)
 
 
 def question(text: str = "Who jumps?", *documents: object, **changes: object) -> Question:
-    base = Question(
-        text, documents or (stored(),), CONFIG, "selfextend", "always", GenerationSettings(max_new_tokens=4)
-    )  # type: ignore[arg-type]
+    base = Question(text, documents or (stored(),), METHOD, "always", GenerationSettings(max_new_tokens=4))  # type: ignore[arg-type]
     return replace(base, **changes)  # type: ignore[arg-type]
 
 
@@ -63,14 +62,14 @@ def test_visitors_documents_and_settings_have_caches_of_their_own(tiny: LoadedMo
     mine, yours = Session("me"), Session("you")
     one, two = (stored("a.txt"),), (stored("b.txt", mark="x"),)
     places = [
-        reading_place(tiny, caches, mine, one, CONFIG),
-        reading_place(tiny, caches, yours, one, CONFIG),
-        reading_place(tiny, caches, mine, two, CONFIG),
-        reading_place(tiny, caches, mine, one, None),
-        reading_place(tiny, caches, mine, one, SelfExtendConfig(9, 64)),
+        reading_place(tiny, caches, mine, question("Who?", *one)),
+        reading_place(tiny, caches, yours, question("Who?", *one)),
+        reading_place(tiny, caches, mine, question("Who?", *two)),
+        reading_place(tiny, caches, mine, question("Who?", *one, method=Vanilla())),
+        reading_place(tiny, caches, mine, question("Who?", *one, method=SelfExtend("none", 9, 64))),
     ]
     assert len({id(place) for place in places}) == 5
-    assert reading_place(tiny, caches, mine, one, CONFIG) is places[0]
+    assert reading_place(tiny, caches, mine, question("And who?", *one)) is places[0]
 
 
 class Held(PrefixCache):
@@ -112,34 +111,34 @@ def test_room_is_made_before_it_is_needed_and_the_one_at_work_stays() -> None:
 
 def test_past_reach_is_refused_with_the_smallest_change_and_nothing_is_read(tiny: LoadedModel) -> None:  # noqa: F811
     caches, session = CacheStore(10**9), Session("v")
-    asked = question("Who?", stored(pages=12, sentences=8), config=SelfExtendConfig(2, 64))
+    asked = question("Who?", stored(pages=12, sentences=8), method=SelfExtend("none", 2, 64))
     needed = len(prompt_of(tiny, asked)) + 4
-    with pytest.raises(PastReachError, match=f"need {needed:,} tokens.*group size"):
+    with pytest.raises(PastReachError, match=f"{needed:,} tokens are past the reach.*group size"):
         run(tiny, caches, session, asked)
     assert not session.turns
     assert caches.nbytes == 0
 
 
 def test_vanilla_answers_past_its_window(tiny: LoadedModel) -> None:  # noqa: F811
-    asked = question("Who?", stored(pages=12), method="vanilla", config=None)
+    asked = question("Who?", stored(pages=12), method=Vanilla())
     turn, _ = run(tiny, CacheStore(10**9), Session("v"), asked)
-    assert turn.config is None
+    assert turn.method == Vanilla()
     assert turn.answer.prompt_tokens > tiny.trained_window
 
 
 def test_log_n_alone_answers_past_the_window_and_is_not_vanilla(tiny: LoadedModel) -> None:  # noqa: F811
     text = stored(pages=12)
-    plain = question("Who?", text, method="vanilla", config=None)
-    alone = replace(plain, config=SelfExtendConfig(1, 64, "logn"))
+    plain = question("Who?", text, method=Vanilla())
+    alone = replace(plain, method=Vanilla("logn"))
     first, _ = run(tiny, CacheStore(10**9), Session("v"), plain)
     second, _ = run(tiny, CacheStore(10**9), Session("v"), alone)
-    assert second.answer.config == alone.config
+    assert second.answer.method == alone.method
     assert second.answer.log_probabilities[0] != first.answer.log_probabilities[0]
 
 
 def test_stop_in_prefill_keeps_what_was_read(tiny: LoadedModel) -> None:  # noqa: F811
     caches, session = CacheStore(10**9), Session("v")
-    asked = question("Who?", stored(pages=30, sentences=12), config=SelfExtendConfig(64, 64))
+    asked = question("Who?", stored(pages=30, sentences=12), method=SelfExtend("none", 64, 64))
     shown: list[Shown] = []
     for one in reply_steps(tiny, caches, session, [asked]):
         shown.append(one)
@@ -157,7 +156,7 @@ def test_stop_in_prefill_keeps_what_was_read(tiny: LoadedModel) -> None:  # noqa
 
 def test_stop_in_the_answer_keeps_its_words(tiny: LoadedModel) -> None:  # noqa: F811
     session = Session("v")
-    asked = question(generation=GenerationSettings(max_new_tokens=400, temperature=1.0, seed=3), config=CONFIG)
+    asked = question(generation=GenerationSettings(max_new_tokens=400, temperature=1.0, seed=3))
     last = None
     for one in reply_steps(tiny, CacheStore(10**9), session, [asked]):
         last = one
@@ -181,7 +180,7 @@ def test_memory_that_runs_out_in_the_middle_costs_only_what_was_read(
     asked = question(
         "And then?",
         stored(pages=30, sentences=12),
-        config=SelfExtendConfig(64, 64),
+        method=SelfExtend("none", 64, 64),
         generation=GenerationSettings(max_new_tokens=400, temperature=1.0, seed=3),
     )
     forward, calls = tiny.model.forward, 0
@@ -212,9 +211,10 @@ def test_a_question_longer_than_reach_is_refused(tiny: LoadedModel) -> None:  # 
 
 
 def test_compare_gives_both_replies_in_order(tiny: LoadedModel) -> None:  # noqa: F811
-    asked = [question(method="vanilla", config=None), question(method="selfextend")]
+    asked = [question(method=Vanilla()), question(), question(method=ReRoPE("logn", neighbor_window=64))]
     *_, last = reply_steps(tiny, CacheStore(10**9), Session("v"), asked)
-    assert [reply.method for reply in last.replies] == ["vanilla", "selfextend"]
+    assert [reply.method for reply in last.replies] == ["vanilla", "selfextend", "rerope"]
+    assert [reply.made_by for reply in last.replies] == [question.method for question in asked]
     assert all(reply.seconds > 0 and reply.cache_bytes > 0 for reply in last.replies)
     assert [turn.id for turn in last.turns] == [reply.turn for reply in last.replies]
 

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-from app.documents.index import MAX_PASSAGE, MIN_PASSAGE, Passage, Spot, TokenIndex, split_passages
-from app.documents.reader import PAGE_SEPARATOR, Document, Page
+from app.documents.document import PAGE_SEPARATOR, Document, Page
+from app.documents.index import Passage, TokenIndex
+from app.documents.passages import MAX_PASSAGE, MIN_PASSAGE, split_passages
 
 CORPUS = [
     "The keeper wrote every evening. How many lamps were burning?\n\nThe old boats  had come home.\n",
@@ -150,16 +151,15 @@ def test_metaspace_tokens_that_are_words_cover_those_words() -> None:
     assert pieces == [tokens[0].replace("▁", " ")[1:], *(token.replace("▁", " ") for token in tokens[1:])]
 
 
-def brute_page(index: TokenIndex, starts: list[int], token: int) -> tuple[int, int, int, int] | None:
-    """Document, page and characters of the first page that has a character of the token."""
+def brute_page(index: TokenIndex, starts: list[int], token: int) -> tuple[int, int]:
+    """Document and number of the first page that has a character of the token; -1, 0 where none has."""
     start, end = index.chars[token].tolist()
     for place in range(start, end):
         for which, (read, first) in enumerate(zip(index.documents, starts, strict=True)):
             for page, (begin, stop) in zip(read.pages, read.page_ranges, strict=True):
                 if first + begin <= place < first + stop:
-                    page_start = first + begin
-                    return which, page.number, place - page_start, min(end, first + stop) - page_start
-    return None
+                    return which, page.number
+    return -1, 0
 
 
 @given(before=TEXT, first=PAGES, between=TEXT, second=PAGES, after=TEXT)
@@ -172,47 +172,18 @@ def test_tokens_find_their_page_and_pages_their_tokens(
     index = TokenIndex(TRIMMED, prompt, documents, document_starts=starts)
 
     owners = [brute_page(index, starts, token) for token in range(len(index))]
-    for token, owner in enumerate(owners):
-        spot = index.locate(token)
-        assert (spot is None) == (owner is None)
-        if owner is not None:
-            assert spot == Spot(*owner)
-    mass = np.random.default_rng(0).random((3, len(index)))
+    assert list(zip(index.document.tolist(), index.page.tolist(), strict=True)) == owners
+    passages = np.append(index.passages, None)[index.passage]
+    assert [(-1, 0) if p is None else (p.document, p.page) for p in passages] == owners
     pages = [(which, page.number) for which, read in enumerate(documents) for page in read.pages]
-    for column, (which, number) in enumerate(pages):
-        mine = [token for token, owner in enumerate(owners) if owner is not None and owner[:2] == (which, number)]
+    for which, number in pages:
+        mine = [token for token, owner in enumerate(owners) if owner == (which, number)]
         start, stop = index.page_tokens(which, number)
         assert set(mine) <= set(range(start, stop))
         if mine:
             assert (start, stop) == (mine[0], mine[-1] + 1)
         else:
             assert start == stop
-        np.testing.assert_allclose(index.sum_by_page(mass)[:, column], mass[:, mine].sum(axis=1), atol=1e-12)
-        page_passages = [k for k, p in enumerate(index.passages) if (p.document, p.page) == (which, number)]
-        np.testing.assert_allclose(
-            index.sum_by_passage(mass)[:, page_passages].sum(axis=1),
-            index.sum_by_page(mass)[:, column],
-            atol=1e-12,
-        )
-    assert index.sum_by_page(mass).shape == (3, len(pages))
-
-
-@given(texts=PAGES, data=st.data())
-def test_characters_find_every_token_that_covers_them(texts: list[str], data: st.DataObject) -> None:
-    read = document(texts)
-    prompt = "Read: " + read.text + " What is it?"
-    index = TokenIndex(TRIMMED, prompt, [read], document_starts=[6])
-    number = data.draw(st.integers(1, len(texts)))
-    ends = [sorted(data.draw(st.tuples(*[st.integers(0, len(texts[number - 1]))] * 2))) for _ in range(4)]
-    first, stop = index.tokens_at(0, number, [start for start, _ in ends], [end for _, end in ends])
-    offset = 6 + read.page_ranges[number - 1][0]
-    for (start, end), got in zip(ends, zip(first.tolist(), stop.tolist(), strict=True), strict=True):
-        covering = [
-            token
-            for token, (begin, finish) in enumerate(index.chars.tolist())
-            if begin < offset + end and finish > offset + start and end > start
-        ]
-        assert list(range(*got)) == covering
 
 
 @given(text=st.one_of(TEXT, st.text(alphabet="ab. \nA!?", max_size=2000), TEXT.map(lambda text: text * 40)))
@@ -257,7 +228,7 @@ def test_a_document_that_is_not_in_the_prompt_is_refused() -> None:
     read = document(["One page.", "Another."])
     with pytest.raises(ValueError, match=r"a\.txt is not in the prompt"):
         TokenIndex(TRIMMED, "One page. Another.", [read])
-    with pytest.raises(ValueError, match=r"a\.txt does not stand at character 1"):
+    with pytest.raises(ValueError, match=r"a\.txt is not at character 1"):
         TokenIndex(TRIMMED, read.text, [read], document_starts=[1])
     assert TokenIndex(TRIMMED, f"One page.{PAGE_SEPARATOR}Another.", [read]).page[0] == 1
 
@@ -266,15 +237,9 @@ def test_the_same_document_twice_stands_in_its_order() -> None:
     twice = [document(["The mill."]), document(["The mill."], "b.txt")]
     index = TokenIndex(TRIMMED, "The mill. And The mill.", twice)
     assert set(index.document.tolist()) == {0, 1, -1}
-    assert index.tokens_at(1, 1, 0, 3)[0] > index.tokens_at(0, 1, 0, 9)[1]
+    assert index.page_tokens(1, 1)[0] > index.page_tokens(0, 1)[1]
 
 
 def test_a_slow_tokenizer_is_refused() -> None:
     with pytest.raises(ValueError, match="slow tokenizer"):
         TokenIndex(object(), "text", [])
-
-
-def test_mass_of_another_length_is_refused() -> None:
-    index = TokenIndex(TRIMMED, "The mill.", [document(["The mill."])])
-    with pytest.raises(ValueError, match="tokens, and the mass is for 1"):
-        index.sum_by_page(np.ones(1))

@@ -1,7 +1,7 @@
 """Measures the exported model and writes the figures into its card, between two markers. Never by hand.
 
 Passkeys and perplexity are measured by the project's own commands, as anybody can run them; the questions about the
-held-out document by evaluate.py. Every command's answer is kept, so that a broken-off run goes on where it stopped.
+held-out document by evaluate.py. Every command's answer is kept, so that an interrupted run goes on where it stopped.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Asks a model the questions of a document, through the library, the way a person asks in the app.
 
-Public functions of selfextend only. Knows nothing of how the model was made.
+Public functions of selfextend only.
 """
 
 from __future__ import annotations
@@ -14,8 +14,12 @@ from typing import Any
 from tqdm import tqdm
 
 from selfextend.config import QueryScaling, SelfExtendConfig, suggest
-from selfextend.generation import Answer, GenerationSettings, PrefixCache, answer_steps
+from selfextend.generation import GenerationSettings, ReadingSettings, ReadyModel, answer_steps
 from selfextend.loading.models import load_model
+from selfextend.methods import SelfExtend, Vanilla
+from selfextend.profile import Profile
+from selfextend.reading import PrefixCache
+from selfextend.steps import result_of
 from training.documents import Question
 from training.pdf import plain_pages
 from training.train import TRAINED_WINDOW
@@ -65,8 +69,10 @@ def ask(
     results = []
     for question in tqdm(list(questions), unit="question"):
         ids = prompt(tokenizer, document, question.question)
-        events = answer_steps(model, tokenizer, ids, settings, config=config, prefix=prefix)
-        results += [Asked(question, event.text) for event in events if isinstance(event, Answer)]
+        method = Vanilla() if config is None else SelfExtend.of(config)
+        ready = ReadyModel(model, tokenizer, Profile(TRAINED_WINDOW))
+        answer = result_of(answer_steps(ready, ids, settings, ReadingSettings(method), prefix=prefix))
+        results.append(Asked(question, answer.text))
     return results
 
 

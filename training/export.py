@@ -1,6 +1,6 @@
 """Turns a run's checkpoint into the folder that ships: configuration, weights, tokenizer, SelfExtend's settings.
 
-Knows nothing of training. Weights are stored in half precision and load as float32, which config.json says.
+Weights are stored in half precision and load as float32, which config.json says.
 """
 
 from __future__ import annotations

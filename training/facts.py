@@ -1,7 +1,7 @@
 """Facts that can be asked for: a statement as it stands in a passage, a question, and the sentence that answers it.
 
 The answer repeats the question's words and ends in the value ("The access code of the Meridian dome is 48213."),
-so that the words just before the value are the ones that stand before it in the passage. Knows nothing of tokens.
+so that the words just before the value are the ones that stand before it in the passage.
 """
 
 from __future__ import annotations

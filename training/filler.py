@@ -1,6 +1,6 @@
 """Filler between the facts: prose of a wide vocabulary, headings, lists, code-like lines. Not random tokens (rows.py).
 
-Knows nothing of facts or tokens. Every sentence is on one side of the split.
+Every sentence is on one side of the split.
 """
 
 from __future__ import annotations

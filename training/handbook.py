@@ -1,7 +1,7 @@
 """The generated books: chapters, sections, paragraphs, and facts planted among their sentences.
 
 The text is held out from training: its names and values are on the held-out side of the split, its prose is never
-trained on. Knows nothing of pages and PDFs (pdf.py).
+trained on.
 """
 
 from __future__ import annotations

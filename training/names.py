@@ -1,7 +1,4 @@
-"""Names and values made from the word lists: people, places, codes, numbers, dates; each on one side of the split.
-
-Knows nothing of the sentences they end up in.
-"""
+"""Names and values made from the word lists: people, places, codes, numbers, dates; each on one side of the split."""
 
 from __future__ import annotations
 

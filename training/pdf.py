@@ -1,6 +1,6 @@
 """Sets a book as a PDF with reportlab, and finds the page on which each of its facts came to stand.
 
-Knows nothing of how the book was written. reportlab and pypdfium2 are needed here and nowhere in the model's way.
+reportlab and pypdfium2 are needed here and nowhere in the model's way.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The prose of the two generated books: sentences with slots, and two settings to fill them from.
 
-None of it is ever trained on. Knows nothing of facts, pages or PDFs.
+None of it is ever trained on.
 """
 
 from __future__ import annotations

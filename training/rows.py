@@ -1,7 +1,7 @@
 """Training rows: token ids of one exact length, with the tokens to learn marked.
 
 Every row teaches looking up: a passage, then several questions about it, densely packed so that many answers are
-supervised per token spent. Knows nothing of the model; positions never reach past the row.
+supervised per token spent. Positions never reach past the row.
 """
 
 from __future__ import annotations

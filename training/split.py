@@ -1,6 +1,6 @@
 """The one rule that keeps test text out of the training set: every name, code, value and sentence has a side.
 
-Knows nothing of how texts are made. A text is held out when its CRC-32 (lower case, UTF-8) is a multiple of eight, or
+A text is held out when its CRC-32 (lower case, UTF-8) is a multiple of eight, or
 when it holds a name reserved for the sample document; so each text falls on exactly one side, whatever seed or
 generator made it, and anybody can check which.
 """
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Literal
 
-from selfextend.lab.held_out import is_held_out
+from selfextend.lab.probes.held_out import is_held_out
 from training.vocabulary import RESERVED_NAMES
 
 Split = Literal["train", "held_out"]

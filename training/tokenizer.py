@@ -1,7 +1,4 @@
-"""The byte-level BPE tokenizer: trained on generated text, takes any text, keeps every digit a token of its own.
-
-Knows nothing of the model.
-"""
+"""The byte-level BPE tokenizer: trained on generated text, takes any text, keeps every digit a token of its own."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """The training loop: rows in, a transformers Llama model out. Resumable, logged, on a GPU where there is one.
 
-Plain next-token training inside the window: no position at or past it, no SelfExtend. Knows nothing of sentences.
+Plain next-token training inside the window: no position at or past it, no SelfExtend.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The word lists every generator draws from: names' syllables, fillers' words, what facts can be about.
 
-Knows nothing of sentences, splits or tokens. All lists were written for this project.
+All lists were written for this project.
 """
 
 

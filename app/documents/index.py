@@ -1,36 +1,26 @@
-"""Maps the tokens of a prompt to documents, pages, characters and passages, and back.
-
-Built from a fast tokenizer's own offsets, so a citation is looked up, never guessed. Knows nothing about
-models, attention or files: it sees a prompt, the documents in it and numbers for each token.
-"""
+"""Maps the tokens of a prompt to documents, pages and passages, and back, from a fast tokenizer's own offsets."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
-from app.documents.reader import Document
-
-MIN_PASSAGE = 40
-MAX_PASSAGE = 400
-
-_SENTENCE_END = re.compile(r"""[.!?…]["'’”)\]»]*(?=\s)|[。！？][”」』）]*|\n""")
-_INITIAL = re.compile(r"(?:^|[\s(])(?:\w|[Ee]\.g|[Ii]\.e|cf|Dr|Eq|Fig|Mr|Mrs|No|St|al|p|pp|vs)\.$")
+from app.documents.document import Document
+from app.documents.passages import split_passages
 
 Integers = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
 class Passage:
-    """A sentence or a few: characters `char_start` to `char_end` of a page.
+    """One sentence or several: characters `char_start` to `char_end` of a page.
 
-    `document` counts from 0 in the order given, `page` is the number on it, from 1. Its tokens, `token_start`
-    to `token_stop`, are those that begin in it, so that every token of a page counts for one passage.
+    `document` counts from 0 in the order given, `page` from 1. The passage's tokens, `token_start` to `token_stop`,
+    are those that begin in it, so that every token of a page belongs to one passage.
     """
 
     document: int
@@ -41,29 +31,18 @@ class Passage:
     token_stop: int
 
 
-@dataclass(frozen=True, slots=True)
-class Spot:
-    """What one token stands for: characters `char_start` to `char_end` of a page."""
-
-    document: int
-    page: int
-    char_start: int
-    char_end: int
-
-
 class TokenIndex:
     """Where each token of a prompt comes from.
 
-    Arrays, one row a token:
+    Arrays, one row for each token:
 
-    - `input_ids`: (tokens,) the ids, to be given to the model as they are.
+    - `input_ids`: (tokens,) the ids to give to the model.
     - `chars`: (tokens, 2) the characters of the prompt that the token covers. Together they cover the prompt
-      without a gap; tokens that hold the bytes of one character share it; a token that the tokenizer added
+      without a gap. Tokens that hold the bytes of one character share it. A token that the tokenizer added
       (`<s>`) covers nothing.
-    - `document`: (tokens,) place in `documents`, or -1 where the token belongs to none.
+    - `document`: (tokens,) index into `documents`, or -1 for a token outside every document.
     - `page`: (tokens,) page number, or 0. A token across two pages counts for the first.
-    - `page_chars`: (tokens, 2) the characters of that page's text, or 0, 0.
-    - `passage`: (tokens,) place in `passages`, or -1.
+    - `passage`: (tokens,) index into `passages`, or -1.
     """
 
     def __init__(
@@ -79,10 +58,10 @@ class TokenIndex:
 
         Args:
             tokenizer: a fast tokenizer of transformers (`is_fast`).
-            prompt: the whole prompt, chat template applied, with each document's `text` in it as it is.
-            documents: in the order in which they stand in the prompt.
-            add_special_tokens: as for the tokenizer: False where the template has put them in already.
-            document_starts: where each document's text starts; looked for from left to right where None.
+            prompt: the whole prompt, chat template applied, with each document's `text` in it unchanged.
+            documents: in their order in the prompt.
+            add_special_tokens: as for the tokenizer: False where the template has added them already.
+            document_starts: where each document's text starts; found with `find_documents` where None.
 
         Raises:
             ValueError: a slow tokenizer, or a document whose text is not in the prompt.
@@ -105,7 +84,7 @@ class TokenIndex:
         )
         self.input_ids: Integers = np.asarray(encoded["input_ids"], dtype=np.int64)
         self.chars = _covered(tokenizer, self.input_ids, encoded, len(prompt))
-        starts = _find_documents(prompt, documents) if document_starts is None else document_starts
+        starts = find_documents(prompt, documents) if document_starts is None else document_starts
         self._lay_out_pages(starts)
         self._lay_out_passages()
 
@@ -116,23 +95,17 @@ class TokenIndex:
         rows = []
         for place, (document, start) in enumerate(zip(self.documents, document_starts, strict=True)):
             if not self.prompt.startswith(document.text, start):
-                raise ValueError(f"The text of {document.name} does not stand at character {start} of the prompt.")
+                raise ValueError(f"The text of {document.name} is not at character {start} of the prompt.")
             rows += [
                 (place, page.number, start + first, start + end)
                 for page, (first, end) in zip(document.pages, document.page_ranges, strict=True)
             ]
         self._pages: Integers = np.asarray(rows, dtype=np.int64).reshape(-1, 4)
         self._page_row = {(int(row[0]), int(row[1])): k for k, row in enumerate(self._pages)}
-        owner = _owner(self.chars, self._pages[:, 2:])
-        inside = owner >= 0
-        row = self._pages[owner[inside]]
-        self._page_owner = owner
-        self.document: Integers = np.full(len(self), -1)
-        self.page: Integers = np.zeros(len(self), dtype=np.int64)
-        self.page_chars: Integers = np.zeros((len(self), 2), dtype=np.int64)
-        self.document[inside] = row[:, 0]
-        self.page[inside] = row[:, 1]
-        self.page_chars[inside] = np.clip(self.chars[inside], row[:, 2:3], row[:, 3:4]) - row[:, 2:3]
+        self._page_owner = _owner(self.chars, self._pages[:, 2:])
+        with_none = np.vstack((self._pages, [[-1, 0, 0, 0]]))  # owner -1 takes the last row
+        self.document: Integers = with_none[self._page_owner, 0]
+        self.page: Integers = with_none[self._page_owner, 1]
 
     def _lay_out_passages(self) -> None:
         spans = [
@@ -150,13 +123,6 @@ class TokenIndex:
             )
         )
 
-    def locate(self, token: int) -> Spot | None:
-        """What the token stands for, or None outside every page. For many, index the arrays."""
-        if self.document[token] < 0:
-            return None
-        start, end = self.page_chars[token]
-        return Spot(int(self.document[token]), int(self.page[token]), int(start), int(end))
-
     def page_tokens(self, document: int, page: int) -> tuple[int, int]:
         """First token of a page and the one after its last; equal where no token counts for it.
 
@@ -167,85 +133,18 @@ class TokenIndex:
         row = self._page_row[document, page]
         return int(first[row]), int(stop[row])
 
-    def tokens_at(
-        self, document: int, page: int, char_start: ArrayLike, char_end: ArrayLike
-    ) -> tuple[Integers, Integers]:
-        """Tokens that cover any of a page's characters `char_start` to `char_end`: first, and after the last.
-
-        Both may be arrays of one shape, and then so are the results. Tokens that the tokenizer added may lie
-        within; an empty range of characters gives an empty range of tokens.
-
-        Raises:
-            KeyError: no such page.
-        """
-        offset = self._pages[self._page_row[document, page], 2]
-        start = np.asarray(char_start, dtype=np.int64) + offset
-        end = np.asarray(char_end, dtype=np.int64) + offset
-        first = np.searchsorted(self.chars[:, 1], start, side="right")
-        stop = np.searchsorted(self.chars[:, 0], end, side="left")
-        return first, np.where(end > start, np.maximum(stop, first), first)
-
-    def sum_by_page(self, mass: ArrayLike) -> NDArray[np.float64]:
-        """Sums a number for each token over the pages.
-
-        Args:
-            mass: (..., tokens).
-
-        Returns:
-            (..., pages), the pages of all documents one after another.
-        """
-        return _sum_by(self._page_owner, len(self._pages), np.asarray(mass))
-
-    def sum_by_passage(self, mass: ArrayLike) -> NDArray[np.float64]:
-        """Sums a number for each token over `passages`: (..., tokens) to (..., passages)."""
-        return _sum_by(self.passage, len(self.passages), np.asarray(mass))
-
     def text(self, passage: Passage) -> str:
         """The words of a passage, without the blanks around them."""
         page_start = int(self._pages[self._page_row[passage.document, passage.page], 2])
         return self.prompt[page_start + passage.char_start : page_start + passage.char_end].strip()
 
 
-def split_passages(text: str) -> list[tuple[int, int]]:
-    """Cuts a page's text into passages that follow each other without a gap.
+def find_documents(prompt: str, documents: Sequence[Document]) -> list[int]:
+    """Where each document's text starts in the prompt, looked for from left to right.
 
-    A passage ends at the first sentence end or line end at least `MIN_PASSAGE` characters in, at a space
-    where none comes within `MAX_PASSAGE`, and anywhere where there is no space either. Each has between
-    `MIN_PASSAGE` and `MAX_PASSAGE` characters; only a page with fewer is a shorter one.
+    Raises:
+        ValueError: a document's text is not there.
     """
-    ends = [match.end() for match in _SENTENCE_END.finditer(text) if _is_end(text, match)]
-    spans = []
-    start = 0
-    following = 0
-    while len(text) - start >= 2 * MIN_PASSAGE:
-        earliest = start + MIN_PASSAGE
-        latest = min(start + MAX_PASSAGE, len(text) - MIN_PASSAGE)
-        while following < len(ends) and ends[following] < earliest:
-            following += 1
-        if following < len(ends) and ends[following] <= latest:
-            end = ends[following]
-        elif len(text) - start <= MAX_PASSAGE:
-            break
-        else:
-            end = text.rfind(" ", earliest - 1, latest) + 1 or latest
-        spans.append((start, end))
-        start = end
-    if start < len(text):
-        spans.append((start, len(text)))
-    return spans
-
-
-def _is_end(text: str, match: re.Match[str]) -> bool:
-    """Whether a full stop ends a sentence: not after an initial, nor before a small letter."""
-    if match[0][0] != ".":
-        return True
-    following = text[match.end() : match.end() + 3].lstrip()
-    if following and following[0].islower():
-        return False
-    return _INITIAL.search(text[max(match.start() - 8, 0) : match.start() + 1]) is None
-
-
-def _find_documents(prompt: str, documents: Sequence[Document]) -> list[int]:
     starts = []
     after = 0
     for document in documents:
@@ -264,8 +163,8 @@ def _covered(tokenizer: Any, input_ids: Integers, encoded: Any, length: int) -> 
     """(tokens, 2): the characters of the prompt that each token covers, from first to last without a gap.
 
     Tokenizers differ in what their offsets leave out: byte-level ones may trim the spaces that are part of a
-    token, others drop blanks or fold a letter and its accent into one. Trimmed spaces go back to the token
-    that holds them; what no token holds goes to the one before it.
+    token, others drop blanks or merge a letter and its accent. Trimmed spaces go back to the token that holds
+    them; characters that no token holds go to the token before.
     """
     offsets: Integers = np.asarray(encoded["offset_mapping"], dtype=np.int64).reshape(-1, 2)
     from_text = np.asarray([part is not None for part in encoded.sequence_ids(0)], dtype=bool)
@@ -283,7 +182,7 @@ def _covered(tokenizer: Any, input_ids: Integers, encoded: Any, length: int) -> 
     chars: Integers = np.zeros((len(input_ids), 2), dtype=np.int64)
     chars[from_text, 0] = starts
     chars[from_text, 1] = ends
-    # An added token stands, empty, where the text before it ends: searching needs the rows in order.
+    # An added token is empty and stands where the text before it ends, since searching needs the rows in order.
     position = np.cumsum(from_text) - 1
     before_first = position < 0
     place = np.where(before_first, 0, ends[np.maximum(position, 0)])
@@ -314,9 +213,9 @@ def _owner(chars: Integers, ranges: Integers) -> Integers:
 
 
 def _runs(owner: Integers, count: int) -> tuple[Integers, Integers]:
-    """First token and the one after the last of each of `count` owners, whose tokens stand in their order.
+    """First token and the one after the last of each of `count` owners, whose tokens are in their order.
 
-    An owner without tokens gets an empty run where its tokens would stand.
+    An owner without tokens gets an empty run where its tokens would be.
     """
     inside = np.flatnonzero(owner >= 0)
     owned = owner[inside]
@@ -325,15 +224,3 @@ def _runs(owner: Integers, count: int) -> tuple[Integers, Integers]:
     padded = np.append(inside, len(owner))
     starts = padded[first]
     return starts, np.where(stop > first, padded[stop - 1] + 1, starts)
-
-
-def _sum_by(owner: Integers, count: int, mass: NDArray[Any]) -> NDArray[np.float64]:
-    if mass.shape[-1] != len(owner):
-        raise ValueError(f"There are {len(owner)} tokens, and the mass is for {mass.shape[-1]}.")
-    sums = np.zeros((count, *mass.shape[:-1]))
-    changes = np.flatnonzero(np.diff(owner, prepend=-2))
-    if len(changes):
-        runs = np.moveaxis(np.add.reduceat(mass, changes, axis=-1, dtype=np.float64), -1, 0)
-        inside = owner[changes] >= 0
-        np.add.at(sums, owner[changes[inside]], runs[inside])
-    return np.moveaxis(sums, 0, -1)

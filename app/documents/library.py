@@ -1,7 +1,4 @@
-"""Where documents are kept: each file under its own checksum in the data folder, with its text beside it.
-
-So that a reload or a restart finds them again without reading them anew. Knows nothing about gradio or visitors.
-"""
+"""Keeps documents in the data folder: each file under its checksum, with its text, so that it is read only once."""
 
 from __future__ import annotations
 
@@ -9,11 +6,14 @@ import json
 import re
 import secrets
 import shutil
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from app.documents.reader import Document, DocumentError, Limits, Page, Progress, read_document_steps
+from app.documents.document import Document, DocumentError, Limits, Page
+from app.documents.reader import read_document_steps
+from selfextend.steps import Progress
 
 _CHECKSUM = re.compile(r"[0-9a-f]{64}")
 _FORMAT = 1
@@ -40,23 +40,15 @@ class Library:
         self.folder.mkdir(parents=True, exist_ok=True)
 
     def add_steps(self, path: Path, name: str) -> Generator[Progress, None, StoredDocument]:
-        """Read a file and keep it. Closing the generator stops the reading; nothing is kept then.
+        """Read a file and keep it. Closing the generator stops the reading, and nothing is kept.
 
         Raises:
             DocumentError: with a sentence that names the file and says what to do.
         """
-        steps = read_document_steps(path, self.limits, name=name)
-        try:
-            for step in steps:
-                if isinstance(step, Document):
-                    return self._keep(path, step)
-                yield step
-        finally:
-            steps.close()
-        raise AssertionError("the steps end with the document")
+        return self._keep(path, (yield from read_document_steps(path, self.limits, name=name)))
 
     def find(self, sha256: str, name: str) -> StoredDocument | None:
-        """The document with this checksum, under this name; None where it is not kept (any more)."""
+        """The document with this checksum, under this name; None where it is not kept."""
         if not _CHECKSUM.fullmatch(sha256):
             return None
         try:
@@ -71,11 +63,6 @@ class Library:
         path = self._path(document)
         return StoredDocument(document, path) if path.is_file() else None
 
-    def forget(self, stored: StoredDocument) -> None:
-        """Delete the file and its text."""
-        for path in (stored.path, stored.path.with_suffix(".json")):
-            path.unlink(missing_ok=True)
-
     def _path(self, document: Document) -> Path:
         return self.folder / f"{document.sha256}.{document.kind}"
 
@@ -83,11 +70,11 @@ class Library:
         target = self._path(document)
         try:
             if not target.is_file():
-                _write_whole(target, path)
-            text = json.dumps({"format": _FORMAT, **asdict(document)}, ensure_ascii=False)
-            partial = target.with_suffix(f".{secrets.token_hex(4)}.part")
-            partial.write_text(text, encoding="utf-8")
-            partial.replace(target.with_suffix(".json"))
+                with _replacing(target) as partial:
+                    shutil.copyfile(path, partial)
+            with _replacing(target.with_suffix(".json")) as partial:
+                text = json.dumps({"format": _FORMAT, **asdict(document)}, ensure_ascii=False)
+                partial.write_text(text, encoding="utf-8")
         except OSError as error:
             raise DocumentError(
                 f"{document.name} cannot be kept in {self.folder} ({error.strerror}): make room there, or choose "
@@ -96,23 +83,20 @@ class Library:
         return StoredDocument(document, target)
 
 
-def _write_whole(target: Path, source: Path) -> None:
-    """Copies so that a file under its final name is always complete."""
+@contextmanager
+def _replacing(target: Path) -> Iterator[Path]:
+    """A path to write to, which then takes the target's name: a file under its final name is always complete."""
     partial = target.with_suffix(f".{secrets.token_hex(4)}.part")
-    shutil.copyfile(source, partial)
+    yield partial
     partial.replace(target)
 
 
 def browser_secret(folder: Path) -> str:
-    """The secret that what the browser keeps is encrypted with; made once for a data folder.
-
-    With a new one at every start, what the browser kept would be lost at every start.
-    """
+    """The secret that encrypts what browsers keep. Made once for a data folder: with a new one they would lose it."""
     path = folder / "browser-secret"
     folder.mkdir(parents=True, exist_ok=True)
     if not path.is_file():
-        partial = folder / f"browser-secret.{secrets.token_hex(4)}"
-        partial.touch(mode=0o600)
-        partial.write_text(secrets.token_hex(16), encoding="ascii")
-        partial.replace(path)
+        with _replacing(path) as partial:
+            partial.touch(mode=0o600)
+            partial.write_text(secrets.token_hex(16), encoding="ascii")
     return path.read_text(encoding="ascii").strip()

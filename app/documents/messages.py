@@ -1,7 +1,4 @@
-"""What the readers of files share: the form of their messages, and the words in which they refuse.
-
-Knows nothing about any kind of file.
-"""
+"""What the readers of all kinds of files share: the form of their messages, and the words in which they refuse."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Cleans the text of one page for a language model and cuts text without pages into parts.
-
-Pure functions over characters and boxes. Knows nothing about files, PDF libraries or the rest of the app.
-"""
+"""Cleans the text of a page for a language model, and cuts text without pages into parts."""
 
 from __future__ import annotations
 

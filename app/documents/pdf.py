@@ -1,7 +1,4 @@
-"""PDF pages with pypdfium2: their text, the boxes of a passage, their picture.
-
-Runs in the child process (`app.documents.worker`). Knows nothing about the app.
-"""
+"""PDF pages with pypdfium2: their text, the boxes of a passage, their picture. Runs in the child process."""
 
 from __future__ import annotations
 
@@ -10,6 +7,7 @@ import io
 import os
 from collections.abc import Iterator
 from contextlib import closing
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -27,6 +25,9 @@ GRID = 10_000
 MAX_PIXELS = 16_000_000
 UNMAPPED_SHARE = 0.2
 """A page with a larger share of characters that have no Unicode value counts as unreadable."""
+
+UNMAPPED = "its fonts do not say which letters they show: needs OCR"
+PICTURE = "only a picture, no text: needs OCR"
 
 HIGHLIGHT = (255, 226, 110)
 OUTLINE = (166, 84, 0)
@@ -65,6 +66,11 @@ def open_pdf(path: str) -> Any:
 
 
 def read_pdf(path: str, max_pages: int, max_characters: int) -> Iterator[Message]:
+    """Reads all pages.
+
+    Raises:
+        Refused: cut off, damaged or locked, too long, or no text on any page.
+    """
     with closing(open_pdf(path)) as pdf:
         total = len(pdf)
         if total == 0:
@@ -72,9 +78,7 @@ def read_pdf(path: str, max_pages: int, max_characters: int) -> Iterator[Message
         check_pages(total, max_pages, "pages")
         yield {"pages_total": total}
         characters = 0
-        readable = False
-        pictures = False
-        unmapped = False
+        reasons = set()
         for index in range(total):
             text, reason = "", None
             try:
@@ -83,40 +87,33 @@ def read_pdf(path: str, max_pages: int, max_characters: int) -> Iterator[Message
                     if characters > max_characters:
                         raise Refused(too_long(max_characters))
                     if unmapped_share(textpage) > UNMAPPED_SHARE:
-                        unmapped = True
-                        reason = "its fonts do not say which letters they show: needs OCR"
+                        reason = UNMAPPED
                     else:
                         text = extract(textpage).text
-                        if not text and has_picture(page):
-                            pictures = True
-                            reason = "only a picture, no text: needs OCR"
-                        elif not text:
-                            reason = "blank: no text on it"
+                        if not text:
+                            reason = PICTURE if has_picture(page) else "blank: no text on it"
             except pypdfium2.PdfiumError:
                 reason = "damaged: it cannot be opened"
-            readable = readable or bool(text)
+            reasons.add(reason)
             yield {"page": {"number": index + 1, "text": text, "unreadable": reason}}
-        if not readable and pictures:
+        if None in reasons:
+            return
+        if PICTURE in reasons:
             raise Refused(
                 "is a scan: its pages are pictures without a text layer. "
                 "Run it through OCR first (OCRmyPDF, Acrobat, a scanner's software) and use the result."
             )
-        if not readable and unmapped:
+        if UNMAPPED in reasons:
             raise Refused(
                 "has text that cannot be read: its fonts do not say which letters they show. "
                 "Run it through OCR first and use the result."
             )
-        if not readable:
-            raise Refused("is empty: there is no text on any of its pages.")
+        raise Refused("is empty: there is no text on any of its pages.")
 
 
 def extract(textpage: Any) -> CleanPage:
     """The page's clean text; `source` holds PDFium's character indices."""
-
-    def box_of(index: int) -> Rectangle | None:
-        return loose_box(textpage, index)
-
-    return clean_page(character_codes(textpage), box_of)
+    return clean_page(character_codes(textpage), partial(loose_box, textpage))
 
 
 def character_codes(textpage: Any) -> list[int]:
@@ -161,7 +158,7 @@ def get_page(pdf: Any, number: int) -> Any:
 
 
 def passage_boxes(path: str, number: int, start: int, end: int) -> list[FractionBox]:
-    """Boxes of the characters `start` to `end` of the page's clean text, one for each line they stand on."""
+    """Boxes of the characters `start` to `end` of the page's clean text, one for each line that they are on."""
     with (
         closing(open_pdf(path)) as pdf,
         closing(get_page(pdf, number)) as page,

@@ -1,7 +1,4 @@
-"""Text of TXT, MD and DOCX files, cut into pages.
-
-Runs in the child process (`app.documents.worker`). Knows nothing about the app.
-"""
+"""Text of TXT, MD and DOCX files, cut into pages. Runs in the child process (`app.documents.worker`)."""
 
 from __future__ import annotations
 

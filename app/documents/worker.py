@@ -1,9 +1,9 @@
-"""The child process that opens a visitor's file, so that a hostile one cannot harm the app.
+"""The child process that opens a visitor's file, so that a malicious one cannot harm the app.
 
-Started by `app.documents.reader` as `python -m app.documents.worker`. Reads one JSON request from stdin, limits its
-own memory and processor time, and writes one JSON message a line to stdout: `{"pages_total": n}`, then a
-`{"page": ...}` each, `{"notes": [...]}`, `{"boxes": ...}` or `{"png": ...}`, or `{"refused": sentence}`,
-and `{"done": true}` last. Knows nothing about models, prompts or the page that the visitor sees.
+Started by `app.documents.child` as `python -m app.documents.worker`. Reads one JSON request from stdin, limits its own
+memory and processor time, and writes one JSON message a line to stdout: `{"pages_total": n}`, then a `{"page": ...}`
+for each page, and `{"notes": [...]}`; or `{"boxes": ...}`; or `{"png": ...}`. The last one is `{"done": true}`,
+`{"refused": sentence}` or `{"out_of_memory": true}`.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
-"""Arrays in, plotly figures out: attention, losses and the grids of the probes.
+"""Draws attention, losses and the grids of the probes as plotly figures.
 
-Every figure states in its title what it shows, carries units on its axes, draws on light and on dark ground
-(`dark=`; a plot pane switches it in the browser) and stays readable at 390 px: colour bars and legends lie
-across, never beside. Arrays stay numpy, which plotly sends as packed bytes; lists would be ten times as long.
-The position map's figures are in `app.figures.maps`. Knows no torch, no gradio and no formula.
+Every figure says in its title what it shows, has units on its axes, suits a light and a dark background (`dark=`; a
+plot pane switches it in the browser) and is readable at 390 px: colour bars and legends are horizontal. Arrays stay
+numpy, which plotly sends as packed bytes; lists would be ten times as long.
 """
 
 from __future__ import annotations
@@ -16,11 +15,11 @@ import numpy as np
 import numpy.typing as npt
 import plotly.graph_objects as go
 
-from app.figures.style import METHOD_NAMES, SEQUENTIAL, compact, finish, lying_colour_bar
-from app.theme import ACCENTS, BLUE, GREY, METHOD_COLOURS, METHOD_DASHES, ORANGE
+from app.figures.style import SEQUENTIAL, finish, horizontal_colour_bar
+from app.theme import BLUE, ORANGE
 
 PAGE_BORDER = ({"color": "rgba(0,0,0,0.45)", "width": 3}, {"color": "rgba(255,255,255,0.9)", "width": 1})
-"""A bright line in a dark one: seen on the colours' dark end and on their bright end alike."""
+"""A bright line within a dark one, visible on dark and on bright colours."""
 
 
 def attention_heatmap(
@@ -55,24 +54,13 @@ def attention_heatmap(
             f"shares of shape {shares.shape} need {rows} token labels and {bins + 1} bin edges, "
             f"not {len(token_labels)} and {len(edges)}."
         )
-    shown = np.log10(np.maximum(shares, 1e-6)) if scale == "log" else shares
-    low, high = (-6.0, 0.0) if scale == "log" else (0.0, max(float(shares.max(initial=0.0)), 1e-9))
-    bar = lying_colour_bar("share of attention")
-    if scale == "log":
-        powers = list(range(-6, 1))
-        bar |= {"tickvals": powers, "ticktext": ["≤ 10⁻⁶", "10⁻⁵", "10⁻⁴", "10⁻³", "1%", "10%", "100%"]}
-    else:
-        bar |= {"tickformat": ".1%"}
     figure = go.Figure(
         go.Heatmap(
-            z=shown.astype(np.float32),
+            **(_log_colours(shares) if scale == "log" else _linear_colours(shares)),
             x=edges,
             y=np.arange(rows + 1) - 0.5,
             customdata=shares.astype(np.float32),
-            zmin=low,
-            zmax=high,
             colorscale=SEQUENTIAL,
-            colorbar=bar,
             hovertemplate=(
                 "answer token %{y}<br>tokens around %{x:,}<br>%{customdata:.3%} of its attention<extra></extra>"
             ),
@@ -95,6 +83,18 @@ def attention_heatmap(
         title="position in the prompt (tokens)", range=[int(edges[0]), int(edges[-1])], showgrid=False, zeroline=False
     )
     return finish(figure, f"Where each answer token looked ({pooled} per bin, {what})", dark, colour_bar=True)
+
+
+def _log_colours(shares: npt.NDArray[np.floating[Any]]) -> dict[str, Any]:
+    labels = ["≤ 10⁻⁶", "10⁻⁵", "10⁻⁴", "10⁻³", "1%", "10%", "100%"]
+    bar = horizontal_colour_bar("share of attention") | {"tickvals": list(range(-6, 1)), "ticktext": labels}
+    return {"z": np.log10(np.maximum(shares, 1e-6)).astype(np.float32), "zmin": -6, "zmax": 0, "colorbar": bar}
+
+
+def _linear_colours(shares: npt.NDArray[np.floating[Any]]) -> dict[str, Any]:
+    bar = horizontal_colour_bar("share of attention") | {"tickformat": ".1%"}
+    top = max(float(shares.max(initial=0.0)), 1e-9)
+    return {"z": shares.astype(np.float32), "zmin": 0, "zmax": top, "colorbar": bar}
 
 
 def page_bars(
@@ -126,147 +126,6 @@ def page_bars(
     highest = headroom * float(values.max(initial=0.01))
     figure.update_yaxes(title="share of attention", tickformat=".0%", range=[0, highest])
     return finish(figure, title, dark)
-
-
-def loss_curves(
-    positions: npt.NDArray[np.int_] | Mapping[str, npt.NDArray[np.int_]],
-    losses: Mapping[str, npt.NDArray[np.floating[Any]]],
-    trained_window: int,
-    *,
-    title: str = "Loss by position in the document",
-    dark: bool = False,
-) -> go.Figure:
-    """Mean negative log-likelihood by token position, one line a method, with the trained window's end marked.
-
-    Args:
-        positions: bin centers in tokens, shared or one array a method.
-        losses: method ("vanilla", "selfextend" or any name) -> nats per token.
-    """
-    figure = go.Figure()
-    for order, (method, values) in enumerate(losses.items()):
-        where = positions[method] if isinstance(positions, Mapping) else positions
-        name = METHOD_NAMES.get(method, method)
-        figure.add_trace(
-            go.Scatter(
-                x=compact(np.asarray(where)),
-                y=np.asarray(values, dtype=np.float32),
-                mode="lines+markers" if len(values) < 40 else "lines",
-                line={
-                    "color": METHOD_COLOURS.get(method, ACCENTS[(order + 2) % len(ACCENTS)]),
-                    "dash": METHOD_DASHES.get(method, "solid"),
-                    "width": 2,
-                },
-                name=name,
-                hovertemplate="position %{x:,}<br>%{y:.3f} nats<extra>" + name + "</extra>",
-            )
-        )
-    figure.add_vline(
-        trained_window,
-        line={"color": GREY, "dash": "dot", "width": 1.5},
-        annotation={"text": f"trained window: {trained_window:,}", "yanchor": "bottom", "y": 1},
-    )
-    figure.update_xaxes(title="position (tokens)", rangemode="tozero")
-    figure.update_yaxes(title="loss (nats per token)")
-    return finish(figure, title, dark, room=30)
-
-
-def accuracy_grid(
-    lengths: Sequence[int],
-    depths: Sequence[float],
-    values: npt.NDArray[np.floating[Any]],
-    title: str,
-    n: int,
-    *,
-    trained_window: int | None = None,
-    dark: bool = False,
-) -> go.Figure:
-    """Accuracy by length and depth, the field's passkey and needle grid.
-
-    Args:
-        lengths: tokens, one for each column.
-        depths: 0 (start) to 1 (end), one for each row.
-        values: shape (depths, lengths), each 0 to 1; NaN where nothing was run.
-        title: the probe and its settings; "n = ..." is added.
-        n: samples in each cell.
-        trained_window: where given, columns beyond it are told apart by a line.
-    """
-    columns = [f"{length:,}" for length in lengths]
-    return _labelled_grid(
-        columns,
-        [f"{depth:.0%}" for depth in depths],
-        np.asarray(values, dtype=np.float32),
-        f"{title} (n = {n:,} a cell)",
-        "length (tokens)",
-        "depth of the hidden fact",
-        "accuracy",
-        percent=True,
-        line_after=None if trained_window is None else sum(length <= trained_window for length in lengths),
-        dark=dark,
-    )
-
-
-def sweep_heatmap(
-    group_sizes: Sequence[int],
-    neighbor_windows: Sequence[int],
-    values: npt.NDArray[np.floating[Any]],
-    title: str,
-    value_name: str,
-    *,
-    percent: bool = False,
-    dark: bool = False,
-) -> go.Figure:
-    """A measured quantity over settings. `values` has shape (neighbor windows, group sizes); NaN where not run."""
-    return _labelled_grid(
-        [f"{size:,}" for size in group_sizes],
-        [f"{window:,}" for window in neighbor_windows],
-        np.asarray(values, dtype=np.float32),
-        title,
-        "group size G",
-        "neighbor window w (tokens)",
-        value_name,
-        percent=percent,
-        dark=dark,
-    )
-
-
-def _labelled_grid(
-    columns: list[str],
-    rows: list[str],
-    values: npt.NDArray[np.float32],
-    title: str,
-    x_title: str,
-    y_title: str,
-    value_name: str,
-    *,
-    percent: bool,
-    line_after: int | None = None,
-    dark: bool,
-) -> go.Figure:
-    if values.shape != (len(rows), len(columns)):
-        raise ValueError(f"values must have shape {(len(rows), len(columns))}, not {values.shape}.")
-    shown = ".0%" if percent else ".3~g"
-    figure = go.Figure(
-        go.Heatmap(
-            z=values,
-            x=columns,
-            y=rows,
-            zmin=0 if percent else None,
-            zmax=1 if percent else None,
-            colorscale=SEQUENTIAL,
-            colorbar=lying_colour_bar(value_name) | {"tickformat": shown},
-            texttemplate=f"%{{z:{shown}}}" if values.size <= 150 else None,
-            xgap=2,
-            ygap=2,
-            hovertemplate=f"{x_title} %{{x}}<br>{y_title} %{{y}}<br>{value_name} %{{z:{shown}}}<extra></extra>",
-            hoverongaps=False,
-        )
-    )
-    if line_after is not None and 0 < line_after < len(columns):
-        figure.add_vline(line_after - 0.5, line={"color": ORANGE, "dash": "dash", "width": 2})
-        x_title += "<br>dashed: trained window"
-    figure.update_xaxes(title=x_title, type="category", showgrid=False)
-    figure.update_yaxes(title=y_title, type="category", autorange="reversed", showgrid=False)
-    return finish(figure, title, dark, colour_bar=True)
 
 
 def _short(label: str, most: int = 14) -> str:

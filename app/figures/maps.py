@@ -1,6 +1,6 @@
 """The position map, its curve for one query, and the plane of settings, as plotly figures.
 
-Knows no torch, no gradio and no formula: `selfextend.position_map` worked out what is drawn here.
+`selfextend.position_map` works out what is drawn here.
 """
 
 from __future__ import annotations
@@ -9,20 +9,20 @@ import numpy as np
 import numpy.typing as npt
 import plotly.graph_objects as go
 
-from app.figures.style import METHOD_NAMES, SEQUENTIAL, compact, finish, lying_colour_bar
-from app.theme import BLUE, GREY, METHOD_COLOURS, METHOD_DASHES, ORANGE, SKY, VERMILLION
-from selfextend.position_map import PositionCurve, PositionMap
+from app.figures.style import METHOD_NAMES, SEQUENTIAL, compact, finish, horizontal_colour_bar
+from app.theme import BLUE, GREY, METHOD_COLOURS, METHOD_DASHES, ORANGE, PURPLE, SKY, VERMILLION
+from selfextend.methods import Method
+from selfextend.position_map import MapCells, PositionCurve
 
 LABELLED_CELLS = 32
 """Most rows and columns of a map whose cells carry their numbers."""
 
 
 def position_map_figure(
-    cells: PositionMap,
+    cells: MapCells,
     trained_window: int,
-    setting: str,
+    method: Method,
     *,
-    neighbor_window: int | None = None,
     selected: tuple[int, int] | None = None,
     zoomed: bool = False,
     dark: bool = False,
@@ -33,19 +33,16 @@ def position_map_figure(
     carry their numbers.
 
     Args:
-        setting: what the title says after the method, such as "G = 8, w = 1,024".
-        neighbor_window: draws the edge of the neighbor window, in tokens; None leaves it out.
+        method: settled, whose map this is.
         selected: the (query, key) to mark.
         zoomed: spread the colours over what is in view instead, since neighboring cells differ by a position or none.
     """
-    is_difference = cells.method == "difference"
-    if is_difference:
-        title = f"How many positions nearer SelfExtend ({setting}) puts each key"
+    if cells.is_difference:
+        title = f"How many positions nearer {_named(method)} puts each key"
         bar, top = "positions nearer than in the vanilla model", max(1, int(cells.relative.max()))
         hover = "query i = %{y:,}<br>key j = %{x:,}<br>%{z:,} positions nearer<extra></extra>"
     else:
-        name = METHOD_NAMES[cells.method] + (f" ({setting})" if cells.method == "selfextend" else "")
-        title = f"Relative position at which each query sees each key: {name}"
+        title = f"Relative position at which each query sees each key: {_named(method)}"
         bar, top = "relative position (tokens)", trained_window - 1
         hover = "query i = %{y:,}<br>key j = %{x:,}<br>relative position %{z:,}<extra></extra>"
     bottom, labelled = 0, max(cells.relative.shape) <= LABELLED_CELLS
@@ -62,25 +59,21 @@ def position_map_figure(
             zmin=bottom,
             zmax=top,
             texttemplate="%{z}" if labelled else None,
-            colorscale="Viridis" if is_difference else SEQUENTIAL,
-            colorbar=lying_colour_bar(bar),
+            colorscale="Viridis" if cells.is_difference else SEQUENTIAL,
+            colorbar=horizontal_colour_bar(bar),
             hovertemplate=hover,
             hoverongaps=False,
         )
     )
-    rows, columns = cells.query_stride / 2, cells.key_stride / 2
     left, right = (edge - 0.5 for edge in cells.key_range)
     upper, lower = (edge - 0.5 for edge in cells.query_range)
     if cells.unseen.any():
-        figure.add_trace(
-            _unseen_region(
-                cells, int(cells.key[0]) - columns, rows, trained_window, opaque=not (is_difference or labelled)
-            )
-        )
-    if is_difference:
+        figure.add_trace(_unseen_region(cells, trained_window, opaque=not (cells.is_difference or labelled)))
+    if cells.is_difference:
         figure.add_trace(_distance_line(trained_window, lower, "vanilla leaves its trained window", "dash"))
-    if neighbor_window is not None and cells.method != "vanilla":
-        figure.add_trace(_distance_line(neighbor_window, lower, "edge of the neighbor window", "dot"))
+    for band in method.positions.bands if method.positions is not None else ():
+        if band.until is not None:
+            figure.add_trace(_distance_line(band.until, lower, "edge of the neighbor window", "dot"))
     if selected is not None:
         figure.add_trace(_selection(*selected, around=labelled))
     figure.update_xaxes(title="key position j (tokens)", range=[left, right], showgrid=False, zeroline=False)
@@ -88,8 +81,13 @@ def position_map_figure(
     return finish(figure, title, dark, colour_bar=True)
 
 
-def _unseen_region(cells: PositionMap, left: float, half_row: float, trained_window: int, opaque: bool) -> go.Scatter:
-    """The unseen cells as one hatched shape. In each row they are its first keys, so a staircase bounds them."""
+def _named(method: Method) -> str:
+    return f"{method.heading} ({method.setting})" if method.setting else method.heading
+
+
+def _unseen_region(cells: MapCells, trained_window: int, opaque: bool) -> go.Scatter:
+    """The unseen cells as one hatched shape. In each row they are its first keys, so its edge is a staircase."""
+    left, half_row = int(cells.key[0]) - cells.key_stride / 2, cells.query_stride / 2
     edges = left + cells.unseen.sum(axis=1) * cells.key_stride
     rows = np.flatnonzero(cells.unseen[:, 0])
     queries = cells.query[rows]
@@ -146,17 +144,17 @@ def _selection(query: int, key: int, around: bool) -> go.Scatter:
 
 
 def position_curve_figure(
-    curve: PositionCurve, trained_window: int, setting: str, *, key: int | None = None, dark: bool = False
+    curve: PositionCurve, trained_window: int, method: Method, *, key: int | None = None, dark: bool = False
 ) -> go.Figure:
-    """Distance -> relative position for one query, SelfExtend beside vanilla, with the unseen positions hatched.
+    """Distance -> relative position for one query, a method beside vanilla, with the unseen positions hatched.
 
     Args:
-        setting: SelfExtend's, such as "G = 8, w = 1,024".
+        method: settled, whose curve this is.
         key: the key position to mark on both curves.
     """
     figure = go.Figure()
     last = int(curve.distance[-1])
-    # Vanilla may run far past the window: it leaves through the top, or SelfExtend's curve would lie flat.
+    # Vanilla may run far past the window: it leaves through the top, or the other curve would lie flat.
     highest, largest = int(curve.vanilla[-1]), int(curve.relative[-1])
     ceiling = max(1.0, min(highest * 1.04, max(trained_window * 1.5, largest * 1.1)))
     if highest >= trained_window:
@@ -177,27 +175,28 @@ def position_curve_figure(
                 hoverinfo="skip",
             )
         )
-    for method, values in (("vanilla", curve.vanilla), ("selfextend", curve.relative)):
+    curves = {"vanilla": curve.vanilla} | ({} if method.kind == "vanilla" else {method.kind: curve.relative})
+    for kind, values in curves.items():
         figure.add_trace(
             go.Scatter(
                 x=compact(curve.distance),
                 y=compact(values),
                 mode="lines",
                 line={
-                    "color": METHOD_COLOURS[method],
-                    "dash": METHOD_DASHES[method],
+                    "color": METHOD_COLOURS.get(kind, PURPLE),
+                    "dash": METHOD_DASHES.get(kind, "solid"),
                     "width": 2.5,
-                    "shape": "hv" if method == "selfextend" else "linear",
+                    "shape": "linear" if kind == "vanilla" else "hv",
                 },
-                name=METHOD_NAMES[method],
-                hovertemplate="distance %{x:,}<br>position %{y:,}<extra>" + METHOD_NAMES[method] + "</extra>",
+                name=METHOD_NAMES[kind],
+                hovertemplate="distance %{x:,}<br>position %{y:,}<extra>" + METHOD_NAMES[kind] + "</extra>",
             )
         )
     if key is not None and 0 <= key <= curve.query:
         figure.add_vline(curve.query - key, line={"color": GREY, "dash": "dot", "width": 1.5})
     figure.update_xaxes(title="distance i - j (tokens)", range=[0, max(last, 1)])
     figure.update_yaxes(title="relative position (tokens)", range=[0, ceiling])
-    return finish(figure, f"What query {curve.query:,} sees at each distance: SelfExtend ({setting})", dark)
+    return finish(figure, f"What query {curve.query:,} sees at each distance: {_named(method)}", dark)
 
 
 PLANE_LABELS = (
@@ -210,10 +209,7 @@ PLANE_COLOURS = (GREY, ORANGE, BLUE, SKY)
 
 
 def parameter_plane_figure(
-    group_sizes: npt.NDArray[np.int_],
-    neighbor_windows: npt.NDArray[np.int_],
-    verdict: npt.NDArray[np.uint8],
-    reach: npt.NDArray[np.int_],
+    plane: tuple[npt.NDArray[np.int_], npt.NDArray[np.int_], npt.NDArray[np.uint8], npt.NDArray[np.int_]],
     *,
     length: int,
     trained_window: int,
@@ -224,12 +220,12 @@ def parameter_plane_figure(
     """The plane group size x neighbor window for one document.
 
     Args:
-        group_sizes, neighbor_windows: the columns and the rows.
-        verdict: index into PLANE_LABELS, shape (rows, columns).
-        reach: tokens each combination reaches, same shape.
+        plane: the group sizes (columns); the neighbor windows (rows); the index into PLANE_LABELS for each combination
+            and the tokens that it reaches, both of shape (rows, columns).
         here, advised: (group size, neighbor window), each a cell of the plane, to mark as the present setting and as
             the suggestion.
     """
+    group_sizes, neighbor_windows, verdict, reach = plane
     steps = [(n / 4 + side * 0.25, colour) for n, colour in enumerate(PLANE_COLOURS) for side in (0, 1)]
     words = np.asarray(PLANE_LABELS, dtype=object)[verdict]
     figure = go.Figure(

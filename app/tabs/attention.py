@@ -18,7 +18,6 @@ from app.figures.answers import attention_heatmap
 from app.session import Turn
 from app.tabs.plot_pane import packed, plot_pane
 from app.tabs.widgets import LIVE, answer_html, cell_of, complaint_html, hint_html, skipped, tokens_in
-from selfextend.positions import explain
 
 if TYPE_CHECKING:
     from selfextend.recording import AttentionRecord
@@ -276,8 +275,8 @@ def _describe(turn: Turn | None, *given: Any) -> str:
     query, middle = record.query_rows[row], (start + stop - 1) // 2
     word = "largest weight" if pooled == MAX else "attention"
     seen = ""
-    if turn.answer.config is not None:
-        seen = f"<dt>Relative position</dt><dd><code>{escape(explain(query, middle, turn.answer.config))}</code></dd>"
+    if (positions := turn.answer.method.positions) is not None:
+        seen = f"<dt>Relative position</dt><dd><code>{escape(positions.explain(query, middle))}</code></dd>"
     return (
         f"<p><b>Answer token {row}</b> “{escape(_labels(turn, row + 1)[row])}” looked at "
         f"{escape(_whereabouts(turn, start, stop))} (tokens {start:,} … {stop - 1:,})</p><dl>"

@@ -167,7 +167,7 @@ class _Handlers:
             loaded = self.runtime.models.need()
             entry = Entry(pending.question, (), loaded.label, session.contents)
             earlier = same_thread(pending.entries, entry) if choices.remember else []
-            questions = _questions(session, choices, choices.ways(loaded.trained_window), entry.question, earlier)
+            questions = _questions(session, choices, entry.question, earlier)
             with closing(reply_steps(loaded, self.runtime.caches, session, questions)) as steps:
                 for shown in steps:
                     if "cleared" in pending.notes:
@@ -232,9 +232,7 @@ class _Handlers:
         return gr.update(value=prompt, visible=True)
 
 
-def _questions(
-    session: Session, choices: Choices, ways: list[Any], text: str, earlier: Sequence[Entry]
-) -> list[Question]:
+def _questions(session: Session, choices: Choices, text: str, earlier: Sequence[Entry]) -> list[Question]:
     exchanges = tuple(
         Exchange(entry.question, entry.replies[-1].text)
         for entry in earlier
@@ -244,13 +242,12 @@ def _questions(
         Question(
             text=text,
             documents=tuple(session.documents),
-            config=config,
             method=method,
             extend="when_needed" if choices.when_needed else "always",
             generation=choices.generation,
             earlier=exchanges,
         )
-        for method, config in ways
+        for method in choices.methods
     ]
 
 

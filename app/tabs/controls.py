@@ -1,18 +1,19 @@
 """Method, group size, neighbor window and the generation settings: the controls that say how to read and answer.
 
-Knows no model; `Choices` is what the rest of the app makes of the controls' values.
+`Choices` is what the rest of the app makes of the controls' values.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import gradio as gr
 
-from app.session import Method
-from app.tabs.widgets import METHODS, DocumentView
+from app.tabs.widgets import COMPARE, METHODS, DocumentView, method_of, settings_of
 from selfextend.config import SelfExtendConfig, suggest
+from selfextend.methods import Method, SelfExtend, Vanilla
+from selfextend.positions import QueryScaling
 
 ALWAYS, WHEN_NEEDED = "Always", "Only past the trained window"
 LOG_N = "Log-n query scaling"
@@ -41,14 +42,13 @@ class Choices:
     """The controls' values, checked.
 
     Attributes:
-        method: one of METHODS.
+        methods: to ask with, settled, in the order of the columns: several where they are compared.
         config: SelfExtend's settings.
         when_needed: leave the model as it is inside its trained window.
         remember: keep earlier questions and answers in the prompt.
-        four: compare each remedy alone too.
     """
 
-    method: str
+    methods: tuple[Method, ...]
     config: SelfExtendConfig
     when_needed: bool
     max_new_tokens: int
@@ -58,7 +58,6 @@ class Choices:
     repetition_penalty: float
     seed: int
     remember: bool
-    four: bool
 
     @staticmethod
     def read(values: tuple[Any, ...] | list[Any]) -> Choices:
@@ -68,13 +67,19 @@ class Choices:
             ValueError: a number is missing or out of range.
         """
         method, group, window, log_n, extend, new, temperature, top_p, top_k, penalty, seed, remember, four = values
-        if method not in METHODS:
-            raise ValueError(f"The method is one of {', '.join(METHODS)}.")
         if any(number is None for number in (group, window, new, temperature, top_p, top_k, penalty, seed)):
             raise ValueError("One of the number boxes is empty: fill it in.")
+        scaling: QueryScaling = "logn" if log_n else "none"
+        if method == COMPARE:
+            extended = method_of(SelfExtend.heading, group, window)
+            chosen = [Vanilla(), replace(extended, query_scaling=scaling)]
+            if four:
+                chosen = [Vanilla(), Vanilla("logn"), extended, replace(extended, query_scaling="logn")]
+        else:
+            chosen = [method_of(method, group, window, scaling)]
         return Choices(
-            method=method,
-            config=SelfExtendConfig(int(group), int(window), "logn" if log_n else "none"),
+            methods=tuple(chosen),
+            config=replace(settings_of(group, window), query_scaling=scaling),
             when_needed=extend == WHEN_NEEDED,
             max_new_tokens=int(new),
             temperature=float(temperature),
@@ -83,7 +88,6 @@ class Choices:
             repetition_penalty=float(penalty),
             seed=int(seed),
             remember=bool(remember),
-            four=bool(four),
         )
 
     @property
@@ -104,23 +108,10 @@ class Choices:
             seed=self.seed,
         )
 
-    def ways(self, trained_window: int) -> list[tuple[Method, SelfExtendConfig | None]]:
-        """The ways to ask, in the order of the columns: method and settings, None for the untouched model."""
-        vanilla: tuple[Method, SelfExtendConfig | None] = ("vanilla", None)
-        extended: tuple[Method, SelfExtendConfig | None] = ("selfextend", self.config)
-        if self.method == "Vanilla":
-            return [vanilla]
-        if self.method == "SelfExtend":
-            return [extended]
-        if not self.four:
-            return [vanilla, extended]
-        group, window = self.config.group_size, self.config.neighbor_window
-        return [
-            vanilla,
-            ("vanilla", SelfExtendConfig(1, max(1, trained_window // 4), "logn")),
-            ("selfextend", SelfExtendConfig(group, window)),
-            ("selfextend", SelfExtendConfig(group, window, "logn")),
-        ]
+    @property
+    def method(self) -> Method:
+        """The one that is chosen; where methods are compared, the one that is compared with vanilla."""
+        return self.methods[-1]
 
 
 def build_controls(view: gr.State, neighbor_window: gr.State) -> Controls:

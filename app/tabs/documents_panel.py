@@ -9,14 +9,14 @@ from typing import Any, NamedTuple
 
 import gradio as gr
 
+from app.documents.document import DocumentError
 from app.documents.library import StoredDocument
-from app.documents.reader import DocumentError
 from app.jobs import JobStopped
 from app.prompting import build_prompt
 from app.runtime import SAMPLE, Runtime
 from app.session import Session
 from app.tabs.widgets import QUEUED, DocumentView, States, complaint_html, hint_html, on, status_html, told
-from selfextend.steps import Progress, Running
+from selfextend.steps import Running
 
 NO_MODEL = DocumentView(512, 2048)
 """What the page shows while there is no model."""
@@ -52,9 +52,7 @@ def build_documents_panel(runtime: Runtime, states: States, max_new_tokens: gr.S
             try:
                 with Running(session.reading.follow(runtime.library.add_steps(path, path.name))) as running:
                     for step in running:
-                        words = f"reading {path.name}: {step.done:,} of {step.total or '?'} pages"
-                        share = step.done / step.total if step.total else None
-                        yield {pane.status: status_html(Progress(words, share))}
+                        yield {pane.status: status_html(step)}
                     keep_document(session, running.result)
             except JobStopped:
                 complaints.append(f"{path.name} was not added: reading it was stopped.")

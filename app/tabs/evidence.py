@@ -13,7 +13,8 @@ from typing import Any
 
 import gradio as gr
 
-from app.documents.reader import DocumentError, page_image, passage_boxes
+from app.documents.document import DocumentError
+from app.documents.reader import page_image, passage_boxes
 from app.evidence import Citation, PageShare, PassageTest, page_shares
 from app.figures.answers import page_bars
 from app.jobs import Job, JobStopped

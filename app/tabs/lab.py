@@ -1,43 +1,59 @@
-"""The Lab tab: the field's probes of long-context reading on the model at hand, side by side, live, kept and reopened.
+"""The Lab tab: probes of long-context reading on the model at hand, side by side, live, kept and opened again.
 
-Components and their handlers; what is measured is in `selfextend.lab`, what is drawn in `app.lab`.
+What is measured is in `selfextend.lab`, what is drawn in `app.figures.lab`.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
 import re
-import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import gradio as gr
 
-from app import lab
+from app.figures.lab import as_html, figure, table_html
+from app.jobs import JobStopped
+from app.model_shelf import LoadedModel
 from app.runtime import Runtime
 from app.tabs.plot_pane import ONCE_DRAWN, packed, plot_pane
-from app.tabs.widgets import MODEL_QUEUE, complaint_html, save_on_click, status_html
+from app.tabs.widgets import ON_MODEL, Pace, complaint_html, hint_html, on, save_on_click, saved, skipped, status_html
+from selfextend.lab.choices import Choices, OwnText
 from selfextend.lab.errors import LabError
-from selfextend.lab.records import Run, RunFile, read_run
-from selfextend.steps import Progress as Words
+from selfextend.lab.records import Run, RunFile, as_csv, file_name, read_run
+from selfextend.lab.views import is_sweep, views
+from selfextend.methods import METHOD_NAMES, method_named
+from selfextend.steps import Progress, Running
 
 if TYPE_CHECKING:
-    from selfextend.lab.grid import Progress
+    from selfextend.lab.plans import Plan
 
-HIDDEN: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+PROBES = {
+    "Passkey": "passkey",
+    "Needle: one fact": "needle-single",
+    "Needle: one of several facts": "needle-multi-key",
+    "Needle: several values of one key": "needle-multi-value",
+    "Needle: several questions": "needle-multi-query",
+    "Needle: a chain of variables": "needle-tracking",
+    "Key-value pairs": "key-value",
+    "Perplexity by position": "perplexity",
+    "Inside the trained window": "short-context",
+}
+METHODS = {method_named(name).title: name for name in METHOD_NAMES}
+SIDE_BY_SIDE, SWEEP = "Methods side by side", "Sweep of G and w"
+
 REDRAW_SECONDS = 1.0
 """Between two redraws of a running run's figures."""
 MOST_BYTES = 50_000_000
 """Of a saved run that is opened."""
 
-INTRODUCTION = (
-    "<p class='hint'>Does it read far back, and with which settings? A probe hides something in a text and asks for "
-    "it, at several lengths and depths. Every method gets the same texts. A run that was stopped goes on where it was "
-    "when it is started again with the same choices.</p>"
+INTRODUCTION = hint_html(
+    "Does it read far back, and with which settings? A probe hides something in a text and asks for it, at several "
+    "lengths and depths. Every method gets the same texts. A run that was stopped goes on where it was when it is "
+    "started again with the same choices."
 )
 _VISITOR = re.compile(r"[\w-]{20,64}")
 
@@ -52,9 +68,24 @@ class OpenedRun:
     @property
     def label(self) -> str:
         """For menus."""
-        sweep = "sweep, " if lab.is_sweep(self.run) else ""
+        sweep = "sweep, " if is_sweep(self.run) else ""
         started = str(self.run.header.get("started", ""))[:16].replace("T", " ")
         return f"{sweep}{self.run.title()} ({started}, {self.path.stem[-6:]})"
+
+
+class Form(NamedTuple):
+    """What a run is made of."""
+
+    probe: gr.Dropdown
+    kind: gr.Radio
+    methods: gr.CheckboxGroup
+    lengths: gr.Textbox
+    depths: gr.Textbox
+    trials: gr.Number
+    seed: gr.Number
+    group_sizes: gr.Textbox
+    windows: gr.Textbox
+    own: gr.Checkbox
 
 
 class Pane(NamedTuple):
@@ -66,6 +97,43 @@ class Pane(NamedTuple):
     table: gr.HTML
 
 
+class Parts(NamedTuple):
+    """The tab's components that handlers set. `opened` holds label -> OpenedRun."""
+
+    start: gr.Button
+    stop: gr.Button
+    status: gr.HTML
+    opened: gr.State
+    left: Pane
+    right: Pane
+
+    def idle(self) -> dict[Any, Any]:
+        """The buttons while nothing runs."""
+        return {self.start: gr.update(visible=True), self.stop: gr.update(visible=False)}
+
+    def busy(self) -> dict[Any, Any]:
+        """The buttons while something runs."""
+        return {self.start: gr.update(visible=False), self.stop: gr.update(visible=True)}
+
+    def show(self, going: OpenedRun, runs: dict[str, OpenedRun] | None = None) -> dict[Any, Any]:
+        """A run on both sides: its first view on the left, its last on the right.
+
+        Args:
+            runs: all there are, where there is a new one among them.
+        """
+        there = views(going.run)
+        menu: dict[str, Any] = {} if runs is None else {"choices": list(reversed(runs))}
+        updates: dict[Any, Any] = {} if runs is None else {self.opened: runs}
+        for pane, view in ((self.left, there[0]), (self.right, there[-1])):
+            updates |= {
+                pane.run: gr.update(value=going.label, **menu),
+                pane.view: gr.update(choices=[view.name for view in there], value=view.name),
+                pane.plot: packed(figure(view)),
+                pane.table: table_html(going.run, view.name),
+            }
+        return updates
+
+
 def build_lab_tab(runtime: Runtime, visitor: gr.State) -> None:
     """The tab's components and handlers, inside the open gr.Blocks or gr.Tab.
 
@@ -73,31 +141,10 @@ def build_lab_tab(runtime: Runtime, visitor: gr.State) -> None:
         visitor: the page's state with who this is; their documents are what "my documents" means.
     """
     gr.HTML(INTRODUCTION)
-    opened = gr.State({})  # label -> OpenedRun
+    opened = gr.State({})
     with gr.Row(equal_height=False, elem_id="lab"):
         with gr.Column(scale=3, min_width=270):
-            probe = gr.Dropdown(list(lab.PROBES), value="Passkey", label="Probe", elem_id="lab-probe")
-            kind = gr.Radio(
-                ["Methods side by side", "Sweep of G and w"], value="Methods side by side", label="What varies"
-            )
-            methods = gr.CheckboxGroup(
-                list(lab.METHODS), value=["Vanilla", "SelfExtend with log-n"], label="Methods", elem_id="lab-methods"
-            )
-            group_sizes = gr.Textbox(
-                "", label="Group sizes G", placeholder="about what is advised", max_lines=1, visible=False
-            )
-            windows = gr.Textbox(
-                "", label="Neighbor windows w", placeholder="1/8, 1/4, 3/8 of the window", max_lines=1, visible=False
-            )
-            lengths = gr.Textbox(
-                "1x, 2x, 4x, 8x", label="Lengths", info="Tokens, or multiples of the trained window", max_lines=1,
-                elem_id="lab-lengths",
-            )  # fmt: skip
-            with gr.Row():
-                depths = gr.Textbox("5", label="Depths", info="How many, or a list", max_lines=1, min_width=90)
-                trials = gr.Number(1, label="Trials", info="In each cell", precision=0, minimum=1, min_width=90)
-                seed = gr.Number(0, label="Seed", info="Of all texts", precision=0, min_width=90)
-            own = gr.Checkbox(False, label="Hide it in my documents (for perplexity: read them)")
+            form = _form()
             with gr.Row():
                 start = gr.Button("Run", variant="primary", elem_id="lab-run", min_width=90)
                 stop = gr.Button("Stop", variant="stop", visible=False, elem_id="lab-stop", min_width=90)
@@ -118,93 +165,42 @@ def build_lab_tab(runtime: Runtime, visitor: gr.State) -> None:
                     "csv": gr.Button("Rows (CSV)", size="sm", min_width=130),
                     "html": gr.Button("Figures and tables (HTML)", size="sm", min_width=130),
                 }
-            gr.HTML("<p class='hint'>These save the left run. The camera on a figure saves it as PNG.</p>")
-
-    shown = [left.run, left.view, left.plot, left.table, right.run, right.view, right.plot, right.table]
-    choices = [probe, kind, methods, lengths, depths, trials, seed, group_sizes, windows, own]
-
-    def run(who: str, runs: dict[str, OpenedRun], *values: Any) -> Iterator[dict[Any, Any]]:
-        from selfextend.lab.grid import CellDone
-
-        yield {
-            start: gr.update(visible=False),
-            stop: gr.update(visible=True),
-            status: status_html(Words("starting", None)),
-        }
-        idle = {start: gr.update(visible=True), stop: gr.update(visible=False)}
-        began = time.perf_counter()
-        try:
-            loaded = runtime.models.need()
-            documents = [(one.document.name, one.document.text) for one in runtime.sessions.get(who).documents]
-            prepared = lab.prepare(_choices(values), loaded, documents)
-            path = _folder(runtime, who) / prepared.file_name
-            file = RunFile(path, prepared.header, resume=True)
-            going = OpenedRun(file.run, path)
-            runs = {**runs, going.label: going}
-            yield {opened: runs, **_show(runs, going.label, left, right)}
-            drawn = time.perf_counter()
-            with contextlib.closing(prepared.steps(file.complete_cells())) as steps:
-                for step in steps:
-                    if isinstance(step, CellDone):
-                        if step.rows:
-                            file.add(step.rows)
-                        if step.rows and time.perf_counter() - drawn > REDRAW_SECONDS:
-                            drawn = time.perf_counter()
-                            yield _redraw(going, left, right)
-                    else:
-                        yield {status: status_html(_words(step))}
-            words = Words(f"Done in {time.perf_counter() - began:.1f} s. The run is kept.", None)
-            yield {**idle, status: status_html(words), **_redraw(going, left, right)}
-        except (ValueError, RuntimeError) as error:
-            yield {**idle, status: complaint_html(error)}
-
-    def stopped(runs: dict[str, OpenedRun], at: str | None) -> dict[Any, Any]:
-        words = "Stopped. What was measured is kept; Run goes on from here."
-        updates = {
-            start: gr.update(visible=True),
-            stop: gr.update(visible=False),
-            status: status_html(Words(words, None)),
-        }
-        if at in runs:
-            updates |= _redraw(runs[at], left, right)
-        return updates
-
-    def open_run(path: str | None, runs: dict[str, OpenedRun]) -> dict[Any, Any]:
-        if path is None:
-            return {status: ""}
-        try:
-            if Path(path).stat().st_size > MOST_BYTES:
-                raise LabError(f"This file is larger than {MOST_BYTES / 1e6:.0f} MB: it is no run of the lab.")
-            found = OpenedRun(read_run(Path(path)), Path(path))
-            if not found.run.rows:
-                raise LabError("This run has no rows yet.")
-            runs = {**runs, found.label: found}
-            return {opened: runs, status: "", **_show(runs, found.label, left, right)}
-        except (ValueError, KeyError, TypeError, IndexError, OSError) as error:
-            words = (
-                error if isinstance(error, ValueError) else "This file is a damaged run: its rows lack what they need."
-            )
-            return {status: complaint_html(words)}
-
-    running = start.click(
-        run, [visitor, opened, *choices], [start, stop, status, opened, *shown],
-        concurrency_limit=1, concurrency_id=MODEL_QUEUE, **HIDDEN,
-    )  # fmt: skip
-    stop.click(stopped, [opened, left.run], [start, stop, status, *shown], cancels=[running], queue=False, **HIDDEN)
-    uploaded.change(open_run, [uploaded, opened], [opened, status, *shown], queue=False, **HIDDEN)
-    gr.on(
-        [kind.change, probe.change],
-        _fitting,
-        [kind, probe],
-        [methods, group_sizes, windows, lengths, depths, trials],
-        queue=False,
-        **HIDDEN,
-    )
+            gr.HTML(hint_html("These save the left run. The camera on a figure saves it as PNG."))
+    parts = Parts(start, stop, status, opened, left, right)
+    handlers = _Handlers(runtime, parts)
+    outputs = [start, stop, status, opened, *left, *right]
+    start.click(handlers.run, [visitor, opened, *form], outputs, **ON_MODEL)
+    on(stop.click, lambda who: runtime.sessions.get(who).probing.stop(), [visitor])
+    on(uploaded.change, handlers.open, [uploaded, opened], outputs)
+    fitting = [form.methods, form.group_sizes, form.windows, form.lengths, form.depths, form.trials]
+    on([form.kind.change, form.probe.change], _fitting, [form.kind, form.probe], fitting)
     for pane in (left, right):
-        pane.run.input(_chosen_run, [opened, pane.run], [pane.view, pane.plot, pane.table], queue=False, **HIDDEN)
-        pane.view.input(_chosen_view, [opened, pane.run, pane.view], [pane.plot, pane.table], queue=False, **HIDDEN)
-    for form, button in saves.items():
-        save_on_click(button, _saver(form), [opened, left.run], status)
+        on(pane.run.input, _chosen_run, [opened, pane.run], [pane.view, pane.plot, pane.table])
+        on(pane.view.input, _chosen_view, [opened, pane.run, pane.view], [pane.plot, pane.table])
+    for ending, button in saves.items():
+        save_on_click(button, _saver(ending), [opened, left.run], status)
+
+
+def _form() -> Form:
+    probe = gr.Dropdown(list(PROBES), value="Passkey", label="Probe", elem_id="lab-probe")
+    kind = gr.Radio([SIDE_BY_SIDE, SWEEP], value=SIDE_BY_SIDE, label="What varies")
+    methods = gr.CheckboxGroup(
+        list(METHODS), value=["Vanilla", "SelfExtend with log-n"], label="Methods", elem_id="lab-methods"
+    )
+    group_sizes = gr.Textbox("", label="Group sizes G", placeholder="about what is advised", max_lines=1, visible=False)
+    windows = gr.Textbox(
+        "", label="Neighbor windows w", placeholder="1/8, 1/4, 3/8 of the window", max_lines=1, visible=False
+    )
+    lengths = gr.Textbox(
+        "1x, 2x, 4x, 8x", label="Lengths", info="Tokens, or multiples of the trained window", max_lines=1,
+        elem_id="lab-lengths",
+    )  # fmt: skip
+    with gr.Row():
+        depths = gr.Textbox("5", label="Depths", info="How many, or a list", max_lines=1, min_width=90)
+        trials = gr.Number(1, label="Trials", info="In each cell", precision=0, minimum=1, min_width=90)
+        seed = gr.Number(0, label="Seed", info="Of all texts", precision=0, min_width=90)
+    own = gr.Checkbox(False, label="Hide it in my documents (for perplexity: read them)")
+    return Form(probe, kind, methods, lengths, depths, trials, seed, group_sizes, windows, own)
 
 
 def _pane(side: str) -> Pane:
@@ -216,31 +212,137 @@ def _pane(side: str) -> Pane:
     return Pane(run, view, plot, table)
 
 
-def _choices(values: tuple[Any, ...]) -> lab.LabChoices:
-    probe, kind, methods, lengths, depths, trials, seed, group_sizes, windows, own = values
-    if probe not in lab.PROBES:
+class _Handlers:
+    """What runs and opens runs."""
+
+    def __init__(self, runtime: Runtime, parts: Parts) -> None:
+        self.runtime = runtime
+        self.parts = parts
+
+    def run(self, visitor: str, runs: dict[str, OpenedRun], *values: Any) -> Iterator[dict[Any, Any]]:
+        """Start a run, or go on with it, and show it as it goes."""
+        parts, session = self.parts, self.runtime.sessions.get(visitor)
+        session.probing.begin()
+        yield {**parts.busy(), parts.status: status_html("starting")}
+        began, going = time.perf_counter(), None
+        try:
+            loaded = self.runtime.models.need()
+            documents = [(stored.document.name, stored.document.text) for stored in session.documents]
+            plan, header = prepare(choices_of(values, documents), loaded)
+            path = _folder(self.runtime, visitor) / file_name(header)
+            file = RunFile(path, header, resume=True)
+            going = OpenedRun(file.run, path)
+            yield parts.show(going, {**runs, going.label: going})
+            with Running(session.probing.follow(_steps(loaded, plan, file))) as steps:
+                pace = Pace(REDRAW_SECONDS)
+                for step in steps:
+                    if isinstance(step, Progress):
+                        yield {parts.status: status_html(step)}
+                    elif pace.due():
+                        yield parts.show(going)
+            words = f"Done in {time.perf_counter() - began:.1f} s. The run is kept."
+            yield {**parts.idle(), parts.status: status_html(words), **parts.show(going)}
+        except JobStopped:
+            words = "Stopped. What was measured is kept; Run goes on from here."
+            yield {**parts.idle(), parts.status: status_html(words), **(parts.show(going) if going else {})}
+        except (ValueError, RuntimeError) as error:
+            yield {**parts.idle(), parts.status: complaint_html(error)}
+
+    def open(self, path: str | None, runs: dict[str, OpenedRun]) -> dict[Any, Any]:
+        """Show a saved run."""
+        parts = self.parts
+        if path is None:
+            return {parts.status: ""}
+        try:
+            if Path(path).stat().st_size > MOST_BYTES:
+                raise LabError(f"This file is larger than {MOST_BYTES / 1e6:.0f} MB: it is no run of the lab.")
+            found = OpenedRun(read_run(Path(path)), Path(path))
+            if not found.run.rows:
+                raise LabError("This run has no rows yet.")
+            if not views(found.run):
+                raise LabError("There is no figure of such a run. `python -m selfextend runs` prints its table.")
+            return {parts.status: "", **parts.show(found, {**runs, found.label: found})}
+        except (ValueError, OSError) as error:
+            return {parts.status: complaint_html(error)}
+        except (KeyError, TypeError, IndexError):
+            words = "This file is a damaged run: its rows lack what they need."
+            return {parts.status: complaint_html(words)}
+
+
+def choices_of(values: Sequence[Any], documents: Sequence[tuple[str, str]]) -> Choices:
+    """The form's values, in its order, as choices.
+
+    Args:
+        documents: names and texts of the visitor's own.
+
+    Raises:
+        LabError: something is missing.
+    """
+    label, kind, methods, lengths, depths, trials, seed, group_sizes, windows, own = values
+    if label not in PROBES:
         raise LabError("Choose a probe.")
     if trials is None or seed is None:
         raise LabError("Trials and seed both need a whole number.")
-    return lab.LabChoices(
-        probe=lab.PROBES[probe],
-        sweep=kind != "Methods side by side" and lab.PROBES[probe] != "short-context",
-        methods=tuple(lab.METHODS[label] for label in methods if label in lab.METHODS),
+    return Choices(
+        probe=PROBES[label],
+        sweep=kind == SWEEP and PROBES[label] != "short-context",
+        methods=tuple(METHODS[title] for title in methods if title in METHODS),
         lengths=str(lengths),
         depths=str(depths),
         trials=int(trials),
         seed=int(seed),
         group_sizes=str(group_sizes or ""),
         neighbor_windows=str(windows or ""),
-        own_document=bool(own),
+        text=_own_text(documents) if own else None,
     )
+
+
+def _own_text(documents: Sequence[tuple[str, str]]) -> OwnText:
+    if not documents:
+        raise LabError("There is no document of yours to use: add one on the Read tab, or use generated text.")
+    return OwnText(", ".join(name for name, _ in documents), "\n\n".join(text for _, text in documents))
+
+
+def prepare(choices: Choices, loaded: LoadedModel) -> tuple[Plan, dict[str, Any]]:
+    """The plan of a run and the header of its record, refusing what cannot be run.
+
+    Raises:
+        LabError, ValueError: with a sentence that says what to change.
+    """
+    # These bring torch and transformers, and the page is to be there before them.
+    from selfextend.lab.planning import plan_of
+    from selfextend.lab.target import header_of
+
+    if not loaded.supported:
+        raise LabError(loaded.activity)
+    plan = plan_of(choices, loaded.profile, loaded.tokenizer)
+    return plan, header_of(plan, loaded.name, loaded.model, loaded.profile, loaded.estimate.quantization)
+
+
+def _steps(loaded: LoadedModel, plan: Plan, file: RunFile) -> Any:
+    """Run a plan, and record each cell before it is yielded."""
+    from selfextend.lab.run import CellDone, run_plan
+
+    for step in run_plan(loaded.model, loaded.tokenizer, plan, loaded.profile, file.complete_cells()):
+        if isinstance(step, CellDone):
+            file.add(step.rows)
+        yield step
+
+
+def _folder(runtime: Runtime, visitor: str) -> Path:
+    """Where a visitor's runs are kept."""
+    if not _VISITOR.fullmatch(visitor):
+        raise LabError("The page is still starting. Try again in a moment.")
+    folder = runtime.library.folder.parent / "lab" / visitor
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 def _fitting(kind: str, probe: str) -> tuple[Any, ...]:
     """Which settings the kind of run takes."""
-    name = lab.PROBES.get(probe, "")
+    name = PROBES.get(probe, "")
     inside = name == "short-context"
-    sweep = kind != "Methods side by side" and not inside
+    sweep = kind == SWEEP and not inside
     one_length = sweep or inside or name == "perplexity"
     return (
         gr.update(visible=not (sweep or inside)),
@@ -255,79 +357,30 @@ def _fitting(kind: str, probe: str) -> tuple[Any, ...]:
     )
 
 
-def _folder(runtime: Runtime, visitor: str) -> Path:
-    """Where a visitor's runs are kept."""
-    if not _VISITOR.fullmatch(visitor):
-        raise LabError("The page is still starting. Try again in a moment.")
-    folder = runtime.library.folder.parent / "lab" / visitor
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
-
-
-def _words(step: Progress) -> Words:
-    left = "" if step.seconds_left is None else f", about {step.seconds_left:.0f} s left"
-    return Words(f"{step.message}{left}", step.fraction)
-
-
-def _show(runs: dict[str, OpenedRun], label: str, left: Pane, right: Pane) -> dict[Any, Any]:
-    """A run on both sides: its first figure on the left and, where there are several, its last on the right."""
-    names, views = list(reversed(runs)), lab.views(runs[label].run)
-    wanted = list(_planned_views(runs[label].run, views))
-    updates: dict[Any, Any] = {}
-    for pane, view in ((left, wanted[0]), (right, wanted[-1])):
-        updates |= {
-            pane.run: gr.update(choices=names, value=label),
-            pane.view: gr.update(choices=wanted, value=view),
-            **_drawn(pane, runs[label].run, view),
-        }
-    return updates
-
-
-def _planned_views(run: Run, views: list[str]) -> list[str]:
-    """The figures there are or will be: a run that has just begun has no rows to tell its methods from."""
-    planned = run.header["settings"].get("methods", [])
-    if lab.is_sweep(run) or run.probe in ("perplexity", "short-context"):
-        return views
-    return planned or views
-
-
-def _drawn(pane: Pane, run: Run, view: str) -> dict[Any, Any]:
-    return {pane.plot: packed(lab.figure(run, view)), pane.table: lab.table_html(run, view)}
-
-
-def _redraw(going: OpenedRun, left: Pane, right: Pane) -> dict[Any, Any]:
-    views = _planned_views(going.run, lab.views(going.run))
-    updates: dict[Any, Any] = {}
-    for pane, view in ((left, views[0]), (right, views[-1])):
-        updates |= {pane.run: going.label, pane.view: view, **_drawn(pane, going.run, view)}
-    return updates
-
-
-def _chosen_run(runs: dict[str, OpenedRun], label: str | None) -> tuple[Any, Any, Any]:
+def _chosen_run(runs: dict[str, OpenedRun], label: str | None) -> tuple[Any, ...]:
     if label not in runs:
-        return gr.skip(), gr.skip(), gr.skip()
-    run = runs[label].run
-    views = _planned_views(run, lab.views(run))
-    return gr.update(choices=views, value=views[0]), packed(lab.figure(run, views[0])), lab.table_html(run, views[0])
+        return skipped(3)
+    there = views(runs[label].run)
+    menu = gr.update(choices=[view.name for view in there], value=there[0].name)
+    return menu, packed(figure(there[0])), table_html(runs[label].run, there[0].name)
 
 
-def _chosen_view(runs: dict[str, OpenedRun], label: str | None, view: str | None) -> tuple[Any, Any]:
-    if label not in runs or view not in _planned_views(runs[label].run, lab.views(runs[label].run)):
-        return gr.skip(), gr.skip()
-    return packed(lab.figure(runs[label].run, str(view))), lab.table_html(runs[label].run, view)
+def _chosen_view(runs: dict[str, OpenedRun], label: str | None, name: str | None) -> tuple[Any, ...]:
+    there = {view.name: view for view in views(runs[label].run)} if label in runs else {}
+    if label is None or name not in there:
+        return skipped(2)
+    return packed(figure(there[name])), table_html(runs[label].run, name)
 
 
-def _saver(form: str) -> Callable[..., tuple[str | None, str]]:
+def _saver(ending: str) -> Callable[..., tuple[str | None, str]]:
     def save(runs: dict[str, OpenedRun], label: str | None) -> tuple[str | None, str]:
         if label not in runs:
             return None, complaint_html("There is no run to save yet: press Run, or open a saved one.")
         run = runs[label].run
-        if form == "jsonl":
+        if ending == "jsonl":
             text = "".join(f"{json.dumps(line, ensure_ascii=False)}\n" for line in (run.header, *run.rows))
         else:
-            text = lab.as_csv(run) if form == "csv" else lab.as_html(run)
-        path = Path(tempfile.mkdtemp(prefix="selfextend-")) / f"{run.probe}.{form}"
-        path.write_text(text, encoding="utf-8")
-        return str(path), ""
+            text = as_csv([run]) if ending == "csv" else as_html(run)
+        return saved(f"{run.probe}.{ending}", text), ""
 
     return save

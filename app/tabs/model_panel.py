@@ -130,15 +130,8 @@ def _components(runtime: Runtime) -> ModelPanel:
 
 def _load_steps(runtime: Runtime, name: str, quantization: str, device: str) -> Generator[Progress, None, LoadedModel]:
     """Load a model as the process's one job of that kind."""
-
-    def steps() -> Generator[Progress, None, LoadedModel]:
-        with Running(runtime.models.load_steps(name, quantization, device)) as running:
-            for step in running:
-                yield Progress(step.message, step.fraction)
-            return running.result
-
     runtime.loading.begin()
-    return runtime.loading.follow(steps())
+    return runtime.loading.follow(runtime.models.load_steps(name, quantization, device))
 
 
 def load_in_background(runtime: Runtime) -> threading.Thread:

@@ -36,7 +36,7 @@ from selfextend.config import (
 )
 
 COLUMNS, ROWS = 32, 24
-"""Most group sizes and neighbor windows in the plane: as many as can be clicked on a telephone."""
+"""Most group sizes and neighbor windows in the plane: as many as can be clicked on a phone."""
 
 TOO_SHORT, ABOVE_RULE, IN_BAND, BELOW_BAND = range(4)
 
@@ -147,7 +147,7 @@ def _draw(group_size: float, neighbor_window: float, view: DocumentView) -> tupl
         return gr.skip(), complaint_html(error)
     suggestion = suggest(view.trained_window, view.length)
     figure = parameter_plane_figure(
-        *parameter_plane(view.trained_window, view.length, config, suggestion),
+        parameter_plane(view.trained_window, view.length, config, suggestion),
         length=view.length,
         trained_window=view.trained_window,
         here=(config.group_size, config.neighbor_window),

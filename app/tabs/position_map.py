@@ -1,10 +1,11 @@
 """The position map: which relative position every query sees every key at, for the document at hand.
 
-Needs no model: the map is a closed formula, worked out anew for whatever is in view. Knows no attention.
+Needs no model: the map is a closed formula, worked out anew for whatever is in view.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from html import escape
 from typing import Any, NamedTuple
 
@@ -13,7 +14,9 @@ import gradio as gr
 from app.figures.maps import position_curve_figure, position_map_figure
 from app.tabs.plot_pane import packed, plot_pane
 from app.tabs.widgets import (
+    COMPARE,
     LIVE,
+    METHODS,
     DocumentView,
     Refresh,
     SharedInputs,
@@ -21,16 +24,16 @@ from app.tabs.widgets import (
     complaint_html,
     draw_on_load,
     is_finite,
-    setting_words,
-    settings_of,
+    method_of,
     skipped,
     tokens_in,
 )
-from selfextend.config import SelfExtendConfig, check_window, max_length
-from selfextend.position_map import VANILLA, MapMethod, position_curve, position_map
-from selfextend.positions import explain, largest_relative_position, relative_position
+from selfextend.methods import Method, SelfExtend, Vanilla
+from selfextend.position_map import position_curve, position_map
+from selfextend.positions import EXACT, PositionMap, largest_relative_position, relative_position
 
-SHOW: dict[str, MapMethod] = {"Vanilla": "vanilla", "SelfExtend": "selfextend", "Difference": "difference"}
+DIFFERENCE = "Difference"
+SHOW = (*(name for name in METHODS if name != COMPARE), DIFFERENCE)
 SMALLEST_VIEW = 8
 """Tokens; zooming in further than this shows nothing new."""
 WORDS_AROUND = 4
@@ -49,10 +52,10 @@ def build_position_map_tab(shared: SharedInputs) -> PositionMapTab:
     """The tab's components and handlers, inside the open gr.Blocks or gr.Tab.
 
     Redraws by itself when a slider moves, when `shared.view` gets a new DocumentView and when `shared.method`
-    changes (Vanilla, SelfExtend, Compare show the vanilla map, SelfExtend's and their difference). Sets none of
-    the shared components.
+    changes (each method shows its own map, Compare the difference that SelfExtend makes). Sets none of the shared
+    components.
     """
-    show = gr.Radio(list(SHOW), value="SelfExtend", label="Show", elem_id="map-show")
+    show = gr.Radio(list(SHOW), value=SelfExtend.heading, label="Show", elem_id="map-show")
     status = gr.HTML(elem_id="map-status", elem_classes=["status-line"])
     map_pane = plot_pane(label="Position map", hover=True, height=560, elem_id="position-map")
     readout = gr.HTML(elem_id="map-readout", elem_classes=["readout"])
@@ -72,10 +75,10 @@ def build_position_map_tab(shared: SharedInputs) -> PositionMapTab:
         )
     curve_pane = plot_pane(label="Distance to position", height=380, elem_id="position-curve")
 
-    settings = [shared.group_size, shared.neighbor_window, shared.view]
+    settings = [show, shared.group_size, shared.neighbor_window, shared.view]
     boxes = [query_from, query_to, key_from, key_to]
     cell = [query, key]
-    everything = [show, *settings, *boxes, *cell]
+    everything = [*settings, *boxes, *cell]
     drawn = [map_pane, curve_pane, readout, status]
     drawn_length = gr.State(0)  # tokens of the document that the boxes were set for
     refresh = Refresh(_redraw, [drawn_length, *everything], [drawn_length, *boxes, *cell, *drawn])
@@ -84,7 +87,7 @@ def build_position_map_tab(shared: SharedInputs) -> PositionMapTab:
     events = [event for box in boxes + cell for event in (box.submit, box.blur)]
     changes = [shared.view.change, shared.group_size.change, shared.neighbor_window.change, show.change]
     gr.on([*changes, *events], *refresh, **LIVE)
-    whole.click(_draw_whole, [show, *settings, *cell], [*boxes, *cell, *drawn], **LIVE)
+    whole.click(_show_all, everything, [*boxes, *cell, *drawn], **LIVE)
     shared.method.change(_show_for, [shared.method], [show], **LIVE)
     map_pane.zoom(_zoom, everything, [*boxes, *drawn], **LIVE)
     map_pane.pick(_pick, everything, [*cell, *drawn], **LIVE)
@@ -98,88 +101,122 @@ def _number(label: str, elem_id: str) -> gr.Number:
 
 
 def _show_for(method: str) -> str:
-    return "Difference" if method == "Compare" else method
+    return DIFFERENCE if method == COMPARE else method
 
 
-def _draw(
-    show: str,
-    group_size: float,
-    neighbor_window: float,
-    view: DocumentView,
-    query_from: int,
-    query_to: int,
-    key_from: int,
-    key_to: int,
-    query: int,
-    key: int,
-) -> tuple[Any, Any, str, str]:
-    """Both plots, the selected cell's sum and the line above the map; or, in that line, what is wrong."""
-    try:
-        config = settings_of(group_size, neighbor_window)
-        check_window(view.trained_window, config)
-        _check_cell(query, key, view.length)
-        cells = position_map(
-            view.trained_window, view.length, config, query_from, query_to, key_from, key_to, SHOW[show]
+@dataclass(frozen=True)
+class _Looked:
+    """What is looked at.
+
+    Attributes:
+        method: settled, whose map it is; for a difference, the method that is compared with vanilla.
+        beside: the method that the selected cell tells beside vanilla.
+        difference: whether its difference from the vanilla model is shown.
+        boxes: the viewport: first query and one past the last, first key and one past the last.
+        cell: the selected query and key.
+    """
+
+    method: Method
+    beside: Method
+    difference: bool
+    view: DocumentView
+    boxes: tuple[int, int, int, int]
+    cell: tuple[int, int]
+
+    @staticmethod
+    def read(show: str, group_size: float, neighbor_window: float, view: DocumentView, *rest: int) -> _Looked:
+        """From the values of the components, in their order.
+
+        Raises:
+            ValueError: a number is missing or out of range.
+        """
+        extended = method_of(SelfExtend.heading, group_size, neighbor_window)
+        method = extended if show == DIFFERENCE else method_of(show, group_size, neighbor_window)
+        beside = extended if method == Vanilla() else method
+        return _Looked(method, beside, show == DIFFERENCE, view, tuple(rest[:4]), tuple(rest[4:]))  # type: ignore[arg-type]
+
+    @property
+    def positions(self) -> PositionMap:
+        return self.method.positions or EXACT
+
+    @property
+    def whole(self) -> tuple[int, int, int, int]:
+        """The viewport of the whole document."""
+        return 0, self.view.length, 0, self.view.length
+
+    def all(self) -> _Looked:
+        """The whole document, with its last query and first key where the selected cell lies outside."""
+        query, key = self.cell
+        inside = 0 <= key <= query < self.view.length and query != 0
+        return replace(self, boxes=self.whole, cell=self.cell if inside else (self.view.length - 1, 0))
+
+    def drawn(self) -> tuple[Any, Any, str, str]:
+        """Both plots, the selected cell's sum and the line above the map; or, in that line, what is wrong."""
+        view, method = self.view, self.method
+        try:
+            _check_cell(*self.cell, view.length)
+            cells = position_map(
+                view.trained_window,
+                view.length,
+                self.positions,
+                self.boxes[:2],
+                self.boxes[2:],
+                difference=self.difference,
+            )
+        except ValueError as error:
+            return *skipped(3), complaint_html(error)
+        figure = position_map_figure(
+            cells, view.trained_window, method, selected=self.cell, zoomed=self.boxes != self.whole
         )
-    except (ValueError, KeyError) as error:
-        return *skipped(3), complaint_html(error)
-    words = setting_words(config)
-    figure = position_map_figure(
-        cells,
-        view.trained_window,
-        words,
-        neighbor_window=config.neighbor_window,
-        selected=(query, key),
-        zoomed=(query_from, query_to, key_from, key_to) != (0, view.length, 0, view.length),
-    )
-    curve = position_curve_figure(position_curve(query, config), view.trained_window, words, key=key)
-    return packed(figure), packed(curve), _sum_of(query, key, config, view), _state_of(config, view)
+        query, key = self.cell
+        curve = position_curve_figure(position_curve(query, self.positions), view.trained_window, method, key=key)
+        return packed(figure), packed(curve), _sum_of(query, key, self.beside, view), _state_of(self.positions, view)
 
 
-def _redraw(
-    drawn_length: int, show: str, group_size: float, neighbor_window: float, view: DocumentView, *boxes_and_cell: int
-) -> tuple[Any, ...]:
+def _redraw(drawn_length: int, *values: Any) -> tuple[Any, ...]:
     """What was in view, drawn anew; the whole document where it is another one than was drawn."""
-    query, key = boxes_and_cell[4:]
-    if drawn_length != view.length:
-        if (query, key) == (drawn_length - 1, 0):  # nobody chose this cell
-            query = 0
-        return view.length, *_draw_whole(show, group_size, neighbor_window, view, query, key)
-    return drawn_length, *boxes_and_cell, *_draw(show, group_size, neighbor_window, view, *boxes_and_cell)
-
-
-def _draw_whole(
-    show: str, group_size: float, neighbor_window: float, view: DocumentView, query: int, key: int
-) -> tuple[Any, ...]:
-    """Shows the whole document, and selects its last query and first key where the old selection lies outside."""
-    boxes = (0, view.length, 0, view.length)
-    if not 0 <= key <= query < view.length or query == 0:
-        query, key = view.length - 1, 0
-    return (*boxes, query, key, *_draw(show, group_size, neighbor_window, view, *boxes, query, key))
-
-
-def _zoom(event: gr.EventData, *everything: Any) -> tuple[Any, ...]:
-    show, group_size, neighbor_window, view, *_, query, key = everything
     try:
-        boxes = (*_tokens_in(event, "y", view.length), *_tokens_in(event, "x", view.length))
+        looked = _Looked.read(*values)
     except ValueError as error:
-        return (*skipped(7), complaint_html(error))
-    return (*boxes, *_draw(show, group_size, neighbor_window, view, *boxes, query, key))
+        return drawn_length, *skipped(9), complaint_html(error)
+    if drawn_length != looked.view.length:
+        if looked.cell == (drawn_length - 1, 0):  # nobody chose this cell
+            looked = replace(looked, cell=(0, 0))
+        looked = looked.all()
+    return looked.view.length, *looked.boxes, *looked.cell, *looked.drawn()
 
 
-def _pick(event: gr.EventData, *everything: Any) -> tuple[Any, ...]:
-    show, group_size, neighbor_window, view, query_from, query_to, key_from, key_to, *_ = everything
-    boxes = (query_from, query_to, key_from, key_to)
+def _show_all(*values: Any) -> tuple[Any, ...]:
     try:
-        query, key = _cell_of(event, view.length)
+        looked = _Looked.read(*values).all()
     except ValueError as error:
-        return (*skipped(5), complaint_html(error))
-    return (query, key, *_draw(show, group_size, neighbor_window, view, *boxes, query, key))
+        return *skipped(9), complaint_html(error)
+    return *looked.boxes, *looked.cell, *looked.drawn()
 
 
-def _point(event: gr.EventData, group_size: float, neighbor_window: float, view: DocumentView) -> Any:
+def _zoom(event: gr.EventData, *values: Any) -> tuple[Any, ...]:
     try:
-        return _sum_of(*_cell_of(event, view.length), settings_of(group_size, neighbor_window), view)
+        looked = _Looked.read(*values)
+        length = looked.view.length
+        looked = replace(looked, boxes=(*_tokens_in(event, "y", length), *_tokens_in(event, "x", length)))
+    except ValueError as error:
+        return *skipped(7), complaint_html(error)
+    return *looked.boxes, *looked.drawn()
+
+
+def _pick(event: gr.EventData, *values: Any) -> tuple[Any, ...]:
+    try:
+        looked = _Looked.read(*values)
+        looked = replace(looked, cell=_cell_of(event, looked.view.length))
+    except ValueError as error:
+        return *skipped(5), complaint_html(error)
+    return *looked.cell, *looked.drawn()
+
+
+def _point(event: gr.EventData, show: str, group_size: float, neighbor_window: float, view: DocumentView) -> Any:
+    try:
+        looked = _Looked.read(show, group_size, neighbor_window, view)
+        return _sum_of(*_cell_of(event, view.length), looked.beside, view)
     except ValueError:
         return gr.skip()
 
@@ -205,25 +242,26 @@ def _check_cell(query: Any, key: Any, length: int) -> None:
         raise ValueError(f"The selected cell needs 0 <= key <= query < {length:,}: causal attention looks back only.")
 
 
-def _state_of(config: SelfExtendConfig, view: DocumentView) -> str:
+def _state_of(positions: PositionMap, view: DocumentView) -> str:
     """What the settings come to for this document, in one line."""
-    reach, largest = max_length(view.trained_window, config), largest_relative_position(view.length, config)
-    fits = "fits" if view.length <= reach else f"is {view.length - reach:,} tokens too long"
+    reach, largest = positions.reach(view.trained_window), largest_relative_position(view.length, positions)
+    fits = "fits" if reach is None or view.length <= reach else f"is {view.length - reach:,} tokens too long"
+    words = "any number of" if reach is None else f"{reach:,}"
     return (
-        f"<p>Reach <b>{reach:,}</b> tokens: this document of <b>{view.length:,}</b> {fits}. Largest relative "
+        f"<p>Reach <b>{words}</b> tokens: this document of <b>{view.length:,}</b> {fits}. Largest relative "
         f"position <b>{largest:,}</b>; training showed the model 0 … {view.trained_window - 1:,}.</p>"
     )
 
 
-def _sum_of(query: int, key: int, config: SelfExtendConfig, view: DocumentView) -> str:
+def _sum_of(query: int, key: int, method: Method, view: DocumentView) -> str:
     """One cell in words: the pair, the sum with its numbers in, and what stands at both ends."""
     lines = [f"<p><b>Query i = {query:,}</b>, <b>key j = {key:,}</b>, distance {query - key:,}</p><dl>"]
-    for name, settings in (("Vanilla", VANILLA), ("SelfExtend", config)):
-        position = relative_position(query, key, settings)
-        # The vanilla model has no groups to speak of: the plain difference is its whole formula.
-        words = f"{query:,} - {key:,} = {position:,}" if settings is VANILLA else explain(query, key, settings)
+    for shown in (Vanilla(), method):
+        positions = shown.positions or EXACT
+        position = relative_position(query, key, positions)
         warning = " <mark>never seen in training</mark>" if position >= view.trained_window else ""
-        lines.append(f"<dt>{name}</dt><dd><code>{escape(words)}</code>{warning}</dd>")
+        words = escape(positions.explain(query, key))
+        lines.append(f"<dt>{shown.heading}</dt><dd><code>{words}</code>{warning}</dd>")
     for name, position in (("Words at i", query), ("Words at j", key)):
         if (here := view.words_at(position)) is not None:
             around = range(position - WORDS_AROUND, position + WORDS_AROUND + 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import math
 import shutil
 import tempfile
 import time
@@ -15,12 +16,14 @@ from typing import Any, NamedTuple
 
 import gradio as gr
 
-from app.conversation import METHOD_WORDS
 from app.session import Turn
 from selfextend.config import SelfExtendConfig
+from selfextend.methods import POSITION_METHODS, Method
+from selfextend.positions import QueryScaling
 from selfextend.steps import Progress
 
-METHODS = ("Vanilla", "SelfExtend", "Compare")
+COMPARE = "Compare"
+METHODS = (*(kind.heading for kind in POSITION_METHODS), COMPARE)
 """The choices of the page's `method` radio."""
 
 
@@ -247,6 +250,8 @@ def status_html(progress: Progress | str) -> str:
         return ""
     bar = "" if progress.fraction is None else f'<progress value="{progress.fraction:.4f}" max="1"></progress>'
     words = progress.words[0].upper() + progress.words[1:]
+    if progress.seconds_left:
+        words += f", about {math.ceil(progress.seconds_left)} s left"
     return f'<div class="progress-line" role="status">{bar}<span>{escape(words)}</span></div>'
 
 
@@ -264,7 +269,7 @@ def answer_html(turn: Turn) -> str:
     """Which answer a tab looks into: its question, its words, its method and model."""
     return (
         f"<p><b>{escape(turn.question)}</b><br>{escape(turn.answer.text.strip()) or '(no words)'} "
-        f'<span class="hint">({METHOD_WORDS[turn.method]}, {escape(turn.model_name)})</span></p>'
+        f'<span class="hint">({turn.method.title}, {escape(turn.model_name)})</span></p>'
     )
 
 
@@ -276,6 +281,21 @@ def settings_of(group_size: float, neighbor_window: float) -> SelfExtendConfig:
     if group_size is None or neighbor_window is None:
         raise ValueError("Group size and Neighbor window both need a whole number.")
     return SelfExtendConfig(int(group_size), int(neighbor_window))
+
+
+def method_of(heading: str, group_size: float, neighbor_window: float, query_scaling: QueryScaling = "none") -> Method:
+    """A method of the page's radio with those of the sliders' numbers that it takes. One without numbers of its own
+    takes no query scaling either: log-n is offered as a remedy beside another.
+
+    Raises:
+        ValueError: no such method, or a slider is empty.
+    """
+    kind = next((kind for kind in POSITION_METHODS if kind.heading == heading), None)
+    if kind is None:
+        raise ValueError(f"The method is one of {', '.join(METHODS)}.")
+    config = settings_of(group_size, neighbor_window)
+    numbers = {attribute: getattr(config, attribute) for attribute, _ in kind.symbols if hasattr(config, attribute)}
+    return kind(query_scaling if kind.symbols else "none", **numbers)
 
 
 def setting_words(config: SelfExtendConfig) -> str:

@@ -1,13 +1,15 @@
-"""SelfExtend attention, twice, under one contract: `eager` is readable and returns weights, `blockwise` is fast.
+"""Attention over bands of distance, twice, under one contract: `eager` is readable and returns weights, `blockwise` is
+fast.
 
-Both take, for t tokens of which the last q are queries:
+A band holds the keys at some distances from the query, nearest band first; SelfExtend has two, neighbors and grouped
+keys. Both versions take, for t tokens of which the last q are queries, and n bands:
 
-    query_exact     (batch, heads, q, head_dim)     rotated at i
-    query_grouped   (batch, heads, q, head_dim)     rotated at i // G_s + w_n - w_n // G_s
-    key_exact       (batch, kv_heads, e, head_dim)  rotated at j: the last e tokens, e >= min(t, w_n + q - 1)
-    key_grouped     (batch, kv_heads, t, head_dim)  rotated at j // G_s
+    queries         n times (batch, heads, q, head_dim)     rotated as each band has them
+    keys            n times (batch, kv_heads, e, head_dim)  rotated as each band has them: the last e tokens, with
+                                                            e >= min(t, end + q - 1); for the last band e = t
     value_states    (batch, kv_heads, t, head_dim)
+    ends            n - 1 distances: band m holds keys at distances below ends[m], from where the band before it ends
 
-and give (batch, heads, q, head_dim). kv_heads divides heads (grouped-query attention). Causal: a query sees itself
-and what came before. Neither knows anything about rotary embeddings, caches or models.
+and give (batch, heads, q, head_dim): one softmax over all bands. kv_heads divides heads (grouped-query attention).
+Causal: a query sees itself and what came before.
 """

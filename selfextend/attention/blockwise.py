@@ -1,89 +1,106 @@
-"""SelfExtend attention as a few plain attention calls joined by their log-sum-exp, in memory linear in t.
+"""Attention over bands as a few plain attention calls joined by their log-sum-exp, in memory linear in t.
 
-    neighbors  every query over the keys at distances below w_n
-    grouped    every query over the keys at distance w_n and more   causal (beside a rectangle for the past)
+    nearest band   every query over the keys below its end          a band
+    middle bands   the same, over keys moved to where they begin    a band
+    last band      every query over all keys further away           causal (beside a rectangle for the past)
 
-Together they are the multiply-adds of one causal call. The neighbors are a band. Where the kernel takes a mask it is
-computed a few rows at a time under a mask as wide as the band; where it does not, in blocks of w_n queries:
+Together they are the multiply-adds of one causal call. Where the kernel takes a mask a band is computed a few rows at a
+time under a mask as wide as the band; where it does not, in blocks of as many queries:
 
     own        each block over its own keys                                   causal
-    previous   each block over the keys before it that are still neighbors    causal, once queries and keys are reversed
+    previous   each block over the keys before it that are still in the band  causal, once queries and keys are reversed
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from functools import partial
 
 import torch
 
 from selfextend.attention.kernels import Piece, attend, attend_banded, merge_, takes_mask
 
-_Kernel = Callable[..., Piece]
+_Kernel = partial[Piece]
 """`attend` with scaling and soft-cap filled in: (query, key, value, is_causal=False) -> piece."""
 
 
 def blockwise_attention(
-    query_exact: torch.Tensor,
-    query_grouped: torch.Tensor,
-    key_exact: torch.Tensor,
-    key_grouped: torch.Tensor,
+    queries: Sequence[torch.Tensor],
+    keys: Sequence[torch.Tensor],
     value_states: torch.Tensor,
     *,
-    neighbor_window: int,
+    ends: Sequence[int],
     scaling: float,
     softcap: float | None = None,
 ) -> torch.Tensor:
-    """SelfExtend attention of the last q of t tokens. Arguments and result as in `selfextend.attention`.
+    """Attention of the last q of t tokens. Shapes and `ends` as in `selfextend.attention`.
 
     Args:
-        neighbor_window: w_n, in tokens.
         scaling: what scores are multiplied by.
         softcap: Gemma-2's bound on scores, applied after scaling.
     """
     kernel = partial(attend, scaling=scaling, softcap=softcap)
-    q_len, kv_len = query_grouped.shape[2], key_grouped.shape[2]
-    if q_len == 1:
-        recent = slice(max(0, kv_len - neighbor_window), None)
-        output, lse = kernel(query_exact, key_exact[:, :, -neighbor_window:], value_states[:, :, recent])
-    elif takes_mask(query_exact, softcap):
-        exact = slice(kv_len - key_exact.shape[2], None)
-        output, lse = attend_banded(
-            query_exact, key_exact, value_states[:, :, exact], window=neighbor_window, scaling=scaling
-        )
-    else:
-        output, lse = _neighbors(query_exact, key_exact, value_states, neighbor_window, kernel)
-    _add_grouped(output, lse, query_grouped, key_grouped, value_states, neighbor_window, kernel)
+    if not ends:
+        return _causal(queries[0], keys[0], value_states, kernel)
+    output, lse = _band(queries[0], keys[0], value_states, ends[0], kernel)
+    past = value_states.shape[2] - queries[0].shape[2]
+    for begin, end, query, key in zip(ends[:-1], ends[1:], queries[1:-1], keys[1:-1], strict=True):
+        first = max(0, begin - past)  # the first query row that has a key so far away
+        if first < query.shape[2]:
+            piece = _band(query[:, :, first:], key[:, :, :-begin], value_states[:, :, :-begin], end - begin, kernel)
+            merge_(output[:, :, first:], lse[:, :, first:], piece)
+    _add_far(output, lse, queries[-1], keys[-1], value_states, ends[-1], kernel)
     return output
 
 
-def _add_grouped(
+def _causal(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, kernel: _Kernel) -> torch.Tensor:
+    """Every query over all keys up to its own: the vanilla model."""
+    if query.shape[2] == 1:
+        return kernel(query, key, value)[0]
+    past = key.shape[2] - query.shape[2]
+    output, lse = kernel(query, key[:, :, past:], value[:, :, past:], is_causal=True)
+    if past:
+        merge_(output, lse, kernel(query, key[:, :, :past], value[:, :, :past]))
+    return output
+
+
+def _band(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, window: int, kernel: _Kernel) -> Piece:
+    """Query i over keys i - window + 1 ... i. `key` holds the last tokens, as many as are needed or more."""
+    if query.shape[2] == 1:
+        return kernel(query, key[:, :, -window:], value[:, :, -window:])
+    if takes_mask(query, kernel.keywords["softcap"]):
+        values = value[:, :, value.shape[2] - key.shape[2] :]
+        return attend_banded(query, key, values, window=window, scaling=kernel.keywords["scaling"])
+    return _in_blocks(query, key, value, window, kernel)
+
+
+def _add_far(
     output: torch.Tensor,
     lse: torch.Tensor,
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
-    window: int,
+    begin: int,
     kernel: _Kernel,
 ) -> None:
-    """Query i over keys 0 ... i - w_n."""
+    """Join query i over keys 0 ... i - begin into `output`."""
     q_len, kv_len = query.shape[2], key.shape[2]
     past = kv_len - q_len
-    first = max(0, window - past)  # the first query row that has a key so far away
+    first = max(0, begin - past)  # the first query row that has a key so far away
     if first >= q_len:
         return
     query, output, lse = query[:, :, first:], output[:, :, first:], lse[:, :, first:]
-    shared = past + first - window  # keys before the diagonal: every one of these queries sees them
+    shared = past + first - begin  # keys before the diagonal: every one of these queries sees them
     if shared > 0:
         merge_(output, lse, kernel(query, key[:, :, :shared], value[:, :, :shared]))
     diagonal = slice(shared, shared + query.shape[2])
     merge_(output, lse, kernel(query, key[:, :, diagonal], value[:, :, diagonal], is_causal=True))
 
 
-def _neighbors(
+def _in_blocks(
     query: torch.Tensor, key_exact: torch.Tensor, value: torch.Tensor, window: int, kernel: _Kernel
 ) -> Piece:
-    """Query i over keys i - w_n + 1 ... i."""
+    """`_band` for kernels without a mask."""
     q_len, kv_len = query.shape[2], value.shape[2]
     value_exact = value[:, :, kv_len - key_exact.shape[2] :]
     origin = key_exact.shape[2] - q_len  # where, among the exact keys, that of the first query stands

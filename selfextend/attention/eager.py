@@ -1,30 +1,30 @@
-"""SelfExtend attention as the paper draws it: two score maps, chosen by distance, one softmax over both.
+"""Attention over bands as the paper draws it: one score map a band, chosen by distance, one softmax over all.
 
-The version to read. Memory is q x t, unless the caller sends its queries in pieces. It also takes what
-the fast version cannot, key masks, and it returns the weights.
+The version to read. Memory is q x t, unless the caller sends its queries in pieces. It also takes what the fast version
+cannot, key masks, and it returns the weights.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 
 
 def attention_weights(
-    query_exact: torch.Tensor,
-    query_grouped: torch.Tensor,
-    key_exact: torch.Tensor,
-    key_grouped: torch.Tensor,
+    queries: Sequence[torch.Tensor],
+    keys: Sequence[torch.Tensor],
     *,
-    neighbor_window: int,
+    ends: Sequence[int],
     scaling: float,
     softcap: float | None = None,
     first_query: int | None = None,
     key_mask: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Attention weights of SelfExtend. Shapes as in `selfextend.attention`.
+    """Attention weights. Shapes and `ends` as in `selfextend.attention`.
 
     Args:
-        neighbor_window: w_n, in tokens.
         scaling: what scores are multiplied by, usually head_dim ** -0.5.
         softcap: Gemma-2's bound on scores, applied after scaling.
         first_query: index of the first query among the t tokens; unless given, the queries are the last q.
@@ -33,17 +33,18 @@ def attention_weights(
     Returns:
         fp32 (fp64 for fp64 states) of shape (batch, heads, q, t). A row that may look nowhere is all zeros.
     """
-    q_len, kv_len = query_grouped.shape[2], key_grouped.shape[2]
-    device = query_grouped.device
+    q_len, kv_len = queries[-1].shape[2], keys[-1].shape[2]
+    device = queries[-1].device
     if first_query is None:
         first_query = kv_len - q_len
     indices = torch.arange(kv_len, device=device)
     distance = indices[first_query : first_query + q_len, None] - indices
 
-    scores = _scores(query_grouped, key_grouped, scaling, softcap)
-    recent = scores[..., kv_len - key_exact.shape[2] :]
-    exact = _scores(query_exact, key_exact, scaling, softcap)
-    recent.copy_(torch.where(distance[..., -key_exact.shape[2] :] < neighbor_window, exact, recent))
+    scores = _scores(queries[-1], keys[-1], scaling, softcap)
+    for query, key, end in reversed(list(zip(queries, keys, ends, strict=False))):
+        recent = scores[..., kv_len - key.shape[2] :]
+        nearer = _scores(query, key, scaling, softcap)
+        recent.copy_(torch.where(distance[..., -key.shape[2] :] < end, nearer, recent))
 
     visible = distance >= 0
     if key_mask is not None:
@@ -53,39 +54,22 @@ def attention_weights(
 
 
 def eager_attention(
-    query_exact: torch.Tensor,
-    query_grouped: torch.Tensor,
-    key_exact: torch.Tensor,
-    key_grouped: torch.Tensor,
+    queries: Sequence[torch.Tensor],
+    keys: Sequence[torch.Tensor],
     value_states: torch.Tensor,
     *,
-    neighbor_window: int,
-    scaling: float,
-    softcap: float | None = None,
     dropout: float = 0.0,
-    first_query: int | None = None,
-    key_mask: torch.Tensor | None = None,
+    **arguments: Any,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """SelfExtend attention with its weights. Arguments as in `attention_weights` and `selfextend.attention`.
+    """Attention with its weights. `arguments` are those of `attention_weights`.
 
     Returns:
         The output, (batch, heads, q, head_dim), and the weights, (batch, heads, q, t), in the states' dtype.
     """
-    weights = attention_weights(
-        query_exact,
-        query_grouped,
-        key_exact,
-        key_grouped,
-        neighbor_window=neighbor_window,
-        scaling=scaling,
-        softcap=softcap,
-        first_query=first_query,
-        key_mask=key_mask,
-    ).to(value_states.dtype)
+    weights = attention_weights(queries, keys, **arguments).to(value_states.dtype)
     dropped = torch.nn.functional.dropout(weights, p=dropout) if dropout else weights
     by_kv_head = dropped.unflatten(1, (value_states.shape[1], -1))
-    output = (by_kv_head @ value_states[:, :, None]).flatten(1, 2)
-    return output, weights
+    return (by_kv_head @ value_states[:, :, None]).flatten(1, 2), weights
 
 
 def _scores(query: torch.Tensor, key: torch.Tensor, scaling: float, softcap: float | None) -> torch.Tensor:

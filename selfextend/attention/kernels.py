@@ -1,7 +1,7 @@
 """Plain attention that also returns its log-sum-exp, so that pieces of one softmax can be joined.
 
 Uses torch's own fused kernels where the device has one that returns the log-sum-exp; everything else (other
-devices, soft-cap, odd head sizes) goes through matrix products in pieces. Knows nothing about SelfExtend.
+devices, soft-cap, odd head sizes) goes through matrix products in pieces.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""The commands of `python -m selfextend`, a file for each kind."""
+"""The commands of `python -m selfextend`: their arguments in `parser`, what they do in one module for each kind."""

@@ -1,5 +1,5 @@
-"""The lab: the field's own probes of long-context reading, for any model, any method and one's own text.
+"""The lab: probes of long-context reading, for any model, any method and the user's own texts.
 
-Everything is made of plain rows (`selfextend.lab.records`); tables and figures are made from the rows. Knows
-nothing about Gradio, plotly or pages.
+What is to be measured is a plan; a plan is run cell by cell (`selfextend.lab.plans`); a cell gives rows
+(`selfextend.lab.records`); tables and figures are made from rows (`selfextend.lab.tables`, `selfextend.lab.views`).
 """

@@ -1,22 +1,69 @@
-"""What people type, turned into parts of plans: lengths, depths, names of probes. For the command line and the app."""
+"""What people type, turned into numbers: lengths, depths, names of probes. For the command line and the app.
+
+Loads neither torch nor transformers, so that the page is there before they are.
+"""
 
 from __future__ import annotations
 
-from transformers import PreTrainedTokenizerBase
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
 
 from selfextend.lab.errors import LabError
-from selfextend.lab.filler import sentences
-from selfextend.lab.haystack import Filler, check_depth, encode, even_depths
-from selfextend.lab.key_values import KeyValues
-from selfextend.lab.needle import GENERATED, VARIANTS, Needle
-from selfextend.lab.passkey import FILLER, Passkey
-from selfextend.lab.probes import Probe
+from selfextend.lab.probes.cases import Probe
+from selfextend.lab.probes.filler import sentences
+from selfextend.lab.probes.haystack import Filler, check_depth, encode, even_depths
+from selfextend.lab.probes.key_values import KeyValues
+from selfextend.lab.probes.needle import GENERATED, VARIANTS, Needle
+from selfextend.lab.probes.passkey import FILLER, Passkey
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 PROBE_NAMES = ("passkey", *(f"needle-{variant}" for variant in VARIANTS), "key-value")
 
 
+class OwnText(NamedTuple):
+    """A text of the user's: where it is from, and what it says."""
+
+    source: str
+    content: str
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What was chosen for a run, as it was typed. `selfextend.lab.planning.plan_of` makes a plan of it.
+
+    Attributes:
+        probe: one of `PROBE_NAMES`, "perplexity" or "short-context".
+        methods: names as `parse_methods` takes them; not of a sweep.
+        lengths, depths: as `parse_lengths` and `parse_depths` take them. Of "short-context" the greatest length is
+            the one that SelfExtend is set for.
+        sweep: whether SelfExtend's settings are varied instead of methods.
+        group_sizes, neighbor_windows: of a sweep, comma-separated; empty takes what `default_grid` gives.
+        scaling: of a sweep: "none", "logn", "both", or "recommended" for the model.
+        group_size, neighbor_window: for the methods that take them; None leaves them open.
+        bin_tokens: of a perplexity curve; None is the trained window.
+        text: to hide things in, or to read; generated unless given.
+    """
+
+    probe: str
+    methods: tuple[str, ...] = ()
+    lengths: str = "8x"
+    depths: str = "5"
+    trials: int = 1
+    seed: int = 0
+    sweep: bool = False
+    group_sizes: str = ""
+    neighbor_windows: str = ""
+    scaling: str = "recommended"
+    group_size: int | None = None
+    neighbor_window: int | None = None
+    bin_tokens: int | None = None
+    text: OwnText | None = None
+
+
 def parse_lengths(text: str, trained_window: int) -> tuple[int, ...]:
-    """Lengths in tokens from such as "512,4x", each once.
+    """Lengths in tokens from text such as "512,4x", each once.
 
     Raises:
         LabError: not a number, or below 2.
@@ -46,7 +93,7 @@ def parse_depths(text: str) -> tuple[float, ...]:
     """Depths from a number of them ("11") or a list ("0,0.5,1").
 
     Raises:
-        LabError: not a number, or outside 0 … 1.
+        LabError: not a number, or outside 0 to 1.
     """
     try:
         if "," not in text and "." not in text:
@@ -59,10 +106,10 @@ def parse_depths(text: str) -> tuple[float, ...]:
 
 
 def parse_numbers(text: str) -> list[int]:
-    """Whole numbers from such as "4,8,16".
+    """Whole numbers from text such as "4,8,16".
 
     Raises:
-        LabError: one is none.
+        LabError: something else.
     """
     try:
         return [int(part) for part in text.split(",")]

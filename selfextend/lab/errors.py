@@ -1,17 +1,17 @@
-"""What can be wrong with what the lab is asked to do. Each message says what to do about it."""
+"""Errors of the lab. Each message says what to do."""
 
 from __future__ import annotations
 
 
 class LabError(ValueError):
-    """Something asked of the lab cannot be done. Nothing was computed."""
+    """The lab cannot do what it was asked for. Nothing was computed."""
 
 
 class TestSetError(LabError):
-    """A file of test cases cannot be read or has another form."""
+    """A file of test cases cannot be read or has another format."""
 
-    __test__ = False  # not a test class, whatever pytest makes of its name
+    __test__ = False  # for pytest, which takes every class named Test... for tests
 
 
 class RecordError(LabError):
-    """A record file cannot be read, is none of ours, or belongs to another run."""
+    """A record file cannot be read, was not written by this program, or belongs to another run."""

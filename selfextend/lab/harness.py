@@ -1,39 +1,43 @@
-"""The field's own benchmarks: EleutherAI's lm-evaluation-harness on a model under any of the lab's methods.
+"""EleutherAI's lm-evaluation-harness on a model under any of the lab's methods.
 
-Needs the extra `selfextend[eval]`. The harness carries LongBench, RULER and the short tasks of the Open LLM
-leaderboard; their data is downloaded by it. Prompts, scores and what is asked are the harness's own.
+Needs the extra `selfextend[eval]`. The harness brings LongBench, RULER and the short tasks of the Open LLM
+leaderboard, and downloads their data. Prompts and scores are its own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from selfextend.config import checked_integer
-from selfextend.generation import PrefixCache, exclusively
 from selfextend.lab.errors import LabError
-from selfextend.lab.grid import CellDone, Clock, Progress
-from selfextend.lab.measuring import Cost
-from selfextend.lab.methods import Method
+from selfextend.lab.plans import Cell, Plan, blank_row, check_methods
 from selfextend.lab.records import CellKey, Row, cell_key
-from selfextend.lab.running import running
+from selfextend.methods import Method
+from selfextend.profile import Profile
+from selfextend.reader import Reader
+from selfextend.reading import TokensRead
 
 
 @dataclass(frozen=True)
-class EvalPlan:
-    """What to evaluate.
+class EvalPlan(Plan):
+    """What to evaluate. All tasks under one method are a cell.
+
+    A row is one metric of one task: `task`, `metric`, `value`, `standard_error` (None where the harness gives none),
+    `cases`.
 
     Attributes:
         tasks: names of the harness's tasks, or patterns of them such as "longbench_*".
-        methods: side by side.
+        methods: to be compared.
         length: tokens that a prompt and its answer may have; the harness cuts longer ones on the left.
-        include_path: a folder with task files of one's own.
+        include_path: a folder with the user's own task files.
         limit: cases of each task; None is all.
         num_fewshot: examples in each prompt; None is what the task says.
         seed: of everything random in the harness.
@@ -59,26 +63,28 @@ class EvalPlan:
         for what, value, least in (("limit", self.limit, 1), ("num_fewshot", self.num_fewshot, 0)):
             if value is not None:
                 checked_integer(what, value, least)
-        if any(method.name == "window" for method in self.methods):
+        if any(method.kind == "window" for method in self.methods):
             raise LabError(
                 "The harness calls the model itself and so cannot give it the mask of plain sliding-window attention. "
                 "Leave the method 'window' out."
             )
 
-    def check(self, trained_window: int) -> None:
-        """Refuse what cannot be run, before anything is loaded.
+    @property
+    def weight(self) -> int:
+        return len(self.methods)
+
+    def check(self, profile: Profile, tokenizer: PreTrainedTokenizerBase) -> None:
+        """See `Plan.check`.
 
         Raises:
             LabError: the harness is not installed, or does not know a task.
-            PastReachError, ValueError: see `Method.check`.
         """
-        for method in self.methods:
-            method.check(trained_window, self.length)
+        check_methods(self.methods, profile, [self.length])
         if find_spec("lm_eval") is None:
             raise LabError("lm-evaluation-harness is not installed: pip install selfextend[eval].")
         if self.include_path is not None and not self.include_path.is_dir():
             raise LabError(f"There is no folder {self.include_path} with task files.")
-        manager = _task_manager(self.include_path)
+        manager = self._task_manager()
         unknown = [task for task in self.tasks if not manager.match_tasks([task])]
         if unknown:
             raise LabError(
@@ -87,7 +93,6 @@ class EvalPlan:
             )
 
     def settings(self) -> dict[str, Any]:
-        """For the record's header."""
         return {
             "tasks": list(self.tasks),
             "methods": [method.label for method in self.methods],
@@ -96,92 +101,41 @@ class EvalPlan:
             "num_fewshot": self.num_fewshot,
         }
 
+    def cells(self, tokenizer: PreTrainedTokenizerBase, profile: Profile, done: AbstractSet[CellKey]) -> Iterator[Cell]:
+        for method in self.methods:
+            row = blank_row(self.name, method, profile, self.length)
+            work = None if cell_key(row) in done else partial(self._evaluate, tokenizer)
+            yield Cell(method, row, f"{', '.join(self.tasks)}, {method.label}", 1, work=work)
 
-def _task_manager(include_path: Path | None) -> Any:
-    from lm_eval.tasks import TaskManager
+    def _task_manager(self) -> Any:
+        from lm_eval.tasks import TaskManager
 
-    return TaskManager(include_path=None if include_path is None else str(include_path))
+        return TaskManager(include_path=None if self.include_path is None else str(self.include_path))
 
+    def _evaluate(self, tokenizer: PreTrainedTokenizerBase, reader: Reader) -> Generator[TokensRead, None, list[Row]]:
+        from lm_eval import simple_evaluate
+        from lm_eval.models.huggingface import HFLM
 
-def run_eval(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    plan: EvalPlan,
-    trained_window: int,
-    done: frozenset[CellKey] | set[CellKey] = frozenset(),
-) -> Generator[Progress | CellDone, None, None]:
-    """All tasks under one method after the other; can be stopped between methods.
-
-    A row is one metric of one task: `task`, `metric`, `value`, `standard_error` (None where the harness gives none),
-    `cases`.
-
-    Raises:
-        LabError: see `EvalPlan.check`; or the data of a task cannot be had.
-    """
-    plan.check(trained_window)
-    clock = Clock(len(plan.methods))
-    for method in plan.methods:
-        row = {
-            "probe": plan.name,
-            "method": method.name,
-            "label": method.label,
-            "settings": method.settings(trained_window, plan.length),
-            "length": plan.length,
-            "depth": None,
-        }
-        message = f"{', '.join(plan.tasks)}, {method.label}"
-        yield clock.progress(message, None, 1)
-        if cell_key(row) not in done:
-            work = partial(_evaluate, model, tokenizer, plan, method, row, trained_window)
-            for step in exclusively(model, PrefixCache(), work):
-                if isinstance(step, CellDone):
-                    yield step
-        clock.cell(1)
-        yield clock.progress(message, None, 1)
-
-
-def _evaluate(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    plan: EvalPlan,
-    method: Method,
-    row: Row,
-    trained_window: int,
-) -> Generator[CellDone, None, None]:
-    from lm_eval import simple_evaluate
-    from lm_eval.models.huggingface import HFLM
-
-    manager = _task_manager(plan.include_path)
-    with running(model, method, trained_window, plan.length), Cost() as cost:
-        harness = HFLM(pretrained=model, tokenizer=tokenizer, max_length=plan.length, batch_size=1)
+        yield TokensRead(0)  # so that it is said what is going on; the harness itself says nothing
+        manager = self._task_manager()
+        harness = HFLM(pretrained=reader.model, tokenizer=tokenizer, max_length=self.length, batch_size=1)
         try:
             results = simple_evaluate(
                 harness,
-                tasks=manager.match_tasks(list(plan.tasks)),
-                num_fewshot=plan.num_fewshot,
-                limit=plan.limit,
+                tasks=manager.match_tasks(list(self.tasks)),
+                num_fewshot=self.num_fewshot,
+                limit=self.limit,
                 log_samples=False,
                 task_manager=manager,
-                random_seed=plan.seed,
-                numpy_random_seed=plan.seed,
-                torch_random_seed=plan.seed,
-                fewshot_random_seed=plan.seed,
+                random_seed=self.seed,
+                numpy_random_seed=self.seed,
+                torch_random_seed=self.seed,
+                fewshot_random_seed=self.seed,
             )
         except (ConnectionError, FileNotFoundError) as error:
-            raise LabError(f"The data of {', '.join(plan.tasks)} cannot be had: {error}") from error
-    found = _metrics(results, plan.tasks)
-    yield CellDone(
-        [
-            {
-                **row,
-                "cell_rows": len(found),
-                **metric,
-                "seconds": round(cost.seconds, 3),
-                "peak_bytes": cost.peak_bytes,
-            }
-            for metric in found
-        ]
-    )
+            raise LabError(f"The data of {', '.join(self.tasks)} cannot be had: {error}") from error
+        found = _metrics(results, self.tasks)
+        return [{"cell_rows": len(found), **metric} for metric in found]
 
 
 def _metrics(results: Any, tasks: Sequence[str]) -> list[dict[str, Any]]:

@@ -15,7 +15,7 @@ _INTERVAL = 0.02
 
 
 class Cost:
-    """Measures between `with` and its end.
+    """Measures a `with` block.
 
     Attributes:
         seconds: wall time.

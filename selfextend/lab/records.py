@@ -1,15 +1,17 @@
-"""Runs as plain rows: a JSON lines file, one a run, its first line saying what was run on what.
+"""Runs as plain rows: one JSON lines file a run, whose first line says what was run on which model.
 
-A file is written while the run goes on, one cell's rows at a time, and can be gone on with after a crash: a cell is
-there whole or not at all. Knows nothing about models.
+A file is written while the run goes on and can be resumed after a crash: cells are written atomically.
 """
 
 from __future__ import annotations
 
+import csv
+import hashlib
+import io
 import json
 import os
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,7 @@ from selfextend.lab.errors import RecordError
 KIND = "selfextend-lab-run"
 FORMAT = 1
 MEASURED = ("seconds", "peak_bytes")
-"""Fields of a row that are measured and so differ from run to run; all others are the same."""
+"""Fields of a row that are measured, and so differ from run to run."""
 
 Row = dict[str, Any]
 CellKey = tuple[str, ...]
@@ -42,7 +44,7 @@ class Run:
         return str(self.header["probe"])
 
     def title(self) -> str:
-        """Model, seed and number of trials: what every figure states beside each method's settings."""
+        """Model, seed and number of trials, as every figure states them."""
         model = self.header["model"]
         size = f"{model['parameters'] / 1e6:,.1f} M parameters"
         parts = [
@@ -77,9 +79,36 @@ def header(
 
 
 def identity(header: dict[str, Any]) -> dict[str, Any]:
-    """What must be the same for one run to go on with another's rows."""
+    """What two runs must have in common for one to resume the other."""
     model = {key: header["model"].get(key) for key in ("name", "architecture", "parameters", "trained_window", "dtype")}
-    return {"probe": header["probe"], "model": model, "settings": header["settings"], "seed": header["seed"]}
+    # Runs that are no sweep used to say so when they were started in the app, and not on the command line.
+    settings = {key: value for key, value in header["settings"].items() if (key, value) != ("sweep", False)}
+    return {"probe": header["probe"], "model": model, "settings": settings, "seed": header["seed"]}
+
+
+def file_name(header: dict[str, Any]) -> str:
+    """A name for a run's file: the same for every run that could resume it."""
+    told = json.dumps(identity(header), sort_keys=True).encode()
+    return f"{header['probe']}-{hashlib.sha256(told).hexdigest()[:12]}.jsonl"
+
+
+def as_csv(runs: Sequence[Run], files: Sequence[str] = ()) -> str:
+    """All rows of some runs as a table, with the model and the seed in every row.
+
+    Args:
+        files: the runs' names, for a first column.
+    """
+    names = [{"file": file} for file in files] or [{} for _ in runs]
+    rows = [
+        {**name, "model": run.header["model"]["name"], "seed": run.header["seed"], **row}
+        for name, run in zip(names, runs, strict=True)
+        for row in run.rows
+    ]
+    table = io.StringIO()
+    writer = csv.DictWriter(table, list(dict.fromkeys(key for row in rows for key in row)))
+    writer.writeheader()
+    writer.writerows(rows)
+    return table.getvalue()
 
 
 def cell_key(row: Row) -> CellKey:
@@ -95,7 +124,7 @@ def cell_key(row: Row) -> CellKey:
 
 
 def comparable(rows: Iterable[Row]) -> list[Row]:
-    """Rows without what was measured, in a fixed order."""
+    """Rows without what was measured, in an order that does not depend on when they were written."""
     kept = [{key: value for key, value in row.items() if key not in MEASURED} for row in rows]
     return sorted(kept, key=lambda row: json.dumps(row, sort_keys=True))
 
@@ -104,7 +133,7 @@ def read_run(path: Path) -> Run:
     """Open a saved run. A last line that was cut off by a crash is left out.
 
     Raises:
-        RecordError: it cannot be read, is none of ours, or of a newer form.
+        RecordError: it cannot be read, was not written by this program, or has a newer format.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -137,7 +166,7 @@ def read_run(path: Path) -> Run:
 
 
 def complete_cells(rows: Iterable[Row]) -> set[CellKey]:
-    """Cells of which all rows are there, as each row says how many its cell has."""
+    """Cells with all their rows; each row says how many its cell has."""
     rows = list(rows)
     counts = Counter(cell_key(row) for row in rows)
     wanted = {cell_key(row): row["cell_rows"] for row in rows}
@@ -145,16 +174,16 @@ def complete_cells(rows: Iterable[Row]) -> set[CellKey]:
 
 
 class RunFile:
-    """A record file that is being written, one whole cell at a time."""
+    """A record file that is being written, cell by cell."""
 
     def __init__(self, path: Path, header: dict[str, Any], *, resume: bool = False) -> None:
-        """Start a record file, or go on with one.
+        """Start a record file, or resume one.
 
         Args:
-            resume: go on with `path` if it is there; else it must not be.
+            resume: whether `path` may exist already.
 
         Raises:
-            RecordError: it is there and is not to be gone on with, is foreign, or belongs to another run.
+            RecordError: it exists and is not to be resumed, was not written by this program, or belongs to another run.
         """
         self.path = path
         self.run = Run(header)
@@ -165,10 +194,10 @@ class RunFile:
             if identity(found.header) != identity(header):
                 raise RecordError(f"{path} belongs to another run ({_difference(found.header, header)}). Name another.")
             self.run = found
-        self._rewrite()  # a line that was cut off is gone after this
+        self._rewrite()  # without a line that was cut off
 
     def complete_cells(self) -> set[CellKey]:
-        """Cells that are there whole; the rows of others are let go of."""
+        """Cells with all their rows. The rows of other cells are removed."""
         whole = complete_cells(self.run.rows)
         kept = [row for row in self.run.rows if cell_key(row) in whole]
         if len(kept) < len(self.run.rows):
@@ -177,7 +206,7 @@ class RunFile:
         return whole
 
     def add(self, rows: Iterable[Row]) -> None:
-        """Keep one cell's rows: written in one go and on the disk when this returns."""
+        """Write one cell's rows; they are on the disk when this returns."""
         new = list(rows)
         with self.path.open("a", encoding="utf-8") as file:
             file.write("".join(f"{_dump(row)}\n" for row in new))
@@ -186,7 +215,7 @@ class RunFile:
         self.run.rows += new
 
     def _rewrite(self) -> None:
-        """Header and whole rows, put in place in one step."""
+        """Replace the file by header and rows, in one step."""
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             fresh = self.path.with_name(f".{self.path.name}.new")

@@ -1,99 +1,109 @@
-"""What SelfExtend costs where it is not needed: the lab's probes inside the trained window, with it on and off.
-
-Knows nothing about files.
-"""
+"""What SelfExtend costs where it is not needed: probes inside the trained window, with it on and off."""
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Iterator
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Any
 
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
-from selfextend.config import suggest
 from selfextend.lab.choices import prose_tokens
 from selfextend.lab.errors import LabError
-from selfextend.lab.grid import CellDone, GridPlan, Progress, run_grid
-from selfextend.lab.key_values import KeyValues
-from selfextend.lab.methods import Method
-from selfextend.lab.needle import Needle
-from selfextend.lab.passkey import Passkey
-from selfextend.lab.perplexity import PerplexityPlan, run_perplexity
+from selfextend.lab.grid import GridPlan
+from selfextend.lab.perplexity import PerplexityPlan
+from selfextend.lab.plans import Cell, Plan
+from selfextend.lab.probes.key_values import KeyValues
+from selfextend.lab.probes.needle import Needle
+from selfextend.lab.probes.passkey import Passkey
 from selfextend.lab.records import CellKey
+from selfextend.lab.views import SHORT_CONTEXT_PROBES
+from selfextend.methods import Method, SelfExtend, Vanilla
+from selfextend.profile import Profile
 
 
 @dataclass(frozen=True)
-class ShortContextPlan:
-    """The check.
+class ShortContextPlan(Plan):
+    """The check. Made by `short_context_plan`.
 
     Attributes:
-        trained_window: the paper's L; the length of every case.
-        method: SelfExtend with the settings it would have for long texts.
-        depths, trials, seed: as in `GridPlan`.
+        methods: vanilla, and SelfExtend with the settings it would have for long texts.
+        length: of every text: the trained window.
+        plans: those whose cases fit into it.
     """
 
-    trained_window: int
-    method: Method
+    methods: tuple[Method, ...]
+    length: int
     depths: tuple[float, ...]
     trials: int
-    seed: int = 0
+    seed: int
+    plans: tuple[Plan, ...]
 
     name = "short-context"
 
     @property
-    def methods(self) -> tuple[Method, Method]:
-        """Off and on."""
-        return Method("vanilla"), self.method
-
-    def grids(self) -> list[GridPlan]:
-        """Passkey, a needle, and key-value retrieval where the window has room for it."""
-        probes = (Passkey(), Needle("single"), KeyValues())
-        return [
-            GridPlan(probe, self.methods, (self.trained_window,), self.depths, self.trials, self.seed)
-            for probe in probes
-        ]
+    def weight(self) -> int:
+        return sum(plan.weight for plan in self.plans)
 
     def settings(self) -> dict[str, Any]:
-        """For the record's header."""
         return {
             "methods": [method.label for method in self.methods],
-            "lengths": [self.trained_window],
+            "lengths": [self.length],
             "depths": list(self.depths),
             "trials": self.trials,
-            "probes": [*(grid.probe.name for grid in self.grids()), "perplexity"],
+            "probes": [*SHORT_CONTEXT_PROBES, "perplexity"],
         }
 
+    def check(self, profile: Profile, tokenizer: PreTrainedTokenizerBase) -> None:
+        for plan in self.plans:
+            plan.check(profile, tokenizer)
 
-def settings_for(target_length: int, trained_window: int, name: str = "selfextend") -> Method:
-    """SelfExtend with what `suggest` gives for long texts, fixed, so that it is really on inside the window.
+    def cells(self, tokenizer: PreTrainedTokenizerBase, profile: Profile, done: AbstractSet[CellKey]) -> Iterator[Cell]:
+        for plan in self.plans:
+            yield from plan.cells(tokenizer, profile, done)
+
+
+def short_context_plan(
+    tokenizer: PreTrainedTokenizerBase,
+    profile: Profile,
+    method: Method,
+    depths: tuple[float, ...],
+    trials: int,
+    seed: int = 0,
+) -> ShortContextPlan:
+    """Passkeys, needles, key-value pairs and perplexity inside the trained window. What does not fit is left out.
+
+    Args:
+        method: SelfExtend, see `settled_for`.
 
     Raises:
-        LabError: the long length is inside the trained window, where nothing would be grouped.
+        LabError: a number out of range.
     """
-    config = suggest(trained_window, target_length)
-    if config.group_size == 1:
-        raise LabError(
-            f"{target_length:,} tokens fit the trained window of {trained_window:,}: nothing would be grouped. Name "
-            "the length that SelfExtend is meant for."
-        )
-    return Method(name, config.group_size, config.neighbor_window)
-
-
-def run_short_context(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    plan: ShortContextPlan,
-    done: frozenset[CellKey] | set[CellKey] = frozenset(),
-) -> Generator[Progress | CellDone, None, None]:
-    """All probes, one after the other; close the generator to stop. What does not fit the window is left out."""
-    window = plan.trained_window
-    for grid in plan.grids():
+    methods, window = (Vanilla(), method), profile.trained_window
+    plans: list[Plan] = []
+    for probe in (Passkey(), Needle("single"), KeyValues()):
+        grid = GridPlan(probe, methods, (window,), depths, trials, seed)
         try:
-            grid.check(window, tokenizer)
+            grid.check(profile, tokenizer)
         except LabError:
             continue
-        yield from run_grid(model, tokenizer, grid, window, done)
-    tokens = prose_tokens(tokenizer, window, plan.seed)
-    curve = PerplexityPlan(plan.methods, window, max(1, window // 4), "generated", plan.seed)
-    yield from run_perplexity(model, tokens, curve, window, done)
+        plans.append(grid)
+    tokens = prose_tokens(tokenizer, window, seed)
+    plans.append(PerplexityPlan(methods, tuple(tokens), window, max(1, window // 4), "generated", seed))
+    return ShortContextPlan(methods, window, depths, trials, seed, tuple(plans))
+
+
+def settled_for(length: int, method: SelfExtend, profile: Profile) -> SelfExtend:
+    """SelfExtend with the numbers it would have for long texts, so that it is really on inside the window.
+
+    Raises:
+        LabError: `length` is inside the trained window, where nothing would be grouped.
+    """
+    settled = method.at(profile, length)
+    if settled.group_size == 1:
+        raise LabError(
+            f"{length:,} tokens fit the trained window of {profile.trained_window:,}: nothing would be grouped. Name "
+            "the length that SelfExtend is meant for."
+        )
+    return settled

@@ -7,12 +7,12 @@ from statistics import NormalDist
 
 
 def wilson_interval(successes: int, trials: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Wilson's score interval for a proportion, within 0 ... 1.
+    """Wilson's score interval for a proportion, within 0 and 1.
 
-    Unlike the textbook interval it stays honest at 0 of n and n of n, which is where passkey grids live.
+    Unlike the textbook interval it is right at 0 of n and n of n too, which passkey grids are full of.
 
     Raises:
-        ValueError: no trials, more successes than trials, or a confidence outside 0 ... 1.
+        ValueError: no trials, more successes than trials, or a confidence outside 0 to 1.
     """
     if trials < 1 or not 0 <= successes <= trials:
         raise ValueError(f"{successes} successes of {trials} trials is no proportion.")

@@ -1,7 +1,6 @@
 """Which group size and neighbor window: a grid of them for one probe, and which to take, with the reason.
 
 A sweep is a run with one method for each pair of settings, so it is stopped, resumed and recorded like any other.
-Knows nothing about files or figures.
 """
 
 from __future__ import annotations
@@ -10,18 +9,19 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from selfextend.config import SelfExtendConfig, checked_integer, max_length, rule_share, suggest
+from selfextend.config import SelfExtendConfig, max_length, rule_share, suggest
 from selfextend.lab.errors import LabError
-from selfextend.lab.methods import Method
 from selfextend.lab.records import Row
-from selfextend.lab.tables import accuracy, last_quarter
+from selfextend.lab.tables import accuracy, grouped, last_quarter
+from selfextend.methods import SelfExtend
+from selfextend.positions import QueryScaling
 
 # Differences of perplexity below this share are no reason to prefer one pair of settings.
 _SAME_PERPLEXITY = 0.01
 
 
 def default_grid(trained_window: int, length: int) -> tuple[list[int], list[int]]:
-    """Group sizes and neighbor windows worth trying: about what `suggest` gives, and to both sides of it."""
+    """Group sizes and neighbor windows worth trying: what `suggest` gives, and some below and above."""
     usual = suggest(trained_window, length).group_size
     groups = sorted({max(2, round(usual * factor)) for factor in (0.75, 1.0, 1.5, 2.0)})
     windows = sorted({max(1, round(trained_window * share)) for share in (0.125, 0.25, 0.375)})
@@ -33,30 +33,22 @@ def sweep_methods(
     neighbor_windows: Sequence[int],
     trained_window: int,
     length: int,
-    names: Sequence[str] = ("selfextend",),
-) -> tuple[list[Method], list[Method]]:
+    scalings: Sequence[QueryScaling] = ("none",),
+) -> tuple[list[SelfExtend], list[SelfExtend]]:
     """SelfExtend with each pair of settings, and the pairs left out since they do not reach `length`.
 
-    Args:
-        names: "selfextend", "selfextend+logn" or both.
-
     Raises:
-        LabError: no pair reaches, or a method that has no such settings.
+        LabError: no pair reaches.
         ValueError: a number out of range.
     """
-    methods, left_out = [], []
-    for name in names:
+    methods: list[SelfExtend] = []
+    left_out: list[SelfExtend] = []
+    for scaling in scalings:
         for group_size in dict.fromkeys(group_sizes):
             for window in dict.fromkeys(neighbor_windows):
-                method = Method(name, group_size, window)
-                checked_integer("length", length, 1)
-                if (
-                    window >= trained_window
-                    or max_length(trained_window, SelfExtendConfig(group_size, window)) < length
-                ):
-                    left_out.append(method)
-                else:
-                    methods.append(method)
+                method = SelfExtend(scaling, group_size, window)
+                fits = window < trained_window and max_length(trained_window, method.positions) >= length
+                (methods if fits else left_out).append(method)
     if not methods:
         raise LabError(
             f"None of these settings reaches {length:,} tokens from a trained window of {trained_window:,}. Try "
@@ -81,16 +73,13 @@ class Recommendation:
 
 
 def recommend(rows: Iterable[Row], trained_window: int, length: int) -> Recommendation:
-    """Of the settings that the measurements cannot tell from the best, those that blur positions least.
-
-    That is the smallest group size inside the paper's empirical rule if there is one, then the larger neighbor window.
+    """Of the settings that the measurements cannot tell from the best, those that blur positions least: the smallest
+    group size, inside the paper's empirical rule if there is one, then the larger neighbor window.
 
     Raises:
         LabError: no rows.
     """
-    by_label: dict[str, list[Row]] = {}
-    for row in rows:
-        by_label.setdefault(row["label"], []).append(row)
+    by_label = grouped(rows, lambda row: row["label"])
     if not by_label:
         raise LabError("There are no results to recommend from yet.")
     if "loss" in next(iter(by_label.values()))[0]:
@@ -123,7 +112,7 @@ def recommend(rows: Iterable[Row], trained_window: int, length: int) -> Recommen
 def _tied_by_accuracy(by_label: dict[str, list[Row]]) -> tuple[list[str], str]:
     found = {label: accuracy(rows) for label, rows in by_label.items()}
     best = max(found, key=lambda label: (found[label].share, found[label].score))
-    tied = [label for label, one in found.items() if one.share >= found[best].low]
+    tied = [label for label, total in found.items() if total.share >= found[best].low]
     if not found[best].score:
         return (
             tied,

@@ -1,26 +1,36 @@
-"""Tables made from rows: accuracies with their intervals, and perplexity curves. Plain numbers, for any figure."""
+"""Tables made from rows: accuracies with their intervals, and perplexity curves. Standard library only."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import asdict, dataclass
 from math import exp
-from typing import Any
+from typing import Any, TypeVar
 
 from selfextend.lab.records import Row, cell_key
 from selfextend.lab.statistics import wilson_interval
 
+Key = TypeVar("Key", bound=Hashable)
+
+
+def grouped(rows: Iterable[Row], key: Callable[[Row], Key]) -> dict[Key, list[Row]]:
+    """Rows by what `key` says of each, in the order in which it first says it."""
+    groups: dict[Key, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(key(row), []).append(row)
+    return groups
+
 
 @dataclass(frozen=True)
 class Accuracy:
-    """How often some cases were answered.
+    """How often some cases were answered right.
 
     Attributes:
-        correct: cases with everything expected in the answer.
+        correct: cases whose answers hold everything expected.
         trials: cases.
-        score: the mean share of what was expected, 0 … 1; the same as correct / trials where one thing was.
+        score: the mean share of what was expected, 0 to 1; equal to correct / trials where one thing was expected.
         low, high: Wilson's 95% interval of correct / trials.
-        seconds: in all. peak_bytes: the most of any case.
+        seconds: of all cells together. peak_bytes: the most of any case.
     """
 
     correct: int
@@ -41,8 +51,8 @@ class Accuracy:
 
 
 def seconds_of(rows: Iterable[Row]) -> float:
-    """What the cells of these rows took, each counted once."""
-    return round(sum({cell_key(row): row["seconds"] for row in rows}.values()), 3)
+    """What the cells of these rows took, each cell counted once."""
+    return float(round(sum({cell_key(row): row["seconds"] for row in rows}.values()), 4))
 
 
 def accuracy(rows: Iterable[Row]) -> Accuracy:
@@ -66,7 +76,7 @@ def accuracy(rows: Iterable[Row]) -> Accuracy:
 
 
 def settings_words(settings: dict[str, Any]) -> str:
-    """A row's settings for legends and tables: "G 12, w 64, log-n"; "–" where the method takes none."""
+    """A row's settings for legends and tables: "G 12, w 64, log-n"; "–" where there are none."""
     names = {"group_size": "G", "neighbor_window": "w", "rope_type": "RoPE"}
     shown = [(names.get(key, key), value) for key, value in settings.items() if key != "query_scaling"]
     words = [f"{name} {value:,g}" if isinstance(value, (int, float)) else f"{name} {value}" for name, value in shown]
@@ -81,58 +91,38 @@ def labels(rows: Iterable[Row]) -> list[str]:
 
 def by_length(rows: Iterable[Row]) -> list[dict[str, Any]]:
     """Accuracy of each method at each length, over all depths."""
-    groups: dict[tuple[str, int], list[Row]] = {}
-    for row in rows:
-        groups.setdefault((row["label"], row["length"]), []).append(row)
-    return [
-        {
-            "label": label,
-            "method": found[0]["method"],
-            "settings": found[0]["settings"],
-            "length": length,
-            "accuracy": found_accuracy.share,
-            **asdict(found_accuracy),
-        }
-        for (label, length), found in groups.items()
-        for found_accuracy in [accuracy(found)]
-    ]
+    return _accuracies(rows, "length")
 
 
 def by_cell(rows: Iterable[Row]) -> list[dict[str, Any]]:
     """Accuracy of each method at each length and depth."""
-    groups: dict[tuple[str, int, float], list[Row]] = {}
-    for row in rows:
-        groups.setdefault((row["label"], row["length"], row["depth"]), []).append(row)
-    return [
-        {
-            "label": label,
-            "method": found[0]["method"],
-            "settings": found[0]["settings"],
-            "length": length,
-            "depth": depth,
-            "accuracy": found_accuracy.share,
-            **asdict(found_accuracy),
-        }
-        for (label, length, depth), found in groups.items()
-        for found_accuracy in [accuracy(found)]
-    ]
+    return _accuracies(rows, "length", "depth")
 
 
-def ends_of_curves(rows: Iterable[Row]) -> dict[str, dict[str, float]]:
-    """For each method's label the perplexity of its `first_bin` and its `last_quarter`, and their `ratio`."""
-    found: dict[str, list[Row]] = {}
-    for row in rows:
-        found.setdefault(row["label"], []).append(row)
+def _accuracies(rows: Iterable[Row], *fields: str) -> list[dict[str, Any]]:
+    """One entry for each method and each value of `fields`."""
+    entries = []
+    for found in grouped(rows, lambda row: tuple(row[field] for field in ("label", *fields))).values():
+        total = accuracy(found)
+        kept = {field: found[0][field] for field in ("label", "method", "settings", *fields)}
+        entries.append({**kept, "accuracy": total.share, **asdict(total)})
+    return entries
+
+
+def ends_of_curves(rows: Iterable[Row]) -> dict[str, dict[str, Any]]:
+    """For each method's label the perplexity of its `first_bin` and its `last_quarter`, their `ratio`, its `settings`
+    and what it took."""
     ends = {}
-    for label, curve in found.items():
+    for label, curve in grouped(rows, lambda row: row["label"]).items():
         first = exp(min(curve, key=lambda row: row["start"])["loss"])
         last = last_quarter(curve)
-        ends[label] = {"first_bin": first, "last_quarter": last, "ratio": last / first}
+        cost = {key: curve[-1].get(key) for key in ("seconds", "peak_bytes", "settings")}
+        ends[label] = {"first_bin": first, "last_quarter": last, "ratio": last / first, **cost}
     return ends
 
 
 def last_quarter(rows: Iterable[Row]) -> float:
-    """Perplexity over the bins that begin in the last quarter of the text (the last bin, where none does)."""
+    """Perplexity over the bins that begin in the last quarter of the text, or over the last bin where none does."""
     rows = list(rows)
     start = rows[0]["length"] * 3 / 4
     late = [row for row in rows if row["start"] >= start] or [max(rows, key=lambda row: row["start"])]
@@ -142,10 +132,11 @@ def last_quarter(rows: Iterable[Row]) -> float:
 
 def curves(rows: Iterable[Row]) -> dict[str, dict[str, list[float]]]:
     """Perplexity curves: for each method's label, `start` and `end` of the bins in tokens, and `perplexity`."""
-    found: dict[str, dict[str, list[float]]] = {}
-    for row in rows:
-        curve = found.setdefault(row["label"], {"start": [], "end": [], "perplexity": []})
-        curve["start"].append(row["start"])
-        curve["end"].append(row["end"])
-        curve["perplexity"].append(exp(row["loss"]))
-    return found
+    return {
+        label: {
+            "start": [row["start"] for row in found],
+            "end": [row["end"] for row in found],
+            "perplexity": [exp(row["loss"]) for row in found],
+        }
+        for label, found in grouped(rows, lambda row: row["label"]).items()
+    }

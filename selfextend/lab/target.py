@@ -1,11 +1,12 @@
-"""Which model a run is about: what can be known from its files before any weight is read, and the loaded model.
+"""Which model a run is about: what its files tell before any weight is read, and the loaded model.
 
-Bad settings are refused with what is here, so that nobody waits for a model first.
+Bad settings are refused before anybody has to wait for a model.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from platform import python_version
@@ -13,12 +14,15 @@ from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from selfextend.config import QueryScaling, checked_integer
+from selfextend.config import checked_integer
 from selfextend.lab import tensor_parallel
+from selfextend.lab.plans import Plan
+from selfextend.lab.records import header
 from selfextend.loading.hardware import Quantization
 from selfextend.loading.models import load_model, load_tokenizer
 from selfextend.loading.sources import fetch_steps, locate, read_config
 from selfextend.profile import Profile, profile_of
+from selfextend.steps import result_of
 
 
 @dataclass(frozen=True)
@@ -40,18 +44,8 @@ class Target:
     dtype: str = "auto"
 
     @property
-    def trained_window(self) -> int:
-        """The paper's L, in tokens."""
-        return self.profile.trained_window
-
-    @property
-    def recommended_scaling(self) -> QueryScaling:
-        """The query scaling that is recommended for this model past its window."""
-        return self.profile.query_scaling
-
-    @property
     def writes(self) -> bool:
-        """Whether this process speaks for all that run the model together: prints, and keeps the record."""
+        """Whether this process prints and writes records: the first of those that run a model together."""
         return tensor_parallel.rank() == 0
 
     def tokenizer(self) -> PreTrainedTokenizerBase:
@@ -59,7 +53,7 @@ class Target:
         return load_tokenizer(self.folder)
 
     def load(self) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-        """The model and its tokenizer, cut over all processes where `torchrun` started several. Errors as `load_model`.
+        """The model and its tokenizer, split over all processes that `torchrun` started. Errors as `load_model`.
 
         Raises:
             TensorParallelError: see `selfextend.lab.tensor_parallel`.
@@ -85,13 +79,7 @@ def find_target(
     """
     if trained_window is not None:
         checked_integer("trained_window", trained_window, 2)
-    steps = fetch_steps(locate(name), weights=False)
-    while True:
-        try:
-            next(steps)
-        except StopIteration as finished:
-            folder: Path = finished.value
-            break
+    folder = result_of(fetch_steps(locate(name), weights=False))
     profile = profile_of(name, folder, read_config(folder), trained_window=trained_window)
     return Target(name, folder, profile, quantization, device, dtype)
 
@@ -120,3 +108,16 @@ def versions() -> dict[str, str]:
         except PackageNotFoundError:  # run from a checkout
             found[package] = "checkout"
     return found
+
+
+def header_of(
+    plan: Plan, name: str, model: PreTrainedModel, profile: Profile, quantization: str = "none"
+) -> dict[str, Any]:
+    """The header of a run that begins now.
+
+    Args:
+        name, quantization: as the model was asked for.
+    """
+    described = describe_model(name, model, profile.trained_window, quantization)
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    return header(plan.name, described, versions(), plan.settings(), plan.seed, now)

@@ -1,7 +1,6 @@
-"""One model cut over several processes by transformers' tensor parallelism, for `torchrun ... -m selfextend`.
+"""One model split over several processes by transformers' tensor parallelism, for `torchrun ... -m selfextend`.
 
-Every process runs the same program on its part; the first one speaks for all. Knows how to tell and to load; what is
-run with the model is no different.
+Every process runs the same program on its part of the model; only the first prints and writes records.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class TensorParallelError(ModelLoadError):
-    """A model cannot be cut over this many processes."""
+    """A model cannot be split over this many processes."""
 
     reason = "tensor-parallel"
 
@@ -29,24 +28,24 @@ def processes() -> int:
 
 
 def rank() -> int:
-    """Which of them this is, from 0."""
+    """Which of the processes this is, from 0."""
     return int(os.environ.get("RANK", "0"))
 
 
 def check(config: PreTrainedConfig, count: int, quantization: str = "none") -> None:
-    """Refuse a model that cannot be cut over `count` processes, before anything is loaded.
+    """Refuse a model that cannot be split over `count` processes, before anything is loaded.
 
     Raises:
-        TensorParallelError: what stands in the way.
+        TensorParallelError: says why.
     """
     text = config.get_text_config()
     if not getattr(text, "base_model_tp_plan", None):
         raise TensorParallelError(
-            f"transformers has no plan for cutting a {text.model_type!r} model over several processes. Run it without "
-            "torchrun; with several GPUs device_map='auto' spreads it over them layer by layer."
+            f"transformers has no plan for splitting a {text.model_type!r} model over several processes. Run it "
+            "without torchrun; with several GPUs device_map='auto' spreads it over them layer by layer."
         )
     if quantization != "none":
-        raise TensorParallelError("A quantized model cannot be cut over several processes: choose quantization none.")
+        raise TensorParallelError("A quantized model cannot be split over several processes: choose quantization none.")
     heads = {
         "attention heads": getattr(text, "num_attention_heads", count),
         "key-value heads": getattr(text, "num_key_value_heads", None) or count,

@@ -1,26 +1,25 @@
-"""How much memory a model takes, worked out before it is loaded.
+"""Estimates the memory that a model takes before it is loaded.
 
-The model is built from its config on the `meta` device, where tensors have shapes and no data: the sizes are
-those of the real thing, for any architecture, in a fraction of a second. What prefill needs on top of weights
-and cache depends on the chunk size and is not estimated; a tenth of the memory is left free for it.
+The model is built from its config on the `meta` device, where tensors have shapes and no data: the sizes are exact, for
+any architecture, in a fraction of a second. What prefill needs besides weights and cache depends on the chunk size and
+is not estimated; a tenth of the memory is left free for it.
 """
 
 import copy
 import os
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
+from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers.quantizers.base import get_keys_to_not_convert
+from transformers.quantizers.quantizers_utils import should_convert_module
 
-from selfextend.errors import UnsupportedModelError
+from selfextend.errors import ModelTooBigError, UnsupportedModelError
 from selfextend.loading.hardware import Quantization, available_bytes, has_fast_bfloat16, resolve_device
 from selfextend.loading.sources import fetch_steps, locate, read_config
+from selfextend.steps import result_of
 from selfextend.windows import trained_window
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedConfig, PreTrainedModel
 
 _HEADROOM = 0.1
 _GROWTH = 1.125  # cache buffers grow by an eighth at a time
@@ -30,7 +29,7 @@ _SEARCH_LIMIT = 1 << 30
 
 @dataclass(frozen=True)
 class LayerCache:
-    """What one layer keeps of one token.
+    """What one layer caches for each token.
 
     Attributes:
         key_bytes: bytes of the keys, all heads.
@@ -48,10 +47,10 @@ class MemoryEstimate:
     """The memory a model takes on a device, and what that leaves for text.
 
     Attributes:
-        weights_bytes: the weights as they will stand in memory.
-        layers: what each layer's cache keeps of a token (batch of one).
-        available_bytes: free on the device when this was worked out.
-        device: where the model would go; "cuda" stands for all CUDA devices together.
+        weights_bytes: the weights in memory.
+        layers: what each layer caches for each token (batch of one).
+        available_bytes: free on the device at the time of the estimate.
+        device: where the model would go; "cuda" means all CUDA devices together.
         dtype: of activations, cache and whatever is not quantized.
         quantization: "none", "int8" or "nf4".
         trained_window: tokens, or None where the config does not tell.
@@ -72,8 +71,7 @@ class MemoryEstimate:
 
     @property
     def kv_bytes_per_token(self) -> int:
-        """Bytes that one more token adds to the cache of the unextended model, before any sliding window is
-        full."""
+        """Bytes that one more token adds to the unextended model's cache, before any sliding window is full."""
         return sum(layer.key_bytes + layer.value_bytes for layer in self.layers)
 
     def kv_bytes(self, length: int, neighbor_window: int | None = None) -> int:
@@ -81,9 +79,8 @@ class MemoryEstimate:
 
         Args:
             length: tokens in the cache.
-            neighbor_window: None for the unextended model. With SelfExtend, which keeps the keys of the last
-                `neighbor_window` tokens a second time and runs without a sliding window that all layers
-                share, the buffers' slack counted in.
+            neighbor_window: None for the unextended model. SelfExtend caches the keys of the last `neighbor_window`
+                tokens a second time, ignores a sliding window that all layers share, and its buffers have some slack.
         """
         if neighbor_window is None:
             return sum(
@@ -100,10 +97,9 @@ class MemoryEstimate:
         return int(total * _GROWTH)
 
     def longest_length(self, neighbor_window: int | None = None) -> int:
-        """The longest sequence, in tokens, whose cache fits beside the weights; 0 if they do not fit
-        themselves.
+        """The longest sequence, in tokens, whose cache fits beside the weights; 0 where the weights do not fit.
 
-        A tenth of the free memory stays free for the computation itself.
+        A tenth of the free memory is left for the computation itself.
 
         Args:
             neighbor_window: see `kv_bytes`.
@@ -137,14 +133,28 @@ class MemoryEstimate:
         )
 
 
+def too_big(name: str, estimate: MemoryEstimate, what_happened: str = "") -> ModelTooBigError:
+    """The error for a model that does not fit, with everything that would make it fit."""
+    advice = []
+    if estimate.quantization != "nf4":
+        advice.append("choose quantization 'nf4', which takes about a quarter of 16-bit weights")
+    if estimate.dtype == "float32":
+        advice.append("choose dtype 'bfloat16'")
+    if estimate.device != "cpu":
+        advice.append("choose device 'cpu' if there is more memory")
+    advice.append("choose a smaller model, or close other programs")
+    sentence = f"{what_happened}{name} takes {estimate.describe()} Either {', or '.join(advice)}."
+    return ModelTooBigError(sentence, estimate)
+
+
 def estimate_memory(
-    model: "str | os.PathLike[str] | PreTrainedConfig",
+    model: str | os.PathLike[str] | PreTrainedConfig,
     quantization: Quantization = "none",
     device: str = "auto",
     dtype: str = "auto",
     available: int | None = None,
 ) -> MemoryEstimate:
-    """Works out what a model would take, without loading or downloading its weights.
+    """Estimates the memory a model would take, without loading or downloading its weights.
 
     Args:
         model: "bundled", a local folder, a hub id (its config is downloaded, a few kB), or a config.
@@ -154,11 +164,11 @@ def estimate_memory(
         available: bytes to count as free instead of asking the device.
 
     Raises:
-        ModelLoadError: the model cannot be found or is none that can be loaded.
+        ModelLoadError: the model cannot be found or cannot be loaded.
         ValueError: an unknown dtype.
     """
     if isinstance(model, (str, os.PathLike)):
-        config = read_config(_result(fetch_steps(locate(model), weights=False)))
+        config = read_config(result_of(fetch_steps(locate(model), weights=False)))
     else:
         config = model
     target = resolve_device(device)
@@ -180,9 +190,7 @@ def estimate_memory(
     )
 
 
-def _skeleton(config: "PreTrainedConfig") -> "PreTrainedModel":
-    from transformers import AutoModelForCausalLM
-
+def _skeleton(config: PreTrainedConfig) -> PreTrainedModel:
     # Building a model writes into its config. bfloat16, since some expert layers know no other type.
     config = copy.deepcopy(config)
     try:
@@ -194,16 +202,16 @@ def _skeleton(config: "PreTrainedConfig") -> "PreTrainedModel":
 
 def _resolve_dtype(
     dtype: str,
-    config: "PreTrainedConfig",
-    skeleton: "PreTrainedModel",
+    config: PreTrainedConfig,
+    skeleton: PreTrainedModel,
     quantization: Quantization,
     device: torch.device,
     free: int,
 ) -> torch.dtype:
-    """The type to compute in. "auto": the checkpoint's own, except where the device is no good at it.
+    """The type to compute in. "auto": the checkpoint's own, except where the device is slow with it.
 
-    A CPU without bfloat16 instructions, and any CPU with a float16 checkpoint, gets float32 (float16 on a CPU
-    is slow), or bfloat16 where only half the bytes fit.
+    A CPU without bfloat16 instructions, and any CPU with a float16 checkpoint, gets float32, or bfloat16 where only
+    half the bytes fit.
     """
     if dtype != "auto":
         if dtype not in _DTYPES:
@@ -222,7 +230,7 @@ def _resolve_dtype(
     return torch.float32 if fits or stored == torch.float32 else torch.bfloat16
 
 
-def _weights_bytes(skeleton: "PreTrainedModel", quantization: Quantization, dtype: torch.dtype) -> int:
+def _weights_bytes(skeleton: PreTrainedModel, quantization: Quantization, dtype: torch.dtype) -> int:
     total = sum(parameter.numel() for parameter in skeleton.parameters()) * dtype.itemsize
     for buffer in skeleton.buffers():
         follows = buffer.dtype == skeleton.dtype  # the others, rotary frequencies say, have a type of their own
@@ -239,20 +247,16 @@ def _weights_bytes(skeleton: "PreTrainedModel", quantization: Quantization, dtyp
     return total
 
 
-def _quantized_weights(skeleton: "PreTrainedModel") -> Iterator[torch.Tensor]:
-    """The weights that transformers hands to bitsandbytes: every plain linear layer but the output
-    embedding."""
-    from transformers.quantizers.base import get_keys_to_not_convert
-    from transformers.quantizers.quantizers_utils import should_convert_module
-
+def _quantized_weights(skeleton: PreTrainedModel) -> Iterator[torch.Tensor]:
+    """The weights that bitsandbytes will quantize: every plain linear layer but the output embedding."""
     kept = get_keys_to_not_convert(skeleton)
     for name, module in skeleton.named_modules():
         if type(module) is torch.nn.Linear and should_convert_module(name, kept):
             yield module.weight
 
 
-def _layer_caches(skeleton: "PreTrainedModel", dtype: torch.dtype) -> tuple[LayerCache, ...]:
-    """Runs one token through the shapes and looks at what its cache holds: right for any architecture."""
+def _layer_caches(skeleton: PreTrainedModel, dtype: torch.dtype) -> tuple[LayerCache, ...]:
+    """Runs one token through the model of shapes and reads the sizes from its cache: right for any architecture."""
     try:
         with torch.no_grad():
             cache = skeleton(torch.zeros(1, 1, dtype=torch.long, device="meta"), use_cache=True).past_key_values
@@ -266,21 +270,12 @@ def _layer_caches(skeleton: "PreTrainedModel", dtype: torch.dtype) -> tuple[Laye
             if getattr(layer, "keys", None) is not None
         )
     except (RuntimeError, NotImplementedError, AttributeError):
-        # A forward pass that looks at its data cannot run without any. The config's numbers then have to do.
+        # A forward pass that looks at its data cannot run on the meta device: the config's numbers are used instead.
         config = skeleton.config.get_text_config(decoder=True)
         heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
         head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         per_token = heads * head_dim * dtype.itemsize
         return (LayerCache(per_token, per_token, None),) * config.num_hidden_layers
-
-
-def _result(steps: Generator[object, None, Path]) -> Path:
-    """What a generator returns at its end, its steps unseen."""
-    while True:
-        try:
-            next(steps)
-        except StopIteration as finished:
-            return finished.value
 
 
 def _readable(size: int) -> str:

@@ -1,8 +1,6 @@
-"""Finds a model's files: the bundled one, a local folder, or a repository on the hub; and says what is wrong
-with them.
+"""Finds a model's files (the bundled one, a local folder, or a repository on the hub) and says what is wrong with them.
 
-Looks at names, headers and config.json only: no weight is read, nothing is put on a device. Downloading is
-`selfextend.loading.hub`, loading is `selfextend.loading.models`.
+Only names, headers and config.json are read, no weights.
 """
 
 import json
@@ -11,7 +9,11 @@ import re
 from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError, safe_open
+from transformers import AutoConfig, PreTrainedConfig
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from selfextend.errors import (
     IncompleteModelError,
@@ -19,12 +21,10 @@ from selfextend.errors import (
     UnsafeWeightsError,
     UnsupportedModelError,
 )
-from selfextend.loading.hub import DownloadProgress, download_steps
+from selfextend.loading.hub import download_steps
+from selfextend.presets import BUNDLED
+from selfextend.steps import Progress
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedConfig
-
-BUNDLED = "bundled"
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 
@@ -45,8 +45,7 @@ class Source:
 def bundled_folder() -> Path:
     """The folder of the model that comes with the project.
 
-    `SELFEXTEND_BUNDLED_MODEL` names another one; else it is looked for inside the installed package and
-    beside it.
+    `SELFEXTEND_BUNDLED_MODEL` names another folder; else it is looked for inside the installed package and beside it.
 
     Raises:
         ModelNotFoundError: it is in none of these places.
@@ -67,7 +66,7 @@ def bundled_folder() -> Path:
 
 
 def locate(name_or_path: str | os.PathLike[str]) -> Source:
-    """Tells a local folder from a hub id; asks no network.
+    """Tells a local folder from a hub id, without network access.
 
     Args:
         name_or_path: "bundled", a folder, or a hub id such as "owner/name".
@@ -91,15 +90,15 @@ def locate(name_or_path: str | os.PathLike[str]) -> Source:
     return Source(name, None)
 
 
-def fetch_steps(source: Source, *, weights: bool) -> Generator[DownloadProgress, None, Path]:
-    """The folder with the source's files, downloaded where need be. Close the generator to stop.
+def fetch_steps(source: Source, *, weights: bool) -> Generator[Progress, None, Path]:
+    """The folder with the source's files, downloaded where necessary. Close the generator to stop.
 
     Args:
         source: what `locate` returned.
         weights: the weights too, or config and tokenizer only.
 
     Yields:
-        DownloadProgress while something is downloaded; nothing for a local folder.
+        Progress while something is downloaded; nothing for a local folder.
 
     Raises:
         ModelLoadError: see `selfextend.loading.hub.download_steps`.
@@ -111,7 +110,7 @@ def fetch_steps(source: Source, *, weights: bool) -> Generator[DownloadProgress,
     return (yield from download_steps(source.name, "config", stall_timeout=30.0))
 
 
-def read_config(folder: Path) -> "PreTrainedConfig":
+def read_config(folder: Path) -> PreTrainedConfig:
     """The config of the causal language model in `folder`.
 
     Raises:
@@ -132,10 +131,6 @@ def read_config(folder: Path) -> "PreTrainedConfig":
         raise IncompleteModelError(
             f"{folder} has no config.json. A model folder holds config.json, tokenizer.json and *.safetensors."
         )
-    from huggingface_hub.errors import StrictDataclassError
-    from transformers import AutoConfig
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-
     try:
         model_type = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
     except (ValueError, AttributeError, OSError) as error:
@@ -159,14 +154,12 @@ def read_config(folder: Path) -> "PreTrainedConfig":
 
 
 def check_weights(folder: Path) -> None:
-    """Makes sure that the weights are there, complete, and in safetensors format. Reads their headers only.
+    """Checks that the weights are there, complete, and in safetensors format. Reads only their headers.
 
     Raises:
         UnsafeWeightsError: only pickle files are there.
         IncompleteModelError: no weights, a shard is missing, or a file is damaged.
     """
-    from safetensors import SafetensorError, safe_open
-
     files = sorted(folder.glob("*.safetensors"))
     if not files:
         pickles = sorted(file.name for file in folder.iterdir() if file.suffix in _PICKLES)

@@ -26,6 +26,7 @@ from app.tabs.attention import build_attention_tab
 from app.tabs.evidence import build_evidence_tab
 from app.theme import app_css, gradio_theme
 from selfextend.generation import GenerationSettings
+from selfextend.methods import SelfExtend
 from selfextend.steps import result_of
 
 PAGES_BEFORE, PAGES = 1, 5
@@ -49,8 +50,7 @@ def ask(loaded: LoadedModel, session: Session, text: str, path: Path) -> Turn:
     question = Question(
         text,
         (stored,),
-        config=loaded.advice(4000),
-        method="selfextend",
+        method=SelfExtend.of(loaded.advice(4000)),
         extend="always",
         generation=GenerationSettings(max_new_tokens=48),
     )
@@ -88,12 +88,10 @@ def build(folder: Path) -> gr.Blocks:
 
     def test(turn: Turn, citation: Citation) -> Generator[Any, None, PassageTest]:
         return passage_test_steps(
-            loaded.model,
-            loaded.tokenizer,
+            loaded.ready,
             turn.prompt.ids,
             turn.answer,
             citation,
-            trained_window=turn.trained_window,
             chunk_tokens=8,  # slow enough to be stopped on any machine
         )
 

@@ -1,0 +1,75 @@
+"""Runs the child process that opens files (`app.documents.worker`), within its limits of time and memory."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Generator
+from pathlib import Path
+
+import psutil
+
+from app.documents.document import DocumentError, Limits, megabytes
+from app.documents.messages import Message
+from selfextend.child_process import ChildProcess
+
+_HEARTBEAT_SECONDS = 0.2
+_KERNEL_LIMITS_MEMORY = sys.platform == "linux"
+_ROOT = Path(__file__).resolve().parents[2]
+
+
+def answers(path: Path, name: str, request: Message, limits: Limits) -> Generator[Message, None, None]:
+    """Runs one request in a child process and yields its messages; an empty one where 0.2 s pass without any.
+
+    The child is dead when the generator ends or is closed.
+
+    Args:
+        name: what to call the file in errors.
+        request: as `app.documents.worker` takes it, without the path and the limits.
+
+    Raises:
+        DocumentError: the file was refused, or took more time or memory than it may.
+    """
+    deadline = time.monotonic() + limits.seconds
+    memory_bytes = limits.memory_bytes if _KERNEL_LIMITS_MEMORY else None
+    search_path = os.pathsep.join(filter(None, [str(_ROOT), os.environ.get("PYTHONPATH")]))
+    command = [sys.executable, "-m", "app.documents.worker"]
+    with ChildProcess(command, environment={**os.environ, "PYTHONPATH": search_path}) as child:
+        child.send({**request, "path": str(path.resolve()), "seconds": limits.seconds, "memory_bytes": memory_bytes})
+        while True:
+            message = child.receive(_HEARTBEAT_SECONDS)
+            if time.monotonic() > deadline:
+                raise DocumentError(
+                    f"{name} took longer than {limits.seconds:,.0f} seconds to read and was stopped: "
+                    "split it into smaller files, or raise the limit."
+                )
+            if message is None:
+                raise DocumentError(_why_it_ended(name, child.exit_code(), limits))
+            too_much = not _KERNEL_LIMITS_MEMORY and _resident_bytes(child.pid) > limits.memory_bytes
+            if too_much or "out_of_memory" in message:
+                raise DocumentError(
+                    f"{name} needs more than {megabytes(limits.memory_bytes)} of memory to read and was stopped: "
+                    "split it into smaller files, or raise the limit."
+                )
+            if "refused" in message:
+                raise DocumentError(f"{name} {message['refused']}")
+            if "done" in message:
+                return
+            yield message
+
+
+def _resident_bytes(pid: int) -> int:
+    try:
+        return int(psutil.Process(pid).memory_info().rss)
+    except psutil.NoSuchProcess:
+        return 0
+
+
+def _why_it_ended(name: str, exit_code: int, limits: Limits) -> str:
+    """The child ended without an answer: killed by a signal (a crash, its limits) or by an unforeseen error."""
+    cause = "the reader crashed on it" if exit_code < 0 else "the reader failed on it"
+    return (
+        f"{name} cannot be read: {cause}. It is damaged, or needs more than "
+        f"{megabytes(limits.memory_bytes)} of memory. Open it in another program and save it anew."
+    )

@@ -1,0 +1,82 @@
+"""A document: the text of a file, page by page; and what reading one may cost."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+Kind = Literal["pdf", "txt", "md", "docx"]
+
+PAGE_SEPARATOR = "\n\n"
+"""Stands between two pages in `Document.text`."""
+
+
+class DocumentError(ValueError):
+    """A file that cannot be read; the message is a plain sentence that names it and says what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one file may cost. A file beyond any of these is refused, never cut.
+
+    `memory_bytes` limits the child process: its address space on Linux (by the kernel), its resident memory elsewhere
+    (checked every 0.2 s, since macOS does not enforce the limit and Windows has none). `seconds` is wall-clock time for
+    one reading or one picture.
+    """
+
+    max_bytes: int = 200_000_000
+    max_pages: int = 2000
+    max_characters: int = 20_000_000
+    seconds: float = 120.0
+    memory_bytes: int = 1_500_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """One page: `number` from 1, its text, and why it has none (`unreadable`), where it has none."""
+
+    number: int
+    text: str
+    unreadable: str | None = None
+
+
+@dataclass(frozen=True)
+class Document:
+    """A file's text. `sha256` is that of its bytes and serves as its id.
+
+    `page_word` is "page" where the file has pages (PDF, form feeds, Word's page breaks) and "part" where its text was
+    cut here. `notes` are sentences about what the reader had to decide or leave out.
+    """
+
+    name: str
+    sha256: str
+    kind: Kind
+    pages: tuple[Page, ...]
+    page_word: Literal["page", "part"] = "page"
+    notes: tuple[str, ...] = ()
+
+    @cached_property
+    def text(self) -> str:
+        """All pages, joined with `PAGE_SEPARATOR`; a page without text stands there as an empty string."""
+        return PAGE_SEPARATOR.join(page.text for page in self.pages)
+
+    @cached_property
+    def page_ranges(self) -> tuple[tuple[int, int], ...]:
+        """(start, end) of each page in `text`, in the order of `pages`."""
+        ranges = []
+        start = 0
+        for page in self.pages:
+            ranges.append((start, start + len(page.text)))
+            start += len(page.text) + len(PAGE_SEPARATOR)
+        return tuple(ranges)
+
+    @property
+    def unreadable(self) -> tuple[Page, ...]:
+        """The pages without text."""
+        return tuple(page for page in self.pages if page.unreadable is not None)
+
+
+def megabytes(size: int) -> str:
+    """A size for people."""
+    return f"{size / 1e6:,.0f} MB" if size >= 1e6 else f"{size:,} bytes"

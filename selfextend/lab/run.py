@@ -1,0 +1,73 @@
+"""Runs a plan on a loaded model, cell by cell. Can be stopped at any time, and resumed from the cells it gave."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+from functools import partial
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from selfextend.lab.measuring import Cost
+from selfextend.lab.plans import Cell, Plan
+from selfextend.lab.records import CellKey, Row
+from selfextend.profile import Profile
+from selfextend.reading import TokensRead, exclusively, reading
+from selfextend.steps import Clock, Progress, Running
+
+
+@dataclass(frozen=True)
+class CellDone:
+    """One cell's rows."""
+
+    rows: list[Row]
+
+
+def run_plan(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    plan: Plan,
+    profile: Profile,
+    done: AbstractSet[CellKey] = frozenset(),
+) -> Generator[Progress | CellDone, None, None]:
+    """Run a plan. Closing the generator stops it between two chunks of tokens.
+
+    Args:
+        done: cells that are recorded already. The rows of the others do not depend on which these are.
+
+    Raises:
+        PastReachError, UnsupportedArchitectureError, ValueError: before anything is computed, where that can be told.
+        OutOfMemoryError: memory ran out.
+    """
+    plan.check(profile, tokenizer)
+    clock = Clock(plan.weight)
+    finished = 0
+    for cell in plan.cells(tokenizer, profile, done):
+        if cell.work is None:
+            finished += cell.weight
+            clock.done = finished  # it took no time, which says nothing about the others
+            continue
+        read = 0
+        with Running(exclusively(model, cell.prefix, partial(_measured, model, cell, profile))) as steps:
+            for step in steps:
+                words = cell.words
+                if isinstance(step, TokensRead):
+                    read += step.count
+                else:
+                    words += " (waiting: the model is busy)"
+                now = finished + cell.weight * min(1.0, read / max(1, cell.tokens))
+                yield Progress(words, now / plan.weight, clock.seconds_left(now))
+            if steps.result:
+                yield CellDone(steps.result)
+        finished += cell.weight
+        yield Progress(cell.words, finished / plan.weight, clock.seconds_left(finished))
+
+
+def _measured(model: PreTrainedModel, cell: Cell, profile: Profile) -> Generator[TokensRead, None, list[Row]]:
+    """A cell's rows, with what they have in common and what they cost."""
+    assert cell.work is not None
+    with reading(model, cell.method, profile, cell.row["length"]) as reader, Cost() as cost:
+        rows = yield from cell.work(reader)
+    spent = {"seconds": round(cost.seconds, 4), "peak_bytes": cost.peak_bytes}
+    return [{**cell.row, **row, **spent} for row in rows]

@@ -1,0 +1,179 @@
+"""The child process that downloads a model's files from the Hugging Face hub, run as a script.
+
+    python hub_download.py <repository> config|all
+
+Writes one JSON message a line to stdout: `{"done_bytes": ..., "total_bytes": ...}` (0 while unknown) again and again,
+then `{"folder": ...}`, or `{"error": reason, "detail": ...}` with a `reason` of `selfextend.errors`. Ends when its
+stdin is closed. Complete files stay in the hub's cache and are not fetched again; a file that was cut off is removed,
+since huggingface_hub cannot continue it. Python files and pickled weights are never fetched. As a script, this file
+can import nothing of its own package.
+"""
+
+import contextlib
+import json
+import os
+import shutil
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+from huggingface_hub import HfApi, constants, snapshot_download, try_to_load_from_cache
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+)
+from huggingface_hub.utils import filter_repo_objects
+from tqdm.auto import tqdm
+
+_SMALL_FILES = ["*.json", "*.jinja", "*.model", "*.tiktoken", "merges.txt", "vocab.txt"]
+_WEIGHT_FILES = ["model.safetensors", "model-*.safetensors"]
+# Subfolders hold other formats of the same model (onnx/, original/).
+_IGNORED = ["*/*"]
+_REQUEST_TIMEOUT = 10.0
+_REPORT_EVERY = 0.2
+
+
+class _Failure(Exception):
+    def __init__(self, kind: str, detail: str) -> None:
+        super().__init__(detail)
+        self.kind, self.detail = kind, detail
+
+
+def _download(repo_id: str, what: str) -> str:
+    patterns = _SMALL_FILES if what == "config" else _SMALL_FILES + _WEIGHT_FILES
+    total = 0
+    try:
+        info = HfApi().model_info(repo_id, files_metadata=True, timeout=_REQUEST_TIMEOUT)
+    except Exception as error:
+        # Without an answer the cache may still have everything; snapshot_download below tells.
+        if not _is_connection_error(error):
+            raise
+    else:
+        files = {file.rfilename: file.size or 0 for file in info.siblings or []}
+        _check_listing(files)
+        wanted = _matching(files, patterns)
+        total = sum(files[name] for name in wanted)
+        free = shutil.disk_usage(_existing_parent(Path(constants.HF_HUB_CACHE))).free
+        if what == "all" and total > free + _cached_bytes(repo_id, wanted):
+            raise _Failure(
+                "disk-full",
+                f"it takes {total / 1e9:.1f} GB and the disk of {constants.HF_HUB_CACHE} has "
+                f"{free / 1e9:.1f} GB free. Make room, or point HF_HOME to another disk.",
+            )
+
+    bars: list[tqdm] = []
+
+    class ByteCounter(tqdm):
+        def __init__(self, *args: Any, **options: Any) -> None:
+            options["disable"] = False
+            super().__init__(*args, **options)
+            if self.unit == "B":
+                bars.append(self)
+
+        def display(self, *args: Any, **options: Any) -> None:
+            """Draws nothing: the numbers are read by the reporter."""
+
+    def report_forever() -> None:
+        while True:
+            # Transfer and writing to disk are counted by a bar each.
+            done = int(max((bar.n for bar in bars), default=0))
+            _send({"done_bytes": done, "total_bytes": max(total, done) if total else 0})
+            time.sleep(_REPORT_EVERY)
+
+    threading.Thread(target=report_forever, daemon=True).start()
+    return snapshot_download(
+        repo_id,
+        allow_patterns=patterns,
+        ignore_patterns=_IGNORED,
+        etag_timeout=_REQUEST_TIMEOUT,
+        tqdm_class=ByteCounter,
+    )
+
+
+def _check_listing(files: dict[str, int]) -> None:
+    if "config.json" not in files:
+        hint = " It is a LoRA adapter: load the model it was made for." if "adapter_config.json" in files else ""
+        raise _Failure("incomplete", f"it has no config.json, so it is not a transformers model.{hint}")
+    if not _matching(files, _WEIGHT_FILES):
+        pickles = [name for name in files if name.endswith((".bin", ".pt", ".pth", ".ckpt"))]
+        if pickles:
+            raise _Failure("pickle-only", ", ".join(sorted(pickles)[:2]))
+        raise _Failure("incomplete", "it has no weights in safetensors format.")
+
+
+def _matching(files: dict[str, int], patterns: list[str]) -> list[str]:
+    return list(filter_repo_objects(files, allow_patterns=patterns, ignore_patterns=_IGNORED))
+
+
+def _cached_bytes(repo_id: str, names: list[str]) -> int:
+    found = (try_to_load_from_cache(repo_id, name) for name in names)
+    return sum(Path(path).stat().st_size for path in found if isinstance(path, str))
+
+
+def _existing_parent(path: Path) -> Path:
+    return next(folder for folder in (path, *path.parents) if folder.exists())
+
+
+def _is_connection_error(error: BaseException) -> bool:
+    if isinstance(error, OfflineModeIsEnabled):
+        return True
+    if isinstance(error, HfHubHTTPError):
+        return error.response.status_code >= 500
+    return isinstance(error, OSError) or type(error).__module__.partition(".")[0].startswith("http")
+
+
+def _classify(error: BaseException) -> tuple[str, str]:
+    detail = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    if isinstance(error, _Failure):
+        return error.kind, error.detail
+    if isinstance(error, GatedRepoError):
+        return "gated", detail
+    if isinstance(error, (RepositoryNotFoundError, HFValidationError)):
+        return "not-found", detail
+    if isinstance(error, OSError) and error.errno == 28:
+        return (
+            "disk-full",
+            "the disk filled up during the download. What arrived is kept; make room and try again.",
+        )
+    if isinstance(error, LocalEntryNotFoundError) or _is_connection_error(error):
+        cause = error.__cause__ or error
+        return "no-network", f"{type(cause).__name__}: {str(cause).splitlines()[0] if str(cause) else detail}"
+    return "failed", f"{type(error).__name__}: {detail}"
+
+
+def _send(report: dict[str, Any]) -> None:
+    sys.stdout.write(json.dumps(report) + "\n")
+    sys.stdout.flush()
+
+
+def _end_when_told() -> None:
+    """Waits until the process that started this one closes the pipe or is gone, then leaves no half file behind."""
+    sys.stdin.read()
+    for file in psutil.Process().open_files():
+        if file.path.endswith(".incomplete"):
+            with contextlib.suppress(OSError):
+                Path(file.path).unlink()
+    os._exit(1)
+
+
+def _main() -> None:
+    threading.Thread(target=_end_when_told, daemon=True).start()
+    repo_id, what = sys.argv[1:3]
+    try:
+        report: dict[str, Any] = {"folder": _download(repo_id, what)}
+    except BaseException as error:
+        kind, detail = _classify(error)
+        report = {"error": kind, "detail": detail}
+    _send(report)
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    _main()

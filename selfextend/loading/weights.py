@@ -1,0 +1,158 @@
+"""Loads a model's weights in a thread of its own, which reports how far it is and can be stopped."""
+
+import gc
+import threading
+import traceback
+from collections.abc import Callable, Generator, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm.auto import tqdm
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
+from transformers.utils import logging
+
+from selfextend.errors import IncompleteModelError, ModelLoadError, is_out_of_memory
+from selfextend.loading.memory import MemoryEstimate, too_big
+from selfextend.steps import Progress
+
+_POLL = 0.1
+# Loading reports through a hook that transformers has one of, so two loads take turns.
+_LOADING = threading.Lock()
+
+
+class _Stopped(BaseException):
+    """Ends transformers' loading loop; a BaseException, so that no handler on the way treats it as a fault."""
+
+
+class _Loading:
+    """What the loading thread and the generator that watches it share."""
+
+    def __init__(self) -> None:
+        self.stop = threading.Event()
+        self.fraction = 0.0
+        self.model: PreTrainedModel | None = None
+        self.error: BaseException | None = None
+
+
+def weights_steps(
+    name: str, folder: Path, estimate: MemoryEstimate, device: str
+) -> Generator[Progress, None, PreTrainedModel]:
+    """The model in `folder`, in evaluation mode, its weights without gradients.
+
+    Closing the generator stops the load at the next tensor and frees what was loaded.
+
+    Args:
+        name: what to call the model.
+        estimate: its quantization, number format and device.
+        device: as it was asked for; "auto" spreads the model over all CUDA devices.
+
+    Raises:
+        ModelLoadError: a subclass that says what is wrong. Nothing half-loaded remains.
+    """
+    words = f"Loading the weights of {name}"
+    while not _LOADING.acquire(timeout=_POLL):
+        yield Progress(words, 0.0)
+    model = None
+    try:
+        shared = _Loading()
+        arguments = _from_pretrained_arguments(estimate, device)
+        thread = threading.Thread(target=_load, args=(folder, arguments, shared), daemon=True)
+        thread.start()
+        try:
+            while thread.is_alive():
+                thread.join(_POLL)
+                yield Progress(words, shared.fraction)
+        finally:
+            shared.stop.set()
+            thread.join()
+            model, error = shared.model, shared.error
+            shared.model = shared.error = None
+        if model is None:
+            assert error is not None
+            raise _translated(error, name, estimate)
+        return model
+    finally:
+        _LOADING.release()
+        model = None
+        gc.collect()
+        torch.cuda.empty_cache()
+
+
+def _from_pretrained_arguments(estimate: MemoryEstimate, device: str) -> dict[str, Any]:
+    spread = device == "auto" and estimate.device == "cuda"
+    arguments: dict[str, Any] = {
+        "dtype": getattr(torch, estimate.dtype),
+        "device_map": "auto" if spread else {"": estimate.device},
+        "use_safetensors": True,
+        "trust_remote_code": False,
+        "output_loading_info": True,
+    }
+    if estimate.quantization == "int8":
+        arguments["quantization_config"] = BitsAndBytesConfig(load_in_8bit=True)
+    elif estimate.quantization == "nf4":
+        arguments["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=arguments["dtype"]
+        )
+    return arguments
+
+
+def _load(folder: Path, arguments: dict[str, Any], shared: _Loading) -> None:
+    previous: Any = None
+
+    def hook(factory: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if threading.current_thread() is not own_thread:
+            return previous(factory, args, kwargs) if previous else factory(*args, **kwargs)
+        return _watched_bar(shared)(*args, **kwargs)
+
+    own_thread = threading.current_thread()
+    previous = logging.set_tqdm_hook(hook)
+    try:
+        # With `output_loading_info` the result is a pair, which its annotation does not say.
+        loaded: Any = AutoModelForCausalLM.from_pretrained(folder, **arguments)
+        model, info = loaded
+        if info["missing_keys"]:
+            missing = sorted(info["missing_keys"])
+            raise IncompleteModelError(
+                f"{len(missing)} weights of the model are in none of its files, for instance {missing[0]}. "
+                "The files belong to another model, or some are missing: download or copy them again."
+            )
+        model.eval()
+        model.requires_grad_(False)
+        shared.model = model
+    except BaseException as error:
+        # The frames of the traceback hold what was loaded so far.
+        traceback.clear_frames(error.__traceback__)
+        shared.error = error
+    finally:
+        logging.set_tqdm_hook(previous)
+
+
+def _watched_bar(shared: _Loading) -> type:
+    class WatchedBar(tqdm):
+        """Counts instead of drawing, and ends the loop when the load was stopped."""
+
+        def __iter__(self) -> Iterator[Any]:
+            total = self.total or 0
+            for count, item in enumerate(self.iterable):
+                if shared.stop.is_set():
+                    raise _Stopped
+                yield item
+                shared.fraction = (count + 1) / total if total else 0.0
+
+        def display(self, *args: Any, **options: Any) -> None:
+            """Draws nothing."""
+
+    return WatchedBar
+
+
+def _translated(error: BaseException, name: str, estimate: MemoryEstimate) -> BaseException:
+    if isinstance(error, ModelLoadError):
+        return error
+    dispatched_elsewhere = "Some modules are dispatched on the CPU or the disk" in str(error)
+    if is_out_of_memory(error) or dispatched_elsewhere:
+        translated: ModelLoadError = too_big(name, estimate, "Memory ran out while loading. ")
+    else:
+        translated = ModelLoadError(f"{name} could not be loaded ({type(error).__name__}): {error}")
+    translated.__cause__ = error
+    return translated
