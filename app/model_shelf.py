@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from selfextend.config import QueryScaling, SelfExtendConfig, suggest
 from selfextend.errors import ModelTooBigError
-from selfextend.presets import find_preset
+from selfextend.presets import BUNDLED, find_preset
 from selfextend.profile import Profile, profile_of
 from selfextend.steps import Progress, result_of
 
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from selfextend.loading.memory import MemoryEstimate
     from selfextend.loading.models import Loaded
 
-BUNDLED = "bundled"
-
 
 class NoModelError(RuntimeError):
     """A question came before a model; the message says what to do."""
@@ -29,15 +27,15 @@ class NoModelError(RuntimeError):
 
 @dataclass(frozen=True, eq=False)
 class LoadedModel:
-    """A model that is ready, and what people want to know about it.
+    """A model that is ready, and the facts that are shown about it.
 
     Attributes:
         name: "bundled", a folder or a hub id, as it was asked for.
         model, tokenizer: transformers' own.
         profile: its trained window, and the settings to start with.
         estimate: the memory it takes.
-        supported, reason: whether SelfExtend can be enabled on it, and the sentence about that.
-        extended_layers: numbers of the attention layers that SelfExtend takes; layers: of how many.
+        supported, reason: whether SelfExtend can be enabled on it, and why or why not.
+        extended_layers: indices of the attention layers that SelfExtend changes; layers: how many there are.
         heads: attention heads in a layer.
     """
 
@@ -67,7 +65,7 @@ class LoadedModel:
     @property
     def neighbor_window(self) -> int:
         """The neighbor window to start with, in tokens."""
-        return self.profile.neighbor_window or max(1, self.trained_window // 4)
+        return self.profile.neighbors
 
     @property
     def query_scaling(self) -> QueryScaling:
@@ -95,8 +93,8 @@ class LoadedModel:
         return f"SelfExtend active in {len(self.extended_layers)} of {self.layers} layers{rest}"
 
     def advice(self, length: int) -> SelfExtendConfig:
-        """Settings for `length` tokens: this model's own neighbor window, and the smallest group size that the
-        paper's rule allows with it.
+        """Settings for `length` tokens: the recommended neighbor window, and the smallest group size that the paper's
+        rule allows with it.
 
         Raises:
             ValueError: the trained window is too small for any.
@@ -131,10 +129,9 @@ class ModelShelf:
     def load_steps(
         self, name: str, quantization: str = "none", device: str = "auto"
     ) -> Generator[Progress, None, LoadedModel]:
-        """Load a model in place of the one that is there, which stays if this fails or is closed before the end.
+        """Load a model in place of the loaded one, which stays if this fails or is closed before the end.
 
-        Where both do not fit together and the new one alone would, the old one is let go first; should that fail, it
-        is loaded again.
+        Where only one of the two fits into memory, the old one is released first, and loaded again if this fails.
 
         Raises:
             ModelLoadError: a subclass with a sentence that says what to do.
@@ -160,7 +157,7 @@ class ModelShelf:
             self._lock.release()
 
     def _in_its_place(self, name: str, quantization: str, device: str) -> Generator[Progress, None, Loaded]:
-        """Load a model after the one that is there was let go; without the new one, the old one comes back."""
+        """Release the loaded model, then load another; if that fails, load the old one again."""
         from selfextend.loading.models import load_steps
 
         assert self._loaded is not None
@@ -174,7 +171,7 @@ class ModelShelf:
             raise
 
     def release(self) -> None:
-        """Let go of the model."""
+        """Free the model."""
         self._loaded = None
         gc.collect()
 

@@ -1,7 +1,7 @@
-"""Models worth offering by name, with the facts a chooser wants beside them.
+"""Models to offer by name, with what is known of them.
 
-A table and nothing else: it loads no model and asks no network. A setting stands here only where its source
-is named; for every other model `suggest()` gives one from the trained window and the length.
+Settings are listed only where their source is named; for every other model `suggest()` gives them from the trained
+window and the length.
 """
 
 from dataclasses import dataclass
@@ -33,130 +33,74 @@ class Preset:
     Attributes:
         label: what a menu shows.
         repo_id: what `load_model` takes: a hub id, or "bundled".
-        trained_window: tokens (the paper's L), or None where only the config knows.
-        window_source: who says so.
-        published: settings somebody published, the one to start from first; may be empty.
-        gated: the hub asks for an account that has accepted the licence.
+        trained_window: tokens (the paper's L), or None where only the model's folder says it.
         licence: as the model card names it.
+        published: settings that somebody published, the one to start from first.
+        gated: the hub asks for an account that has accepted the licence.
         query_scaling: "logn" where the model was found to need it past its window, else "none".
     """
 
     label: str
     repo_id: str
     trained_window: int | None
-    window_source: str
-    published: tuple[PublishedSetting, ...]
-    gated: bool
     licence: str
+    published: tuple[PublishedSetting, ...] = ()
+    gated: bool = False
     query_scaling: QueryScaling = "none"
 
 
-_CONFIG = "max_position_embeddings in its config.json"
+BUNDLED = "bundled"
 _LONGLM = "github.com/datamllab/LongLM"
 
+# The trained windows are max_position_embeddings in each config.json. Only Mistral's configs say 32,768 with a sliding
+# window of 4,096, without which SelfExtend runs; 8,192 is from its paper (arXiv 2310.06825, table 1) and from LongLM's
+# mistral_example.py.
 PRESETS: tuple[Preset, ...] = (
+    Preset("Bundled teaching model", BUNDLED, None, "MIT", query_scaling="logn"),
     Preset(
-        label="Bundled teaching model",
-        repo_id="bundled",
-        trained_window=None,
-        window_source=_CONFIG,
-        published=(),
-        gated=False,
-        licence="MIT",
-        query_scaling="logn",
-    ),
-    Preset(
-        label="Llama-2-7b-chat",
-        repo_id="meta-llama/Llama-2-7b-chat-hf",
-        trained_window=4096,
-        window_source=_CONFIG,
+        "Llama-2-7b-chat",
+        "meta-llama/Llama-2-7b-chat-hf",
+        4096,
+        "Llama 2 Community License",
         published=(
             PublishedSetting(4, 1024, None, f"{_LONGLM}, README, how to run"),
             PublishedSetting(8, 1024, 15_800, f"{_LONGLM}, README, how to choose the group size"),
             PublishedSetting(32, 1024, None, f"{_LONGLM}, example.py (passkey)"),
         ),
         gated=True,
-        licence="Llama 2 Community License",
     ),
-    # Mistral's configs say 32,768 with a sliding window of 4,096; SelfExtend runs without that sliding window.
+    Preset("Mistral-7B-v0.1", "mistralai/Mistral-7B-v0.1", 8192, "Apache-2.0"),
     Preset(
-        label="Mistral-7B-v0.1",
-        repo_id="mistralai/Mistral-7B-v0.1",
-        trained_window=8192,
-        window_source="arXiv 2310.06825, table 1 (context_len)",
-        published=(),
-        gated=False,
-        licence="Apache-2.0",
-    ),
-    Preset(
-        label="Mistral-7B-Instruct-v0.1",
-        repo_id="mistralai/Mistral-7B-Instruct-v0.1",
-        trained_window=8192,
-        window_source=f"{_LONGLM}, mistral_example.py",
+        "Mistral-7B-Instruct-v0.1",
+        "mistralai/Mistral-7B-Instruct-v0.1",
+        8192,
+        "Apache-2.0",
         published=(PublishedSetting(4, 1024, 10_000, f"{_LONGLM}, mistral_example.py (passkey)"),),
-        gated=False,
-        licence="Apache-2.0",
     ),
+    Preset("SOLAR-10.7B-Instruct-v1.0", "upstage/SOLAR-10.7B-Instruct-v1.0", 4096, "CC-BY-NC-4.0"),
     Preset(
-        label="SOLAR-10.7B-Instruct-v1.0",
-        repo_id="upstage/SOLAR-10.7B-Instruct-v1.0",
-        trained_window=4096,
-        window_source=_CONFIG,
-        published=(),
-        gated=False,
-        licence="CC-BY-NC-4.0",
-    ),
-    Preset(
-        label="Phi-2",
-        repo_id="microsoft/phi-2",
-        trained_window=2048,
-        window_source=_CONFIG,
+        "Phi-2",
+        "microsoft/phi-2",
+        2048,
+        "MIT",
         published=(
             PublishedSetting(4, 512, 4096, "arXiv 2401.01325, table 5"),
             PublishedSetting(8, 512, 6144, "arXiv 2401.01325, table 5"),
         ),
-        gated=False,
-        licence="MIT",
     ),
     Preset(
-        label="Llama-3.2-1B-Instruct",
-        repo_id="meta-llama/Llama-3.2-1B-Instruct",
-        trained_window=131_072,
-        window_source=_CONFIG,
-        published=(),
+        "Llama-3.2-1B-Instruct",
+        "meta-llama/Llama-3.2-1B-Instruct",
+        131_072,
+        "Llama 3.2 Community License",
         gated=True,
-        licence="Llama 3.2 Community License",
     ),
-    Preset(
-        label="Qwen3-0.6B",
-        repo_id="Qwen/Qwen3-0.6B",
-        trained_window=40_960,
-        window_source=_CONFIG,
-        published=(),
-        gated=False,
-        licence="Apache-2.0",
-    ),
-    Preset(
-        label="Gemma-3-1b-it",
-        repo_id="google/gemma-3-1b-it",
-        trained_window=32_768,
-        window_source=_CONFIG,
-        published=(),
-        gated=True,
-        licence="Gemma Terms of Use",
-    ),
-    Preset(
-        label="SmolLM2-135M-Instruct",
-        repo_id="HuggingFaceTB/SmolLM2-135M-Instruct",
-        trained_window=8192,
-        window_source=_CONFIG,
-        published=(),
-        gated=False,
-        licence="Apache-2.0",
-    ),
+    Preset("Qwen3-0.6B", "Qwen/Qwen3-0.6B", 40_960, "Apache-2.0"),
+    Preset("Gemma-3-1b-it", "google/gemma-3-1b-it", 32_768, "Gemma Terms of Use", gated=True),
+    Preset("SmolLM2-135M-Instruct", "HuggingFaceTB/SmolLM2-135M-Instruct", 8192, "Apache-2.0"),
 )
 
 
 def find_preset(repo_id: str) -> Preset | None:
-    """The preset of this hub id (or "bundled"), or None: what was typed in by hand has none."""
+    """The preset of this hub id (or "bundled"), or None."""
     return next((preset for preset in PRESETS if preset.repo_id == repo_id), None)

@@ -1,8 +1,4 @@
-"""Reads a model's trained window (the paper's L) from its config.
-
-Knows the field names of transformers' configs and nothing else of transformers: any object with those
-attributes will do. Does not know SelfExtend, models or weights.
-"""
+"""Reads a model's trained window (the paper's L) from its config."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -25,8 +21,8 @@ def trained_window(config: Any) -> int:
     - RoPE of type `default`, `dynamic`: `max_position_embeddings`. Dynamic NTK changes nothing up to there
       and has trained nothing beyond.
     - `linear`, `llama3`, `longrope`: `max_position_embeddings` too. With its scaling in force such a model
-      was trained to the long window, not to `original_max_position_embeddings`. (A checkpoint that keeps the
-      short number there is taken at its word, which errs on the safe side.)
+      was trained to the long window, not to `original_max_position_embeddings`. (Where a checkpoint keeps the
+      short number there, that is used, which is on the safe side.)
     - `yarn`: the larger of `max_position_embeddings` and `factor * original_max_position_embeddings`. YaRN is
       published both ways: some configs raise `max_position_embeddings`, some leave it and state the factor.
     - Every layer has a sliding window (Mistral-7B-v0.1, StarCoder2): that window, if it is the smaller

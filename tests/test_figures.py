@@ -33,7 +33,7 @@ FIGURES: dict[str, Draw] = {
     ),
     "curve": lambda dark: position_curve_figure(position_curve(50, CONFIG), 7, METHOD, key=3, dark=dark),
     "plane": lambda dark: parameter_plane_figure(
-        *parameter_plane(64, 300, CONFIG), length=300, trained_window=64, here=(2, 4), dark=dark
+        parameter_plane(64, 300, CONFIG), length=300, trained_window=64, here=(2, 4), dark=dark
     ),
     "attention": lambda dark: attention_heatmap(
         shares(5, 64), list("abcde"), np.arange(65) * 8, page_borders={"p. 2": 100}, dark=dark

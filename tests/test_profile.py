@@ -72,6 +72,6 @@ def test_page_and_command_line_agree(tmp_path: Path, monkeypatch: pytest.MonkeyP
         recommend(tmp_path, trained_window=128, neighbor_window=24, query_scaling="logn")
     else:
         setting = PublishedSetting(4, 24, None, "a test")
-        preset = Preset("Tiny", name, 128, "a test", (setting,), gated=False, licence="MIT", query_scaling="logn")
+        preset = Preset("Tiny", name, 128, "MIT", (setting,), query_scaling="logn")
         monkeypatch.setattr("selfextend.presets.PRESETS", (preset,))
     assert find_target(name).profile == load(name).profile == Profile(128, 24, "logn")

@@ -228,7 +228,7 @@ def test_a_document_that_is_not_in_the_prompt_is_refused() -> None:
     read = document(["One page.", "Another."])
     with pytest.raises(ValueError, match=r"a\.txt is not in the prompt"):
         TokenIndex(TRIMMED, "One page. Another.", [read])
-    with pytest.raises(ValueError, match=r"a\.txt does not stand at character 1"):
+    with pytest.raises(ValueError, match=r"a\.txt is not at character 1"):
         TokenIndex(TRIMMED, read.text, [read], document_starts=[1])
     assert TokenIndex(TRIMMED, f"One page.{PAGE_SEPARATOR}Another.", [read]).page[0] == 1
 

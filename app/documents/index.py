@@ -95,7 +95,7 @@ class TokenIndex:
         rows = []
         for place, (document, start) in enumerate(zip(self.documents, document_starts, strict=True)):
             if not self.prompt.startswith(document.text, start):
-                raise ValueError(f"The text of {document.name} does not stand at character {start} of the prompt.")
+                raise ValueError(f"The text of {document.name} is not at character {start} of the prompt.")
             rows += [
                 (place, page.number, start + first, start + end)
                 for page, (first, end) in zip(document.pages, document.page_ranges, strict=True)
@@ -213,9 +213,9 @@ def _owner(chars: Integers, ranges: Integers) -> Integers:
 
 
 def _runs(owner: Integers, count: int) -> tuple[Integers, Integers]:
-    """First token and the one after the last of each of `count` owners, whose tokens stand in their order.
+    """First token and the one after the last of each of `count` owners, whose tokens are in their order.
 
-    An owner without tokens gets an empty run where its tokens would stand.
+    An owner without tokens gets an empty run where its tokens would be.
     """
     inside = np.flatnonzero(owner >= 0)
     owned = owner[inside]

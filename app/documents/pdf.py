@@ -158,7 +158,7 @@ def get_page(pdf: Any, number: int) -> Any:
 
 
 def passage_boxes(path: str, number: int, start: int, end: int) -> list[FractionBox]:
-    """Boxes of the characters `start` to `end` of the page's clean text, one for each line they stand on."""
+    """Boxes of the characters `start` to `end` of the page's clean text, one for each line that they are on."""
     with (
         closing(open_pdf(path)) as pdf,
         closing(get_page(pdf, number)) as page,

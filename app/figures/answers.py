@@ -1,9 +1,8 @@
-"""Arrays in, plotly figures out: attention, losses and the grids of the probes.
+"""Draws attention, losses and the grids of the probes as plotly figures.
 
-Every figure states in its title what it shows, carries units on its axes, draws on light and on dark ground
-(`dark=`; a plot pane switches it in the browser) and stays readable at 390 px: colour bars and legends lie
-across, never beside. Arrays stay numpy, which plotly sends as packed bytes; lists would be ten times as long.
-The position map's figures are in `app.figures.maps`.
+Every figure says in its title what it shows, has units on its axes, suits a light and a dark background (`dark=`; a
+plot pane switches it in the browser) and is readable at 390 px: colour bars and legends are horizontal. Arrays stay
+numpy, which plotly sends as packed bytes; lists would be ten times as long.
 """
 
 from __future__ import annotations
@@ -16,11 +15,11 @@ import numpy as np
 import numpy.typing as npt
 import plotly.graph_objects as go
 
-from app.figures.style import METHOD_NAMES, SEQUENTIAL, compact, finish, lying_colour_bar
+from app.figures.style import METHOD_NAMES, SEQUENTIAL, compact, finish, horizontal_colour_bar
 from app.theme import ACCENTS, BLUE, GREY, METHOD_COLOURS, METHOD_DASHES, ORANGE
 
 PAGE_BORDER = ({"color": "rgba(0,0,0,0.45)", "width": 3}, {"color": "rgba(255,255,255,0.9)", "width": 1})
-"""A bright line in a dark one: seen on the colours' dark end and on their bright end alike."""
+"""A bright line within a dark one, visible on dark and on bright colours."""
 
 
 def attention_heatmap(
@@ -55,24 +54,13 @@ def attention_heatmap(
             f"shares of shape {shares.shape} need {rows} token labels and {bins + 1} bin edges, "
             f"not {len(token_labels)} and {len(edges)}."
         )
-    shown = np.log10(np.maximum(shares, 1e-6)) if scale == "log" else shares
-    low, high = (-6.0, 0.0) if scale == "log" else (0.0, max(float(shares.max(initial=0.0)), 1e-9))
-    bar = lying_colour_bar("share of attention")
-    if scale == "log":
-        powers = list(range(-6, 1))
-        bar |= {"tickvals": powers, "ticktext": ["≤ 10⁻⁶", "10⁻⁵", "10⁻⁴", "10⁻³", "1%", "10%", "100%"]}
-    else:
-        bar |= {"tickformat": ".1%"}
     figure = go.Figure(
         go.Heatmap(
-            z=shown.astype(np.float32),
+            **(_log_colours(shares) if scale == "log" else _linear_colours(shares)),
             x=edges,
             y=np.arange(rows + 1) - 0.5,
             customdata=shares.astype(np.float32),
-            zmin=low,
-            zmax=high,
             colorscale=SEQUENTIAL,
-            colorbar=bar,
             hovertemplate=(
                 "answer token %{y}<br>tokens around %{x:,}<br>%{customdata:.3%} of its attention<extra></extra>"
             ),
@@ -95,6 +83,18 @@ def attention_heatmap(
         title="position in the prompt (tokens)", range=[int(edges[0]), int(edges[-1])], showgrid=False, zeroline=False
     )
     return finish(figure, f"Where each answer token looked ({pooled} per bin, {what})", dark, colour_bar=True)
+
+
+def _log_colours(shares: npt.NDArray[np.floating[Any]]) -> dict[str, Any]:
+    labels = ["≤ 10⁻⁶", "10⁻⁵", "10⁻⁴", "10⁻³", "1%", "10%", "100%"]
+    bar = horizontal_colour_bar("share of attention") | {"tickvals": list(range(-6, 1)), "ticktext": labels}
+    return {"z": np.log10(np.maximum(shares, 1e-6)).astype(np.float32), "zmin": -6, "zmax": 0, "colorbar": bar}
+
+
+def _linear_colours(shares: npt.NDArray[np.floating[Any]]) -> dict[str, Any]:
+    bar = horizontal_colour_bar("share of attention") | {"tickformat": ".1%"}
+    top = max(float(shares.max(initial=0.0)), 1e-9)
+    return {"z": shares.astype(np.float32), "zmin": 0, "zmax": top, "colorbar": bar}
 
 
 def page_bars(
@@ -253,7 +253,7 @@ def _labelled_grid(
             zmin=0 if percent else None,
             zmax=1 if percent else None,
             colorscale=SEQUENTIAL,
-            colorbar=lying_colour_bar(value_name) | {"tickformat": shown},
+            colorbar=horizontal_colour_bar(value_name) | {"tickformat": shown},
             texttemplate=f"%{{z:{shown}}}" if values.size <= 150 else None,
             xgap=2,
             ygap=2,

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import plotly.graph_objects as go
 
-from app.figures.style import METHOD_NAMES, SEQUENTIAL, compact, finish, lying_colour_bar
+from app.figures.style import METHOD_NAMES, SEQUENTIAL, compact, finish, horizontal_colour_bar
 from app.theme import BLUE, GREY, METHOD_COLOURS, METHOD_DASHES, ORANGE, PURPLE, SKY, VERMILLION
 from selfextend.methods import Method
 from selfextend.position_map import MapCells, PositionCurve
@@ -60,20 +60,15 @@ def position_map_figure(
             zmax=top,
             texttemplate="%{z}" if labelled else None,
             colorscale="Viridis" if cells.is_difference else SEQUENTIAL,
-            colorbar=lying_colour_bar(bar),
+            colorbar=horizontal_colour_bar(bar),
             hovertemplate=hover,
             hoverongaps=False,
         )
     )
-    rows, columns = cells.query_stride / 2, cells.key_stride / 2
     left, right = (edge - 0.5 for edge in cells.key_range)
     upper, lower = (edge - 0.5 for edge in cells.query_range)
     if cells.unseen.any():
-        figure.add_trace(
-            _unseen_region(
-                cells, int(cells.key[0]) - columns, rows, trained_window, opaque=not (cells.is_difference or labelled)
-            )
-        )
+        figure.add_trace(_unseen_region(cells, trained_window, opaque=not (cells.is_difference or labelled)))
     if cells.is_difference:
         figure.add_trace(_distance_line(trained_window, lower, "vanilla leaves its trained window", "dash"))
     for band in method.positions.bands if method.positions is not None else ():
@@ -90,8 +85,9 @@ def _named(method: Method) -> str:
     return f"{method.heading} ({method.setting})" if method.setting else method.heading
 
 
-def _unseen_region(cells: MapCells, left: float, half_row: float, trained_window: int, opaque: bool) -> go.Scatter:
-    """The unseen cells as one hatched shape. In each row they are its first keys, so a staircase bounds them."""
+def _unseen_region(cells: MapCells, trained_window: int, opaque: bool) -> go.Scatter:
+    """The unseen cells as one hatched shape. In each row they are its first keys, so its edge is a staircase."""
+    left, half_row = int(cells.key[0]) - cells.key_stride / 2, cells.query_stride / 2
     edges = left + cells.unseen.sum(axis=1) * cells.key_stride
     rows = np.flatnonzero(cells.unseen[:, 0])
     queries = cells.query[rows]
@@ -213,10 +209,7 @@ PLANE_COLOURS = (GREY, ORANGE, BLUE, SKY)
 
 
 def parameter_plane_figure(
-    group_sizes: npt.NDArray[np.int_],
-    neighbor_windows: npt.NDArray[np.int_],
-    verdict: npt.NDArray[np.uint8],
-    reach: npt.NDArray[np.int_],
+    plane: tuple[npt.NDArray[np.int_], npt.NDArray[np.int_], npt.NDArray[np.uint8], npt.NDArray[np.int_]],
     *,
     length: int,
     trained_window: int,
@@ -227,12 +220,12 @@ def parameter_plane_figure(
     """The plane group size x neighbor window for one document.
 
     Args:
-        group_sizes, neighbor_windows: the columns and the rows.
-        verdict: index into PLANE_LABELS, shape (rows, columns).
-        reach: tokens each combination reaches, same shape.
+        plane: the group sizes (columns); the neighbor windows (rows); the index into PLANE_LABELS for each combination
+            and the tokens that it reaches, both of shape (rows, columns).
         here, advised: (group size, neighbor window), each a cell of the plane, to mark as the present setting and as
             the suggestion.
     """
+    group_sizes, neighbor_windows, verdict, reach = plane
     steps = [(n / 4 + side * 0.25, colour) for n, colour in enumerate(PLANE_COLOURS) for side in (0, 1)]
     words = np.asarray(PLANE_LABELS, dtype=object)[verdict]
     figure = go.Figure(

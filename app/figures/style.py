@@ -1,4 +1,4 @@
-"""What every figure has in common: ground, ink, colour bars, and numbers in few bytes."""
+"""What every figure has in common: background, text, colour bars, and numbers in few bytes."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ OFFLINE = {"displaylogo": False, "showSendToCloud": False, "plotlyServerURL": ""
 
 LINE = 20
 COLOUR_BAR_ROOM, COLOUR_BAR_LIFT = 58, 24
-"""Pixels: a line of the title; what a lying colour bar takes, and by how much plotly lifts the title over one."""
+"""Pixels: a line of the title; what a horizontal colour bar takes, and how far plotly raises the title above one."""
 
 
 @cache
 def template(dark: bool) -> go.layout.Template:
-    """Ink, grid and fonts for one ground. The ground itself is see-through, so that the page's shows."""
+    """Text, grid and fonts for a light or a dark background. The background is transparent: the page's own shows."""
     tone = "dark" if dark else "light"
     axis = {
         "gridcolor": GRID[tone],
@@ -75,14 +75,14 @@ def template(dark: bool) -> go.layout.Template:
 
 
 def finish(figure: go.Figure, title: str, dark: bool, *, room: int = 12, colour_bar: bool = False) -> go.Figure:
-    """The figure with its title and ground.
+    """The figure with its title and background.
 
-    The title is broken into lines that a narrow screen holds, since plotly breaks none. `meta.title_height` says how
-    many pixels it takes, for whoever shows the title outside the plot.
+    The title is broken into lines that fit a narrow screen, since plotly breaks none. `meta.title_height` is its height
+    in pixels, for showing the title outside the plot.
 
     Args:
-        room: pixels between title and plot, for what else stands there.
-        colour_bar: there is one from `lying_colour_bar`, which brings its own room.
+        room: pixels between title and plot.
+        colour_bar: the figure has a `horizontal_colour_bar`, which brings its own room.
     """
     lines = textwrap.wrap(title, 46)
     height = 12 + LINE * len(lines)
@@ -90,7 +90,7 @@ def finish(figure: go.Figure, title: str, dark: bool, *, room: int = 12, colour_
     return figure.update_layout(
         template=template(dark),
         # Placed by its first line, counted up from the plot: plotly starts a title of several lines higher than one of
-        # a single line, and lifts either when a colour bar lies across.
+        # a single line, and raises both above a horizontal colour bar.
         title={
             "text": "<br>".join(lines),
             "x": 0,
@@ -104,7 +104,7 @@ def finish(figure: go.Figure, title: str, dark: bool, *, room: int = 12, colour_
     )
 
 
-def lying_colour_bar(title: str) -> dict[str, Any]:
+def horizontal_colour_bar(title: str) -> dict[str, Any]:
     """A colour bar above the plot, where a narrow screen has room for it."""
     return {
         "orientation": "h",

@@ -147,7 +147,7 @@ def _draw(group_size: float, neighbor_window: float, view: DocumentView) -> tupl
         return gr.skip(), complaint_html(error)
     suggestion = suggest(view.trained_window, view.length)
     figure = parameter_plane_figure(
-        *parameter_plane(view.trained_window, view.length, config, suggestion),
+        parameter_plane(view.trained_window, view.length, config, suggestion),
         length=view.length,
         trained_window=view.trained_window,
         here=(config.group_size, config.neighbor_window),

@@ -1,7 +1,4 @@
-"""What this machine offers a model: devices, free memory, number formats, quantization.
-
-Knows torch, psutil and (when asked) bitsandbytes; knows nothing about any particular model.
-"""
+"""What this machine offers a model: devices, free memory, number formats, quantization."""
 
 import importlib.util
 import logging
@@ -18,8 +15,7 @@ Quantization = Literal["none", "int8", "nf4"]
 
 
 def resolve_device(device: str) -> torch.device:
-    """The device that stands for "auto" (all CUDA devices, as "cuda" without a number; else the CPU) or for a
-    name.
+    """The device of a name; "auto" is "cuda" (without a number: all CUDA devices) where there is one, else the CPU.
 
     Args:
         device: "auto", "cpu", "cuda", "cuda:0", "mps", ...
@@ -46,8 +42,7 @@ def resolve_device(device: str) -> torch.device:
 
 
 def available_bytes(device: torch.device) -> int:
-    """Memory that is free on the device right now, in bytes; "cuda" without a number means all of them
-    together."""
+    """Bytes that are free on the device now; "cuda" without a number means all CUDA devices together."""
     if device.type == "cuda":
         indices = range(torch.cuda.device_count()) if device.index is None else [device.index]
         return sum(torch.cuda.mem_get_info(index)[0] for index in indices)
@@ -57,15 +52,14 @@ def available_bytes(device: torch.device) -> int:
 
 
 def _container_limit() -> int | None:
-    """Bytes this container may still take, where it has a limit of its own that psutil does not see (cgroup
-    v2)."""
+    """Bytes that this container may still take, where it has a limit of its own (cgroup v2), which psutil ignores."""
     group = Path("/sys/fs/cgroup")
     try:
         limit = (group / "memory.max").read_text().strip()
         if limit == "max":
             return None
         used = int((group / "memory.current").read_text())
-        # The page cache counts as used there, and is given back on demand.
+        # The page cache counts as used there, and is freed on demand.
         statistics = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
         return max(0, int(limit) - used + int(statistics.get("inactive_file", 0)))
     except (OSError, ValueError):
@@ -73,7 +67,7 @@ def _container_limit() -> int | None:
 
 
 def has_fast_bfloat16(device: torch.device) -> bool:
-    """Whether the device computes in bfloat16 rather than imitating it.
+    """Whether the device computes in bfloat16 rather than emulating it.
 
     On a CPU without such instructions a bfloat16 matrix product is several times slower than a float32 one.
     """
@@ -81,13 +75,13 @@ def has_fast_bfloat16(device: torch.device) -> bool:
         return torch.cuda.is_bf16_supported(including_emulation=False)
     if device.type != "cpu":
         return False
-    # Newer than the oldest torch we take; without it the answer is the cautious one.
+    # The oldest supported torch lacks this; the answer is then no.
     capabilities: Mapping[str, bool | int | str] = getattr(torch.cpu, "get_capabilities", dict)()
     return any(capabilities.get(name) for name in ("amx_bf16", "avx512_bf16", "bf16", "sve_bf16"))
 
 
 def check_quantization(quantization: Quantization, device: torch.device) -> None:
-    """Makes sure that this machine can run the quantization, by running a small piece of it on the device.
+    """Checks that this machine can run the quantization, by running a small piece of it on the device.
 
     Raises:
         ValueError: not one of "none", "int8", "nf4".

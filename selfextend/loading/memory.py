@@ -29,7 +29,7 @@ _SEARCH_LIMIT = 1 << 30
 
 @dataclass(frozen=True)
 class LayerCache:
-    """What one layer keeps of one token.
+    """What one layer caches for each token.
 
     Attributes:
         key_bytes: bytes of the keys, all heads.
@@ -47,10 +47,10 @@ class MemoryEstimate:
     """The memory a model takes on a device, and what that leaves for text.
 
     Attributes:
-        weights_bytes: the weights as they will stand in memory.
-        layers: what each layer's cache keeps of a token (batch of one).
-        available_bytes: free on the device when this was worked out.
-        device: where the model would go; "cuda" stands for all CUDA devices together.
+        weights_bytes: the weights in memory.
+        layers: what each layer caches for each token (batch of one).
+        available_bytes: free on the device at the time of the estimate.
+        device: where the model would go; "cuda" means all CUDA devices together.
         dtype: of activations, cache and whatever is not quantized.
         quantization: "none", "int8" or "nf4".
         trained_window: tokens, or None where the config does not tell.
@@ -71,8 +71,7 @@ class MemoryEstimate:
 
     @property
     def kv_bytes_per_token(self) -> int:
-        """Bytes that one more token adds to the cache of the unextended model, before any sliding window is
-        full."""
+        """Bytes that one more token adds to the unextended model's cache, before any sliding window is full."""
         return sum(layer.key_bytes + layer.value_bytes for layer in self.layers)
 
     def kv_bytes(self, length: int, neighbor_window: int | None = None) -> int:
@@ -80,9 +79,8 @@ class MemoryEstimate:
 
         Args:
             length: tokens in the cache.
-            neighbor_window: None for the unextended model. With SelfExtend, which keeps the keys of the last
-                `neighbor_window` tokens a second time and runs without a sliding window that all layers
-                share, the buffers' slack counted in.
+            neighbor_window: None for the unextended model. SelfExtend caches the keys of the last `neighbor_window`
+                tokens a second time, ignores a sliding window that all layers share, and its buffers have some slack.
         """
         if neighbor_window is None:
             return sum(
@@ -99,10 +97,9 @@ class MemoryEstimate:
         return int(total * _GROWTH)
 
     def longest_length(self, neighbor_window: int | None = None) -> int:
-        """The longest sequence, in tokens, whose cache fits beside the weights; 0 if they do not fit
-        themselves.
+        """The longest sequence, in tokens, whose cache fits beside the weights; 0 where the weights do not fit.
 
-        A tenth of the free memory stays free for the computation itself.
+        A tenth of the free memory is left for the computation itself.
 
         Args:
             neighbor_window: see `kv_bytes`.
@@ -157,7 +154,7 @@ def estimate_memory(
     dtype: str = "auto",
     available: int | None = None,
 ) -> MemoryEstimate:
-    """Works out what a model would take, without loading or downloading its weights.
+    """Estimates the memory a model would take, without loading or downloading its weights.
 
     Args:
         model: "bundled", a local folder, a hub id (its config is downloaded, a few kB), or a config.
@@ -167,7 +164,7 @@ def estimate_memory(
         available: bytes to count as free instead of asking the device.
 
     Raises:
-        ModelLoadError: the model cannot be found or is none that can be loaded.
+        ModelLoadError: the model cannot be found or cannot be loaded.
         ValueError: an unknown dtype.
     """
     if isinstance(model, (str, os.PathLike)):
@@ -211,10 +208,10 @@ def _resolve_dtype(
     device: torch.device,
     free: int,
 ) -> torch.dtype:
-    """The type to compute in. "auto": the checkpoint's own, except where the device is no good at it.
+    """The type to compute in. "auto": the checkpoint's own, except where the device is slow with it.
 
-    A CPU without bfloat16 instructions, and any CPU with a float16 checkpoint, gets float32 (float16 on a CPU
-    is slow), or bfloat16 where only half the bytes fit.
+    A CPU without bfloat16 instructions, and any CPU with a float16 checkpoint, gets float32, or bfloat16 where only
+    half the bytes fit.
     """
     if dtype != "auto":
         if dtype not in _DTYPES:
@@ -251,8 +248,7 @@ def _weights_bytes(skeleton: PreTrainedModel, quantization: Quantization, dtype:
 
 
 def _quantized_weights(skeleton: PreTrainedModel) -> Iterator[torch.Tensor]:
-    """The weights that transformers hands to bitsandbytes: every plain linear layer but the output
-    embedding."""
+    """The weights that bitsandbytes will quantize: every plain linear layer but the output embedding."""
     kept = get_keys_to_not_convert(skeleton)
     for name, module in skeleton.named_modules():
         if type(module) is torch.nn.Linear and should_convert_module(name, kept):
@@ -260,7 +256,7 @@ def _quantized_weights(skeleton: PreTrainedModel) -> Iterator[torch.Tensor]:
 
 
 def _layer_caches(skeleton: PreTrainedModel, dtype: torch.dtype) -> tuple[LayerCache, ...]:
-    """Runs one token through the shapes and looks at what its cache holds: right for any architecture."""
+    """Runs one token through the model of shapes and reads the sizes from its cache: right for any architecture."""
     try:
         with torch.no_grad():
             cache = skeleton(torch.zeros(1, 1, dtype=torch.long, device="meta"), use_cache=True).past_key_values
@@ -274,7 +270,7 @@ def _layer_caches(skeleton: PreTrainedModel, dtype: torch.dtype) -> tuple[LayerC
             if getattr(layer, "keys", None) is not None
         )
     except (RuntimeError, NotImplementedError, AttributeError):
-        # A forward pass that looks at its data cannot run without any. The config's numbers then have to do.
+        # A forward pass that looks at its data cannot run on the meta device: the config's numbers are used instead.
         config = skeleton.config.get_text_config(decoder=True)
         heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
         head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads

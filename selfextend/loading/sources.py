@@ -22,9 +22,9 @@ from selfextend.errors import (
     UnsupportedModelError,
 )
 from selfextend.loading.hub import download_steps
+from selfextend.presets import BUNDLED
 from selfextend.steps import Progress
 
-BUNDLED = "bundled"
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 
@@ -45,8 +45,7 @@ class Source:
 def bundled_folder() -> Path:
     """The folder of the model that comes with the project.
 
-    `SELFEXTEND_BUNDLED_MODEL` names another one; else it is looked for inside the installed package and
-    beside it.
+    `SELFEXTEND_BUNDLED_MODEL` names another folder; else it is looked for inside the installed package and beside it.
 
     Raises:
         ModelNotFoundError: it is in none of these places.
@@ -67,7 +66,7 @@ def bundled_folder() -> Path:
 
 
 def locate(name_or_path: str | os.PathLike[str]) -> Source:
-    """Tells a local folder from a hub id; asks no network.
+    """Tells a local folder from a hub id, without network access.
 
     Args:
         name_or_path: "bundled", a folder, or a hub id such as "owner/name".
@@ -92,7 +91,7 @@ def locate(name_or_path: str | os.PathLike[str]) -> Source:
 
 
 def fetch_steps(source: Source, *, weights: bool) -> Generator[Progress, None, Path]:
-    """The folder with the source's files, downloaded where need be. Close the generator to stop.
+    """The folder with the source's files, downloaded where necessary. Close the generator to stop.
 
     Args:
         source: what `locate` returned.
@@ -155,7 +154,7 @@ def read_config(folder: Path) -> PreTrainedConfig:
 
 
 def check_weights(folder: Path) -> None:
-    """Makes sure that the weights are there, complete, and in safetensors format. Reads their headers only.
+    """Checks that the weights are there, complete, and in safetensors format. Reads only their headers.
 
     Raises:
         UnsafeWeightsError: only pickle files are there.

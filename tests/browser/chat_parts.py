@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from playwright.sync_api import Page, expect
 
@@ -60,11 +64,59 @@ def until(page: Page, condition: Callable[[], bool], what: str) -> None:
     raise AssertionError(f"never came: {what}")
 
 
-def kept(page: Page) -> None:
-    """Waits until the browser keeps the page's state."""
-    stored = "Object.keys(localStorage).some((key) => key.includes('selfextend-explorer'))"
-    until(page, lambda: bool(page.evaluate(stored)), "what is kept in the browser")
-    page.wait_for_timeout(1500)  # the newest state comes a moment after the first
+def kept(page: Page) -> dict[str, Any]:
+    """What the browser keeps of the page; nothing where it keeps nothing yet.
+
+    gr.BrowserState writes AES-CBC as CryptoJS does: the passphrase is the secret's SHA-256 in hexadecimal, and key and
+    initialization vector come of it as in OpenSSL.
+    """
+    stored, secret = page.evaluate(
+        """() => {
+            const state = window.gradio_config.components.find((each) => each.type === "browserstate").props;
+            return [localStorage.getItem(state.storage_key), state.secret];
+        }"""
+    )
+    if stored is None:
+        return {}
+    data = base64.b64decode(stored.split(":")[1])
+    passphrase, derived = hashlib.sha256(secret.encode()).hexdigest().encode(), b""
+    while len(derived) < 48:
+        derived += hashlib.md5(derived[-16:] + passphrase + data[8:16], usedforsecurity=False).digest()
+    text = page.evaluate(
+        """async ([key, iv, data]) => {
+            const bytes = (hex) => Uint8Array.from(hex.match(/../g), (pair) => parseInt(pair, 16));
+            const made = await crypto.subtle.importKey("raw", bytes(key), "AES-CBC", false, ["decrypt"]);
+            const plain = await crypto.subtle.decrypt({ name: "AES-CBC", iv: bytes(iv) }, made, bytes(data));
+            return new TextDecoder().decode(plain);
+        }""",
+        [derived[:32].hex(), derived[32:].hex(), data[16:].hex()],
+    )
+    found: dict[str, Any] = json.loads(text)
+    return found
+
+
+def keeps(page: Page, *, questions: list[str], group_size: str | None = None, documents: int = 1) -> None:
+    """Waits until the browser keeps this conversation, and so many documents and this group size with it."""
+
+    def all_of_it() -> bool:
+        found = kept(page)
+        return (
+            [entry["question"] for entry in found.get("entries", ["?"])] == questions
+            and len(found["documents"]) == documents
+            and (group_size is None or str(found["controls"][1]) == group_size)
+        )
+
+    until(page, all_of_it, f"kept in the browser: {questions}")
+
+
+def reload(page: Page) -> Page:
+    """Loads the page anew, without what a reload makes Gradio log."""
+    leave(page, page.url)
+    return ready(page)
+
+
+def group_size(page: Page) -> str:
+    return page.get_by_label("number input for Group size").input_value()
 
 
 def fill_number(page: Page, label: str, value: int) -> None:

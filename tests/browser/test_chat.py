@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from chat_parts import SENTENCE, Open, answered, ask, kept, leave, limit_answers, ready, suggest, upload
+from chat_parts import SENTENCE, Open, answered, ask, keeps, limit_answers, ready, reload, suggest, upload
 from playwright.sync_api import expect
 
 from benchmarks.serving import served
@@ -148,10 +148,9 @@ def test_reload_keeps_conversation_documents_and_settings(address: str, open_pag
     page.get_by_label("number input for Group size").press("Tab")
     ask(page, "What is kept?")
     answered(page)
-    kept(page)
+    keeps(page, questions=["What is kept?"], group_size="77")
     said = page.locator("#chat .measures").inner_text()
-    leave(page, page.url)
-    ready(page)
+    reload(page)
     expect(page.locator("#chat")).to_contain_text("What is kept?")
     expect(page.locator("#chat .measures")).to_have_text(said)
     expect(page.locator(".document-list")).to_contain_text(short.name)

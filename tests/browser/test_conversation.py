@@ -11,7 +11,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-from chat_parts import Open, answered, app_command, ask, kept, leave, limit_answers, ready, suggest, upload
+from chat_parts import Open, answered, app_command, ask, keeps, leave, limit_answers, ready, suggest, upload
 from conftest import ACTION_MILLISECONDS
 from make_documents import make
 from playwright.sync_api import Browser, expect
@@ -108,7 +108,7 @@ def test_a_restart_keeps_conversation_documents_and_settings(
         page.get_by_label("number input for Group size").press("Tab")
         ask(page, "What is kept?")
         answered(page)
-        kept(page)
+        keeps(page, questions=["What is kept?"], group_size="77")
         said = page.locator("#chat .measures").inner_text()
         leave(page)
     with served(command, port=urlsplit(url).port or 0) as url:

@@ -1,0 +1,216 @@
+"""What the tabs show after an answer was cleared, undone or followed by a link, and what a page begins with.
+
+On a tiny random model, where only the mechanics count.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from chat_parts import (
+    SENTENCE,
+    Open,
+    answered,
+    app_command,
+    ask,
+    group_size,
+    keeps,
+    leave,
+    limit_answers,
+    ready,
+    reload,
+    suggest,
+    upload,
+)
+from playwright.sync_api import Page, expect
+from tiny_models import save_endless
+
+from benchmarks.serving import served
+
+pytestmark = pytest.mark.browser
+
+
+@pytest.fixture(scope="module")
+def other(folder: Path) -> Path:
+    """Another text than `short`."""
+    path = folder / "other.txt"
+    path.write_text("\f".join(f"Sheet {n}. {SENTENCE * 3}" for n in range(1, 4)))
+    return path
+
+
+def asked(open_page: Open, address: str, document: Path, *questions: str) -> Page:
+    """A page with short answers to these questions."""
+    page = ready(open_page(address, width=1500))
+    upload(page, document)
+    limit_answers(page, 6)
+    suggest(page)
+    for number, question in enumerate(questions, start=1):
+        ask(page, question)
+        answered(page, number)
+    return page
+
+
+def evidence(page: Page):  # type: ignore[no-untyped-def]
+    return page.locator("#evidence-summary")
+
+
+def open_right(page: Page, tab: str) -> None:
+    page.locator("#right-tabs").get_by_role("tab", name=tab, exact=True).click()
+
+
+def test_a_cleared_conversation_stays_cleared(address: str, open_page: Open, short: Path) -> None:
+    page = asked(open_page, address, short, "Who is forgotten?")
+    expect(evidence(page)).to_contain_text("Who is forgotten?")
+    keeps(page, questions=["Who is forgotten?"])
+    page.locator("#chat").get_by_role("button", name="Clear").click()
+    expect(evidence(page)).to_contain_text("Ask a question")
+    expect(page.locator("#evidence-found")).to_be_hidden()
+    keeps(page, questions=[])
+    reload(page)
+    expect(page.locator(".document-list")).to_contain_text(short.name)
+    expect(page.locator("#chat")).not_to_contain_text("Who is forgotten?")
+
+
+def test_an_undone_question_stays_undone(address: str, open_page: Open, short: Path) -> None:
+    page = asked(open_page, address, short, "Who stays?", "Who goes?")
+    expect(evidence(page)).to_contain_text("Who goes?")
+    page.locator("#chat").get_by_role("button", name="Undo").click()
+    expect(evidence(page)).to_contain_text("Who stays?")
+    open_right(page, "Attention")
+    expect(page.locator("#attention-summary")).to_contain_text("Who stays?")
+    keeps(page, questions=["Who stays?"])
+    reload(page)
+    expect(page.locator("#chat")).to_contain_text("Who stays?")
+    expect(page.locator("#chat")).not_to_contain_text("Who goes?")
+
+
+def test_every_tab_shows_the_answer_that_a_link_names_and_a_new_one_opens_at_its_first_passage(
+    address: str, open_page: Open, short: Path
+) -> None:
+    page = asked(open_page, address, short, "Who is first?", "Who is second?")
+    chosen = page.locator("#evidence-passages input:checked")
+    expect(evidence(page)).to_contain_text("Who is second?")
+    expect(chosen).to_have_value("1")
+    link = page.locator("#chat a.page-link[href^='#passage-1-']:not([href$='-1'])").first
+    rank = re.search(r"\d+$", link.get_attribute("href") or "")
+    assert rank, "the first answer looked at several pages"
+    link.click()
+    expect(evidence(page)).to_contain_text("Who is first?")
+    expect(chosen).to_have_value(rank[0])
+    # The same link once more, after another passage was looked at.
+    page.locator("#evidence-passages input").first.check()
+    link.click()
+    expect(chosen).to_have_value(rank[0])
+    open_right(page, "Attention")
+    expect(page.locator("#attention-summary")).to_contain_text("Who is first?")
+    ask(page, "Who is third?")
+    answered(page, 3)
+    expect(page.locator("#attention-summary")).to_contain_text("Who is third?")
+    open_right(page, "Evidence")
+    expect(evidence(page)).to_contain_text("Who is third?")
+    expect(chosen).to_have_value("1")
+
+
+def test_evidence_is_there_after_a_reload(address: str, open_page: Open, short: Path) -> None:
+    page = asked(open_page, address, short, "Who is traced?")
+    keeps(page, questions=["Who is traced?"])
+    reload(page)
+    expect(evidence(page)).to_contain_text("Who is traced?")
+    expect(page.locator("#evidence-passages input:checked")).to_have_value("1")
+
+
+def test_suggested_settings_are_kept_and_what_a_slider_is_reset_to(address: str, open_page: Open, short: Path) -> None:
+    page = ready(open_page(address, width=1500))
+    upload(page, short)
+    suggest(page)
+    advised = group_size(page)
+    assert advised != "8"
+    keeps(page, questions=[], group_size=advised)
+    reload(page)
+    expect(page.get_by_label("number input for Group size")).to_have_value(advised)
+    page.get_by_label("number input for Group size").fill("77")
+    page.get_by_label("number input for Group size").press("Tab")
+    page.locator("#group-size .reset-button").click()
+    expect(page.get_by_label("number input for Group size")).to_have_value(advised)
+
+
+def test_another_document_starts_a_history_of_its_own(address: str, open_page: Open, short: Path, other: Path) -> None:
+    page = asked(open_page, address, short, "Who jumps there?")
+    divider = page.locator("#chat .divider")
+    ask(page, "Who is lazy there?")
+    answered(page, 2)
+    expect(divider).to_have_count(0)
+    upload(page, other)
+    suggest(page)
+    ask(page, "Who jumps here?")
+    answered(page, 3)
+    expect(divider).to_have_count(1)
+    expect(divider).to_contain_text("the documents are others")
+    prompt = page.locator("#prompt textarea")
+    page.get_by_role("button", name="Show the prompt").click()
+    expect(prompt).to_have_value(re.compile("Who jumps here"))
+    expect(prompt).not_to_have_value(re.compile("there"))
+    ask(page, "Who is lazy here?")
+    answered(page, 4)
+    page.get_by_role("button", name="Show the prompt").click()
+    expect(prompt).to_have_value(re.compile("Who jumps here.*Who is lazy here", re.DOTALL))
+    keeps(
+        page, questions=["Who jumps there?", "Who is lazy there?", "Who jumps here?", "Who is lazy here?"], documents=2
+    )
+    reload(page)
+    expect(divider).to_have_count(1)
+    # The messages' places count the divider too.
+    page.locator("#chat").get_by_role("button", name="Undo").click()
+    expect(page.get_by_label("Question", exact=True)).to_have_value("Who is lazy here?")
+    expect(page.locator("#chat .measures")).to_have_count(3)
+
+
+def test_another_model_is_shown_to_everybody_and_starts_a_history_of_its_own(
+    open_page: Open, model: Path, short: Path, tmp_path: Path
+) -> None:
+    second = save_endless(tmp_path / "second")
+    with served(app_command(model, tmp_path / "data")) as url:
+        page = asked(open_page, url, short, "Who answered first?")
+        expect(evidence(page)).to_contain_text("Who answered first?")
+        page.get_by_role("button", name="Change the model").click()
+        page.get_by_label("Folder or hub id").fill(str(second))
+        page.get_by_label("Folder or hub id").press("Tab")
+        page.get_by_role("button", name="Load", exact=True).click()
+        expect(page.locator("#model-summary .name")).to_have_text("second")
+        expect(evidence(page)).to_contain_text("Ask a question")
+        ask(page, "Who answers now?")
+        answered(page, 2)
+        expect(page.locator("#chat .divider")).to_contain_text("the model is second")
+        page.get_by_role("button", name="Show the prompt").click()
+        expect(page.locator("#prompt textarea")).to_have_value(re.compile("Who answers now"))
+        expect(page.locator("#prompt textarea")).not_to_have_value(re.compile("Who answered first"))
+        keeps(page, questions=["Who answered first?", "Who answers now?"])
+        for shown in (reload(page), ready(open_page(url, width=1500))):
+            expect(shown.locator("#model-summary .name")).to_have_text("second")
+            shown.get_by_role("button", name="Change the model").click()
+            expect(shown.get_by_label("Folder or hub id")).to_have_value(str(second))
+            leave(shown)
+
+
+def test_stop_measuring_lets_a_question_that_waits_be_answered(
+    address: str, open_page: Open, short: Path, folder: Path
+) -> None:
+    long = folder / "long.txt"
+    long.write_text("\f".join(f"Page {n}. {SENTENCE * 20}" for n in range(1, 121)))
+    page = ready(open_page(address, width=1500))
+    upload(page, short, long)
+    limit_answers(page, 6)
+    suggest(page)
+    open_right(page, "Compare")
+    page.get_by_role("button", name="Measure the loss").click()
+    expect(page.locator("#loss-status")).to_contain_text("Loss of Vanilla")
+    page.locator(".document-list button").last.click()
+    expect(page.locator(".document-list li")).to_have_count(1)
+    ask(page, "Who waits?")
+    expect(page.locator("#chat-status")).to_contain_text("Waiting for the model")
+    page.get_by_role("button", name="Stop measuring").click()
+    expect(page.locator("#loss-status")).to_contain_text("Measuring the loss was stopped")
+    answered(page)
+    expect(page.locator("#chat .stopped")).to_have_count(0)
