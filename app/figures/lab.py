@@ -10,7 +10,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from app.figures.answers import loss_curves
-from app.figures.style import OFFLINE, SEQUENTIAL, finish, lying_colour_bar
+from app.figures.style import OFFLINE, SEQUENTIAL, finish, horizontal_colour_bar
 from app.theme import ORANGE
 from selfextend.lab.records import Row, Run
 from selfextend.lab.sweep import recommend
@@ -43,7 +43,7 @@ def _grid(view: GridView, dark: bool) -> go.Figure:
             zmin=0 if view.percent else None,
             zmax=1 if view.percent else None,
             colorscale=SEQUENTIAL,
-            colorbar=lying_colour_bar(view.quantity) | {"tickformat": shown},
+            colorbar=horizontal_colour_bar(view.quantity) | {"tickformat": shown},
             texttemplate=f"%{{z:{shown}}}" if values.size <= 150 else None,
             xgap=2,
             ygap=2,

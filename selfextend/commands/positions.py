@@ -73,10 +73,8 @@ def run_map(arguments: argparse.Namespace) -> dict[str, Any]:
         window,
         length,
         method.positions,
-        arguments.query_from,
-        arguments.query_to,
-        arguments.key_from,
-        arguments.key_to,
+        (arguments.query_from, arguments.query_to),
+        (arguments.key_from, arguments.key_to),
         difference=is_difference,
         max_cells=arguments.cells,
     )
