@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from app import lab
+from app.tabs.lab import PROBES
 from selfextend.lab.choices import PROBE_NAMES
 
 BUILD = """
@@ -28,4 +28,4 @@ def test_the_page_is_there_before_torch_and_transformers() -> None:
 
 
 def test_the_labs_menu_has_every_probe() -> None:
-    assert set(PROBE_NAMES) < set(lab.PROBES.values())
+    assert set(PROBE_NAMES) < set(PROBES.values())
