@@ -7,11 +7,14 @@ import numpy as np
 import plotly.graph_objects as go
 import pytest
 
-from app.figures.answers import accuracy_grid, attention_heatmap, loss_curves, page_bars, sweep_heatmap
+from app.figures.answers import attention_heatmap, loss_curves, page_bars
+from app.figures.lab import figure
 from app.figures.maps import parameter_plane_figure, position_curve_figure, position_map_figure
+from app.figures.style import template
 from app.tabs.parameters import parameter_plane
 from app.tabs.plot_pane import packed, unpacked
 from selfextend import SelfExtendConfig
+from selfextend.lab.views import DEPTH, GROUP_SIZE, LENGTH, NEIGHBOR_WINDOW, Axis, Cell, GridView
 from selfextend.methods import Method, SelfExtend, Vanilla
 from selfextend.position_map import position_curve, position_map
 
@@ -25,33 +28,29 @@ def shares(rows: int, bins: int) -> np.ndarray:
     return values / values.sum(axis=1, keepdims=True)
 
 
-Draw = Callable[[bool], go.Figure]
+Draw = Callable[[], go.Figure]
 FIGURES: dict[str, Draw] = {
-    "map": lambda dark: position_map_figure(position_map(7, 60, CONFIG), 7, METHOD, selected=(59, 0), dark=dark),
-    "difference": lambda dark: position_map_figure(
-        position_map(7, 60, CONFIG, difference=True), 7, METHOD, zoomed=True, dark=dark
+    "map": lambda: position_map_figure(position_map(7, 60, CONFIG), 7, METHOD, selected=(59, 0)),
+    "difference": lambda: position_map_figure(position_map(7, 60, CONFIG, difference=True), 7, METHOD, zoomed=True),
+    "curve": lambda: position_curve_figure(position_curve(50, CONFIG), 7, METHOD, key=3),
+    "plane": lambda: parameter_plane_figure(
+        parameter_plane(64, 300, CONFIG), length=300, trained_window=64, here=(2, 4)
     ),
-    "curve": lambda dark: position_curve_figure(position_curve(50, CONFIG), 7, METHOD, key=3, dark=dark),
-    "plane": lambda dark: parameter_plane_figure(
-        parameter_plane(64, 300, CONFIG), length=300, trained_window=64, here=(2, 4), dark=dark
+    "attention": lambda: attention_heatmap(shares(5, 64), list("abcde"), np.arange(65) * 8, page_borders={"p. 2": 100}),
+    "linear attention": lambda: attention_heatmap(shares(5, 64), list("abcde"), np.arange(65) * 8, scale="linear"),
+    "pages": lambda: page_bars([f"{n}" for n in range(1, 31)], shares(1, 30)[0], cited=[3]),
+    "losses": lambda: loss_curves(
+        np.arange(100) * 64, {"vanilla": RANDOM.random(100), "selfextend": RANDOM.random(100)}, 512
     ),
-    "attention": lambda dark: attention_heatmap(
-        shares(5, 64), list("abcde"), np.arange(65) * 8, page_borders={"p. 2": 100}, dark=dark
-    ),
-    "linear attention": lambda dark: attention_heatmap(
-        shares(5, 64), list("abcde"), np.arange(65) * 8, scale="linear", dark=dark
-    ),
-    "pages": lambda dark: page_bars([f"{n}" for n in range(1, 31)], shares(1, 30)[0], cited=[3], dark=dark),
-    "losses": lambda dark: loss_curves(
-        np.arange(100) * 64, {"vanilla": RANDOM.random(100), "selfextend": RANDOM.random(100)}, 512, dark=dark
-    ),
-    "accuracy": lambda dark: accuracy_grid(
-        [256, 512, 1024], [0.0, 0.5, 1.0], RANDOM.random((3, 3)), "Passkey, G = 8", 20, trained_window=512, dark=dark
-    ),
-    "sweep": lambda dark: sweep_heatmap(
-        [2, 4], [16, 32, 64], RANDOM.random((3, 2)), "Loss at 4,096 tokens", "nats", dark=dark
-    ),
+    "accuracy": lambda: figure(grid((256, 512, 1024), ("0%", "50%", "100%"), LENGTH, DEPTH, inside=2)),
+    "sweep": lambda: figure(grid((2, 4), ("16", "32", "64"), GROUP_SIZE, NEIGHBOR_WINDOW)),
 }
+
+
+def grid(columns: tuple[int, ...], rows: tuple[str, ...], x: Axis, y: Axis, inside: int | None = None) -> GridView:
+    cells = {(row, column): Cell(0.5) for row in range(len(rows)) for column in range(len(columns))}
+    names = tuple(map(str, columns))
+    return GridView("Passkey", "Passkey, G = 8 (n = 20)", (), names, rows, x, y, cells, "accuracy", True, (), inside)
 
 
 def lists_in(part: object) -> list[list]:
@@ -63,22 +62,27 @@ def lists_in(part: object) -> list[list]:
 
 
 @pytest.mark.parametrize("name", FIGURES)
-def test_states_what_it_shows_on_both_grounds(name: str) -> None:
-    light, dark = FIGURES[name](False), FIGURES[name](True)
-    for figure in (light, dark):
-        assert len(figure.layout.title.text) > 10
-        assert figure.layout.xaxis.title.text
-        assert figure.layout.yaxis.title.text
-        assert figure.layout.template.layout.paper_bgcolor == "rgba(0,0,0,0)"
-        assert figure.layout.template.layout.legend.orientation == "h"
-    assert light.layout.template.layout.font.color != dark.layout.template.layout.font.color
+def test_states_what_it_shows(name: str) -> None:
+    drawn = FIGURES[name]()
+    assert len(drawn.layout.title.text) > 10
+    assert drawn.layout.xaxis.title.text
+    assert drawn.layout.yaxis.title.text
+    assert drawn.layout.template == template(dark=False)
+
+
+def test_both_backgrounds_are_transparent_and_have_a_text_colour_of_their_own() -> None:
+    light, dark = template(dark=False).layout, template(dark=True).layout
+    assert light.font.color != dark.font.color
+    for layout in (light, dark):
+        assert layout.paper_bgcolor == "rgba(0,0,0,0)"
+        assert layout.legend.orientation == "h"
 
 
 @pytest.mark.parametrize("name", FIGURES)
 def test_travels_as_packed_arrays(name: str) -> None:
-    figure = FIGURES[name](False)
-    sent = unpacked(packed(figure))
-    assert sent == json.loads(figure.to_json())
+    drawn = FIGURES[name]()
+    sent = unpacked(packed(drawn))
+    assert sent == json.loads(drawn.to_json())
     # Words have to be lists; long runs of numbers must not.
     numbers = [found for found in lists_in(sent["data"]) if found and all(isinstance(n, float) for n in found)]
     assert max(map(len, numbers), default=0) <= 8
@@ -145,10 +149,10 @@ def test_page_borders_stand_where_the_pages_begin_in_light_on_dark() -> None:
     ]  # fmt: skip
 
 
-def test_accuracy_grid_states_samples_and_marks_the_window() -> None:
-    figure = FIGURES["accuracy"](False)
-    assert "n = 20" in figure.layout.title.text
-    assert figure.layout.shapes[0].x0 == 1.5
+def test_a_grid_states_samples_and_marks_the_window() -> None:
+    drawn = FIGURES["accuracy"]()
+    assert "n = 20" in drawn.layout.title.text
+    assert drawn.layout.shapes[0].x0 == 1.5
 
 
 @pytest.mark.parametrize(
@@ -156,8 +160,6 @@ def test_accuracy_grid_states_samples_and_marks_the_window() -> None:
     [
         (lambda: attention_heatmap(shares(2, 3), ["a"], [0, 1, 2, 3]), "2 token labels and 4 bin edges"),
         (lambda: attention_heatmap(shares(2, 3), ["a", "b"], [0, 1, 2]), "not 2 and 3"),
-        (lambda: accuracy_grid([1, 2], [0.0], np.zeros((2, 1)), "t", 1), r"must have shape \(1, 2\)"),
-        (lambda: sweep_heatmap([1], [1, 2], np.zeros((1, 2)), "t", "v"), r"must have shape \(2, 1\)"),
     ],
 )
 def test_refuses_what_does_not_fit(draw: Callable[[], go.Figure], message: str) -> None:

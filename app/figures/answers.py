@@ -1,8 +1,8 @@
-"""Draws attention, losses and the grids of the probes as plotly figures.
+"""Draws attention and losses as plotly figures.
 
-Every figure says in its title what it shows, has units on its axes, suits a light and a dark background (`dark=`; a
-plot pane switches it in the browser) and is readable at 390 px: colour bars and legends are horizontal. Arrays stay
-numpy, which plotly sends as packed bytes; lists would be ten times as long.
+Every figure says in its title what it shows, has units on its axes, suits a light and a dark background (a plot
+pane switches between them in the browser) and is readable at 390 px: colour bars and legends are horizontal. Arrays
+stay numpy, which plotly sends as packed bytes; lists would be ten times as long.
 """
 
 from __future__ import annotations
@@ -31,7 +31,6 @@ def attention_heatmap(
     scale: Literal["log", "linear"] = "log",
     pooled: str = "sum",
     what: str = "mean of all layers and heads",
-    dark: bool = False,
 ) -> go.Figure:
     """How much each answer token attended to each stretch of the document.
 
@@ -82,7 +81,7 @@ def attention_heatmap(
     figure.update_xaxes(
         title="position in the prompt (tokens)", range=[int(edges[0]), int(edges[-1])], showgrid=False, zeroline=False
     )
-    return finish(figure, f"Where each answer token looked ({pooled} per bin, {what})", dark, colour_bar=True)
+    return finish(figure, f"Where each answer token looked ({pooled} per bin, {what})", colour_bar=True)
 
 
 def _log_colours(shares: npt.NDArray[np.floating[Any]]) -> dict[str, Any]:
@@ -103,7 +102,6 @@ def page_bars(
     *,
     cited: Sequence[int] = (),
     title: str = "Share of the answer's attention on each page",
-    dark: bool = False,
 ) -> go.Figure:
     """Attention per page, in page order; `cited` are indices of the bars to set apart."""
     marked = set(cited)
@@ -125,7 +123,7 @@ def page_bars(
     headroom = 1.25  # for the word above the highest bar
     highest = headroom * float(values.max(initial=0.01))
     figure.update_yaxes(title="share of attention", tickformat=".0%", range=[0, highest])
-    return finish(figure, title, dark)
+    return finish(figure, title)
 
 
 def loss_curves(
@@ -134,7 +132,6 @@ def loss_curves(
     trained_window: int,
     *,
     title: str = "Loss by position in the document",
-    dark: bool = False,
 ) -> go.Figure:
     """Mean negative log-likelihood by token position, one line a method, with the trained window's end marked.
 
@@ -167,106 +164,7 @@ def loss_curves(
     )
     figure.update_xaxes(title="position (tokens)", rangemode="tozero")
     figure.update_yaxes(title="loss (nats per token)")
-    return finish(figure, title, dark, room=30)
-
-
-def accuracy_grid(
-    lengths: Sequence[int],
-    depths: Sequence[float],
-    values: npt.NDArray[np.floating[Any]],
-    title: str,
-    n: int,
-    *,
-    trained_window: int | None = None,
-    dark: bool = False,
-) -> go.Figure:
-    """Accuracy by length and depth, the field's passkey and needle grid.
-
-    Args:
-        lengths: tokens, one for each column.
-        depths: 0 (start) to 1 (end), one for each row.
-        values: shape (depths, lengths), each 0 to 1; NaN where nothing was run.
-        title: the probe and its settings; "n = ..." is added.
-        n: samples in each cell.
-        trained_window: where given, columns beyond it are told apart by a line.
-    """
-    columns = [f"{length:,}" for length in lengths]
-    return _labelled_grid(
-        columns,
-        [f"{depth:.0%}" for depth in depths],
-        np.asarray(values, dtype=np.float32),
-        f"{title} (n = {n:,} a cell)",
-        "length (tokens)",
-        "depth of the hidden fact",
-        "accuracy",
-        percent=True,
-        line_after=None if trained_window is None else sum(length <= trained_window for length in lengths),
-        dark=dark,
-    )
-
-
-def sweep_heatmap(
-    group_sizes: Sequence[int],
-    neighbor_windows: Sequence[int],
-    values: npt.NDArray[np.floating[Any]],
-    title: str,
-    value_name: str,
-    *,
-    percent: bool = False,
-    dark: bool = False,
-) -> go.Figure:
-    """A measured quantity over settings. `values` has shape (neighbor windows, group sizes); NaN where not run."""
-    return _labelled_grid(
-        [f"{size:,}" for size in group_sizes],
-        [f"{window:,}" for window in neighbor_windows],
-        np.asarray(values, dtype=np.float32),
-        title,
-        "group size G",
-        "neighbor window w (tokens)",
-        value_name,
-        percent=percent,
-        dark=dark,
-    )
-
-
-def _labelled_grid(
-    columns: list[str],
-    rows: list[str],
-    values: npt.NDArray[np.float32],
-    title: str,
-    x_title: str,
-    y_title: str,
-    value_name: str,
-    *,
-    percent: bool,
-    line_after: int | None = None,
-    dark: bool,
-) -> go.Figure:
-    if values.shape != (len(rows), len(columns)):
-        raise ValueError(f"values must have shape {(len(rows), len(columns))}, not {values.shape}.")
-    shown = ".0%" if percent else ".3~g"
-    figure = go.Figure(
-        go.Heatmap(
-            z=values,
-            x=columns,
-            y=rows,
-            zmin=0 if percent else None,
-            zmax=1 if percent else None,
-            colorscale=SEQUENTIAL,
-            colorbar=horizontal_colour_bar(value_name) | {"tickformat": shown},
-            texttemplate=f"%{{z:{shown}}}" if values.size <= 150 else None,
-            xgap=2,
-            ygap=2,
-            hovertemplate=f"{x_title} %{{x}}<br>{y_title} %{{y}}<br>{value_name} %{{z:{shown}}}<extra></extra>",
-            hoverongaps=False,
-        )
-    )
-    if line_after is not None and 0 < line_after < len(columns):
-        figure.add_vline(line_after - 0.5, line={"color": ORANGE, "dash": "dash", "width": 2})
-        x_title += "<br>dashed: trained window"
-    figure.update_xaxes(title=x_title, type="category", showgrid=False)
-    figure.update_yaxes(title=y_title, type="category", autorange="reversed", showgrid=False)
-    return finish(figure, title, dark, colour_bar=True)
+    return finish(figure, title, room=30)
 
 
 def _short(label: str, most: int = 14) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from app.figures.answers import loss_curves
-from app.figures.style import OFFLINE, SEQUENTIAL, finish, lying_colour_bar
+from app.figures.style import OFFLINE, SEQUENTIAL, finish, horizontal_colour_bar
 from app.theme import ORANGE
 from selfextend.lab.records import Row, Run
 from selfextend.lab.sweep import recommend
@@ -18,18 +18,18 @@ from selfextend.lab.tables import by_length, ends_of_curves, grouped, labels, se
 from selfextend.lab.views import CurveView, GridView, View, is_sweep, views
 
 
-def figure(view: View, *, dark: bool = False) -> go.Figure:
+def figure(view: View) -> go.Figure:
     """A view as a figure; an empty one where nothing was measured yet."""
-    return _curves(view, dark) if isinstance(view, CurveView) else _grid(view, dark)
+    return _curves(view) if isinstance(view, CurveView) else _grid(view)
 
 
-def _curves(view: CurveView, dark: bool) -> go.Figure:
+def _curves(view: CurveView) -> go.Figure:
     positions = {curve.name: np.array(curve.positions) for curve in view.curves}
     losses = {curve.name: np.array(curve.losses) for curve in view.curves}
-    return loss_curves(positions, losses, view.trained_window, title=view.title, dark=dark)
+    return loss_curves(positions, losses, view.trained_window, title=view.title)
 
 
-def _grid(view: GridView, dark: bool) -> go.Figure:
+def _grid(view: GridView) -> go.Figure:
     values = np.full((len(view.rows), len(view.columns)), np.nan, dtype=np.float32)
     for at, cell in view.cells.items():
         values[at] = cell.value
@@ -43,7 +43,7 @@ def _grid(view: GridView, dark: bool) -> go.Figure:
             zmin=0 if view.percent else None,
             zmax=1 if view.percent else None,
             colorscale=SEQUENTIAL,
-            colorbar=lying_colour_bar(view.quantity) | {"tickformat": shown},
+            colorbar=horizontal_colour_bar(view.quantity) | {"tickformat": shown},
             texttemplate=f"%{{z:{shown}}}" if values.size <= 150 else None,
             xgap=2,
             ygap=2,
@@ -63,7 +63,7 @@ def _grid(view: GridView, dark: bool) -> go.Figure:
         showgrid=False,
         showticklabels=bool(view.y.name),
     )
-    return finish(made, view.title, dark, colour_bar=True)
+    return finish(made, view.title, colour_bar=True)
 
 
 def table_html(run: Run, view: str | None = None) -> str:

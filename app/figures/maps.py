@@ -25,7 +25,6 @@ def position_map_figure(
     *,
     selected: tuple[int, int] | None = None,
     zoomed: bool = False,
-    dark: bool = False,
 ) -> go.Figure:
     """The map of one viewport: colour is the relative position, hatching a position never seen in training.
 
@@ -78,7 +77,7 @@ def position_map_figure(
         figure.add_trace(_selection(*selected, around=labelled))
     figure.update_xaxes(title="key position j (tokens)", range=[left, right], showgrid=False, zeroline=False)
     figure.update_yaxes(title="query position i (tokens)", range=[lower, upper], showgrid=False, zeroline=False)
-    return finish(figure, title, dark, colour_bar=True)
+    return finish(figure, title, colour_bar=True)
 
 
 def _named(method: Method) -> str:
@@ -144,7 +143,7 @@ def _selection(query: int, key: int, around: bool) -> go.Scatter:
 
 
 def position_curve_figure(
-    curve: PositionCurve, trained_window: int, method: Method, *, key: int | None = None, dark: bool = False
+    curve: PositionCurve, trained_window: int, method: Method, *, key: int | None = None
 ) -> go.Figure:
     """Distance -> relative position for one query, a method beside vanilla, with the unseen positions hatched.
 
@@ -196,7 +195,7 @@ def position_curve_figure(
         figure.add_vline(curve.query - key, line={"color": GREY, "dash": "dot", "width": 1.5})
     figure.update_xaxes(title="distance i - j (tokens)", range=[0, max(last, 1)])
     figure.update_yaxes(title="relative position (tokens)", range=[0, ceiling])
-    return finish(figure, f"What query {curve.query:,} sees at each distance: {_named(method)}", dark)
+    return finish(figure, f"What query {curve.query:,} sees at each distance: {_named(method)}")
 
 
 PLANE_LABELS = (
@@ -215,7 +214,6 @@ def parameter_plane_figure(
     trained_window: int,
     here: tuple[int, int],
     advised: tuple[int, int] | None = None,
-    dark: bool = False,
 ) -> go.Figure:
     """The plane group size x neighbor window for one document.
 
@@ -254,7 +252,7 @@ def parameter_plane_figure(
     figure.update_xaxes(title="group size G", type="category", showgrid=False, tickangle=0)
     figure.update_yaxes(title="neighbor window w (tokens)", type="category", showgrid=False)
     title = f"What fits {length:,} tokens into a trained window of {trained_window:,}"
-    return finish(figure, title, dark)
+    return finish(figure, title)
 
 
 def _legend_square(label: str, colour: str) -> go.Scatter:
