@@ -7,14 +7,14 @@ import numpy as np
 import plotly.graph_objects as go
 import pytest
 
-from app.figures.answers import attention_heatmap, loss_curves, page_bars
-from app.figures.lab import figure
+from app.figures.answers import attention_heatmap, page_bars
+from app.figures.lab import figure as lab_figure
 from app.figures.maps import parameter_plane_figure, position_curve_figure, position_map_figure
 from app.figures.style import template
 from app.tabs.parameters import parameter_plane
 from app.tabs.plot_pane import packed, unpacked
 from selfextend import SelfExtendConfig
-from selfextend.lab.views import DEPTH, GROUP_SIZE, LENGTH, NEIGHBOR_WINDOW, Axis, Cell, GridView
+from selfextend.lab.views import DEPTH, GROUP_SIZE, LENGTH, NEIGHBOR_WINDOW, Cell, Curve, CurveView, GridView
 from selfextend.methods import Method, SelfExtend, Vanilla
 from selfextend.position_map import position_curve, position_map
 
@@ -28,6 +28,29 @@ def shares(rows: int, bins: int) -> np.ndarray:
     return values / values.sum(axis=1, keepdims=True)
 
 
+def curve(name: str, method: str) -> Curve:
+    return Curve(name, method, tuple(range(0, 6400, 64)), tuple(RANDOM.random(100)), 2.0)
+
+
+def cells(rows: int, columns: int) -> dict[tuple[int, int], Cell]:
+    return {(row, column): Cell(RANDOM.random()) for row in range(rows) for column in range(columns)}
+
+
+LOSSES = CurveView(
+    "curves",
+    "Loss by position over 6,400 tokens",
+    (curve("Vanilla", "vanilla"), curve("SelfExtend", "selfextend")),
+    6400,
+    512,
+)
+ACCURACY = GridView(
+    "SelfExtend", "Passkey, G = 8 (n = 20 a cell)", (), ("256", "512", "1,024"), ("0%", "50%", "100%"),
+    LENGTH, DEPTH, cells(3, 3), "accuracy", percent=True, inside=2,
+)  # fmt: skip
+SWEEP = GridView(
+    "sweep", "Loss at 4,096 tokens", (), ("2", "4"), ("16", "32", "64"), GROUP_SIZE, NEIGHBOR_WINDOW, cells(3, 2),
+    "nats", percent=False,
+)  # fmt: skip
 Draw = Callable[[], go.Figure]
 FIGURES: dict[str, Draw] = {
     "map": lambda: position_map_figure(position_map(7, 60, CONFIG), 7, METHOD, selected=(59, 0)),
@@ -39,18 +62,10 @@ FIGURES: dict[str, Draw] = {
     "attention": lambda: attention_heatmap(shares(5, 64), list("abcde"), np.arange(65) * 8, page_borders={"p. 2": 100}),
     "linear attention": lambda: attention_heatmap(shares(5, 64), list("abcde"), np.arange(65) * 8, scale="linear"),
     "pages": lambda: page_bars([f"{n}" for n in range(1, 31)], shares(1, 30)[0], cited=[3]),
-    "losses": lambda: loss_curves(
-        np.arange(100) * 64, {"vanilla": RANDOM.random(100), "selfextend": RANDOM.random(100)}, 512
-    ),
-    "accuracy": lambda: figure(grid((256, 512, 1024), ("0%", "50%", "100%"), LENGTH, DEPTH, inside=2)),
-    "sweep": lambda: figure(grid((2, 4), ("16", "32", "64"), GROUP_SIZE, NEIGHBOR_WINDOW)),
+    "losses": lambda: lab_figure(LOSSES),
+    "accuracy": lambda: lab_figure(ACCURACY),
+    "sweep": lambda: lab_figure(SWEEP),
 }
-
-
-def grid(columns: tuple[int, ...], rows: tuple[str, ...], x: Axis, y: Axis, inside: int | None = None) -> GridView:
-    cells = {(row, column): Cell(0.5) for row in range(len(rows)) for column in range(len(columns))}
-    names = tuple(map(str, columns))
-    return GridView("Passkey", "Passkey, G = 8 (n = 20)", (), names, rows, x, y, cells, "accuracy", True, (), inside)
 
 
 def lists_in(part: object) -> list[list]:
@@ -63,11 +78,11 @@ def lists_in(part: object) -> list[list]:
 
 @pytest.mark.parametrize("name", FIGURES)
 def test_states_what_it_shows(name: str) -> None:
-    drawn = FIGURES[name]()
-    assert len(drawn.layout.title.text) > 10
-    assert drawn.layout.xaxis.title.text
-    assert drawn.layout.yaxis.title.text
-    assert drawn.layout.template == template(dark=False)
+    figure = FIGURES[name]()
+    assert len(figure.layout.title.text) > 10
+    assert figure.layout.xaxis.title.text
+    assert figure.layout.yaxis.title.text
+    assert figure.layout.template == template(dark=False)
 
 
 def test_both_backgrounds_are_transparent_and_have_a_text_colour_of_their_own() -> None:
@@ -80,9 +95,9 @@ def test_both_backgrounds_are_transparent_and_have_a_text_colour_of_their_own() 
 
 @pytest.mark.parametrize("name", FIGURES)
 def test_travels_as_packed_arrays(name: str) -> None:
-    drawn = FIGURES[name]()
-    sent = unpacked(packed(drawn))
-    assert sent == json.loads(drawn.to_json())
+    figure = FIGURES[name]()
+    sent = unpacked(packed(figure))
+    assert sent == json.loads(figure.to_json())
     # Words have to be lists; long runs of numbers must not.
     numbers = [found for found in lists_in(sent["data"]) if found and all(isinstance(n, float) for n in found)]
     assert max(map(len, numbers), default=0) <= 8
@@ -149,10 +164,10 @@ def test_page_borders_stand_where_the_pages_begin_in_light_on_dark() -> None:
     ]  # fmt: skip
 
 
-def test_a_grid_states_samples_and_marks_the_window() -> None:
-    drawn = FIGURES["accuracy"]()
-    assert "n = 20" in drawn.layout.title.text
-    assert drawn.layout.shapes[0].x0 == 1.5
+def test_accuracy_grid_states_samples_and_marks_the_window() -> None:
+    figure = FIGURES["accuracy"]()
+    assert "n = 20" in figure.layout.title.text
+    assert figure.layout.shapes[0].x0 == 1.5
 
 
 @pytest.mark.parametrize(

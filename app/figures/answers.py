@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 import plotly.graph_objects as go
 
-from app.figures.style import METHOD_NAMES, SEQUENTIAL, compact, finish, horizontal_colour_bar
-from app.theme import ACCENTS, BLUE, GREY, METHOD_COLOURS, METHOD_DASHES, ORANGE
+from app.figures.style import SEQUENTIAL, finish, horizontal_colour_bar
+from app.theme import BLUE, ORANGE
 
 PAGE_BORDER = ({"color": "rgba(0,0,0,0.45)", "width": 3}, {"color": "rgba(255,255,255,0.9)", "width": 1})
 """A bright line within a dark one, visible on dark and on bright colours."""
@@ -124,47 +124,6 @@ def page_bars(
     highest = headroom * float(values.max(initial=0.01))
     figure.update_yaxes(title="share of attention", tickformat=".0%", range=[0, highest])
     return finish(figure, title)
-
-
-def loss_curves(
-    positions: npt.NDArray[np.int_] | Mapping[str, npt.NDArray[np.int_]],
-    losses: Mapping[str, npt.NDArray[np.floating[Any]]],
-    trained_window: int,
-    *,
-    title: str = "Loss by position in the document",
-) -> go.Figure:
-    """Mean negative log-likelihood by token position, one line a method, with the trained window's end marked.
-
-    Args:
-        positions: bin centers in tokens, shared or one array a method.
-        losses: method ("vanilla", "selfextend" or any name) -> nats per token.
-    """
-    figure = go.Figure()
-    for order, (method, values) in enumerate(losses.items()):
-        where = positions[method] if isinstance(positions, Mapping) else positions
-        name = METHOD_NAMES.get(method, method)
-        figure.add_trace(
-            go.Scatter(
-                x=compact(np.asarray(where)),
-                y=np.asarray(values, dtype=np.float32),
-                mode="lines+markers" if len(values) < 40 else "lines",
-                line={
-                    "color": METHOD_COLOURS.get(method, ACCENTS[(order + 2) % len(ACCENTS)]),
-                    "dash": METHOD_DASHES.get(method, "solid"),
-                    "width": 2,
-                },
-                name=name,
-                hovertemplate="position %{x:,}<br>%{y:.3f} nats<extra>" + name + "</extra>",
-            )
-        )
-    figure.add_vline(
-        trained_window,
-        line={"color": GREY, "dash": "dot", "width": 1.5},
-        annotation={"text": f"trained window: {trained_window:,}", "yanchor": "bottom", "y": 1},
-    )
-    figure.update_xaxes(title="position (tokens)", rangemode="tozero")
-    figure.update_yaxes(title="loss (nats per token)")
-    return finish(figure, title, room=30)
 
 
 def _short(label: str, most: int = 14) -> str:

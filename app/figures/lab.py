@@ -9,9 +9,8 @@ from html import escape
 import numpy as np
 import plotly.graph_objects as go
 
-from app.figures.answers import loss_curves
-from app.figures.style import OFFLINE, SEQUENTIAL, finish, horizontal_colour_bar
-from app.theme import ORANGE
+from app.figures.style import OFFLINE, SEQUENTIAL, compact, finish, horizontal_colour_bar
+from app.theme import ACCENTS, GREY, METHOD_COLOURS, METHOD_DASHES, ORANGE
 from selfextend.lab.records import Row, Run
 from selfextend.lab.sweep import recommend
 from selfextend.lab.tables import by_length, ends_of_curves, grouped, labels, settings_words
@@ -24,9 +23,32 @@ def figure(view: View) -> go.Figure:
 
 
 def _curves(view: CurveView) -> go.Figure:
-    positions = {curve.name: np.array(curve.positions) for curve in view.curves}
-    losses = {curve.name: np.array(curve.losses) for curve in view.curves}
-    return loss_curves(positions, losses, view.trained_window, title=view.title)
+    """One line a method, with the trained window's end marked."""
+    made = go.Figure()
+    for order, curve in enumerate(view.curves):
+        line = {
+            "color": METHOD_COLOURS.get(curve.method, ACCENTS[(order + 2) % len(ACCENTS)]),
+            "dash": METHOD_DASHES.get(curve.method, "solid"),
+            "width": 2,
+        }
+        made.add_trace(
+            go.Scatter(
+                x=compact(np.asarray(curve.positions)),
+                y=np.asarray(curve.losses, dtype=np.float32),
+                mode="lines+markers" if len(curve.losses) < 40 else "lines",
+                line=line,
+                name=curve.name,
+                hovertemplate="position %{x:,}<br>%{y:.3f} nats<extra>" + curve.name + "</extra>",
+            )
+        )
+    made.add_vline(
+        view.trained_window,
+        line={"color": GREY, "dash": "dot", "width": 1.5},
+        annotation={"text": f"trained window: {view.trained_window:,}", "yanchor": "bottom", "y": 1},
+    )
+    made.update_xaxes(title="position (tokens)", rangemode="tozero")
+    made.update_yaxes(title="loss (nats per token)")
+    return finish(made, view.title, room=30)
 
 
 def _grid(view: GridView) -> go.Figure:

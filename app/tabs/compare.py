@@ -5,28 +5,33 @@ The answers themselves stand side by side in the chat.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from html import escape
 from typing import Any
 
 import gradio as gr
 
-from app.compare import loss_steps
-from app.conversation import Entry, method_words, settings_words
-from app.figures.answers import loss_curves
+from app.conversation import Entry, settings_words
+from app.figures.lab import figure
 from app.jobs import JobStopped
+from app.model_shelf import LoadedModel
 from app.prompting import build_prompt
 from app.runtime import Runtime
 from app.tabs.controls import Choices, Controls
 from app.tabs.plot_pane import ONCE_DRAWN, packed, plot_pane
 from app.tabs.widgets import ON_MODEL, States, complaint_html, hint_html, on, status_html
-from selfextend.steps import Running
+from selfextend.config import SelfExtendConfig
+from selfextend.lab.views import curve_view
+from selfextend.methods import SelfExtend, Vanilla
+from selfextend.steps import Progress, Running
 
 NOTHING_YET = hint_html(
     "Choose the method <b>Compare</b> and ask: both answers stand side by side in the chat, and here is what each "
     "took. The loss shows where a model loses the thread; a low loss alone does not prove that it reads far back."
 )
 
+BINS = 64
+"""Of the curves of loss by position."""
 UNBROKEN = str.maketrans({"-": "\N{NON-BREAKING HYPHEN}"})
 """Keeps "log-n" on one line."""
 
@@ -51,14 +56,16 @@ def build_compare_tab(runtime: Runtime, controls: Controls, states: States, answ
         yield {start: gr.update(visible=False), stop: gr.update(visible=True)}
         done: dict[Any, Any] = {start: gr.update(visible=True), stop: gr.update(visible=False), status: ""}
         try:
-            loaded = runtime.models.need()
+            loaded, rows = runtime.models.need(), []
             prompt = build_prompt(loaded.tokenizer, [stored.document for stored in session.documents], "")
-            steps = loss_steps(loaded, prompt, Choices.read(values).config)
+            steps = _loss_steps(loaded, prompt.ids, Choices.read(values).config)
             with Running(session.measuring.follow(steps)) as running:
-                for progress in running:
-                    yield {status: status_html(progress)}
-            losses = running.result
-            yield {**done, pane: packed(loss_curves(losses.positions, losses.values, loaded.trained_window))}
+                for step in running:
+                    if isinstance(step, Progress):
+                        yield {status: status_html(step)}
+                    else:
+                        rows += step.rows
+            yield {**done, pane: packed(figure(curve_view(rows, loaded.trained_window)))}
         except JobStopped:
             yield {**done, status: status_html("Measuring the loss was stopped.")}
         except (ValueError, RuntimeError) as error:
@@ -78,6 +85,16 @@ def build_compare_tab(runtime: Runtime, controls: Controls, states: States, answ
         event.then(measure_after_comparison, [states.entries, *given], outputs, **ON_MODEL)
 
 
+def _loss_steps(loaded: LoadedModel, tokens: list[int], config: SelfExtendConfig) -> Generator[Any, None, None]:
+    """The lab's perplexity of vanilla and SelfExtend over the documents."""
+    from selfextend.lab.perplexity import PerplexityPlan
+    from selfextend.lab.run import run_plan
+
+    methods = (Vanilla(), SelfExtend.of(config))
+    plan = PerplexityPlan(methods, tuple(tokens), len(tokens), -(-len(tokens) // BINS), "documents")
+    return run_plan(loaded.model, loaded.tokenizer, plan, loaded.profile)
+
+
 def table_html(entries: list[Entry]) -> str:
     """The last comparison in numbers."""
     compared = next((entry for entry in reversed(entries) if len(entry.replies) > 1), None)
@@ -92,7 +109,7 @@ def table_html(entries: list[Entry]) -> str:
         ("Keys and values", [f"{reply.cache_bytes / 1e6:,.0f} MB" for reply in compared.replies]),
         ("Settings", [settings_words(reply).translate(UNBROKEN) for reply in compared.replies]),
     ]
-    methods = [method_words(reply.method, reply.query_scaling).translate(UNBROKEN) for reply in compared.replies]
+    methods = [reply.made_by.title.translate(UNBROKEN) for reply in compared.replies]
     head = "".join(f"<th scope='col'>{name}</th>" for name in methods)
     body = "".join(
         f"<tr><th scope='row'>{name}</th>{''.join(f'<td>{escape(cell)}</td>' for cell in cells)}</tr>"

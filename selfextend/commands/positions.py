@@ -12,6 +12,7 @@ from selfextend.config import (
     paper_max_length,
     rule_share,
     suggest,
+    usual_neighbor_window,
 )
 from selfextend.methods import parse_methods
 from selfextend.position_map import position_map
@@ -73,10 +74,8 @@ def run_map(arguments: argparse.Namespace) -> dict[str, Any]:
         window,
         length,
         method.positions,
-        arguments.query_from,
-        arguments.query_to,
-        arguments.key_from,
-        arguments.key_to,
+        (arguments.query_from, arguments.query_to),
+        (arguments.key_from, arguments.key_to),
         difference=is_difference,
         max_cells=arguments.cells,
     )
@@ -104,7 +103,7 @@ def _mapped(arguments: argparse.Namespace) -> tuple[int, SelfExtendConfig, int]:
     if window is None:
         raise ValueError("Give --trained-window too: the model has seen the positions below it.")
     length = 2 * window if length is None else length
-    neighbors = max(1, window // 4) if neighbors is None else neighbors
+    neighbors = usual_neighbor_window(window) if neighbors is None else neighbors
     if group is None:
         return window, suggest(window, length, neighbor_window=neighbors), length
     return window, SelfExtendConfig(group, neighbors), length

@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from selfextend.commands.progress import end_progress, show_progress
 from selfextend.commands.targets import methods_of, target_of
-from selfextend.generation import GenerationSettings, NewToken, answer_steps
+from selfextend.generation import GenerationSettings, NewToken, ReadingSettings, ReadyModel, answer_steps
 from selfextend.lab.comparison import ComparisonPlan
 from selfextend.lab.probes.haystack import encode
 from selfextend.lab.probes.texts import read_text
@@ -53,9 +53,8 @@ def run_ask(arguments: argparse.Namespace) -> dict[str, Any]:
     method.check(target.profile, len(prompt) + arguments.max_new_tokens)
     model, tokenizer = target.load()
     shown = ""
-    steps = answer_steps(
-        model, tokenizer, prompt, settings, method=method, profile=target.profile, extend=arguments.extend
-    )
+    ready = ReadyModel(model, tokenizer, target.profile)
+    steps = answer_steps(ready, prompt, settings, ReadingSettings(method, arguments.extend))
     with Running(steps) as run:
         for step in run:
             if isinstance(step, Progress):

@@ -68,6 +68,7 @@ class Curve(NamedTuple):
     """One method's loss, in nats per token, at the middle of each bin of positions; its perplexity at the end."""
 
     name: str
+    method: str
     positions: tuple[float, ...]
     losses: tuple[float, ...]
     last_quarter: float
@@ -179,9 +180,19 @@ def _short_context_view(run: Run, probe: str) -> GridView:
 
 
 def _curves(run: Run, rows: Sequence[Row], name: str) -> CurveView:
+    return curve_view(rows, run.header["model"]["trained_window"], name, _where(run))
+
+
+def curve_view(rows: Sequence[Row], trained_window: int, name: str = "curves", where: str = "") -> CurveView:
+    """The curves of a `selfextend.lab.perplexity.PerplexityPlan`.
+
+    Args:
+        where: ends the title: model and seed.
+    """
     curves = [
         Curve(
             _with_settings(label, found),
+            found[0]["method"],
             tuple((row["start"] + row["end"]) / 2 for row in found),
             tuple(row["loss"] for row in found),
             last_quarter(found),
@@ -189,8 +200,8 @@ def _curves(run: Run, rows: Sequence[Row], name: str) -> CurveView:
         for label, found in grouped(rows, lambda row: row["label"]).items()
     ]
     length = rows[0]["length"] if rows else 0
-    title = f"Loss by position over {length:,} tokens, n = 1 text. {_where(run)}" if rows else _where(run)
-    return CurveView(name, title, tuple(curves), length, run.header["model"]["trained_window"])
+    title = f"Loss by position over {length:,} tokens, n = 1 text. {where}".strip() if rows else where
+    return CurveView(name, title, tuple(curves), length, trained_window)
 
 
 def _sweep_views(run: Run) -> list[GridView]:
