@@ -79,11 +79,7 @@ def _grid(view: GridView) -> go.Figure:
         x_title += "<br>dashed: trained window"
     made.update_xaxes(title=x_title, type="category", showgrid=False)
     made.update_yaxes(
-        title=view.y.name,
-        type="category",
-        autorange="reversed",
-        showgrid=False,
-        showticklabels=bool(view.y.name),
+        title=view.y.name, type="category", autorange="reversed", showgrid=False, showticklabels=bool(view.y.name)
     )
     return finish(made, view.title, colour_bar=True)
 
