@@ -102,7 +102,7 @@ def _ask(
 
     chosen = _method(method, int(group_size or 0), int(neighbor_window or 0))
     if chosen.symbols:
-        chosen = replace(chosen, query_scaling=loaded.query_scaling)
+        chosen = replace(chosen, query_scaling=loaded.profile.query_scaling)
     session = Session(API_VISITOR, [_document(runtime, path) for path in _paths(documents)])
     asked = Question(
         text=question,
@@ -124,7 +124,7 @@ def _ask(
         "trained_window": loaded.trained_window,
         "reach": settled.reach(loaded.trained_window),
         "group_size": settled.settings().get("group_size", 1),
-        "neighbor_window": settled.settings().get("neighbor_window", loaded.neighbor_window),
+        "neighbor_window": settled.settings().get("neighbor_window", loaded.profile.neighbors),
         "query_scaling": settled.query_scaling,
         "method": settled.kind,
         "model": loaded.name,

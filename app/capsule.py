@@ -208,7 +208,7 @@ def read_capsule(html: str) -> Capsule:
     return from_dict(record)
 
 
-def figures_of(capsule: Capsule, *, dark: bool = False) -> list[Any]:
+def figures_of(capsule: Capsule) -> list[Any]:
     """The capsule's figures as plotly figures: attention by page, and answer tokens by document."""
     figures = []
     cited = {(source.document, source.page) for source in capsule.reply.sources}
@@ -221,7 +221,6 @@ def figures_of(capsule: Capsule, *, dark: bool = False) -> list[Any]:
                 [page.share for page in shown],
                 cited=[number for number, page in enumerate(shown) if (page.name, page.page) in cited],
                 title="Pages by the answer's attention, most first",
-                dark=dark,
             )
         )
     if capsule.pooled is not None and capsule.pooled.shares.size:
@@ -232,7 +231,6 @@ def figures_of(capsule: Capsule, *, dark: bool = False) -> list[Any]:
                 capsule.pooled.edges,
                 pooled="max",
                 what="the largest over all layers, all heads",
-                dark=dark,
             )
         )
     return figures

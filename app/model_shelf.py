@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from selfextend.config import QueryScaling, SelfExtendConfig, suggest
+from selfextend.config import SelfExtendConfig, suggest
 from selfextend.errors import ModelTooBigError
 from selfextend.presets import BUNDLED, find_preset
 from selfextend.profile import Profile, profile_of
@@ -63,16 +63,6 @@ class LoadedModel:
         return self.profile.trained_window
 
     @property
-    def neighbor_window(self) -> int:
-        """The neighbor window to start with, in tokens."""
-        return self.profile.neighbors
-
-    @property
-    def query_scaling(self) -> QueryScaling:
-        """The query scaling to start with."""
-        return self.profile.query_scaling
-
-    @property
     def label(self) -> str:
         """What to call it in a sentence."""
         preset = find_preset(self.name)
@@ -99,8 +89,9 @@ class LoadedModel:
         Raises:
             ValueError: the trained window is too small for any.
         """
+        profile = self.profile
         return suggest(
-            self.trained_window, length, neighbor_window=self.neighbor_window, query_scaling=self.query_scaling
+            profile.trained_window, length, neighbor_window=profile.neighbors, query_scaling=profile.query_scaling
         )
 
 

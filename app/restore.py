@@ -150,7 +150,7 @@ class _Handlers:
             parts.states.view: view,
         }
         if loaded is not None:
-            updates[parts.advised_window] = loaded.neighbor_window
+            updates[parts.advised_window] = loaded.profile.neighbors
             updates |= _advised(parts.controls, loaded, view) if advise else _widened(parts.controls, view)
         return updates
 
@@ -196,6 +196,6 @@ def _advised(controls: Controls, loaded: LoadedModel, view: DocumentView) -> dic
     return {
         controls.group_size: group,
         controls.neighbor_window: window,
-        controls.log_n: loaded.query_scaling == "logn",
+        controls.log_n: loaded.profile.query_scaling == "logn",
         controls.remember: not loaded.is_bundled,
     }

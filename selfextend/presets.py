@@ -89,11 +89,7 @@ PRESETS: tuple[Preset, ...] = (
         ),
     ),
     Preset(
-        "Llama-3.2-1B-Instruct",
-        "meta-llama/Llama-3.2-1B-Instruct",
-        131_072,
-        "Llama 3.2 Community License",
-        gated=True,
+        "Llama-3.2-1B-Instruct", "meta-llama/Llama-3.2-1B-Instruct", 131_072, "Llama 3.2 Community License", gated=True
     ),
     Preset("Qwen3-0.6B", "Qwen/Qwen3-0.6B", 40_960, "Apache-2.0"),
     Preset("Gemma-3-1b-it", "google/gemma-3-1b-it", 32_768, "Gemma Terms of Use", gated=True),

@@ -10,6 +10,7 @@ import pytest
 from app.figures.answers import attention_heatmap, page_bars
 from app.figures.lab import figure as lab_figure
 from app.figures.maps import parameter_plane_figure, position_curve_figure, position_map_figure
+from app.figures.style import template
 from app.tabs.parameters import parameter_plane
 from app.tabs.plot_pane import packed, unpacked
 from selfextend import SelfExtendConfig
@@ -50,26 +51,20 @@ SWEEP = GridView(
     "sweep", "Loss at 4,096 tokens", (), ("2", "4"), ("16", "32", "64"), GROUP_SIZE, NEIGHBOR_WINDOW, cells(3, 2),
     "nats", percent=False,
 )  # fmt: skip
-Draw = Callable[[bool], go.Figure]
+Draw = Callable[[], go.Figure]
 FIGURES: dict[str, Draw] = {
-    "map": lambda dark: position_map_figure(position_map(7, 60, CONFIG), 7, METHOD, selected=(59, 0), dark=dark),
-    "difference": lambda dark: position_map_figure(
-        position_map(7, 60, CONFIG, difference=True), 7, METHOD, zoomed=True, dark=dark
+    "map": lambda: position_map_figure(position_map(7, 60, CONFIG), 7, METHOD, selected=(59, 0)),
+    "difference": lambda: position_map_figure(position_map(7, 60, CONFIG, difference=True), 7, METHOD, zoomed=True),
+    "curve": lambda: position_curve_figure(position_curve(50, CONFIG), 7, METHOD, key=3),
+    "plane": lambda: parameter_plane_figure(
+        parameter_plane(64, 300, CONFIG), length=300, trained_window=64, here=(2, 4)
     ),
-    "curve": lambda dark: position_curve_figure(position_curve(50, CONFIG), 7, METHOD, key=3, dark=dark),
-    "plane": lambda dark: parameter_plane_figure(
-        parameter_plane(64, 300, CONFIG), length=300, trained_window=64, here=(2, 4), dark=dark
-    ),
-    "attention": lambda dark: attention_heatmap(
-        shares(5, 64), list("abcde"), np.arange(65) * 8, page_borders={"p. 2": 100}, dark=dark
-    ),
-    "linear attention": lambda dark: attention_heatmap(
-        shares(5, 64), list("abcde"), np.arange(65) * 8, scale="linear", dark=dark
-    ),
-    "pages": lambda dark: page_bars([f"{n}" for n in range(1, 31)], shares(1, 30)[0], cited=[3], dark=dark),
-    "losses": lambda dark: lab_figure(LOSSES, dark=dark),
-    "accuracy": lambda dark: lab_figure(ACCURACY, dark=dark),
-    "sweep": lambda dark: lab_figure(SWEEP, dark=dark),
+    "attention": lambda: attention_heatmap(shares(5, 64), list("abcde"), np.arange(65) * 8, page_borders={"p. 2": 100}),
+    "linear attention": lambda: attention_heatmap(shares(5, 64), list("abcde"), np.arange(65) * 8, scale="linear"),
+    "pages": lambda: page_bars([f"{n}" for n in range(1, 31)], shares(1, 30)[0], cited=[3]),
+    "losses": lambda: lab_figure(LOSSES),
+    "accuracy": lambda: lab_figure(ACCURACY),
+    "sweep": lambda: lab_figure(SWEEP),
 }
 
 
@@ -82,20 +77,25 @@ def lists_in(part: object) -> list[list]:
 
 
 @pytest.mark.parametrize("name", FIGURES)
-def test_states_what_it_shows_on_both_grounds(name: str) -> None:
-    light, dark = FIGURES[name](False), FIGURES[name](True)
-    for figure in (light, dark):
-        assert len(figure.layout.title.text) > 10
-        assert figure.layout.xaxis.title.text
-        assert figure.layout.yaxis.title.text
-        assert figure.layout.template.layout.paper_bgcolor == "rgba(0,0,0,0)"
-        assert figure.layout.template.layout.legend.orientation == "h"
-    assert light.layout.template.layout.font.color != dark.layout.template.layout.font.color
+def test_states_what_it_shows(name: str) -> None:
+    figure = FIGURES[name]()
+    assert len(figure.layout.title.text) > 10
+    assert figure.layout.xaxis.title.text
+    assert figure.layout.yaxis.title.text
+    assert figure.layout.template == template(dark=False)
+
+
+def test_both_backgrounds_are_transparent_and_have_a_text_colour_of_their_own() -> None:
+    light, dark = template(dark=False).layout, template(dark=True).layout
+    assert light.font.color != dark.font.color
+    for layout in (light, dark):
+        assert layout.paper_bgcolor == "rgba(0,0,0,0)"
+        assert layout.legend.orientation == "h"
 
 
 @pytest.mark.parametrize("name", FIGURES)
 def test_travels_as_packed_arrays(name: str) -> None:
-    figure = FIGURES[name](False)
+    figure = FIGURES[name]()
     sent = unpacked(packed(figure))
     assert sent == json.loads(figure.to_json())
     # Words have to be lists; long runs of numbers must not.
@@ -165,7 +165,7 @@ def test_page_borders_stand_where_the_pages_begin_in_light_on_dark() -> None:
 
 
 def test_accuracy_grid_states_samples_and_marks_the_window() -> None:
-    figure = FIGURES["accuracy"](False)
+    figure = FIGURES["accuracy"]()
     assert "n = 20" in figure.layout.title.text
     assert figure.layout.shapes[0].x0 == 1.5
 

@@ -190,12 +190,7 @@ def merge_lines(boxes: list[Rectangle]) -> list[Rectangle]:
             overlap = min(line[3], box[3]) - max(line[1], box[1])
             gap = max(box[0] - line[2], line[0] - box[2])
             if overlap > 0.5 * height and gap < 2 * height:
-                merged[-1] = (
-                    min(line[0], box[0]),
-                    min(line[1], box[1]),
-                    max(line[2], box[2]),
-                    max(line[3], box[3]),
-                )
+                merged[-1] = (min(line[0], box[0]), min(line[1], box[1]), max(line[2], box[2]), max(line[3], box[3]))
                 continue
         merged.append(box)
     return merged

@@ -1,8 +1,8 @@
 """Draws attention as plotly figures.
 
-Every figure says in its title what it shows, has units on its axes, suits a light and a dark background (`dark=`; a
-plot pane switches it in the browser) and is readable at 390 px: colour bars and legends are horizontal. Arrays stay
-numpy, which plotly sends as packed bytes; lists would be ten times as long.
+Every figure says in its title what it shows, has units on its axes, suits a light and a dark background (a plot
+pane switches between them in the browser) and is readable at 390 px: colour bars and legends are horizontal. Arrays
+stay numpy, which plotly sends as packed bytes; lists would be ten times as long.
 """
 
 from __future__ import annotations
@@ -31,7 +31,6 @@ def attention_heatmap(
     scale: Literal["log", "linear"] = "log",
     pooled: str = "sum",
     what: str = "mean of all layers and heads",
-    dark: bool = False,
 ) -> go.Figure:
     """How much each answer token attended to each stretch of the document.
 
@@ -82,7 +81,7 @@ def attention_heatmap(
     figure.update_xaxes(
         title="position in the prompt (tokens)", range=[int(edges[0]), int(edges[-1])], showgrid=False, zeroline=False
     )
-    return finish(figure, f"Where each answer token looked ({pooled} per bin, {what})", dark, colour_bar=True)
+    return finish(figure, f"Where each answer token looked ({pooled} per bin, {what})", colour_bar=True)
 
 
 def _log_colours(shares: npt.NDArray[np.floating[Any]]) -> dict[str, Any]:
@@ -103,7 +102,6 @@ def page_bars(
     *,
     cited: Sequence[int] = (),
     title: str = "Share of the answer's attention on each page",
-    dark: bool = False,
 ) -> go.Figure:
     """Attention per page, in page order; `cited` are indices of the bars to set apart."""
     marked = set(cited)
@@ -125,7 +123,7 @@ def page_bars(
     headroom = 1.25  # for the word above the highest bar
     highest = headroom * float(values.max(initial=0.01))
     figure.update_yaxes(title="share of attention", tickformat=".0%", range=[0, highest])
-    return finish(figure, title, dark)
+    return finish(figure, title)
 
 
 def _short(label: str, most: int = 14) -> str:

@@ -17,12 +17,12 @@ from selfextend.lab.tables import by_length, ends_of_curves, grouped, labels, se
 from selfextend.lab.views import CurveView, GridView, View, is_sweep, views
 
 
-def figure(view: View, *, dark: bool = False) -> go.Figure:
+def figure(view: View) -> go.Figure:
     """A view as a figure; an empty one where nothing was measured yet."""
-    return _curves(view, dark) if isinstance(view, CurveView) else _grid(view, dark)
+    return _curves(view) if isinstance(view, CurveView) else _grid(view)
 
 
-def _curves(view: CurveView, dark: bool) -> go.Figure:
+def _curves(view: CurveView) -> go.Figure:
     """One line a method, with the trained window's end marked."""
     made = go.Figure()
     for order, curve in enumerate(view.curves):
@@ -48,10 +48,10 @@ def _curves(view: CurveView, dark: bool) -> go.Figure:
     )
     made.update_xaxes(title="position (tokens)", rangemode="tozero")
     made.update_yaxes(title="loss (nats per token)")
-    return finish(made, view.title, dark, room=30)
+    return finish(made, view.title, room=30)
 
 
-def _grid(view: GridView, dark: bool) -> go.Figure:
+def _grid(view: GridView) -> go.Figure:
     values = np.full((len(view.rows), len(view.columns)), np.nan, dtype=np.float32)
     for at, cell in view.cells.items():
         values[at] = cell.value
@@ -79,13 +79,9 @@ def _grid(view: GridView, dark: bool) -> go.Figure:
         x_title += "<br>dashed: trained window"
     made.update_xaxes(title=x_title, type="category", showgrid=False)
     made.update_yaxes(
-        title=view.y.name,
-        type="category",
-        autorange="reversed",
-        showgrid=False,
-        showticklabels=bool(view.y.name),
+        title=view.y.name, type="category", autorange="reversed", showgrid=False, showticklabels=bool(view.y.name)
     )
-    return finish(made, view.title, dark, colour_bar=True)
+    return finish(made, view.title, colour_bar=True)
 
 
 def table_html(run: Run, view: str | None = None) -> str:

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 import plotly.graph_objects as go
@@ -25,7 +27,6 @@ def position_map_figure(
     *,
     selected: tuple[int, int] | None = None,
     zoomed: bool = False,
-    dark: bool = False,
 ) -> go.Figure:
     """The map of one viewport: colour is the relative position, hatching a position never seen in training.
 
@@ -75,10 +76,13 @@ def position_map_figure(
         if band.until is not None:
             figure.add_trace(_distance_line(band.until, lower, "edge of the neighbor window", "dot"))
     if selected is not None:
-        figure.add_trace(_selection(*selected, around=labelled))
+        # A dot on the selected cell, or a ring around its number.
+        size, colour = (26, "rgba(0,0,0,0)") if labelled else (10, "#FFFFFF")
+        (query, key), hidden = selected, {"showlegend": False, "cliponaxis": False}
+        figure.add_trace(_mark(key, query, f"selected: query {query:,}, key {key:,}", "circle", size, colour, **hidden))
     figure.update_xaxes(title="key position j (tokens)", range=[left, right], showgrid=False, zeroline=False)
     figure.update_yaxes(title="query position i (tokens)", range=[lower, upper], showgrid=False, zeroline=False)
-    return finish(figure, title, dark, colour_bar=True)
+    return finish(figure, title, colour_bar=True)
 
 
 def _named(method: Method) -> str:
@@ -124,27 +128,13 @@ def _distance_line(distance: int, last_query: float, name: str, dash: str) -> go
     )
 
 
-def _selection(query: int, key: int, around: bool) -> go.Scatter:
-    """A dot on the selected cell, or a ring `around` its number."""
-    return go.Scatter(
-        x=[key],
-        y=[query],
-        mode="markers",
-        marker={
-            "symbol": "circle",
-            "size": 26 if around else 10,
-            "color": "rgba(0,0,0,0)" if around else "#FFFFFF",
-            "line": {"width": 2, "color": "#000000"},
-        },
-        name=f"selected: query {query:,}, key {key:,}",
-        showlegend=False,
-        cliponaxis=False,
-        hoverinfo="skip",
-    )
+def _mark(x: Any, y: Any, name: str, symbol: str, size: int, colour: str, **more: Any) -> go.Scatter:
+    marker = {"symbol": symbol, "size": size, "color": colour, "line": {"width": 2, "color": "#000000"}}
+    return go.Scatter(x=[x], y=[y], mode="markers", marker=marker, name=name, hoverinfo="skip", **more)
 
 
 def position_curve_figure(
-    curve: PositionCurve, trained_window: int, method: Method, *, key: int | None = None, dark: bool = False
+    curve: PositionCurve, trained_window: int, method: Method, *, key: int | None = None
 ) -> go.Figure:
     """Distance -> relative position for one query, a method beside vanilla, with the unseen positions hatched.
 
@@ -196,7 +186,7 @@ def position_curve_figure(
         figure.add_vline(curve.query - key, line={"color": GREY, "dash": "dot", "width": 1.5})
     figure.update_xaxes(title="distance i - j (tokens)", range=[0, max(last, 1)])
     figure.update_yaxes(title="relative position (tokens)", range=[0, ceiling])
-    return finish(figure, f"What query {curve.query:,} sees at each distance: {_named(method)}", dark)
+    return finish(figure, f"What query {curve.query:,} sees at each distance: {_named(method)}")
 
 
 PLANE_LABELS = (
@@ -215,7 +205,6 @@ def parameter_plane_figure(
     trained_window: int,
     here: tuple[int, int],
     advised: tuple[int, int] | None = None,
-    dark: bool = False,
 ) -> go.Figure:
     """The plane group size x neighbor window for one document.
 
@@ -247,39 +236,13 @@ def parameter_plane_figure(
         )
     )
     for label, colour in zip(PLANE_LABELS, PLANE_COLOURS, strict=True):
-        figure.add_trace(_legend_square(label, colour))
+        square = {"symbol": "square", "size": 12, "color": colour}
+        figure.add_trace(go.Scatter(x=[None], y=[None], mode="markers", marker=square, name=label, hoverinfo="skip"))
     for name, point, symbol in (("suggested", advised, "star"), ("you are here", here, "circle")):
         if point is not None:
-            figure.add_trace(_plane_marker(name, point, symbol))
+            size, window = (f"{number:,}" for number in point)
+            figure.add_trace(_mark(size, window, f"{name}: G = {size}, w = {window}", symbol, 14, "#FFFFFF"))
     figure.update_xaxes(title="group size G", type="category", showgrid=False, tickangle=0)
     figure.update_yaxes(title="neighbor window w (tokens)", type="category", showgrid=False)
     title = f"What fits {length:,} tokens into a trained window of {trained_window:,}"
-    return finish(figure, title, dark)
-
-
-def _legend_square(label: str, colour: str) -> go.Scatter:
-    return go.Scatter(
-        x=[None],
-        y=[None],
-        mode="markers",
-        marker={"symbol": "square", "size": 12, "color": colour},
-        name=label,
-        hoverinfo="skip",
-    )
-
-
-def _plane_marker(name: str, point: tuple[int, int], symbol: str) -> go.Scatter:
-    size, window = (f"{number:,}" for number in point)
-    return go.Scatter(
-        x=[size],
-        y=[window],
-        mode="markers",
-        marker={
-            "symbol": symbol,
-            "size": 14,
-            "color": "#FFFFFF",
-            "line": {"width": 2, "color": "#000000"},
-        },
-        name=f"{name}: G = {size}, w = {window}",
-        hoverinfo="skip",
-    )
+    return finish(figure, title)

@@ -74,8 +74,8 @@ def template(dark: bool) -> go.layout.Template:
     )
 
 
-def finish(figure: go.Figure, title: str, dark: bool, *, room: int = 12, colour_bar: bool = False) -> go.Figure:
-    """The figure with its title and background.
+def finish(figure: go.Figure, title: str, *, room: int = 12, colour_bar: bool = False) -> go.Figure:
+    """The figure with its title, for a light background.
 
     The title is broken into lines that fit a narrow screen, since plotly breaks none. `meta.title_height` is its height
     in pixels, for showing the title outside the plot.
@@ -88,7 +88,7 @@ def finish(figure: go.Figure, title: str, dark: bool, *, room: int = 12, colour_
     height = 12 + LINE * len(lines)
     above = COLOUR_BAR_ROOM if colour_bar else room
     return figure.update_layout(
-        template=template(dark),
+        template=template(dark=False),
         # Placed by its first line, counted up from the plot: plotly starts a title of several lines higher than one of
         # a single line, and raises both above a horizontal colour bar.
         title={

@@ -138,10 +138,7 @@ def _classify(error: BaseException) -> tuple[str, str]:
     if isinstance(error, (RepositoryNotFoundError, HFValidationError)):
         return "not-found", detail
     if isinstance(error, OSError) and error.errno == 28:
-        return (
-            "disk-full",
-            "the disk filled up during the download. What arrived is kept; make room and try again.",
-        )
+        return ("disk-full", "the disk filled up during the download. What arrived is kept; make room and try again.")
     if isinstance(error, LocalEntryNotFoundError) or _is_connection_error(error):
         cause = error.__cause__ or error
         return "no-network", f"{type(cause).__name__}: {str(cause).splitlines()[0] if str(cause) else detail}"

@@ -15,12 +15,7 @@ from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from selfextend.errors import (
-    IncompleteModelError,
-    ModelNotFoundError,
-    UnsafeWeightsError,
-    UnsupportedModelError,
-)
+from selfextend.errors import IncompleteModelError, ModelNotFoundError, UnsafeWeightsError, UnsupportedModelError
 from selfextend.loading.hub import download_steps
 from selfextend.presets import BUNDLED
 from selfextend.steps import Progress
