@@ -35,7 +35,13 @@ def cells(rows: int, columns: int) -> dict[tuple[int, int], Cell]:
     return {(row, column): Cell(RANDOM.random()) for row in range(rows) for column in range(columns)}
 
 
-LOSSES = CurveView("curves", "Loss by position over 6,400 tokens", (curve("Vanilla", "vanilla"), curve("SelfExtend", "selfextend")), 6400, 512)
+LOSSES = CurveView(
+    "curves",
+    "Loss by position over 6,400 tokens",
+    (curve("Vanilla", "vanilla"), curve("SelfExtend", "selfextend")),
+    6400,
+    512,
+)
 ACCURACY = GridView(
     "SelfExtend", "Passkey, G = 8 (n = 20 a cell)", (), ("256", "512", "1,024"), ("0%", "50%", "100%"),
     LENGTH, DEPTH, cells(3, 3), "accuracy", percent=True, inside=2,

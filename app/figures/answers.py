@@ -1,4 +1,4 @@
-"""Draws attention, losses and the grids of the probes as plotly figures.
+"""Draws attention as plotly figures.
 
 Every figure says in its title what it shows, has units on its axes, suits a light and a dark background (`dark=`; a
 plot pane switches it in the browser) and is readable at 390 px: colour bars and legends are horizontal. Arrays stay
