@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from app.asking import Question, answer_turn
 from app.conversation import Reply, Source
+from app.evidence import Citation
 from app.jobs import JobStopped
 from app.model_shelf import LoadedModel
 from app.session import CacheStore, Session, Turn
@@ -135,20 +136,7 @@ def _reply_of(turn: Turn) -> Reply:
         turn.method,
         turn=turn.id,
         text=answer.text.strip(),
-        sources=tuple(
-            Source(
-                rank=citation.rank,
-                document=citation.name,
-                page=citation.page,
-                page_word=citation.page_word,
-                text=citation.text,
-                share=citation.share,
-                level=citation.level,
-                relative_position=citation.relative_position,
-                plus_minus=citation.plus_minus,
-            )
-            for citation in turn.citations
-        ),
+        sources=tuple(map(_source_of, turn.citations)),
         prompt_tokens=answer.prompt_tokens,
         reused_tokens=answer.reused_tokens,
         new_tokens=len(answer.token_ids),
@@ -157,3 +145,8 @@ def _reply_of(turn: Turn) -> Reply:
         tokens_per_second=answer.tokens_per_second,
         cache_bytes=turn.prefix.nbytes,
     )
+
+
+def _source_of(citation: Citation) -> Source:
+    kept = {known.name: getattr(citation, known.name) for known in fields(Source) if known.name != "document"}
+    return Source(document=citation.name, **kept)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator
 from dataclasses import replace
-from operator import attrgetter
 from typing import Any
 
 import gradio as gr
@@ -80,7 +79,6 @@ def _reading(runtime: Runtime, states: States, meter: gr.HTML) -> tuple[Parts, g
 
 def _right_tabs(runtime: Runtime, controls: Controls, states: States, answered: list[Any]) -> None:
     shared = SharedInputs(controls.group_size, controls.neighbor_window, controls.method, states.view)
-    token_texts = attrgetter("token_texts")
     with gr.Tab("Evidence", id="evidence"):
         build_evidence_tab(
             states.turn, states.visitor, _tester(runtime), lambda visitor: runtime.sessions.get(visitor).testing
@@ -88,13 +86,13 @@ def _right_tabs(runtime: Runtime, controls: Controls, states: States, answered: 
     with gr.Tab("Position map", id="map"):
         build_position_map_tab(shared)
     with gr.Tab("Attention", id="attention"):
-        build_attention_tab(states.turn, token_texts)
+        build_attention_tab(states.turn)
     with gr.Tab("Parameters", id="parameters"):
         build_parameters_tab(shared)
     with gr.Tab("Compare", id="compare"):
         build_compare_tab(runtime, controls, states, answered)
     with gr.Tab("Runs", id="runs"):
-        build_runs_tab(states, token_texts)
+        build_runs_tab(states)
 
 
 def _tester(runtime: Runtime) -> Callable[[Turn, Citation], Generator[Any, None, PassageTest]]:

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -257,26 +257,28 @@ def test_an_address_where_nothing_listens_is_refused_at_once() -> None:
             check_address(address)
 
 
-@dataclass(frozen=True)
-class FailingTwice(GridPlan):
-    """A part of a plan that raises the first time, and takes its whole process down the second."""
+def failing_twice(wanted: GridPlan, tries: Path) -> GridPlan:
+    """The plan, whose first part raises the first time and takes its whole process down the second."""
 
-    tries: Path | None = None
+    @dataclass(frozen=True)
+    class Shaky(GridPlan):  # defined in here, so that the workers get it whole
+        def cells(self, *arguments: Any) -> Any:
+            import os
 
-    def cells(self, *arguments: Any) -> Any:
-        if self.tries is not None:
-            with self.tries.open("a") as file:
+            with tries.open("a") as file:
                 file.write(f"{os.getpid()}\n")
-            count = len(self.tries.read_text().splitlines())
+            count = len(tries.read_text().splitlines())
             if count == 1:
                 raise OSError("the network was away")
             if count == 2:
                 os._exit(1)
-        return super().cells(*arguments)
+            return GridPlan.cells(self, *arguments)
 
-    def parts(self) -> list[GridPlan]:
-        first, *others = super().parts()
-        return [first, *(replace(part, tries=None) for part in others)]
+        def parts(self) -> list[GridPlan]:
+            first, *others = wanted.parts()
+            return [Shaky(**{name: getattr(first, name) for name in self.__dataclass_fields__}), *others]
+
+    return Shaky(**{name: getattr(wanted, name) for name in GridPlan.__dataclass_fields__})
 
 
 @pytest.mark.slow
@@ -295,8 +297,7 @@ def test_two_ray_workers_give_the_rows_of_one_process_and_a_failed_task_is_tried
         assert comparable(spread) == comparable([row for row in run(wanted) if cell_key(row) not in done])
         tries = tmp_path / "tries"
         steady = plan(depths=(0.5,))
-        shaky = FailingTwice(steady.probe, steady.methods, steady.lengths, steady.depths, steady.trials, tries=tries)
-        again = rows_of(run_on_ray("local", target, shaky))
+        again = rows_of(run_on_ray("local", target, failing_twice(steady, tries)))
         assert comparable(again) == comparable(run(steady))
         assert len(tries.read_text().splitlines()) == 3
         assert len(set(tries.read_text().splitlines())) > 1  # a worker that died was replaced

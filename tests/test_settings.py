@@ -70,8 +70,8 @@ def test_help_lists_what_can_be_set(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         read_settings(["--help"], {})
     text = capsys.readouterr().out
-    for one in fields(Settings):
-        name = {"cache_bytes": "cache_mb", "max_file_bytes": "max_file_mb"}.get(one.name, one.name)
+    for field in fields(Settings):
+        name = {"cache_bytes": "cache_mb", "max_file_bytes": "max_file_mb"}.get(field.name, field.name)
         assert f"--{name.replace('_', '-')}" in text
 
 
@@ -89,4 +89,4 @@ def test_the_environment_does_the_same_as_the_arguments() -> None:
     given = read_settings(arguments, {})
     assert given == read_settings([], environment)
     standard = read_settings([], {})
-    assert all(getattr(given, one.name) != getattr(standard, one.name) for one in fields(Settings))
+    assert all(getattr(given, field.name) != getattr(standard, field.name) for field in fields(Settings))

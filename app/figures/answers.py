@@ -1,4 +1,4 @@
-"""Draws attention and losses as plotly figures.
+"""Draws attention as plotly figures.
 
 Every figure says in its title what it shows, has units on its axes, suits a light and a dark background (a plot
 pane switches between them in the browser) and is readable at 390 px: colour bars and legends are horizontal. Arrays

@@ -5,7 +5,6 @@ Shows what was recorded while the answer was made (`Turn.answer.attention`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -32,9 +31,6 @@ LONG_TEXT = 600
 NOTHING_YET = hint_html("Ask a question: where each of the answer's tokens looked appears here.")
 NO_RECORD = hint_html("No attention was recorded for this answer: SelfExtend does not fit this model.")
 
-TokenTexts = Callable[[Turn], Sequence[str]]
-"""The text of each token of a turn's answer."""
-
 
 class View(NamedTuple):
     """What of a record is in the picture.
@@ -48,85 +44,92 @@ class View(NamedTuple):
     edges: npt.NDArray[np.int64]
 
 
-def build_attention_tab(turn: gr.State, token_texts: TokenTexts) -> None:
+class _Parts(NamedTuple):
+    """The tab's components."""
+
+    summary: gr.HTML
+    layer: gr.Dropdown
+    head: gr.Dropdown
+    pooled: gr.Radio
+    sink: gr.Checkbox
+    logarithmic: gr.Checkbox
+    pane: gr.HTML
+    readout: gr.HTML
+    token: gr.Number
+    position: gr.Number
+    whole: gr.Button
+
+
+def build_attention_tab(turn: gr.State) -> None:
     """The tab's components and handlers, inside the open gr.Blocks or gr.Tab. Redraws when the turn changes.
 
     Args:
         turn: holds the `app.session.Turn` to look into, or None.
-        token_texts: of its answer; the page has the tokenizer.
     """
-    span = gr.State(None)
+    parts, span = _components(), gr.State(None)
+    choices: list[Any] = [parts.layer, parts.head, parts.pooled, parts.sink]
+    looked_at = [turn, *choices, span]
+    drawn = [*looked_at, parts.logarithmic]
+    cell = [parts.token, parts.position]
+    opened = [parts.summary, *choices, span, parts.pane, parts.readout, *cell]
+    turn.change(_open, [turn, parts.logarithmic], opened, **LIVE)
+    gr.on([part.input for part in (*choices, parts.logarithmic)], _draw, drawn, [parts.pane], **LIVE).then(
+        _describe, [*looked_at, *cell], [parts.readout], **LIVE
+    )
+    parts.whole.click(_show_all, drawn, [span, parts.pane], **LIVE)
+    parts.pane.zoom(_zoom, drawn, [span, parts.pane], **LIVE)
+    parts.pane.pick(_pick, looked_at, [*cell, parts.readout], **LIVE)
+    entered = [event for box in cell for event in (box.submit, box.blur)]
+    gr.on(entered, _describe, [*looked_at, *cell], [parts.readout], **LIVE)
+
+
+def _components() -> _Parts:
     summary = gr.HTML(NOTHING_YET, elem_id="attention-summary", elem_classes=["status-line"])
     with gr.Row():
         layer = gr.Dropdown([ALL], value=ALL, label="Layer", elem_id="attention-layer", min_width=90)
         head = gr.Dropdown([ALL], value=ALL, label="Head", elem_id="attention-head", min_width=90)
         pooled = gr.Radio([SUM, MAX], value=MAX, label="Pool each stretch by", elem_id="attention-pool", min_width=150)
     sink = gr.Checkbox(
-        False,
-        label="Show the attention sink, the question and the answer",
+        False, label="Show the attention sink, the question and the answer", elem_id="attention-sink",
         info="What stands before the first document takes most of the attention and means little.",
-        elem_id="attention-sink",
-    )
+    )  # fmt: skip
     logarithmic = gr.Checkbox(
-        False,
-        label="Logarithmic colours",
+        False, label="Logarithmic colours", elem_id="attention-log",
         info="Shows small shares too, down to a millionth.",
-        elem_id="attention-log",
-    )
+    )  # fmt: skip
     pane = plot_pane(label="Answer tokens by document", height=460, elem_id="attention-map")
     readout = gr.HTML(elem_id="attention-readout", elem_classes=["readout"])
+    number: dict[str, Any] = {"value": 0, "precision": 0, "minimum": 0, "min_width": 90}
     with gr.Accordion("Cell and view, as numbers", open=False), gr.Row():
-        token = gr.Number(0, label="Answer token", precision=0, minimum=0, elem_id="attention-token", min_width=90)
-        position = gr.Number(
-            0, label="Prompt token", precision=0, minimum=0, elem_id="attention-position", min_width=90
-        )
+        token = gr.Number(label="Answer token", elem_id="attention-token", **number)
+        position = gr.Number(label="Prompt token", elem_id="attention-position", **number)
         whole = gr.Button("Show all", elem_id="attention-whole", min_width=90)
-
-    chosen = [layer, head, pooled, sink]
-    looked_at = [turn, *chosen, span]
-    drawn = [*looked_at, logarithmic]
-    cell = [token, position]
-
-    def draw(*everything: Any) -> Any:
-        return _draw(token_texts, *everything)
-
-    def describe(*everything: Any) -> str:
-        return _describe(token_texts, *everything)
-
-    def open_turn(turn: Turn | None, log: bool) -> tuple[Any, ...]:
-        return _open(token_texts, turn, log)
-
-    def zoom(event: gr.EventData, *everything: Any) -> tuple[Any, ...]:
-        *rest, _, log = everything
-        try:
-            tokens = _tokens_in(event, rest[0])
-        except ValueError:
-            return skipped(2)
-        return tokens, draw(*rest, tokens, log)
-
-    def show_all(*everything: Any) -> tuple[None, Any]:
-        *rest, _, log = everything
-        return None, draw(*rest, None, log)
-
-    def pick(event: gr.EventData, *everything: Any) -> tuple[Any, ...]:
-        try:
-            row, column = cell_of(event)
-        except ValueError:
-            return skipped(3)
-        return row, column, describe(*everything, row, column)
-
-    opened = [summary, layer, head, pooled, sink, span, pane, readout, *cell]
-    turn.change(open_turn, [turn, logarithmic], opened, **LIVE)
-    gr.on([part.input for part in (layer, head, pooled, sink, logarithmic)], draw, drawn, [pane], **LIVE).then(
-        describe, [*looked_at, *cell], [readout], **LIVE
-    )
-    whole.click(show_all, drawn, [span, pane], **LIVE)
-    pane.zoom(zoom, drawn, [span, pane], **LIVE)
-    pane.pick(pick, looked_at, [*cell, readout], **LIVE)
-    gr.on([event for box in cell for event in (box.submit, box.blur)], describe, [*looked_at, *cell], [readout], **LIVE)
+    return _Parts(summary, layer, head, pooled, sink, logarithmic, pane, readout, token, position, whole)
 
 
-def _open(token_texts: TokenTexts, turn: Turn | None, log: bool) -> tuple[Any, ...]:
+def _zoom(event: gr.EventData, *everything: Any) -> tuple[Any, ...]:
+    turn, *choices, _, log = everything
+    try:
+        tokens = _tokens_in(event, turn)
+    except ValueError:
+        return skipped(2)
+    return tokens, _draw(turn, *choices, tokens, log)
+
+
+def _show_all(*everything: Any) -> tuple[None, Any]:
+    *looked_at, _, log = everything
+    return None, _draw(*looked_at, None, log)
+
+
+def _pick(event: gr.EventData, *looked_at: Any) -> tuple[Any, ...]:
+    try:
+        row, column = cell_of(event)
+    except ValueError:
+        return skipped(3)
+    return row, column, _describe(*looked_at, row, column)
+
+
+def _open(turn: Turn | None, log: bool) -> tuple[Any, ...]:
     """A new answer: its question, all of it, every layer and head, and what its strongest cell is."""
     record = None if turn is None else turn.answer.attention
     if turn is None or record is None:
@@ -138,8 +141,8 @@ def _open(token_texts: TokenTexts, turn: Turn | None, log: bool) -> tuple[Any, .
     shown = view_of(turn, *chosen)
     row, column = np.unravel_index(int(shown.shares.argmax()), shown.shares.shape)
     position = int(shown.edges[column])
-    described = _describe(token_texts, turn, *chosen, None, int(row), position)
-    figure = _draw(token_texts, turn, *chosen, None, log)
+    described = _describe(turn, *chosen, None, int(row), position)
+    figure = _draw(turn, *chosen, None, log)
     return answer_html(turn), layers, heads, MAX, False, None, figure, described, int(row), position
 
 
@@ -212,7 +215,7 @@ def _pooled(cells: npt.NDArray[np.float64], edges: npt.NDArray[np.int64], pooled
     return View(put_together.reduceat(cells, starts, axis=1), np.append(edges[starts], edges[-1]))
 
 
-def _draw(token_texts: TokenTexts, turn: Turn | None, *chosen: Any) -> Any:
+def _draw(turn: Turn | None, *chosen: Any) -> Any:
     if turn is None or turn.answer.attention is None:
         return None
     *looked_at, log = chosen
@@ -226,7 +229,7 @@ def _draw(token_texts: TokenTexts, turn: Turn | None, *chosen: Any) -> Any:
     heads = "all heads" if head == ALL else f"head {head}"
     figure = attention_heatmap(
         shown.shares,
-        _labels(token_texts, turn, len(shown.shares)),
+        _labels(turn, len(shown.shares)),
         shown.edges,
         page_borders=_page_borders(turn),
         scale="log" if log else "linear",
@@ -236,8 +239,8 @@ def _draw(token_texts: TokenTexts, turn: Turn | None, *chosen: Any) -> Any:
     return packed(figure)
 
 
-def _labels(token_texts: TokenTexts, turn: Turn, rows: int) -> list[str]:
-    return [text.strip() or "␣" for text in token_texts(turn)[:rows]]
+def _labels(turn: Turn, rows: int) -> list[str]:
+    return [text.strip() or "␣" for text in turn.token_texts[:rows]]
 
 
 def _page_borders(turn: Turn) -> dict[str, int]:
@@ -249,7 +252,7 @@ def _page_borders(turn: Turn) -> dict[str, int]:
     return {f"{place + 1}: {number}": index.page_tokens(place, number)[0] for place, number in pages}
 
 
-def _describe(token_texts: TokenTexts, turn: Turn | None, *given: Any) -> str:
+def _describe(turn: Turn | None, *given: Any) -> str:
     """A cell in words: the answer token, the text it looked at, how much, and at which relative position."""
     if turn is None or turn.answer.attention is None:
         return "" if turn is None else NO_RECORD
@@ -275,7 +278,7 @@ def _describe(token_texts: TokenTexts, turn: Turn | None, *given: Any) -> str:
     if (positions := turn.answer.method.positions) is not None:
         seen = f"<dt>Relative position</dt><dd><code>{escape(positions.explain(query, middle))}</code></dd>"
     return (
-        f"<p><b>Answer token {row}</b> “{escape(_labels(token_texts, turn, row + 1)[row])}” looked at "
+        f"<p><b>Answer token {row}</b> “{escape(_labels(turn, row + 1)[row])}” looked at "
         f"{escape(_whereabouts(turn, start, stop))} (tokens {start:,} … {stop - 1:,})</p><dl>"
         f"<dt>{word.capitalize()}</dt><dd>{shown.shares[row, column]:.3%}</dd>{seen}"
         f"<dt>Text</dt><dd>{escape(_text(turn, start, stop))}</dd></dl>"

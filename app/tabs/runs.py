@@ -28,29 +28,25 @@ from app.capsule import (
 )
 from app.conversation import Entry
 from app.session import Turn
-from app.tabs.attention import ALL, MAX, TokenTexts, view_of
+from app.tabs.attention import ALL, MAX, view_of
 from app.tabs.plot_pane import ONCE_DRAWN, packed, plot_pane
 from app.tabs.widgets import QUEUED, States, complaint_html, hint_html, save_on_click, saved
 
+INTRODUCTION = hint_html(
+    "A <b>run capsule</b> is one HTML file with the question, the answer, its citations, settings, versions and "
+    "figures. It opens in any browser, without this app and without a network, and here. Each figure also has a camera "
+    "button that saves it as PNG."
+)
 
-def build_runs_tab(states: States, token_texts: TokenTexts) -> None:
-    """The tab's components and handlers, inside the open gr.Blocks or gr.Tab.
 
-    Args:
-        token_texts: the text of each token of a turn's answer.
-    """
-    gr.HTML(
-        hint_html(
-            "A <b>run capsule</b> is one HTML file with the question, the answer, its citations, settings, versions "
-            "and figures. It opens in any browser, without this app and without a network, and here. Each figure also "
-            "has a camera button that saves it as PNG."
-        )
-    )
+def build_runs_tab(states: States) -> None:
+    """The tab's components and handlers, inside the open gr.Blocks or gr.Tab."""
+    gr.HTML(INTRODUCTION)
     with gr.Row():
-        capsule = gr.Button("Save run capsule", size="sm", variant="primary", elem_id="save-capsule", min_width=130)
-        pages = gr.Button("Pages and passages (CSV)", size="sm", elem_id="save-csv", min_width=130)
-        attention = gr.Button("Attention (CSV)", size="sm", elem_id="save-attention", min_width=130)
-        data = gr.Button("Everything (JSON)", size="sm", elem_id="save-json", min_width=130)
+        buttons = {
+            name: gr.Button(label, size="sm", variant=variant, elem_id=f"save-{name}", min_width=130)
+            for name, (label, variant, *_) in FILES.items()
+        }
     status = gr.HTML(elem_id="runs-status")
     opened = gr.File(
         label="Open a run capsule", file_types=[".html"], height=96, elem_id="open-capsule", elem_classes=["drop-zone"]
@@ -59,20 +55,6 @@ def build_runs_tab(states: States, token_texts: TokenTexts) -> None:
     with gr.Column(elem_classes=[ONCE_DRAWN], min_width=0):
         bars = plot_pane(label="Pages of the opened run", height=280, elem_id="capsule-pages")
         heat = plot_pane(label="Attention of the opened run", height=420, elem_id="capsule-attention")
-
-    def saver(name: str, write: Callable[[Capsule], str]) -> Callable[..., tuple[str | None, str]]:
-        def save(turn: Turn | None, entries: list[Entry]) -> tuple[str | None, str]:
-            try:
-                return saved(name, write(_capsule(turn, entries, token_texts))), ""
-            except CapsuleError as error:
-                return None, complaint_html(error)
-
-        return save
-
-    def attention_of(made: Capsule) -> str:
-        if made.pooled is None:
-            raise CapsuleError("No attention was recorded for this answer.")
-        return attention_csv(made.pooled)
 
     def open_capsule(path: str | None) -> dict[Any, Any]:
         closed = {status: "", body: "", bars: None, heat: None}
@@ -88,18 +70,41 @@ def build_runs_tab(states: States, token_texts: TokenTexts) -> None:
         opened_run = {**closed, body: body_html(read)}
         return opened_run if len(figures) != 2 else {**opened_run, bars: figures[0], heat: figures[1]}
 
-    writers: list[tuple[gr.Button, str, Callable[[Capsule], str]]] = [
-        (capsule, "run.html", as_html),
-        (pages, "pages.csv", as_csv),
-        (attention, "attention.csv", attention_of),
-        (data, "run.json", lambda made: json.dumps(as_json(made), ensure_ascii=False, indent=1)),
-    ]
-    for button, name, write in writers:
-        save_on_click(button, saver(name, write), [states.turn, states.entries], status)
+    for name, button in buttons.items():
+        save_on_click(button, _saver(*FILES[name][2:]), [states.turn, states.entries], status)
     opened.change(open_capsule, [opened], [status, body, bars, heat], **QUEUED)
 
 
-def _capsule(turn: Turn | None, entries: list[Entry], token_texts: TokenTexts) -> Capsule:
+def _attention(made: Capsule) -> str:
+    if made.pooled is None:
+        raise CapsuleError("No attention was recorded for this answer.")
+    return attention_csv(made.pooled)
+
+
+def _everything(made: Capsule) -> str:
+    return json.dumps(as_json(made), ensure_ascii=False, indent=1)
+
+
+FILES: dict[str, tuple[str, Any, str, Callable[[Capsule], str]]] = {
+    "capsule": ("Save run capsule", "primary", "run.html", as_html),
+    "csv": ("Pages and passages (CSV)", "secondary", "pages.csv", as_csv),
+    "attention": ("Attention (CSV)", "secondary", "attention.csv", _attention),
+    "json": ("Everything (JSON)", "secondary", "run.json", _everything),
+}
+"""The files to save: each one's button and its variant, its name, and what writes it."""
+
+
+def _saver(name: str, write: Callable[[Capsule], str]) -> Callable[..., tuple[str | None, str]]:
+    def save(turn: Turn | None, entries: list[Entry]) -> tuple[str | None, str]:
+        try:
+            return saved(name, write(_capsule(turn, entries))), ""
+        except CapsuleError as error:
+            return None, complaint_html(error)
+
+    return save
+
+
+def _capsule(turn: Turn | None, entries: list[Entry]) -> Capsule:
     replies = [reply for entry in entries for reply in entry.replies if turn is not None and reply.turn == turn.id]
     if turn is None or not replies:
         raise CapsuleError("There is no answer to save yet: ask a question first, or click a page link of an answer.")
@@ -107,7 +112,7 @@ def _capsule(turn: Turn | None, entries: list[Entry], token_texts: TokenTexts) -
     if turn.answer.attention is not None and turn.prompt.index.passages:
         view = view_of(turn, ALL, ALL, MAX, False)
         pooled = Pooled(
-            tuple(str(text) for text in token_texts(turn)[: len(view.shares)]),
+            turn.token_texts[: len(view.shares)],
             view.edges,
             view.shares.astype("float32"),
         )

@@ -44,7 +44,7 @@ def attend(
         output, lse = attend(packed, key, value, scaling=scaling, softcap=softcap)
         return output.reshape(*query.shape[:3], -1), lse.reshape(query.shape[:3])
     if fused is None:
-        return portable_attend(query, key, value, scaling=scaling, is_causal=is_causal, softcap=softcap)
+        return portable_attend(query, key, value, scaling, is_causal, softcap)
     return fused(query, key, value, scaling, is_causal)
 
 
@@ -94,9 +94,8 @@ def portable_attend(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
-    *,
     scaling: float,
-    is_causal: bool = False,
+    is_causal: bool,
     softcap: float | None = None,
 ) -> Piece:
     """`attend` from matrix products alone, for any device and dtype, a bounded number of scores at a time."""

@@ -95,9 +95,6 @@ def build(folder: Path) -> gr.Blocks:
             chunk_tokens=8,  # slow enough to be stopped on any machine
         )
 
-    def token_texts(turn: Turn) -> list[str]:
-        return [loaded.tokenizer.decode([token]) for token in turn.answer.token_ids]
-
     with gr.Blocks(title="Evidence", analytics_enabled=False) as page:
         turn = gr.State(None)
         rank = gr.Number(1, label="Passage to open", precision=0)
@@ -106,7 +103,7 @@ def build(folder: Path) -> gr.Blocks:
         with gr.Tab("Evidence"):
             build_evidence_tab(turn, gr.State("visitor"), test, lambda visitor: session.testing)
         with gr.Tab("Attention"):
-            build_attention_tab(turn, token_texts)
+            build_attention_tab(turn)
         for name, button in buttons.items():
             button.click(lambda rank, name=name: turns[name] and replace(turns[name], opens_at=rank), [rank], [turn])
     return page
