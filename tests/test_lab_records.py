@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -9,7 +11,7 @@ from typing import Any
 import pytest
 
 from selfextend.lab.errors import RecordError
-from selfextend.lab.records import Run, RunFile, cell_key, comparable, header, read_run
+from selfextend.lab.records import Run, RunFile, as_csv, cell_key, comparable, file_name, header, read_run
 
 MODEL = {"name": "m", "architecture": "A", "parameters": 10, "trained_window": 256, "dtype": "float32", "device": "cpu"}
 
@@ -69,6 +71,25 @@ def test_another_runs_file_is_refused(tmp_path: Path, changes: dict[str, Any]) -
     RunFile(path, first())
     with pytest.raises(RecordError, match="another run"):
         RunFile(path, first(**changes), resume=True)
+
+
+def test_a_run_that_said_that_it_is_no_sweep_is_resumed_by_one_that_says_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "run.jsonl"
+    RunFile(path, first(settings={"trials": 2, "sweep": False})).add(cell(0.0))
+    assert RunFile(path, first(), resume=True).complete_cells() == {cell_key(cell(0.0)[0])}
+    with pytest.raises(RecordError, match="another run"):
+        RunFile(path, first(settings={"trials": 2, "sweep": True}), resume=True)
+    assert file_name(first()) == file_name(first(settings={"trials": 2, "sweep": False}))
+    assert file_name(first()) != file_name(first(settings={"trials": 2, "sweep": True}))
+
+
+def test_a_table_names_the_run_in_every_row() -> None:
+    run = Run(first(), cell(0.0))
+    rows = list(csv.DictReader(io.StringIO(as_csv([run, run], ["a", "b"]))))
+    assert [(row["file"], row["model"], row["trial"]) for row in rows] == [
+        ("a", "m", "0"), ("a", "m", "1"), ("b", "m", "0"), ("b", "m", "1"),
+    ]  # fmt: skip
+    assert "file" not in as_csv([run]).splitlines()[0]
 
 
 @pytest.mark.parametrize(

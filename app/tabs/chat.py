@@ -100,7 +100,7 @@ def _components() -> ChatPane:
     chatbot = gr.Chatbot(
         label="Conversation", elem_id="chat", height="max(19rem, calc(100vh - 28.5rem))", editable="user",
         buttons=["copy", "copy_all"], allow_tags=False, feedback_options=None, placeholder=PLACEHOLDER, examples=[],
-        layout="bubble",
+        layout="bubble", group_consecutive_messages=False,
     )  # fmt: skip
     status = gr.HTML(elem_id="chat-status", elem_classes=["chat-status"])
     with gr.Row(elem_classes=["ask-row"]):

@@ -77,7 +77,10 @@ def build_evidence_tab(turn: gr.State, visitor: gr.State, test: PassageTester, j
         job.begin()
         yield from _test(job, test, turn, rank)
 
-    turn.change(_draw, [turn], [summary, bars, passage, result, picture], **LIVE)
+    # The page takes longest, so what it was found with is shown before it.
+    turn.change(_draw, [turn], [summary, bars, passage, result, picture], **LIVE).then(
+        _open_passage, [turn, passage], [result, picture], **LIVE
+    )
     passage.input(_open_passage, [turn, passage], [result, picture], **LIVE)
     bars.pick(_open_page, [turn], [passage, result, picture], **LIVE)
     start.click(run, [visitor, turn, passage], [result, start, stop], **ON_MODEL)
@@ -90,7 +93,7 @@ def _pages_of(turn: Turn) -> list[PageShare]:
 
 
 def _draw(turn: Turn | None) -> tuple[Any, ...]:
-    """The whole tab for `turn`, open at the passage that it names."""
+    """The tab for `turn`, open at the passage that it names, without the page."""
     if turn is None or not turn.citations:
         words = NOTHING_YET if turn is None else NO_RECORD if turn.answer.attention is None else NOTHING_FOUND
         return words, None, gr.update(choices=[], value=None), "", ""
@@ -101,7 +104,7 @@ def _draw(turn: Turn | None) -> tuple[Any, ...]:
         packed(_bars(turn, turn.citations)),
         gr.update(choices=choices, value=rank),
         "",
-        page_html(turn, turn.citations[rank - 1]),
+        "",
     )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -30,6 +30,7 @@ from selfextend.steps import Progress, Running
 
 if TYPE_CHECKING:
     from selfextend.lab.plans import Plan
+    from selfextend.lab.run import CellDone
 
 PROBES = {
     "Passkey": "passkey",
@@ -319,12 +320,12 @@ def prepare(choices: Choices, loaded: LoadedModel) -> tuple[Plan, dict[str, Any]
     return plan, header_of(plan, loaded.name, loaded.model, loaded.profile, loaded.estimate.quantization)
 
 
-def _steps(loaded: LoadedModel, plan: Plan, file: RunFile) -> Any:
+def _steps(loaded: LoadedModel, plan: Plan, file: RunFile) -> Generator[Progress | CellDone, None, None]:
     """Run a plan, and record each cell before it is yielded."""
-    from selfextend.lab.run import CellDone, run_plan
+    from selfextend.lab import run
 
-    for step in run_plan(loaded.model, loaded.tokenizer, plan, loaded.profile, file.complete_cells()):
-        if isinstance(step, CellDone):
+    for step in run.run_plan(loaded.model, loaded.tokenizer, plan, loaded.profile, file.complete_cells()):
+        if isinstance(step, run.CellDone):
             file.add(step.rows)
         yield step
 

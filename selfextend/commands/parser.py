@@ -1,4 +1,4 @@
-"""The arguments of every command. Standard library only, so that `--help` is there at once.
+"""The arguments of every command. Imports no torch and no numpy, so that `--help` is there at once.
 
 Each command has a `run`, "module.function" in `selfextend.commands`, which takes the arguments and returns the result,
 and a `show`, which prints it.
@@ -10,11 +10,13 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from selfextend.methods import METHOD_NAMES, POSITION_METHODS
+
 _METHODS_HELP = (
-    "comma-separated: vanilla, vanilla+logn, selfextend, selfextend+logn, rerope, rerope+logn, window, linear, "
-    "dynamic, yarn, recommended (SelfExtend as recommended for the model), all (default: vanilla,recommended)"
+    f"comma-separated: {', '.join(METHOD_NAMES)}, recommended (SelfExtend as recommended for the model), all "
+    "(default: vanilla,recommended)"
 )
-_MAPS = ("selfextend", "rerope", "vanilla", "difference")
+_MAPS = (*(method.kind for method in POSITION_METHODS), "difference")
 _LENGTH_HELP = "tokens, or multiples of the trained window such as 8x"
 _DEPTHS_HELP = "how many from 0 to 1, or a comma-separated list"
 

@@ -205,7 +205,7 @@ def test_stop_measuring_lets_a_question_that_waits_be_answered(
     suggest(page)
     open_right(page, "Compare")
     page.get_by_role("button", name="Measure the loss").click()
-    expect(page.locator("#loss-status")).to_contain_text("Loss of Vanilla")
+    expect(page.locator("#loss-status")).to_contain_text("Vanilla")
     page.locator(".document-list button").last.click()
     expect(page.locator(".document-list li")).to_have_count(1)
     ask(page, "Who waits?")
