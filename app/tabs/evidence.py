@@ -97,15 +97,9 @@ def _draw(turn: Turn | None) -> tuple[Any, ...]:
     if turn is None or not turn.citations:
         words = NOTHING_YET if turn is None else NO_RECORD if turn.answer.attention is None else NOTHING_FOUND
         return words, None, gr.update(choices=[], value=None), "", ""
-    rank = turn.opens_at if any(citation.rank == turn.opens_at for citation in turn.citations) else 1
+    rank = turn.opens_at if _passage(turn, turn.opens_at) else 1
     choices = [(_choice(citation, turn), citation.rank) for citation in turn.citations]
-    return (
-        answer_html(turn),
-        packed(_bars(turn, turn.citations)),
-        gr.update(choices=choices, value=rank),
-        "",
-        "",
-    )
+    return answer_html(turn), packed(_bars(turn, turn.citations)), gr.update(choices=choices, value=rank), "", ""
 
 
 def _choice(citation: Citation, turn: Turn) -> str:
@@ -141,9 +135,12 @@ def _bars(turn: Turn, cited: Sequence[Citation]) -> Any:
 
 
 def _open_passage(turn: Turn | None, rank: int | None) -> tuple[str, Any]:
-    cited = turn.citations if turn is not None else ()
-    chosen = next((citation for citation in cited if citation.rank == rank), None)
+    chosen = _passage(turn, rank)
     return "", "" if turn is None or chosen is None else page_html(turn, chosen)
+
+
+def _passage(turn: Turn | None, rank: int | None) -> Citation | None:
+    return next((citation for citation in turn.citations if citation.rank == rank), None) if turn else None
 
 
 def _open_page(event: gr.EventData, turn: Turn | None) -> tuple[Any, ...]:
@@ -167,9 +164,7 @@ def page_html(turn: Turn, where: Citation | PageShare) -> str:
         try:
             boxes = passage_boxes(stored.path, where.page, start, end) if end > start else []
             png = base64.b64encode(page_image(stored.path, where.page, boxes, PICTURE_WIDTH)).decode()
-            described = escape(
-                f"Page {where.page} of {where.name}" + (", the passage boxed" if boxes else ""), quote=True
-            )
+            described = escape(f"Page {where.page} of {where.name}{', the passage boxed' if boxes else ''}", quote=True)
             return (
                 f"<figure class='evidence-page'><figcaption>{caption}</figcaption>"
                 f"<img src='data:image/png;base64,{png}' alt='{described}'></figure>"
@@ -187,8 +182,7 @@ def page_html(turn: Turn, where: Citation | PageShare) -> str:
 def _test(job: Job, test: PassageTester, turn: Turn | None, rank: int | None) -> Iterator[tuple[Any, Any, Any]]:
     idle = (gr.update(interactive=True), gr.update(interactive=False))
     busy = (gr.update(interactive=False), gr.update(interactive=True))
-    cited = turn.citations if turn is not None else ()
-    chosen = next((citation for citation in cited if citation.rank == rank), None)
+    chosen = _passage(turn, rank)
     if turn is None or chosen is None:
         yield "<p>Choose a passage first.</p>", *idle
         return
@@ -198,24 +192,14 @@ def _test(job: Job, test: PassageTester, turn: Turn | None, rank: int | None) ->
         with Running(job.follow(test(turn, chosen))) as running:
             for step in running:
                 if pace.due():
-                    yield status_html(_progress(step)), *busy
+                    shown = step if isinstance(step, Progress) else f"without the passage: {step.text}"
+                    yield status_html(shown), *busy
         words = _verdict(running.result, turn)
     except JobStopped:
         words = "<p>The test was stopped.</p>"
     except (ValueError, RuntimeError, MemoryError) as error:
         words = complaint_html(error)
     yield words, *idle
-
-
-def _progress(step: Any) -> Progress:
-    if hasattr(step, "total"):
-        known = step.seconds_left is not None and math.isfinite(step.seconds_left)
-        left = f", about {step.seconds_left:.0f} s left" if known else ""
-        words = f"reading without the passage: {step.done:,} of {step.total:,} tokens{left}"
-        return Progress(words, step.done / step.total)
-    if hasattr(step, "text"):
-        return Progress(f"without the passage: {step.text}")
-    return Progress("the model is busy with another answer; this test is next")
 
 
 def _verdict(done: PassageTest, turn: Turn) -> str:
