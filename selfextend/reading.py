@@ -26,7 +26,7 @@ from selfextend.errors import OutOfMemoryError, is_out_of_memory
 from selfextend.methods import Method
 from selfextend.profile import Profile
 from selfextend.reader import Reader
-from selfextend.steps import Progress, Running
+from selfextend.steps import Progress
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -61,20 +61,22 @@ class PrefixCache:
         tokens: token ids whose keys are in the cache.
         cache: a transformers cache, or None while nothing was read.
         reads_as: the `Reader.reads_as` that it was read with.
+        continued: while prompts that go on from here are answered, their keys and values.
     """
 
     tokens: list[int] = field(default_factory=list)
     cache: Cache | None = None
     reads_as: Any = None
+    continued: Cache | None = None
 
     @property
     def nbytes(self) -> int:
-        """Bytes that the cache holds."""
-        return 0 if self.cache is None else cache_nbytes(self.cache)
+        """Bytes that it holds."""
+        return sum(cache_nbytes(cache) for cache in (self.cache, self.continued) if cache is not None)
 
     def clear(self) -> None:
         """Forget everything that was read."""
-        self.tokens, self.cache = [], None
+        self.tokens, self.cache, self.continued = [], None, None
 
     def rewind(self, reader: Reader, tokens: Sequence[int], length: int) -> int:
         """Keep what these tokens share with what was read, and return how many tokens that is.
@@ -206,16 +208,6 @@ def read_steps(
     return logits
 
 
-def fractions(steps: Generator[TokensRead, None, T], expected: int) -> Generator[float, None, T]:
-    """The same work, telling how far it is, 0 to 1, of the tokens that are expected to be read."""
-    read = 0
-    with Running(steps) as work:
-        for step in work:
-            read += step.count
-            yield min(1.0, read / max(1, expected))
-        return work.result
-
-
 def loss_steps(
     reader: Reader, tokens: Sequence[int], chunk_tokens: int = LOSS_CHUNK_TOKENS, prefix: PrefixCache | None = None
 ) -> Generator[TokensRead, None, npt.NDArray[np.float32]]:
@@ -318,7 +310,7 @@ def _answer_batch(
 ) -> Generator[TokensRead, None, list[list[int]]]:
     start, length = len(prefix.tokens), len(prompts[0]) + max_new_tokens
     rest = torch.tensor([list(prompt[start:]) for prompt in prompts], device=reader.device)
-    cache = prefix.forked(len(prompts), length) if start else reader.new_cache(length)
+    cache = prefix.continued = prefix.forked(len(prompts), length) if start else reader.new_cache(length)
     logits = None
     for chunk in rest.split(CHUNK_TOKENS, dim=1):
         logits = reader.forward(chunk, cache)
@@ -331,6 +323,7 @@ def _answer_batch(
         logits = reader.forward(chosen[-1][:, None], cache)
         chosen.append(logits[:, -1].argmax(dim=-1))
         yield TokensRead(len(prompts))
+    prefix.continued = None
     rows: list[list[int]] = torch.stack(chosen, dim=1).tolist()
     return [_until_end(row, ends) for row in rows]
 

@@ -15,7 +15,7 @@ from tiny_models import tiny_model as tiny_llama
 from transformers import Gemma3ForCausalLM, Gemma3TextConfig, GPT2Config, GPT2LMHeadModel
 
 from selfextend import SelfExtendConfig, suggest
-from selfextend.errors import PastReachError, UnsupportedArchitectureError
+from selfextend.errors import OutOfMemoryError, PastReachError, UnsupportedArchitectureError
 from selfextend.methods import (
     METHOD_NAMES,
     METHODS,
@@ -35,6 +35,7 @@ from selfextend.profile import Profile
 from selfextend.reading import (
     PrefixCache,
     common_beginning,
+    exclusively,
     greedy_answers_steps,
     loss_steps,
     reading,
@@ -359,3 +360,22 @@ def test_a_shared_prefix_leaves_every_prompt_a_token() -> None:
     assert common_beginning([[1, 2, 3]]) == 2
     assert common_beginning([[1, 2], [1, 2, 3]]) == 1
     assert common_beginning([[5], [6]]) == 0
+
+
+def test_prompts_that_share_nothing_count_as_held_when_memory_runs_out() -> None:
+    model, prefix, calls = tiny_model(), PrefixCache(), []
+
+    def no_memory(*_) -> None:
+        calls.append(1)
+        if len(calls) == 4:  # after 3,072 tokens of half a kilobyte
+            raise MemoryError
+
+    model.register_forward_pre_hook(no_memory)
+
+    def work():
+        with reading(model, Vanilla(), PROFILE, 5000) as reader:
+            yield from greedy_answers_steps(reader, prefix, [], [ids(5000)], 1, frozenset())
+
+    with pytest.raises(OutOfMemoryError, match="after 2 MB"):
+        result_of(exclusively(model, prefix, work))
+    assert prefix.nbytes == 0
