@@ -52,11 +52,6 @@ class Settings:
     read_seconds: float
     max_visitors: int
 
-    @property
-    def is_local(self) -> bool:
-        """Whether only this machine can reach the server."""
-        return self.host in ("127.0.0.1", "localhost", "::1")
-
 
 def default_data_folder() -> Path:
     """The user's own data folder, as the operating system has it."""
