@@ -12,7 +12,7 @@ from app.settings import Settings, read_settings
 def test_defaults_stay_on_this_machine() -> None:
     settings = read_settings([], {})
     assert settings.model == "bundled"
-    assert settings.is_local
+    assert settings.host == "127.0.0.1"
     assert settings.persist
     assert settings.browser
     assert not settings.mcp
@@ -39,10 +39,6 @@ def test_environment_sets_what_arguments_do_not() -> None:
 
 def test_several_accounts() -> None:
     assert read_settings(["--auth", "ada:one,bob:t:wo"], {}).auth == (("ada", "one"), ("bob", "t:wo"))
-
-
-def test_another_machine_may_come_in_only_where_asked() -> None:
-    assert not read_settings(["--host", "0.0.0.0"], {}).is_local
 
 
 @pytest.mark.parametrize(
