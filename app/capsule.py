@@ -12,7 +12,6 @@ import io
 import json
 import platform
 import re
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from html import escape
@@ -169,14 +168,18 @@ def from_dict(record: Any) -> Capsule:
             entry=entry,
             trained_window=int(record["trained_window"]),
             documents=tuple(
-                {"name": str(one["name"]), "sha256": str(one["sha256"]), "pages": int(one["pages"])}
-                for one in record["documents"]
+                {"name": str(kept["name"]), "sha256": str(kept["sha256"]), "pages": int(kept["pages"])}
+                for kept in record["documents"]
             ),
             pages=tuple(
                 PageShare(
-                    int(one["document"]), str(one["name"]), int(one["page"]), str(one["page_word"]), float(one["share"])
+                    document=int(kept["document"]),
+                    name=str(kept["name"]),
+                    page=int(kept["page"]),
+                    page_word=str(kept["page_word"]),
+                    share=float(kept["share"]),
                 )
-                for one in record["pages"]
+                for kept in record["pages"]
             ),
             pooled=pooled,
             versions={str(name): str(version) for name, version in record["versions"].items()},
@@ -276,7 +279,8 @@ def body_html(capsule: Capsule) -> str:
         "Method": f"{reply.made_by.title}: {settings_words(reply)}",
         "Measured": measures(reply),
         "Documents": "; ".join(
-            f"{one['name']} ({one['pages']} pages, sha256 {one['sha256']})" for one in capsule.documents
+            f"{document['name']} ({document['pages']} pages, sha256 {document['sha256']})"
+            for document in capsule.documents
         ),
         "Versions": ", ".join(f"{name} {version}" for name, version in capsule.versions.items()),
         "Made": capsule.made,
@@ -321,7 +325,7 @@ def attention_csv(pooled: Pooled) -> str:
     """The pooled attention as CSV: a row for each answer token, a column for each stretch of the prompt."""
     table = io.StringIO()
     writer = csv.writer(table)
-    spans: Sequence[str] = [f"{a}-{b - 1}" for a, b in zip(pooled.edges[:-1], pooled.edges[1:], strict=True)]
+    spans = [f"{a}-{b - 1}" for a, b in zip(pooled.edges[:-1], pooled.edges[1:], strict=True)]
     writer.writerow(["token", *spans])
     for text, row in zip(pooled.tokens, pooled.shares, strict=True):
         writer.writerow([_cell(text), *(f"{value:.6g}" for value in row)])

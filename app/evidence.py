@@ -48,7 +48,6 @@ class Citation:
         share: its part of what the answer's tokens paid to all passages of all documents, 0 to 1.
         level: "neighbor", the model saw it at its exact relative position, or "grouped", its position was floored.
         relative_position: what the model saw, from the answer token that looked hardest to the passage's middle token.
-        distance: between those two, in tokens.
         plus_minus: tokens by which the position may be off: 0 for neighbors, the group size for grouped passages.
         char_start, char_end: characters of the page's text, for the box.
         token_start, token_stop: tokens of the prompt.
@@ -63,7 +62,6 @@ class Citation:
     share: float
     level: Level
     relative_position: int
-    distance: int
     plus_minus: int
     char_start: int
     char_end: int
@@ -130,12 +128,11 @@ def recording_request(
     layers: Sequence[int],
     heads: int,
     max_bytes: int = MAX_BYTES,
-    max_rows: int = MAX_ROWS,
 ) -> RecordingRequest:
     """What to record for an answer's evidence.
 
     Rows are the queries that predict the answer's tokens, the first of them the prompt's last token, at most
-    `max_rows`. Every passage is a bin; so is every stretch that belongs to no passage: what stands before the first
+    `MAX_ROWS`. Every passage is a bin; so is every stretch that belongs to no passage: what stands before the first
     document (where models park attention that they have no use for), between pages, the question, the answer.
 
     Where that does not fit `max_bytes`, in this order: layers are thinned out evenly, down to 8; neighboring
@@ -150,7 +147,7 @@ def recording_request(
     """
     from selfextend.recording import RecordingRequest
 
-    rows = min(max_new_tokens, max_rows)
+    rows = min(max_new_tokens, MAX_ROWS)
     merged = 1
     longest_page = _most_passages_on_a_page(index)
     starts = _bin_starts(index, merged)
@@ -316,7 +313,6 @@ def _citation(
         share=share,
         level="grouped" if plus_minus else "neighbor",
         relative_position=relative_position(query, key, positions),
-        distance=query - key,
         plus_minus=plus_minus,
         char_start=passage.char_start,
         char_end=passage.char_end,

@@ -100,59 +100,36 @@ def _grouped(query: int, key: int, config: SelfExtendConfig) -> tuple[int, str]:
 
 def _steps(trained: int, length: int, config: SelfExtendConfig, reach: int, shown: int) -> list[dict[str, Any]]:
     group, window, shift, last = config.group_size, config.neighbor_window, config.position_shift, length - 1
+    taught = [
+        f"Add w - w//G = {window} - {window}//{group} = {shift} to every grouped number.",
+        *_joined_text(length, config),
+        "This is SelfExtend. Both kinds of cell go into one softmax. Nothing is trained anew.",
+    ]
+    floored = f"Floor division: {group} tokens share one number" if group > 1 else "Groups of one change nothing"
+    inside = ["unseen", "groups", "near"]
+    steps: list[tuple[str, str, int, list[str], list[str]]] = [
+        ("Every token looks back", "vanilla", length, [], _distance_text(last)),
+        (f"Training ended at {trained} tokens", "vanilla", length, ["unseen"], _trained_window_text(trained, length)),
+        (floored, "grouped", length, ["unseen", "groups"], _grouping_text(length, config)),
+        (f"The nearest {window} keep their exact place", "unjoined", length, inside, _neighbor_text(length, config)),
+        (f"A shift of {shift} joins the two", "selfextend", length, inside, taught),
+        (
+            f"How far it reaches: {reach} tokens",
+            "selfextend",
+            shown,
+            [*inside, "reach"],
+            _reach_text(trained, length, config, reach, shown),
+        ),
+    ]
+    names = ("title", "map", "rows", "points", "text")
+    return [dict(zip(names, step, strict=True)) for step in steps]
+
+
+def _distance_text(last: int) -> list[str]:
     return [
-        {
-            "title": "Every token looks back",
-            "map": "vanilla",
-            "rows": length,
-            "points": [],
-            "text": [
-                "Each row is a query: the token that is reading. Each column is a key: a token it looks back at.",
-                f"The number is the distance i - j. Query {last} sees key 0 at {last}.",
-                "RoPE turns this number into an angle. The model reads it as the key's relative position.",
-            ],
-        },
-        {
-            "title": f"Training ended at {trained} tokens",
-            "map": "vanilla",
-            "rows": length,
-            "points": ["unseen"],
-            "text": _trained_window_text(trained, length),
-        },
-        {
-            "title": f"Floor division: {group} tokens share one number"
-            if group > 1
-            else "Groups of one change nothing",
-            "map": "grouped",
-            "rows": length,
-            "points": ["unseen", "groups"],
-            "text": _grouping_text(length, config),
-        },
-        {
-            "title": f"The nearest {window} keep their exact place",
-            "map": "unjoined",
-            "rows": length,
-            "points": ["unseen", "groups", "near"],
-            "text": _neighbor_text(length, config),
-        },
-        {
-            "title": f"A shift of {shift} joins the two",
-            "map": "selfextend",
-            "rows": length,
-            "points": ["unseen", "groups", "near"],
-            "text": [
-                f"Add w - w//G = {window} - {window}//{group} = {shift} to every grouped number.",
-                *_joined_text(length, config),
-                "This is SelfExtend. Both kinds of cell go into one softmax. Nothing is trained anew.",
-            ],
-        },
-        {
-            "title": f"How far it reaches: {reach} tokens",
-            "map": "selfextend",
-            "rows": shown,
-            "points": ["unseen", "groups", "near", "reach"],
-            "text": _reach_text(trained, length, config, reach, shown),
-        },
+        "Each row is a query: the token that is reading. Each column is a key: a token it looks back at.",
+        f"The number is the distance i - j. Query {last} sees key 0 at {last}.",
+        "RoPE turns this number into an angle. The model reads it as the key's relative position.",
     ]
 
 

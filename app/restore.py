@@ -99,7 +99,8 @@ class _Handlers:
         entries = from_json(kept.get("entries"))
         session.last_id = max([session.last_id, *(reply.turn for entry in entries for reply in entry.replies)])
         if not session.documents:
-            found = [runtime.library.find(*map(str, record)) for record in _pairs(kept.get("documents"))]
+            pairs = [record for record in kept.get("documents") or [] if isinstance(record, list) and len(record) == 2]
+            found = [runtime.library.find(*map(str, record)) for record in pairs]
             session.documents = [stored for stored in found if stored is not None]
         loaded = runtime.models.loaded
         return {
@@ -151,17 +152,16 @@ class _Handlers:
         }
         if loaded is not None:
             updates[parts.advised_window] = loaded.profile.neighbors
-            updates |= _advised(parts.controls, loaded, view) if advise else _widened(parts.controls, view)
+            if advise:
+                updates |= _advised(parts.controls, loaded, view)
+            else:
+                updates[parts.controls.neighbor_window] = gr.update(maximum=max(2, view.trained_window - 1))
         return updates
 
 
 def _key(loaded: LoadedModel | None) -> str:
     """Tells a loaded model from others, and from itself loaded again."""
     return "" if loaded is None else f"{loaded.label} {id(loaded)}"
-
-
-def _pairs(records: Any) -> list[Any]:
-    return [record for record in records or [] if isinstance(record, list) and len(record) == 2]
 
 
 def _as_left(controls: Controls, values: Any) -> dict[Any, Any]:
@@ -176,14 +176,9 @@ def _as_left(controls: Controls, values: Any) -> dict[Any, Any]:
 
 
 def _restored(control: Any, value: Any) -> Any:
-    """A slider's end may have been moved outward for its value."""
-    if isinstance(control, gr.Slider):
+    if isinstance(control, gr.Slider):  # its end may have been moved outward for this value
         return gr.update(value=value, maximum=max(control.maximum, value))
     return gr.update(value=value)
-
-
-def _widened(controls: Controls, view: DocumentView) -> dict[Any, Any]:
-    return {controls.neighbor_window: gr.update(maximum=max(2, view.trained_window - 1))}
 
 
 def _advised(controls: Controls, loaded: LoadedModel, view: DocumentView) -> dict[Any, Any]:

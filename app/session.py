@@ -151,9 +151,6 @@ class CacheStore:
         with self._lock:
             return self._held()
 
-    def __len__(self) -> int:
-        return len(self._caches)
-
     def _held(self) -> int:
         return sum(cache.nbytes for cache in self._caches.values())
 
@@ -174,6 +171,3 @@ class SessionStore:
             while len(self._sessions) > self.max_visitors:
                 self._sessions.popitem(last=False)
             return session
-
-    def __len__(self) -> int:
-        return len(self._sessions)

@@ -71,11 +71,10 @@ def read_settings(arguments: Sequence[str] | None = None, environment: Mapping[s
     given = parser.parse_args(arguments)
     try:
         auth = _accounts(given.auth)
-        cache = _positive("--cache-mb", given.cache_mb)
-        size = _positive("--max-file-mb", given.max_file_mb)
-        pages = _positive("--max-pages", given.max_pages)
-        seconds = _positive("--read-seconds", given.read_seconds)
-        visitors = _positive("--max-visitors", given.max_visitors)
+        for name in ("cache-mb", "max-file-mb", "max-pages", "read-seconds", "max-visitors"):
+            value = getattr(given, name.replace("-", "_"))
+            if not value > 0:
+                raise ValueError(f"--{name} must be above 0, not {value:g}.")
         if not 0 <= given.port <= 65535:
             raise ValueError(f"--port must be 0 (any free one) to 65535, not {given.port}.")
         if given.quantization not in QUANTIZATIONS:
@@ -93,11 +92,11 @@ def read_settings(arguments: Sequence[str] | None = None, environment: Mapping[s
         persist=given.persist,
         mcp=given.mcp,
         browser=given.browser,
-        cache_bytes=int(cache * 1e6),
-        max_file_bytes=int(size * 1e6),
-        max_pages=int(pages),
-        read_seconds=seconds,
-        max_visitors=int(visitors),
+        cache_bytes=int(given.cache_mb * 1e6),
+        max_file_bytes=int(given.max_file_mb * 1e6),
+        max_pages=given.max_pages,
+        read_seconds=given.read_seconds,
+        max_visitors=given.max_visitors,
     )
 
 
@@ -146,12 +145,6 @@ def _truth(name: str, value: object) -> bool:
     if word in _TRUE | _FALSE:
         return word in _TRUE
     raise ValueError(f"{PREFIX}{name.upper()} must be 1 or 0, not {value!r}.")
-
-
-def _positive(name: str, value: float) -> float:
-    if not value > 0:
-        raise ValueError(f"{name} must be above 0, not {value:g}.")
-    return value
 
 
 def _accounts(text: str) -> tuple[tuple[str, str], ...]:

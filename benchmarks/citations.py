@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from app.asking import Question, answer_turn
+from app.documents.document import Limits
 from app.documents.library import StoredDocument
-from app.documents.reader import read_document
+from app.documents.reader import read_document_steps
 from app.evidence import passage_test_steps
 from app.model_shelf import BUNDLED, LoadedModel, ModelShelf
 from app.session import CacheStore, Session, Turn
@@ -126,7 +127,7 @@ def measure(arguments: argparse.Namespace, document: Path, records: list[dict[st
     """Ask, print as it goes, and print the table."""
     chosen = [records[len(records) * n // arguments.limit] for n in range(min(arguments.limit, len(records)))]
     loaded: LoadedModel = result_of(ModelShelf().load_steps(arguments.model))
-    stored = StoredDocument(read_document(document), document)
+    stored = StoredDocument(result_of(read_document_steps(document, Limits(), document.name)), document)
     caches, session = CacheStore(2**32), Session("benchmark")
     length = len(loaded.tokenizer(stored.document.text)["input_ids"]) + 2 * NEW_TOKENS
     print(f"{stored.document.name}: {len(stored.document.pages)} pages, {length:,} tokens; {loaded.advice(length)}")

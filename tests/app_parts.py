@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
+import json
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +29,11 @@ def document(name: str = "notes.txt", pages: int = 3, sentences: int = 4, mark: 
 
 def stored(name: str = "notes.txt", **numbers: Any) -> StoredDocument:
     return StoredDocument(document(name, **numbers), Path(name))
+
+
+def unpacked(value: str) -> Any:
+    """The figure in what a plot pane was given, as plain JSON."""
+    return json.loads(zlib.decompress(base64.b64decode(value)))
 
 
 def load(name: str) -> LoadedModel:

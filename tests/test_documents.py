@@ -21,11 +21,11 @@ from PIL import Image, ImageDraw
 from reportlab.lib.pagesizes import A4
 
 from app.documents import child
-from app.documents.document import PAGE_SEPARATOR, DocumentError, Limits, Page
+from app.documents.document import PAGE_SEPARATOR, Document, DocumentError, Limits, Page
 from app.documents.page_text import LIGATURES, PART_CHARS, clean_page, clean_plain, cut_into_parts
 from app.documents.passages import split_passages
-from app.documents.reader import page_image, passage_boxes, read_document, read_document_steps
-from selfextend.steps import Progress, Running
+from app.documents.reader import page_image, passage_boxes, read_document_steps
+from selfextend.steps import Progress, Running, result_of
 from tests.make_documents import (
     FONT,
     MAKERS,
@@ -37,6 +37,10 @@ from tests.make_documents import (
     paragraphs,
     text_file,
 )
+
+
+def read_document(path: Path, limits: Limits | None = None) -> Document:
+    return result_of(read_document_steps(path, limits or Limits(), path.name))
 
 
 @pytest.fixture(scope="module")
@@ -247,7 +251,7 @@ def test_memory_is_watched_where_the_kernel_does_not(folder: Path, monkeypatch: 
 
 
 def test_progress_counts_the_pages_and_the_document_is_the_result(three_hundred: Path) -> None:
-    with Running(read_document_steps(three_hundred)) as reading:
+    with Running(read_document_steps(three_hundred, Limits(), "long.pdf")) as reading:
         first, *steps = reading
         read = reading.result
     assert first == Progress("reading long.pdf")
@@ -259,7 +263,7 @@ def test_progress_counts_the_pages_and_the_document_is_the_result(three_hundred:
 
 
 def test_closing_the_steps_kills_the_child(tmp_path: Path) -> None:
-    steps = read_document_steps(many_pages_pdf(tmp_path / "many.pdf", 1500))
+    steps = read_document_steps(many_pages_pdf(tmp_path / "many.pdf", 1500), Limits(), "many.pdf")
     while (next(steps).fraction or 0.0) < 3 / 1500:
         pass
     assert not no_child_is_left()

@@ -6,13 +6,14 @@ from collections.abc import Callable
 import numpy as np
 import plotly.graph_objects as go
 import pytest
+from app_parts import unpacked
 
 from app.figures.answers import attention_heatmap, page_bars
 from app.figures.lab import figure as lab_figure
 from app.figures.maps import parameter_plane_figure, position_curve_figure, position_map_figure
 from app.figures.style import template
 from app.tabs.parameters import parameter_plane
-from app.tabs.plot_pane import packed, unpacked
+from app.tabs.plot_pane import packed
 from selfextend import SelfExtendConfig
 from selfextend.lab.views import DEPTH, GROUP_SIZE, LENGTH, NEIGHBOR_WINDOW, Cell, Curve, CurveView, GridView
 from selfextend.methods import Method, SelfExtend, Vanilla

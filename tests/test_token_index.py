@@ -10,7 +10,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 from transformers import PreTrainedTokenizerFast
 
 from app.documents.document import PAGE_SEPARATOR, Document, Page
-from app.documents.index import Passage, TokenIndex
+from app.documents.index import Passage, TokenIndex, find_documents
 from app.documents.passages import MAX_PASSAGE, MIN_PASSAGE, split_passages
 
 CORPUS = [
@@ -168,8 +168,8 @@ def test_tokens_find_their_page_and_pages_their_tokens(
 ) -> None:
     documents = [document(first), document(second, "b.txt")]
     prompt = before + documents[0].text + between + documents[1].text + after
-    starts = [len(before), len(before) + len(documents[0].text) + len(between)]
-    index = TokenIndex(TRIMMED, prompt, documents, document_starts=starts)
+    starts = find_documents(prompt, documents)
+    index = TokenIndex(TRIMMED, prompt, documents)
 
     owners = [brute_page(index, starts, token) for token in range(len(index))]
     assert list(zip(index.document.tolist(), index.page.tolist(), strict=True)) == owners
@@ -228,8 +228,6 @@ def test_a_document_that_is_not_in_the_prompt_is_refused() -> None:
     read = document(["One page.", "Another."])
     with pytest.raises(ValueError, match=r"a\.txt is not in the prompt"):
         TokenIndex(TRIMMED, "One page. Another.", [read])
-    with pytest.raises(ValueError, match=r"a\.txt is not at character 1"):
-        TokenIndex(TRIMMED, read.text, [read], document_starts=[1])
     assert TokenIndex(TRIMMED, f"One page.{PAGE_SEPARATOR}Another.", [read]).page[0] == 1
 
 

@@ -52,7 +52,6 @@ class TokenIndex:
         documents: Sequence[Document],
         *,
         add_special_tokens: bool = True,
-        document_starts: Sequence[int] | None = None,
     ) -> None:
         """Tokenizes the prompt and finds the documents in it.
 
@@ -61,7 +60,6 @@ class TokenIndex:
             prompt: the whole prompt, chat template applied, with each document's `text` in it unchanged.
             documents: in their order in the prompt.
             add_special_tokens: as for the tokenizer: False where the template has added them already.
-            document_starts: where each document's text starts; found with `find_documents` where None.
 
         Raises:
             ValueError: a slow tokenizer, or a document whose text is not in the prompt.
@@ -84,8 +82,7 @@ class TokenIndex:
         )
         self.input_ids: Integers = np.asarray(encoded["input_ids"], dtype=np.int64)
         self.chars = _covered(tokenizer, self.input_ids, encoded, len(prompt))
-        starts = find_documents(prompt, documents) if document_starts is None else document_starts
-        self._lay_out_pages(starts)
+        self._lay_out_pages(find_documents(prompt, documents))
         self._lay_out_passages()
 
     def __len__(self) -> int:
@@ -94,8 +91,6 @@ class TokenIndex:
     def _lay_out_pages(self, document_starts: Sequence[int]) -> None:
         rows = []
         for place, (document, start) in enumerate(zip(self.documents, document_starts, strict=True)):
-            if not self.prompt.startswith(document.text, start):
-                raise ValueError(f"The text of {document.name} is not at character {start} of the prompt.")
             rows += [
                 (place, page.number, start + first, start + end)
                 for page, (first, end) in zip(document.pages, document.page_ranges, strict=True)

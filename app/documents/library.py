@@ -45,7 +45,7 @@ class Library:
         Raises:
             DocumentError: with a sentence that names the file and says what to do.
         """
-        return self._keep(path, (yield from read_document_steps(path, self.limits, name=name)))
+        return self._keep(path, (yield from read_document_steps(path, self.limits, name)))
 
     def find(self, sha256: str, name: str) -> StoredDocument | None:
         """The document with this checksum, under this name; None where it is not kept."""

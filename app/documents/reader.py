@@ -18,7 +18,7 @@ from app.documents.child import answers
 from app.documents.document import Document, DocumentError, Limits, Page
 from app.documents.kinds import kind_of
 from app.documents.messages import Message
-from selfextend.steps import Progress, result_of
+from selfextend.steps import Progress
 
 
 class Box(NamedTuple):
@@ -30,27 +30,17 @@ class Box(NamedTuple):
     bottom: float
 
 
-def read_document(path: str | Path, limits: Limits | None = None) -> Document:
-    """Reads a file to its end. Arguments and errors as for `read_document_steps`."""
-    return result_of(read_document_steps(path, limits))
-
-
-def read_document_steps(
-    path: str | Path, limits: Limits | None = None, *, name: str | None = None
-) -> Generator[Progress, None, Document]:
+def read_document_steps(path: Path, limits: Limits, name: str) -> Generator[Progress, None, Document]:
     """Reads a file: a `Progress` for each page and at least every 0.2 s. Closing the generator kills the child at once.
 
     Args:
         path: the file. Its kind is determined from its content first and its name second.
-        limits: what it may cost; the defaults of `Limits` where None.
-        name: what to call it, where that differs from the file's own name.
+        limits: what it may cost.
+        name: what to call it.
 
     Raises:
         DocumentError: missing, empty, locked, scanned, cut off, damaged, misnamed, unsupported, past a limit.
     """
-    limits = limits or Limits()
-    path = Path(path)
-    name = name or path.name
     kind = kind_of(path, name, limits)
     yield Progress(f"reading {name}")
     with path.open("rb") as file:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import gradio as gr
 
-from app.tabs.widgets import COMPARE, METHODS, DocumentView, method_of, settings_of
+from app.tabs.widgets import COMPARE, METHODS, DocumentView, method_of, on, settings_of
 from selfextend.config import SelfExtendConfig, suggest
 from selfextend.methods import Method, SelfExtend, Vanilla
 from selfextend.positions import QueryScaling
@@ -46,18 +46,14 @@ class Choices:
         config: SelfExtend's settings.
         when_needed: leave the model as it is inside its trained window.
         remember: keep earlier questions and answers in the prompt.
+        answering: how to answer, by the names of `GenerationSettings`' fields; not checked yet.
     """
 
     methods: tuple[Method, ...]
     config: SelfExtendConfig
     when_needed: bool
-    max_new_tokens: int
-    temperature: float
-    top_p: float
-    top_k: int
-    repetition_penalty: float
-    seed: int
     remember: bool
+    answering: dict[str, Any]
 
     @staticmethod
     def read(values: tuple[Any, ...] | list[Any]) -> Choices:
@@ -81,13 +77,15 @@ class Choices:
             methods=tuple(chosen),
             config=replace(settings_of(group, window), query_scaling=scaling),
             when_needed=extend == WHEN_NEEDED,
-            max_new_tokens=int(new),
-            temperature=float(temperature),
-            top_p=float(top_p),
-            top_k=int(top_k),
-            repetition_penalty=float(penalty),
-            seed=int(seed),
             remember=bool(remember),
+            answering={
+                "max_new_tokens": int(new),
+                "temperature": float(temperature),
+                "top_p": float(top_p),
+                "top_k": int(top_k),
+                "repetition_penalty": float(penalty),
+                "seed": int(seed),
+            },
         )
 
     @property
@@ -99,14 +97,7 @@ class Choices:
         """
         from selfextend.generation import GenerationSettings
 
-        return GenerationSettings(
-            max_new_tokens=self.max_new_tokens,
-            temperature=self.temperature,
-            top_p=self.top_p,
-            top_k=self.top_k,
-            repetition_penalty=self.repetition_penalty,
-            seed=self.seed,
-        )
+        return GenerationSettings(**self.answering)
 
     @property
     def method(self) -> Method:
@@ -151,14 +142,7 @@ def build_controls(view: gr.State, neighbor_window: gr.State) -> Controls:
             info="four columns: vanilla, log-n alone, SelfExtend alone, both",
             elem_id="four",
         )
-    suggest_button.click(
-        _suggest,
-        [view, neighbor_window],
-        [group, window],
-        queue=False,
-        show_progress="hidden",
-        api_visibility="private",
-    )
+    on(suggest_button.click, _suggest, [view, neighbor_window], [group, window])
     return Controls(
         method, group, window, log_n, extend, new_tokens, temperature, top_p, top_k, penalty, seed, remember, four
     )

@@ -201,7 +201,7 @@ def estimate_html(name: str, quantization: str, device: str) -> str:
 def summary_html(loaded: LoadedModel | None) -> str:
     """The loaded model in a few lines."""
     if loaded is None:
-        return '<p class="name">No model</p><p class="hint">Choose one below and press Load.</p>'
+        return '<p class="name">No model</p>' + hint_html("Choose one below and press Load.")
     weights = loaded.estimate.weights_bytes
     size = f"{weights / 1e9:.1f} GB" if weights >= 1e8 else f"{weights / 1e6:.0f} MB"
     quantized = "" if loaded.estimate.quantization == "none" else f", {loaded.estimate.quantization}"

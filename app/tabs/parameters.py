@@ -16,10 +16,10 @@ from app.tabs.plot_pane import packed, plot_pane
 from app.tabs.widgets import (
     LIVE,
     DocumentView,
-    Refresh,
     SharedInputs,
     complaint_html,
-    draw_on_load,
+    hint_html,
+    redraw_on,
     setting_words,
     settings_of,
     skipped,
@@ -50,15 +50,7 @@ class Plane(NamedTuple):
     reach: npt.NDArray[np.int_]
 
 
-class ParametersTab(NamedTuple):
-    """Attributes: the plane, what is said beside it, and the redraw."""
-
-    plane_pane: gr.HTML
-    advice: gr.HTML
-    refresh: Refresh
-
-
-def build_parameters_tab(shared: SharedInputs) -> ParametersTab:
+def build_parameters_tab(shared: SharedInputs) -> None:
     """The tab's components and handlers, inside the open gr.Blocks or gr.Tab.
 
     Clicking a cell, or a button, sets `shared.group_size` (widening it where it ends below) and
@@ -69,11 +61,10 @@ def build_parameters_tab(shared: SharedInputs) -> ParametersTab:
     with gr.Row():
         use = gr.Button("Use the suggested settings", size="sm", elem_id="parameters-use")
         smallest = gr.Button("Use the smallest group size that fits", size="sm", elem_id="parameters-smallest")
-    gr.HTML("<p class='hint'>Click a cell to set both sliders to it.</p>")
+    gr.HTML(hint_html("Click a cell to set both sliders to it."))
 
     sliders = [shared.group_size, shared.neighbor_window]
-    inputs = [*sliders, shared.view]
-    refresh = Refresh(_draw, inputs, [pane, advice])
+    inputs: list[Any] = [*sliders, shared.view]
 
     def within(group_size: int, neighbor_window: int) -> tuple[Any, Any]:
         """The pair as the sliders can hold it: a group size past the slider's end widens it, since it was offered.
@@ -99,12 +90,10 @@ def build_parameters_tab(shared: SharedInputs) -> ParametersTab:
         window = min(int(neighbor_window), view.trained_window - 1)
         return within(smallest_group_size(view.trained_window, view.length, window), window)
 
-    gr.on([slider.change for slider in sliders] + [shared.view.change], *refresh, **LIVE)
+    redraw_on([component.change for component in inputs], _draw, inputs, [pane, advice])
     pane.pick(pick, [shared.view], sliders, **LIVE)
     use.click(use_suggestion, [shared.view], sliders, **LIVE)
     smallest.click(use_smallest, inputs, sliders, **LIVE)
-    draw_on_load(refresh)
-    return ParametersTab(pane, advice, refresh)
 
 
 def parameter_plane(trained_window: int, length: int, *also: SelfExtendConfig) -> Plane:

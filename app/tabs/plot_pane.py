@@ -11,7 +11,6 @@ import base64
 import json
 import zlib
 from pathlib import Path
-from typing import Any
 
 import gradio as gr
 import plotly
@@ -35,15 +34,13 @@ _TEMPLATE = """
 
 
 def plot_pane(
-    figure: go.Figure | None = None,
     *,
     label: str,
-    height: int = 440,
+    height: int,
+    elem_id: str,
     hover: bool = False,
-    elem_id: str | None = None,
-    visible: bool = True,
 ) -> gr.HTML:
-    """A place for a figure in the page. Handlers that draw into it return `packed(figure)`.
+    """A place for a figure in the page, empty at first. Handlers that draw into it return `packed(figure)`.
 
     A function and no class of its own, because Gradio writes a stub file next to every module that derives a
     component.
@@ -57,7 +54,6 @@ def plot_pane(
     These are open endpoints, as all events are: handlers have to check what comes in.
 
     Args:
-        figure: the first figure.
         label: what a screen reader calls the plot.
         height: of the plot, in CSS pixels.
         hover: report where the pointer rests.
@@ -72,13 +68,11 @@ def plot_pane(
     }
     source = (ASSETS / "plot_pane.js").read_text(encoding="utf-8")
     return gr.HTML(
-        None if figure is None else packed(figure),
         label=label,
         html_template=_TEMPLATE,
         js_on_load=f"const made = {json.dumps(made)};\n{source}",
         apply_default_css=False,
         elem_id=elem_id,
-        visible=visible,
         elem_classes=["plot-pane-block"],
     )
 
@@ -86,9 +80,3 @@ def plot_pane(
 def packed(figure: go.Figure) -> str:
     """The figure as the pane takes it, deflated: a map of 512 x 512 cells shrinks from 1.4 MB to 0.2 MB at most."""
     return base64.b64encode(zlib.compress(figure.to_json().encode(), level=1)).decode()
-
-
-def unpacked(value: str) -> dict[str, Any]:
-    """The figure in what `packed` returned, as plain JSON."""
-    figure: dict[str, Any] = json.loads(zlib.decompress(base64.b64decode(value)))
-    return figure

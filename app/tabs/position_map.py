@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from html import escape
-from typing import Any, NamedTuple
+from typing import Any
 
 import gradio as gr
 
@@ -18,13 +18,13 @@ from app.tabs.widgets import (
     LIVE,
     METHODS,
     DocumentView,
-    Refresh,
     SharedInputs,
     cell_of,
     complaint_html,
-    draw_on_load,
+    hint_html,
     is_finite,
     method_of,
+    redraw_on,
     skipped,
     tokens_in,
 )
@@ -39,16 +39,7 @@ SMALLEST_VIEW = 8
 WORDS_AROUND = 4
 
 
-class PositionMapTab(NamedTuple):
-    """Attributes: the two plots, what is said about the selected cell, and the redraw."""
-
-    map_pane: gr.HTML
-    curve_pane: gr.HTML
-    readout: gr.HTML
-    refresh: Refresh
-
-
-def build_position_map_tab(shared: SharedInputs) -> PositionMapTab:
+def build_position_map_tab(shared: SharedInputs) -> None:
     """The tab's components and handlers, inside the open gr.Blocks or gr.Tab.
 
     Redraws by itself when a slider moves, when `shared.view` gets a new DocumentView and when `shared.method`
@@ -70,8 +61,10 @@ def build_position_map_tab(shared: SharedInputs) -> PositionMapTab:
             key = _number("Selected key j", "map-key")
             whole = gr.Button("Show all", elem_id="map-whole")
         gr.HTML(
-            "<p class='hint'>Drag a box in the map to zoom in, double-click to show all. With the keyboard: "
-            "arrow keys move, <kbd>+</kbd> and <kbd>-</kbd> zoom, <kbd>0</kbd> shows all.</p>"
+            hint_html(
+                "Drag a box in the map to zoom in, double-click to show all. With the keyboard: "
+                "arrow keys move, <kbd>+</kbd> and <kbd>-</kbd> zoom, <kbd>0</kbd> shows all."
+            )
         )
     curve_pane = plot_pane(label="Distance to position", height=380, elem_id="position-curve")
 
@@ -81,19 +74,16 @@ def build_position_map_tab(shared: SharedInputs) -> PositionMapTab:
     everything = [*settings, *boxes, *cell]
     drawn = [map_pane, curve_pane, readout, status]
     drawn_length = gr.State(0)  # tokens of the document that the boxes were set for
-    refresh = Refresh(_redraw, [drawn_length, *everything], [drawn_length, *boxes, *cell, *drawn])
 
     # One listener for all of them: of several, the one that saw half of a change might answer last.
     events = [event for box in boxes + cell for event in (box.submit, box.blur)]
     changes = [shared.view.change, shared.group_size.change, shared.neighbor_window.change, show.change]
-    gr.on([*changes, *events], *refresh, **LIVE)
+    redraw_on([*changes, *events], _redraw, [drawn_length, *everything], [drawn_length, *boxes, *cell, *drawn])
     whole.click(_show_all, everything, [*boxes, *cell, *drawn], **LIVE)
     shared.method.change(_show_for, [shared.method], [show], **LIVE)
     map_pane.zoom(_zoom, everything, [*boxes, *drawn], **LIVE)
     map_pane.pick(_pick, everything, [*cell, *drawn], **LIVE)
     map_pane.point(_point, settings, [readout], **LIVE)
-    draw_on_load(refresh)
-    return PositionMapTab(map_pane, curve_pane, readout, refresh)
 
 
 def _number(label: str, elem_id: str) -> gr.Number:

@@ -36,20 +36,18 @@ class DocumentView:
     Attributes:
         trained_window: the model's L, in tokens.
         length: tokens of the prompt (documents, question and room for the answer).
-        token_text: the words at a position, as a function of it or as one string a token; None if nothing is read yet.
+        token_text: the words at a position, as a function of it; None if nothing is read yet.
     """
 
     trained_window: int
     length: int
-    token_text: Callable[[int], str] | Sequence[str] | None = None
+    token_text: Callable[[int], str] | None = None
 
     def words_at(self, position: int) -> str | None:
         """The token's text at `position`, or None where it is unknown."""
         if self.token_text is None or not 0 <= position < self.length:
             return None
-        if callable(self.token_text):
-            return self.token_text(position)
-        return self.token_text[position] if position < len(self.token_text) else None
+        return self.token_text(position)
 
 
 class States(NamedTuple):
@@ -86,14 +84,6 @@ class SharedInputs(NamedTuple):
     view: gr.State
 
 
-class Refresh(NamedTuple):
-    """A tab's redraw: a function with its inputs and outputs, for `event(*refresh)`."""
-
-    fn: Callable[..., Any]
-    inputs: list[gr.components.Component]
-    outputs: list[gr.components.Component]
-
-
 # Events
 
 QUEUED: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
@@ -127,12 +117,12 @@ def skipped(count: int) -> tuple[Any, ...]:
     return tuple(gr.skip() for _ in range(count))
 
 
-def draw_on_load(refresh: Refresh) -> None:
-    """Runs `refresh` once when the page that is being built comes up."""
+def redraw_on(events: Sequence[Any], draw: Callable[..., Any], inputs: Sequence[Any], outputs: Sequence[Any]) -> None:
+    """Draws at these events, and once when the page that is being built comes up."""
     page = gr.context.Context.root_block
     if page is None:
         raise RuntimeError("Tabs are built inside an open gr.Blocks.")
-    page.load(*refresh, **LIVE)
+    gr.on([*events, page.load], draw, inputs, outputs, **LIVE)
 
 
 def told(event: gr.EventData, name: str) -> Any:

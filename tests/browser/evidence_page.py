@@ -16,8 +16,9 @@ import gradio as gr
 import pypdfium2
 
 from app.asking import Question, answer_turn
+from app.documents.document import Limits
 from app.documents.library import StoredDocument
-from app.documents.reader import read_document
+from app.documents.reader import read_document_steps
 from app.evidence import Citation, PassageTest, passage_test_steps
 from app.model_shelf import BUNDLED, LoadedModel, ModelShelf
 from app.runtime import SAMPLE, SAMPLE_QUESTIONS
@@ -46,7 +47,7 @@ def bundled() -> LoadedModel:
 
 def ask(loaded: LoadedModel, session: Session, text: str, path: Path) -> Turn:
     """A real answer, with everything that the tabs look into."""
-    stored = StoredDocument(read_document(path), path)
+    stored = StoredDocument(result_of(read_document_steps(path, Limits(), path.name)), path)
     question = Question(
         text,
         (stored,),
