@@ -222,11 +222,6 @@ class SelfExtendCache(Cache):
         self.positions = positions
         self.reserved = 0
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes held, slack included."""
-        return cache_nbytes(self)
-
     def reserve(self, length: int) -> None:
         """Say how many tokens are coming: chunked prefill then allocates once and without slack, and RoPE types whose
         frequencies depend on the length take those of the whole text from the first chunk on."""

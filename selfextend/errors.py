@@ -91,8 +91,6 @@ class ModelTooBigError(ModelLoadError):
 class UnsupportedArchitectureError(UnsupportedModelError, ValueError):
     """SelfExtend cannot be enabled on this model, for the reason given; the model was not changed."""
 
-    reason = "unsupported"
-
 
 class PastReachError(ValueError):
     """A sequence is longer than SelfExtend's settings reach; the message names settings that fit."""

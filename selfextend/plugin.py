@@ -201,9 +201,8 @@ class Extension:
             decoder = self.anatomy.decoder
             undo.enter_context(kept_state(decoder))
             _attach(undo, decoder, ATTRIBUTE, self)
-            for config in {
-                id(m.config): m.config for m in (decoder, *self._modules()) if hasattr(m, "config")
-            }.values():
+            modules = [decoder, *(layer.module for layer in self.anatomy.layers)]
+            for config in {id(m.config): m.config for m in modules if hasattr(m, "config")}.values():
                 self._change_config(undo, config)
             for layer in self.anatomy.layers:
                 _attach(undo, layer.module, ATTRIBUTE, layer)
@@ -229,9 +228,6 @@ class Extension:
         raise TypeError(
             "A model with SelfExtend on cannot be copied or pickled. Disable it first, or use save_pretrained."
         )
-
-    def _modules(self) -> list[nn.Module]:
-        return [layer.module for layer in self.anatomy.layers]
 
     def _change_config(self, undo: ExitStack, config: Any) -> None:
         self.original_implementation = config._attn_implementation

@@ -7,6 +7,7 @@ second gives, attention can be replaced; everything else is refused with the rea
 
 from __future__ import annotations
 
+import copy
 import inspect
 import sys
 from collections.abc import Callable, Iterator
@@ -21,15 +22,7 @@ from torch.overrides import TorchFunctionMode
 from transformers import AttentionInterface, PreTrainedModel
 
 from selfextend.errors import UnsupportedArchitectureError
-from selfextend.rotary import (
-    ApplyRotary,
-    RotaryEmbedding,
-    Tables,
-    kept_state,
-    rotate,
-    takes_positions,
-    unrotated,
-)
+from selfextend.rotary import ApplyRotary, RotaryEmbedding, Tables, kept_state, rotate, takes_positions, unrotated
 
 LayerKind = Literal["extended", "local", "no_rope"]
 
@@ -322,7 +315,7 @@ def _rotary_embeddings(decoder: nn.Module) -> list[RotaryEmbedding]:
         if takes_positions(module):
             many = "layer_type" in inspect.signature(inspect.unwrap(type(module).forward)).parameters
             layer_types = sorted(getattr(module, "layer_types", [])) if many else [None]
-            found += [RotaryEmbedding.of(module, layer_type) for layer_type in layer_types]
+            found += [RotaryEmbedding(copy.deepcopy(module), layer_type) for layer_type in layer_types]
     return found
 
 

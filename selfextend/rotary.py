@@ -6,7 +6,6 @@ and its own `apply_rotary_pos_emb` turns the states.
 
 from __future__ import annotations
 
-import copy
 import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -64,10 +63,6 @@ class RotaryEmbedding:
 
     module: nn.Module
     layer_type: str | None = None
-
-    @classmethod
-    def of(cls, module: nn.Module, layer_type: str | None = None) -> RotaryEmbedding:
-        return cls(copy.deepcopy(module), layer_type)
 
     def tables(self, like: torch.Tensor, position_ids: torch.Tensor, context_length: int) -> Tables:
         """cos and sin at `position_ids`, in the dtype and on the device of `like`.

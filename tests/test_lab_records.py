@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from selfextend.lab.errors import RecordError
-from selfextend.lab.records import Run, RunFile, as_csv, cell_key, comparable, file_name, header, read_run
+from selfextend.lab.records import Run, RunFile, as_csv, cell_key, file_name, header, read_run
 
 MODEL = {"name": "m", "architecture": "A", "parameters": 10, "trained_window": 256, "dtype": "float32", "device": "cpu"}
 
@@ -112,12 +112,6 @@ def test_unreadable_and_foreign_files_are_refused(tmp_path: Path, content: str, 
         read_run(path)
     with pytest.raises(RecordError, match="cannot be read"):
         read_run(tmp_path / "missing.jsonl")
-
-
-def test_rows_compare_without_what_was_measured_and_in_any_order() -> None:
-    slower = [row | {"seconds": 9.0, "peak_bytes": 1} for row in reversed(cell(0.5))]
-    assert comparable(slower) == comparable(cell(0.5))
-    assert comparable(cell(0.5)) != comparable(cell(0.6))
 
 
 def test_a_title_states_model_trials_and_seed() -> None:

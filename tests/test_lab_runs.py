@@ -27,7 +27,7 @@ from selfextend.lab.perplexity import PerplexityPlan
 from selfextend.lab.planning import plan_of
 from selfextend.lab.plans import Plan
 from selfextend.lab.probes.passkey import Passkey
-from selfextend.lab.records import Row, cell_key, comparable, complete_cells, read_run
+from selfextend.lab.records import Row, cell_key, complete_cells, read_run
 from selfextend.lab.run import CellDone, run_plan
 from selfextend.lab.short_context import settled_for, short_context_plan
 from selfextend.lab.sweep import default_grid, recommend, sweep_methods
@@ -40,6 +40,12 @@ from selfextend.steps import Progress
 
 ROOT = Path(__file__).parent.parent
 LENGTHS = (2 * WINDOW, 3 * WINDOW)
+
+
+def comparable(rows: list[Row]) -> list[Row]:
+    """Rows without what was measured, in an order that does not depend on when they were written."""
+    kept = [{key: value for key, value in row.items() if key not in ("seconds", "peak_bytes")} for row in rows]
+    return sorted(kept, key=lambda row: json.dumps(row, sort_keys=True))
 
 
 def plan(**changes: Any) -> GridPlan:

@@ -270,9 +270,9 @@ def test_names_are_parsed_and_wrong_ones_refused() -> None:
         with pytest.raises(ValueError, match="method"):
             parse_methods(names, PROFILE)
     with pytest.raises(ValueError, match="no setting group_size"):
-        method_named("yarn", group_size=4)
+        method_from("yarn", {"group_size": 4})
     with pytest.raises(ValueError, match="at least 1"):
-        method_named("selfextend", group_size=0)
+        method_from("selfextend", {"group_size": 0})
     with pytest.raises(ValueError, match="takes no query scaling"):
         YaRN("logn")
 

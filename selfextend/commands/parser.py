@@ -37,30 +37,24 @@ def make_parser() -> argparse.ArgumentParser:
     return top
 
 
-def _add(commands: Any, name: str, run: str, show: str, told: str) -> argparse.ArgumentParser:
-    """A command. `told` says what it does."""
+def _add(commands: Any, name: str, module: str, told: str) -> argparse.ArgumentParser:
+    """A command, whose functions are in `selfextend.commands.<module>`. `told` says what it does."""
     command: argparse.ArgumentParser = commands.add_parser(name, help=told)
-    command.set_defaults(run=run, show=show)
+    function = name.replace("-", "_")
+    show = "report.show_report" if module == "measure" else f"{module}.show_{function}"
+    command.set_defaults(run=f"{module}.run_{function}", show=show)
     return command
 
 
 def _add_settings(commands: Any) -> None:
-    suggest = _add(
-        commands,
-        "suggest",
-        "positions.run_suggest",
-        "positions.show_suggest",
-        "group size and neighbor window for a length",
-    )
+    suggest = _add(commands, "suggest", "positions", "group size and neighbor window for a length")
     suggest.add_argument("numbers", type=int, nargs="*", metavar="N", help="trained window and length: 4096 16000")
     suggest.add_argument("--trained-window", "-L", type=int, help="tokens the model was trained on")
     suggest.add_argument("--model", help="take the trained window and what is recommended from this model")
     suggest.add_argument("--length", "-N", type=int, help="tokens of prompt and answer together")
     suggest.add_argument("--neighbor-window", "-w", type=int, help="as recommended, or a quarter of the window")
 
-    position_map = _add(
-        commands, "map", "positions.run_map", "positions.show_map", "the relative positions that SelfExtend gives"
-    )
+    position_map = _add(commands, "map", "positions", "the relative positions that SelfExtend gives")
     position_map.add_argument("--trained-window", "-L", type=int, help="default: the paper's example, 7")
     position_map.add_argument("--length", "-N", type=int, help="tokens in the text (default: twice the window)")
     position_map.add_argument("--group-size", "-G", type=int, help="what `suggest` gives unless given")
@@ -72,11 +66,11 @@ def _add_settings(commands: Any) -> None:
     position_map.add_argument("--method", default="selfextend", choices=_MAPS)
     position_map.add_argument("--cells", type=int, default=16, help="most rows and columns (at most 512)")
 
-    _add(commands, "doctor", "doctor.run_doctor", "doctor.show_doctor", "what this machine and installation can do")
+    _add(commands, "doctor", "doctor", "what this machine and installation can do")
 
 
 def _add_questions(commands: Any) -> None:
-    ask = _add(commands, "ask", "questions.run_ask", "questions.show_ask", "ask a question about a text")
+    ask = _add(commands, "ask", "questions", "ask a question about a text")
     _add_question_arguments(ask)
     ask.add_argument("--vanilla", action="store_true", help="without SelfExtend")
     ask.add_argument(
@@ -90,34 +84,20 @@ def _add_questions(commands: Any) -> None:
     ask.add_argument("--seed", type=int, default=0)
     _add_selfextend_arguments(ask)
 
-    compare = _add(
-        commands,
-        "compare",
-        "questions.run_compare",
-        "questions.show_compare",
-        "one question under several methods, side by side",
-    )
+    compare = _add(commands, "compare", "questions", "one question under several methods, side by side")
     _add_question_arguments(compare)
     _add_methods(compare)
     compare.add_argument("--expect", help="the right answer, to see how likely each method finds it")
 
 
 def _add_probes(commands: Any) -> None:
-    passkey = _add(
-        commands,
-        "passkey",
-        "measure.run_passkey",
-        "report.show_report",
-        "a number hidden in a long text, asked for at its end",
-    )
+    passkey = _add(commands, "passkey", "measure", "a number hidden in a long text, asked for at its end")
     _add_grid_arguments(passkey)
     passkey.add_argument("--digits", type=int, default=5, help="of each key (default: 5)")
     passkey.add_argument("--text", type=Path, help="hide the keys in this TXT, Markdown or PDF")
     passkey.add_argument("--file", type=Path, help="instead, a test set in LongLM's form: lines of JSON")
 
-    needle = _add(
-        commands, "needle", "measure.run_needle", "report.show_report", "facts planted in a long text, after RULER"
-    )
+    needle = _add(commands, "needle", "measure", "facts planted in a long text, after RULER")
     _add_grid_arguments(needle)
     needle.add_argument(
         "--variant", default="single", help="single, multi-key, multi-value, multi-query, tracking (default: single)"
@@ -128,18 +108,10 @@ def _add_probes(commands: Any) -> None:
     needle.add_argument("--question", help="asked at the end")
     needle.add_argument("--answer", help="what the model's answer has to hold")
 
-    key_value = _add(
-        commands,
-        "key-value",
-        "measure.run_key_value",
-        "report.show_report",
-        "one of many random identifiers in a JSON object",
-    )
+    key_value = _add(commands, "key-value", "measure", "one of many random identifiers in a JSON object")
     _add_grid_arguments(key_value)
 
-    perplexity = _add(
-        commands, "perplexity", "measure.run_perplexity", "report.show_report", "perplexity by position in a long text"
-    )
+    perplexity = _add(commands, "perplexity", "measure", "perplexity by position in a long text")
     _add_run_arguments(perplexity, figure=True)
     _add_methods(perplexity)
     perplexity.add_argument("--text", type=Path, help="the TXT, Markdown or PDF to read; generated prose unless given")
@@ -148,13 +120,7 @@ def _add_probes(commands: Any) -> None:
 
 
 def _add_sweep(commands: Any) -> None:
-    sweep = _add(
-        commands,
-        "sweep",
-        "measure.run_sweep",
-        "report.show_report",
-        "group sizes and neighbor windows for one probe, and which to take",
-    )
+    sweep = _add(commands, "sweep", "measure", "group sizes and neighbor windows for one probe, and which to take")
     _add_run_arguments(sweep, figure=True)
     sweep.add_argument(
         "--probe",
@@ -175,13 +141,7 @@ def _add_sweep(commands: Any) -> None:
 
 
 def _add_benchmarks(commands: Any) -> None:
-    short = _add(
-        commands,
-        "short-context",
-        "measure.run_short_context",
-        "report.show_report",
-        "what SelfExtend costs inside the trained window",
-    )
+    short = _add(commands, "short-context", "measure", "what SelfExtend costs inside the trained window")
     _add_run_arguments(short, ray=False)
     short.add_argument(
         "--for-length", dest="lengths", default="8x", help="what SelfExtend's settings are meant for (default: 8x)"
@@ -189,13 +149,7 @@ def _add_benchmarks(commands: Any) -> None:
     short.add_argument("--depths", default="5", help=f"{_DEPTHS_HELP} (default: 5)")
     short.add_argument("--trials", "-n", type=int, default=4, help="cases at each depth (default: 4)")
 
-    harness = _add(
-        commands,
-        "eval",
-        "measure.run_eval",
-        "report.show_report",
-        "EleutherAI's lm-evaluation-harness: LongBench, RULER and others",
-    )
+    harness = _add(commands, "eval", "measure", "EleutherAI's lm-evaluation-harness: LongBench, RULER and others")
     _add_run_arguments(harness, ray=False)
     _add_methods(harness)
     harness.add_argument("--tasks", required=True, help="comma-separated names or patterns of the harness's tasks")
@@ -204,9 +158,7 @@ def _add_benchmarks(commands: Any) -> None:
     harness.add_argument("--limit", type=int, help="cases of each task")
     harness.add_argument("--num-fewshot", type=int)
 
-    runs = _add(
-        commands, "runs", "saved.run_runs", "saved.show_runs", "show saved runs again: one, or two side by side"
-    )
+    runs = _add(commands, "runs", "saved", "show saved runs again: one, or two side by side")
     runs.add_argument("files", type=Path, nargs="+")
     runs.add_argument("--csv", type=Path, help="write all rows to this file")
     runs.add_argument("--figure", type=Path, help="draw the run, if it is one, into this file (SVG)")

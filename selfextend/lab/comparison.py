@@ -10,7 +10,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from selfextend.lab.plans import Cell, Plan, blank_row, check_methods, need_methods
+from selfextend.lab.plans import Cell, Plan, blank_row, check_methods
 from selfextend.lab.records import CellKey, Row
 from selfextend.methods import Method
 from selfextend.profile import Profile
@@ -35,9 +35,6 @@ class ComparisonPlan(Plan):
     seed: int = 0
 
     name = "compare"
-
-    def __post_init__(self) -> None:
-        need_methods(self.methods)
 
     @property
     def length(self) -> int:

@@ -11,7 +11,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from selfextend.lab.grid import answer_cases
-from selfextend.lab.plans import Cell, Plan, blank_row, check_methods, need_methods
+from selfextend.lab.plans import Cell, Plan, blank_row, check_methods
 from selfextend.lab.probes.cases import Case
 from selfextend.lab.records import CellKey, cell_key
 from selfextend.methods import Method
@@ -37,9 +37,6 @@ class GivenCasesPlan(Plan):
     seed: int = 0
 
     name = "passkey"
-
-    def __post_init__(self) -> None:
-        need_methods(self.methods)
 
     @property
     def weight(self) -> int:

@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerBase
 
 from selfextend.config import checked_integer
 from selfextend.lab.errors import LabError
-from selfextend.lab.plans import Cell, Plan, blank_row, check_methods, need_methods
+from selfextend.lab.plans import Cell, Plan, blank_row, check_methods
 from selfextend.lab.probes.cases import Case, Probe, case_seed
 from selfextend.lab.probes.haystack import check_depth
 from selfextend.lab.records import CellKey, Row, cell_key
@@ -52,7 +52,7 @@ class GridPlan(Plan):
     sweep: bool = False
 
     def __post_init__(self) -> None:
-        need_methods(self.methods)
+        super().__post_init__()
         if not (self.lengths and self.depths):
             raise LabError("Name at least one length and one depth.")
         try:

@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerBase
 
 from selfextend.config import checked_integer
 from selfextend.lab.errors import LabError
-from selfextend.lab.plans import Cell, Plan, blank_row, check_methods, need_methods
+from selfextend.lab.plans import Cell, Plan, blank_row, check_methods
 from selfextend.lab.records import CellKey, Row, cell_key
 from selfextend.methods import Method
 from selfextend.profile import Profile
@@ -53,7 +53,7 @@ class PerplexityPlan(Plan):
     name = "perplexity"
 
     def __post_init__(self) -> None:
-        need_methods(self.methods)
+        super().__post_init__()
         try:
             checked_integer("length", self.length, 2)
             checked_integer("bin_tokens", self.bin_tokens, 1)

@@ -55,6 +55,10 @@ class Plan(ABC):
     methods: tuple[Method, ...]
     seed: int
 
+    def __post_init__(self) -> None:
+        if not self.methods:
+            raise LabError("Name at least one method.")
+
     @property
     @abstractmethod
     def name(self) -> str:
@@ -96,12 +100,6 @@ def check_methods(methods: Sequence[Method], profile: Profile, lengths: Iterable
     for length in lengths:
         for method in methods:
             method.check(profile, length)
-
-
-def need_methods(methods: Sequence[Method]) -> None:
-    """Refuse a plan without methods."""
-    if not methods:
-        raise LabError("Name at least one method.")
 
 
 def blank_row(probe: str, method: Method, profile: Profile, length: int, **more: Any) -> Row:

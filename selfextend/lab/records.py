@@ -20,8 +20,6 @@ from selfextend.lab.errors import RecordError
 
 KIND = "selfextend-lab-run"
 FORMAT = 1
-MEASURED = ("seconds", "peak_bytes")
-"""Fields of a row that are measured, and so differ from run to run."""
 
 Row = dict[str, Any]
 CellKey = tuple[str, ...]
@@ -121,12 +119,6 @@ def cell_key(row: Row) -> CellKey:
         str(row.get("depth")),
         str(row.get("case")),
     )
-
-
-def comparable(rows: Iterable[Row]) -> list[Row]:
-    """Rows without what was measured, in an order that does not depend on when they were written."""
-    kept = [{key: value for key, value in row.items() if key not in MEASURED} for row in rows]
-    return sorted(kept, key=lambda row: json.dumps(row, sort_keys=True))
 
 
 def read_run(path: Path) -> Run:

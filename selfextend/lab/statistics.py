@@ -6,19 +6,17 @@ from math import sqrt
 from statistics import NormalDist
 
 
-def wilson_interval(successes: int, trials: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Wilson's score interval for a proportion, within 0 and 1.
+def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
+    """Wilson's 95% score interval for a proportion, within 0 and 1.
 
     Unlike the textbook interval it is right at 0 of n and n of n too, which passkey grids are full of.
 
     Raises:
-        ValueError: no trials, more successes than trials, or a confidence outside 0 to 1.
+        ValueError: no trials, or more successes than trials.
     """
     if trials < 1 or not 0 <= successes <= trials:
         raise ValueError(f"{successes} successes of {trials} trials is no proportion.")
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence must lie between 0 and 1, not {confidence}.")
-    z = NormalDist().inv_cdf((1 + confidence) / 2)
+    z = NormalDist().inv_cdf((1 + 0.95) / 2)
     share = successes / trials
     center = share + z * z / (2 * trials)
     spread = z * sqrt(share * (1 - share) / trials + z * z / (4 * trials * trials))

@@ -40,23 +40,20 @@ __all__ = [
 ]  # fmt: skip
 
 
-def method_named(name: str, *, group_size: int | None = None, neighbor_window: int | None = None) -> Method:
-    """A method by its name, with SelfExtend's numbers where they are given.
+def method_named(name: str) -> Method:
+    """A method by its name, with all its numbers open.
 
     Raises:
-        ValueError: there is none of that name, a number is out of range, or the method does not take it.
+        ValueError: there is none of that name.
     """
-    if name not in _BY_NAME:
-        raise ValueError(f"There is no method {name!r}. Methods: {', '.join(METHOD_NAMES)}.")
-    given = {"group_size": group_size, "neighbor_window": neighbor_window}
-    return method_from(name, {key: value for key, value in given.items() if value is not None})
+    return method_from(name, {})
 
 
 def method_from(name: str, settings: Mapping[str, Any]) -> Method:
     """The method of a row, a reply or a capsule: its name and what `Method.settings` gave.
 
     Raises:
-        ValueError: see `method_named`.
+        ValueError: there is none of that name, a number is out of range, or the method does not take it.
     """
     if name not in _BY_NAME:
         raise ValueError(f"There is no method {name!r}. Methods: {', '.join(METHOD_NAMES)}.")
@@ -94,5 +91,5 @@ def parse_methods(
     methods = []
     for name in dict.fromkeys(wanted):
         takes = dict(_BY_NAME[name].symbols) if name in _BY_NAME else {}
-        methods.append(method_named(name, **{key: value for key, value in given.items() if key in takes}))
+        methods.append(method_from(name, {key: value for key, value in given.items() if key in takes}))
     return methods
