@@ -169,10 +169,12 @@ def _redraw(drawn_length: int, *values: Any) -> tuple[Any, ...]:
         looked = _Looked.read(*values)
     except ValueError as error:
         return drawn_length, *skipped(9), complaint_html(error)
-    if drawn_length != looked.view.length:
-        if looked.cell == (drawn_length - 1, 0):  # nobody chose this cell
-            looked = replace(looked, cell=(0, 0))
-        looked = looked.all()
+    if drawn_length == looked.view.length:
+        # The boxes stay as they are: somebody may be typing into the next one.
+        return *skipped(7), *looked.drawn()
+    if looked.cell == (drawn_length - 1, 0):  # nobody chose this cell
+        looked = replace(looked, cell=(0, 0))
+    looked = looked.all()
     return looked.view.length, *looked.boxes, *looked.cell, *looked.drawn()
 
 
