@@ -1,6 +1,8 @@
 """Both attention functions against two full score maps and one softmax in float64."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 import torch
@@ -13,35 +15,26 @@ from selfextend.attention.blockwise import blockwise_attention
 from selfextend.attention.eager import eager_attention
 
 
-def eager(
-    query_exact: torch.Tensor,
-    query_grouped: torch.Tensor,
-    key_exact: torch.Tensor,
-    key_grouped: torch.Tensor,
-    value_states: torch.Tensor,
-    *,
-    neighbor_window: int,
-    **settings: object,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """`eager_attention` over SelfExtend's two bands, called like the oracle."""
-    queries, keys = [query_exact, query_grouped], [key_exact, key_grouped]
-    return eager_attention(queries, keys, value_states, ends=(neighbor_window,), **settings)
+def over_two_bands(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The attention function over SelfExtend's two bands, called like the oracle."""
+
+    def call(
+        query_exact: torch.Tensor,
+        query_grouped: torch.Tensor,
+        key_exact: torch.Tensor,
+        key_grouped: torch.Tensor,
+        value_states: torch.Tensor,
+        *,
+        neighbor_window: int,
+        **settings: object,
+    ) -> Any:
+        queries, keys = [query_exact, query_grouped], [key_exact, key_grouped]
+        return function(queries, keys, value_states, ends=(neighbor_window,), **settings)
+
+    return call
 
 
-def blockwise(
-    query_exact: torch.Tensor,
-    query_grouped: torch.Tensor,
-    key_exact: torch.Tensor,
-    key_grouped: torch.Tensor,
-    value_states: torch.Tensor,
-    *,
-    neighbor_window: int,
-    **settings: object,
-) -> torch.Tensor:
-    queries, keys = [query_exact, query_grouped], [key_exact, key_grouped]
-    return blockwise_attention(queries, keys, value_states, ends=(neighbor_window,), **settings)
-
-
+eager, blockwise = over_two_bands(eager_attention), over_two_bands(blockwise_attention)
 FUNCTIONS = {"eager": lambda *states, **settings: eager(*states, **settings)[0], "blockwise": blockwise}
 each_function = pytest.mark.parametrize("function", FUNCTIONS.values(), ids=FUNCTIONS.keys())
 
