@@ -1,7 +1,6 @@
 """Run capsules: one HTML file with a question, its answer, citations, settings, versions and the pooled figures.
 
-It opens in any browser without this app and without a network, and this app reads it back: what the figures are drawn
-from stands in it as JSON.
+It opens in any browser without a network, and this app reads it back: what the figures are drawn from stands in it.
 """
 
 from __future__ import annotations
@@ -12,19 +11,21 @@ import io
 import json
 import platform
 import re
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from html import escape
 from importlib import metadata
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from app.conversation import Entry, Reply, from_json, measures, settings_words
+from app.conversation import Entry, Reply, from_json, measures, settings_words, typed
 from app.evidence import PageShare, page_shares
 from app.figures.answers import attention_heatmap, page_bars
-from app.figures.style import OFFLINE
+from app.figures.style import offline_html
 from app.session import Turn
 
 FORMAT = "selfextend-capsule"
@@ -93,18 +94,11 @@ def capsule_of(turn: Turn, reply: Reply, pooled: Pooled | None) -> Capsule:
     pages: list[PageShare] = []
     if record is not None and turn.prompt.index.passages:
         pages = page_shares(record, turn.prompt.index, len(turn.answer.token_ids))
-    documents = tuple(
-        {
-            "name": stored.document.name,
-            "sha256": stored.document.sha256,
-            "pages": len(stored.document.pages),
-        }
-        for stored in turn.documents
-    )
+    documents = [stored.document for stored in turn.documents]
     return Capsule(
         entry=Entry(turn.question, (reply,), turn.model_name),
         trained_window=turn.profile.trained_window,
-        documents=documents,
+        documents=tuple({"name": kept.name, "sha256": kept.sha256, "pages": len(kept.pages)} for kept in documents),
         pages=tuple(pages),
         pooled=pooled,
         versions=_versions(),
@@ -171,24 +165,15 @@ def from_dict(record: Any) -> Capsule:
                 {"name": str(kept["name"]), "sha256": str(kept["sha256"]), "pages": int(kept["pages"])}
                 for kept in record["documents"]
             ),
-            pages=tuple(
-                PageShare(
-                    document=int(kept["document"]),
-                    name=str(kept["name"]),
-                    page=int(kept["page"]),
-                    page_word=str(kept["page_word"]),
-                    share=float(kept["share"]),
-                )
-                for kept in record["pages"]
-            ),
+            pages=tuple(typed(PageShare, kept) for kept in record["pages"]),
             pooled=pooled,
             versions={str(name): str(version) for name, version in record["versions"].items()},
             made=str(record["made"]),
         )
         assert len(capsule.entry.replies) == 1
+    except CapsuleError:
+        raise
     except (KeyError, TypeError, ValueError, AttributeError, AssertionError) as error:
-        if isinstance(error, CapsuleError):
-            raise
         raise CapsuleError(
             "This is no run capsule of this app, or it was changed: save the run again, or open another file."
         ) from error
@@ -241,17 +226,12 @@ def figures_of(capsule: Capsule) -> list[Any]:
 
 def as_html(capsule: Capsule) -> str:
     """The whole file. It loads nothing from anywhere."""
-    figures = figures_of(capsule)
-    pictures = "".join(
-        figure.to_html(full_html=False, include_plotlyjs=number == 0, config=OFFLINE)
-        for number, figure in enumerate(figures)
-    )
     # No tag inside a string may end or begin a script element.
     data = json.dumps(as_json(capsule), ensure_ascii=False).replace("<", "\\u003c")
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" '
         f'content="width=device-width"><title>{escape(capsule.entry.question)}</title><style>{_STYLE}</style></head>'
-        f"<body><main>{body_html(capsule)}{pictures}</main>"
+        f"<body><main>{body_html(capsule)}{offline_html(figures_of(capsule))}</main>"
         f'<script type="application/json" id="capsule">{data}</script></body></html>\n'
     )
 
@@ -301,32 +281,28 @@ def _level(source: Any) -> str:
 
 def as_csv(capsule: Capsule) -> str:
     """Pages and cited passages as CSV: one row each, told apart by the first column."""
-    table = io.StringIO()
-    writer = csv.writer(table)
-    writer.writerow(["kind", "document", "page", "share", "level", "relative_position", "text"])
-    for page in capsule.pages:
-        writer.writerow(["page", _cell(page.name), page.page, f"{page.share:.6f}", "", "", ""])
-    for source in capsule.reply.sources:
-        writer.writerow(
-            [
-                "passage", _cell(source.document), source.page, f"{source.share:.6f}", source.level,
-                source.relative_position, _cell(source.text),
-            ]
-        )  # fmt: skip
-    return table.getvalue()
-
-
-def _cell(text: str) -> str:
-    """A text that a spreadsheet will not take for a formula."""
-    return f"'{text}" if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text
+    rows: list[Sequence[Any]] = [("kind", "document", "page", "share", "level", "relative_position", "text")]
+    rows += [("page", page.name, page.page, f"{page.share:.6f}", "", "", "") for page in capsule.pages]
+    rows += [
+        ("passage", kept.document, kept.page, f"{kept.share:.6f}", kept.level, kept.relative_position, kept.text)
+        for kept in capsule.reply.sources
+    ]
+    return _csv(rows)
 
 
 def attention_csv(pooled: Pooled) -> str:
     """The pooled attention as CSV: a row for each answer token, a column for each stretch of the prompt."""
+    spans = [f"{a}-{b - 1}" for a, b in pairwise(pooled.edges)]
+    shares = zip(pooled.tokens, pooled.shares, strict=True)
+    return _csv([("token", *spans), *((text, *(f"{value:.6g}" for value in row)) for text, row in shares)])
+
+
+def _csv(rows: Iterable[Sequence[Any]]) -> str:
+    """Rows as CSV, no text of which a spreadsheet takes for a formula."""
     table = io.StringIO()
-    writer = csv.writer(table)
-    spans = [f"{a}-{b - 1}" for a, b in zip(pooled.edges[:-1], pooled.edges[1:], strict=True)]
-    writer.writerow(["token", *spans])
-    for text, row in zip(pooled.tokens, pooled.shares, strict=True):
-        writer.writerow([_cell(text), *(f"{value:.6g}" for value in row)])
+    csv.writer(table).writerows(map(_harmless, row) for row in rows)
     return table.getvalue()
+
+
+def _harmless(value: Any) -> Any:
+    return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r") else value

@@ -125,13 +125,13 @@ def from_json(kept: Any) -> list[Entry]:
 
 
 def _reply(record: dict[str, Any]) -> Reply:
-    sources = tuple(_typed(Source, source) for source in record["sources"])
-    reply: Reply = _typed(Reply, record | {"sources": sources})
+    sources = tuple(typed(Source, source) for source in record["sources"])
+    reply: Reply = typed(Reply, record | {"sources": sources})
     _ = reply.made_by  # a method that is not known is left out like anything else that makes no sense
     return reply
 
 
-def _typed(kind: Any, record: dict[str, Any]) -> Any:
+def typed(kind: Any, record: dict[str, Any]) -> Any:
     """A dataclass from a dictionary whose values are of the fields' plain types.
 
     Raises:

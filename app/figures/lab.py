@@ -9,7 +9,7 @@ from html import escape
 import numpy as np
 import plotly.graph_objects as go
 
-from app.figures.style import OFFLINE, SEQUENTIAL, compact, finish, horizontal_colour_bar
+from app.figures.style import SEQUENTIAL, compact, finish, horizontal_colour_bar, offline_html
 from app.theme import ACCENTS, GREY, METHOD_COLOURS, METHOD_DASHES, ORANGE
 from selfextend.lab.records import Row, Run
 from selfextend.lab.sweep import recommend
@@ -149,10 +149,6 @@ def _curve_table(rows: list[Row]) -> str:
 
 def as_html(run: Run) -> str:
     """One page with all figures, the table and the header; it opens in any browser, without a network."""
-    figures = [
-        figure(view).to_html(full_html=False, include_plotlyjs=number == 0, config=OFFLINE)
-        for number, view in enumerate(views(run))
-    ]
     told = escape(json.dumps(run.header, indent=1, ensure_ascii=False))
     style = (
         "body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem}"
@@ -160,6 +156,6 @@ def as_html(run: Run) -> str:
     )
     return (
         f"<!doctype html><html lang='en'><meta charset='utf-8'><title>{escape(run.title())}</title>"
-        f"<style>{style}</style><h1>{escape(run.title())}</h1>{table_html(run)}{''.join(figures)}"
+        f"<style>{style}</style><h1>{escape(run.title())}</h1>{table_html(run)}{offline_html(map(figure, views(run)))}"
         f"<details><summary>How it was run</summary><pre>{told}</pre></details></html>"
     )

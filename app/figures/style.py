@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Iterable
 from functools import cache
 from typing import Any
 
@@ -15,9 +16,6 @@ from selfextend.methods import METHODS
 
 METHOD_NAMES = {kind.kind: kind.heading for kind in METHODS}
 SEQUENTIAL = "Cividis"
-
-OFFLINE = {"displaylogo": False, "showSendToCloud": False, "plotlyServerURL": ""}
-"""plotly.js's settings for figures in files: no button that sends one to another host."""
 
 LINE = 20
 COLOUR_BAR_ROOM, COLOUR_BAR_LIFT = 58, 24
@@ -120,6 +118,15 @@ def horizontal_colour_bar(title: str) -> dict[str, Any]:
         "tickformat": ",",
         "ticklabeloverflow": "hide past div",
     }
+
+
+def offline_html(figures: Iterable[go.Figure]) -> str:
+    """Figures for a file that needs no network: plotly.js comes with the first, and no button sends one to a host."""
+    config = {"displaylogo": False, "showSendToCloud": False, "plotlyServerURL": ""}
+    return "".join(
+        figure.to_html(full_html=False, include_plotlyjs=number == 0, config=config)
+        for number, figure in enumerate(figures)
+    )
 
 
 def compact(values: npt.NDArray[Any]) -> npt.NDArray[Any]:

@@ -12,20 +12,8 @@ from typing import Any
 
 import gradio as gr
 
-from app.capsule import (
-    MAX_BYTES,
-    Capsule,
-    CapsuleError,
-    Pooled,
-    as_csv,
-    as_html,
-    as_json,
-    attention_csv,
-    body_html,
-    capsule_of,
-    figures_of,
-    read_capsule,
-)
+from app import capsule
+from app.capsule import Capsule, CapsuleError, Pooled
 from app.conversation import Entry
 from app.session import Turn
 from app.tabs.attention import ALL, MAX, view_of
@@ -61,13 +49,13 @@ def build_runs_tab(states: States) -> None:
         if path is None:
             return closed
         try:
-            if Path(path).stat().st_size > MAX_BYTES:
-                raise CapsuleError(f"This file is larger than {MAX_BYTES / 1e6:.0f} MB: it is no run capsule.")
-            read = read_capsule(Path(path).read_text(encoding="utf-8", errors="replace"))
-            figures = [packed(figure) for figure in figures_of(read)]
+            if Path(path).stat().st_size > capsule.MAX_BYTES:
+                raise CapsuleError(f"This file is larger than {capsule.MAX_BYTES / 1e6:.0f} MB: it is no run capsule.")
+            read = capsule.read_capsule(Path(path).read_text(encoding="utf-8", errors="replace"))
+            figures = [packed(figure) for figure in capsule.figures_of(read)]
         except (CapsuleError, OSError, ValueError) as error:
             return {**closed, status: complaint_html(error)}
-        opened_run = {**closed, body: body_html(read)}
+        opened_run = {**closed, body: capsule.body_html(read)}
         return opened_run if len(figures) != 2 else {**opened_run, bars: figures[0], heat: figures[1]}
 
     for name, button in buttons.items():
@@ -78,16 +66,16 @@ def build_runs_tab(states: States) -> None:
 def _attention(made: Capsule) -> str:
     if made.pooled is None:
         raise CapsuleError("No attention was recorded for this answer.")
-    return attention_csv(made.pooled)
+    return capsule.attention_csv(made.pooled)
 
 
 def _everything(made: Capsule) -> str:
-    return json.dumps(as_json(made), ensure_ascii=False, indent=1)
+    return json.dumps(capsule.as_json(made), ensure_ascii=False, indent=1)
 
 
 FILES: dict[str, tuple[str, Any, str, Callable[[Capsule], str]]] = {
-    "capsule": ("Save run capsule", "primary", "run.html", as_html),
-    "csv": ("Pages and passages (CSV)", "secondary", "pages.csv", as_csv),
+    "capsule": ("Save run capsule", "primary", "run.html", capsule.as_html),
+    "csv": ("Pages and passages (CSV)", "secondary", "pages.csv", capsule.as_csv),
     "attention": ("Attention (CSV)", "secondary", "attention.csv", _attention),
     "json": ("Everything (JSON)", "secondary", "run.json", _everything),
 }
@@ -111,9 +99,5 @@ def _capsule(turn: Turn | None, entries: list[Entry]) -> Capsule:
     pooled = None
     if turn.answer.attention is not None and turn.prompt.index.passages:
         view = view_of(turn, ALL, ALL, MAX, False)
-        pooled = Pooled(
-            turn.token_texts[: len(view.shares)],
-            view.edges,
-            view.shares.astype("float32"),
-        )
-    return capsule_of(turn, replies[-1], pooled)
+        pooled = Pooled(turn.token_texts[: len(view.shares)], view.edges, view.shares.astype("float32"))
+    return capsule.capsule_of(turn, replies[-1], pooled)
