@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from html import escape
-from typing import TYPE_CHECKING
 
-from selfextend.errors import PastReachError
+import psutil
+
+from app.conversation import Reply
 from selfextend.methods import Method
 from selfextend.positions import EXACT, largest_relative_position
-from selfextend.profile import Profile
-
-if TYPE_CHECKING:
-    from app.conversation import Reply
 
 _LIMITED = ("Tokens", "Largest position")
 
@@ -35,18 +31,18 @@ def meters(
         reply: the last one, for its speed.
         cache_bytes: keys and values of all visitors.
         gpu_bytes: taken on the GPU, or None where there is none.
+
+    Raises:
+        ValueError: settings that do not fit the trained window.
     """
-    try:
-        reach = method.reach(trained_window)
-        largest = largest_relative_position(length, method.positions or EXACT)
-    except ValueError as error:
-        return f'<p role="alert" class="complaint">{escape(str(error))}</p>'
+    reach = method.reach(trained_window)
+    largest = largest_relative_position(length, method.positions or EXACT)
     scale = max(reach or 0, length, trained_window)
     fits = reach is None or length <= reach
     limit = "any length" if reach is None else f"{reach:,}"
     state = "ok" if fits else "past"
     speed = f"{reply.tokens_per_second:,.0f} tokens/s" if reply and reply.tokens_per_second else "–"
-    memory = f"{_resident() / 1e9:.2f} GB"
+    memory = f"{psutil.Process().memory_info().rss / 1e9:.2f} GB"
     if gpu_bytes is not None:
         memory += f" + GPU {gpu_bytes / 1e9:.2f} GB"
     cells = [
@@ -69,22 +65,3 @@ def meters(
         for name, value, title in cells
     )
     return f'<div class="meters">{bar}<dl>{items}</dl></div>'
-
-
-def refusal(trained_window: int, length: int, method: Method) -> str:
-    """What to say where `length` tokens do not fit the settings' reach, with the smallest change; "" where they do.
-
-    Raises:
-        ValueError: settings that do not fit the trained window.
-    """
-    try:
-        method.check(Profile(trained_window), length)
-    except PastReachError as error:
-        return f"{error} Nothing was cut."
-    return ""
-
-
-def _resident() -> int:
-    import psutil
-
-    return int(psutil.Process(os.getpid()).memory_info().rss)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import gradio as gr
@@ -11,7 +12,7 @@ import gradio as gr
 from app.api import add_endpoints
 from app.conversation import Entry
 from app.evidence import Citation, PassageTest, passage_test_steps
-from app.meters import meters, refusal
+from app.meters import meters
 from app.restore import Parts, build_restore
 from app.runtime import Runtime
 from app.session import Turn
@@ -29,6 +30,8 @@ from app.tabs.position_map import build_position_map_tab
 from app.tabs.runs import build_runs_tab
 from app.tabs.widgets import LIVE, DocumentView, SharedInputs, States, complaint_html, on, skipped, told
 from app.theme import ASSETS
+from selfextend.errors import PastReachError
+from selfextend.profile import Profile
 
 TITLE = "SelfExtend explorer"
 
@@ -80,9 +83,8 @@ def _reading(runtime: Runtime, states: States, meter: gr.HTML) -> tuple[Parts, g
 def _right_tabs(runtime: Runtime, controls: Controls, states: States, answered: list[Any]) -> None:
     shared = SharedInputs(controls.group_size, controls.neighbor_window, controls.method, states.view)
     with gr.Tab("Evidence", id="evidence"):
-        build_evidence_tab(
-            states.turn, states.visitor, _tester(runtime), lambda visitor: runtime.sessions.get(visitor).testing
-        )
+        test = partial(_test_passage, runtime)
+        build_evidence_tab(states.turn, states.visitor, test, lambda visitor: runtime.sessions.get(visitor).testing)
     with gr.Tab("Position map", id="map"):
         build_position_map_tab(shared)
     with gr.Tab("Attention", id="attention"):
@@ -95,14 +97,11 @@ def _right_tabs(runtime: Runtime, controls: Controls, states: States, answered: 
         build_runs_tab(states)
 
 
-def _tester(runtime: Runtime) -> Callable[[Turn, Citation], Generator[Any, None, PassageTest]]:
-    def test(turn: Turn, citation: Citation) -> Generator[Any, None, PassageTest]:
-        loaded = runtime.models.need()
-        if loaded.label != turn.model_name:
-            raise ValueError(f"{turn.model_name} gave this answer: load it again to test what it answered from.")
-        return passage_test_steps(loaded.ready, turn.prompt.ids, turn.answer, citation, prefix=turn.prefix)
-
-    return test
+def _test_passage(runtime: Runtime, turn: Turn, citation: Citation) -> Generator[Any, None, PassageTest]:
+    loaded = runtime.models.need()
+    if loaded.label != turn.model_name:
+        raise ValueError(f"{turn.model_name} gave this answer: load it again to test what it answered from.")
+    return passage_test_steps(loaded.ready, turn.prompt.ids, turn.answer, citation, prefix=turn.prefix)
 
 
 def _opener(runtime: Runtime) -> Callable[..., tuple[Any, ...]]:
@@ -134,10 +133,12 @@ def _keep_meters(runtime: Runtime, controls: Controls, states: States, meter: gr
                 cache_bytes=runtime.caches.nbytes,
                 gpu_bytes=_gpu_bytes(runtime),
             )
-            words = refusal(view.trained_window, view.length, choices.method)
+            choices.method.check(Profile(view.trained_window), view.length)
+        except PastReachError as error:
+            return line, complaint_html(f"{error} Nothing was cut.")
         except ValueError as error:
             return gr.skip(), complaint_html(error)
-        return line, complaint_html(words) if words else ""
+        return line, ""
 
     changing: list[Any] = [controls.group_size, controls.neighbor_window, controls.method, states.view, states.entries]
     changes = [component.change for component in changing]
