@@ -23,8 +23,11 @@ BLUE, VERMILLION, PURPLE, GREY = "#0072B2", "#D55E00", "#CC79A7", "#8A8F98"
 ACCENTS = (BLUE, ORANGE, GREEN, PURPLE, SKY, VERMILLION)
 """In the order in which lines and bars take them; none is told from its neighbor by red against green."""
 
-METHOD_COLOURS = {"vanilla": ORANGE, "selfextend": BLUE, "rerope": GREEN}
-METHOD_DASHES = {"vanilla": "dash", "selfextend": "solid", "rerope": "dashdot"}
+METHOD_LINES = {
+    "vanilla": {"color": ORANGE, "dash": "dash"},
+    "selfextend": {"color": BLUE, "dash": "solid"},
+    "rerope": {"color": GREEN, "dash": "dashdot"},
+}
 
 INK = {"light": "#1F2328", "dark": "#E6E8EB"}
 GRID = {"light": "#DFE3E8", "dark": "#3A404A"}

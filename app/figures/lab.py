@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from html import escape
 
 import numpy as np
 import plotly.graph_objects as go
 
 from app.figures.style import SEQUENTIAL, compact, finish, horizontal_colour_bar, offline_html
-from app.theme import ACCENTS, GREY, METHOD_COLOURS, METHOD_DASHES, ORANGE
+from app.theme import ACCENTS, GREY, METHOD_LINES, ORANGE
 from selfextend.lab.records import Row, Run
 from selfextend.lab.sweep import recommend
 from selfextend.lab.tables import by_length, ends_of_curves, grouped, labels, settings_words
@@ -23,20 +23,15 @@ def figure(view: View) -> go.Figure:
 
 
 def _curves(view: CurveView) -> go.Figure:
-    """One line a method, with the trained window's end marked."""
     made = go.Figure()
     for order, curve in enumerate(view.curves):
-        line = {
-            "color": METHOD_COLOURS.get(curve.method, ACCENTS[(order + 2) % len(ACCENTS)]),
-            "dash": METHOD_DASHES.get(curve.method, "solid"),
-            "width": 2,
-        }
+        colour = {"color": ACCENTS[(order + 2) % len(ACCENTS)]}
         made.add_trace(
             go.Scatter(
                 x=compact(np.asarray(curve.positions)),
                 y=np.asarray(curve.losses, dtype=np.float32),
                 mode="lines+markers" if len(curve.losses) < 40 else "lines",
-                line=line,
+                line=METHOD_LINES.get(curve.method, colour) | {"width": 2},
                 name=curve.name,
                 hovertemplate="position %{x:,}<br>%{y:.3f} nats<extra>" + curve.name + "</extra>",
             )
@@ -56,7 +51,6 @@ def _grid(view: GridView) -> go.Figure:
     for at, cell in view.cells.items():
         values[at] = cell.value
     shown = ".0%" if view.percent else ".3~g"
-    hover = f"{view.x.name} %{{x}}<br>{view.y.name} %{{y}}<br>{view.quantity} %{{z:{shown}}}<extra></extra>"
     made = go.Figure(
         go.Heatmap(
             z=values,
@@ -69,7 +63,9 @@ def _grid(view: GridView) -> go.Figure:
             texttemplate=f"%{{z:{shown}}}" if values.size <= 150 else None,
             xgap=2,
             ygap=2,
-            hovertemplate=hover,
+            hovertemplate=(
+                f"{view.x.name} %{{x}}<br>{view.y.name} %{{y}}<br>{view.quantity} %{{z:{shown}}}<extra></extra>"
+            ),
             hoverongaps=False,
         )
     )
@@ -102,16 +98,19 @@ def table_html(run: Run, view: str | None = None) -> str:
     return "".join(parts)
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    columns = "".join(f"<th scope='col'>{escape(cell)}</th>" for cell in head)
+def table(head: Sequence[str], rows: Iterable[Sequence[str]], css_class: str) -> str:
+    """A table as HTML, every text in it escaped; each row's first cell is its heading."""
+    columns = "".join(f"<th scope='col'>{escape(cell)}</th>" if cell else "<td></td>" for cell in head)
     body = "".join(
         f"<tr><th scope='row'>{escape(first)}</th>{''.join(f'<td>{escape(cell)}</td>' for cell in rest)}</tr>"
         for first, *rest in rows
     )
-    return (
-        f"<div class='lab-scroll' tabindex='0'><table class='lab'><thead><tr>{columns}</tr></thead>"
-        f"<tbody>{body}</tbody></table></div>"
-    )
+    return f"<table class='{css_class}'><thead><tr>{columns}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def _wide_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """One that scrolls by itself."""
+    return f"<div class='lab-scroll' tabindex='0'>{table(head, rows, 'lab')}</div>"
 
 
 def _cost(entry: Row) -> tuple[str, str, str]:
@@ -121,7 +120,7 @@ def _cost(entry: Row) -> tuple[str, str, str]:
 
 def _accuracy_table(rows: list[Row]) -> str:
     several = len(labels(rows)) > 1
-    return _table(
+    return _wide_table(
         (*(["Method"] if several else []), "Tokens", "Right", "95% interval", "n", "Settings", "Seconds", "Peak MB"),
         [
             (
@@ -138,7 +137,7 @@ def _accuracy_table(rows: list[Row]) -> str:
 
 
 def _curve_table(rows: list[Row]) -> str:
-    return _table(
+    return _wide_table(
         ("Method", "First bin", "Last quarter", "Ratio", "Settings", "Seconds", "Peak MB"),
         [
             (label, f"{ends['first_bin']:,.2f}", f"{ends['last_quarter']:,.2f}", f"{ends['ratio']:.2f}", *_cost(ends))

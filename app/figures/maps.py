@@ -11,9 +11,9 @@ import numpy as np
 import numpy.typing as npt
 import plotly.graph_objects as go
 
-from app.figures.style import METHOD_NAMES, SEQUENTIAL, compact, finish, horizontal_colour_bar
-from app.theme import BLUE, GREY, METHOD_COLOURS, METHOD_DASHES, ORANGE, PURPLE, SKY, VERMILLION
-from selfextend.methods import Method
+from app.figures.style import SEQUENTIAL, compact, finish, horizontal_colour_bar
+from app.theme import BLUE, GREY, METHOD_LINES, ORANGE, PURPLE, SKY, VERMILLION
+from selfextend.methods import Method, Vanilla
 from selfextend.position_map import MapCells, PositionCurve
 
 LABELLED_CELLS = 32
@@ -97,23 +97,29 @@ def _unseen_region(cells: MapCells, trained_window: int, opaque: bool) -> go.Sca
     queries = cells.query[rows]
     stairs_x = np.repeat(edges[rows], 2)
     stairs_y = np.stack([queries - half_row, queries + half_row], axis=1).ravel()
-    return go.Scatter(
+    return _hatched(
+        trained_window,
+        0.25,
+        opaque=opaque,
         x=np.concatenate([[left], stairs_x, [left]]),
         y=np.concatenate([stairs_y[:1], stairs_y, stairs_y[-1:]]),
         mode="lines",
         line={"width": 1, "color": VERMILLION},
-        fill="toself",
-        fillpattern={
-            "shape": "/",
-            "size": 7,
-            "solidity": 0.25,
-            "bgcolor": VERMILLION if opaque else "rgba(0,0,0,0)",
-            "fgcolor": "#3B1A00" if opaque else VERMILLION,
-            "fillmode": "overlay" if not opaque else "replace",
-        },
-        name=f"never seen in training (≥ {trained_window:,})",
-        hoverinfo="skip",
     )
+
+
+def _hatched(trained_window: int, solidity: float, *, opaque: bool = False, **shape: Any) -> go.Scatter:
+    """A region of positions that training never showed."""
+    pattern = {
+        "shape": "/",
+        "size": 7,
+        "solidity": solidity,
+        "bgcolor": VERMILLION if opaque else "rgba(0,0,0,0)",
+        "fgcolor": "#3B1A00" if opaque else VERMILLION,
+        "fillmode": "replace" if opaque else "overlay",
+    }
+    name = f"never seen in training (≥ {trained_window:,})"
+    return go.Scatter(fill="toself", fillpattern=pattern, name=name, hoverinfo="skip", **shape)
 
 
 def _distance_line(distance: int, last_query: float, name: str, dash: str) -> go.Scatter:
@@ -148,38 +154,23 @@ def position_curve_figure(
     highest, largest = int(curve.vanilla[-1]), int(curve.relative[-1])
     ceiling = max(1.0, min(highest * 1.04, max(trained_window * 1.5, largest * 1.1)))
     if highest >= trained_window:
-        figure.add_trace(
-            go.Scatter(
-                x=[0, last, last, 0],
-                y=[trained_window, trained_window, ceiling, ceiling],
-                mode="none",
-                fill="toself",
-                fillpattern={
-                    "shape": "/",
-                    "size": 7,
-                    "solidity": 0.2,
-                    "fgcolor": VERMILLION,
-                    "bgcolor": "rgba(0,0,0,0)",
-                },
-                name=f"never seen in training (≥ {trained_window:,})",
-                hoverinfo="skip",
-            )
-        )
-    curves = {"vanilla": curve.vanilla} | ({} if method.kind == "vanilla" else {method.kind: curve.relative})
-    for kind, values in curves.items():
+        corners_y = [trained_window, trained_window, ceiling, ceiling]
+        figure.add_trace(_hatched(trained_window, 0.2, x=[0, last, last, 0], y=corners_y, mode="none"))
+    vanilla: Method = Vanilla()
+    curves = [(vanilla, curve.vanilla)] + ([] if method.kind == vanilla.kind else [(method, curve.relative)])
+    for shown, values in curves:
         figure.add_trace(
             go.Scatter(
                 x=compact(curve.distance),
                 y=compact(values),
                 mode="lines",
                 line={
-                    "color": METHOD_COLOURS.get(kind, PURPLE),
-                    "dash": METHOD_DASHES.get(kind, "solid"),
+                    **METHOD_LINES.get(shown.kind, {"color": PURPLE}),
                     "width": 2.5,
-                    "shape": "linear" if kind == "vanilla" else "hv",
+                    "shape": "linear" if shown is vanilla else "hv",
                 },
-                name=METHOD_NAMES[kind],
-                hovertemplate="distance %{x:,}<br>position %{y:,}<extra>" + METHOD_NAMES[kind] + "</extra>",
+                name=shown.heading,
+                hovertemplate="distance %{x:,}<br>position %{y:,}<extra>" + shown.heading + "</extra>",
             )
         )
     if key is not None and 0 <= key <= curve.query:
@@ -244,5 +235,4 @@ def parameter_plane_figure(
             figure.add_trace(_mark(size, window, f"{name}: G = {size}, w = {window}", symbol, 14, "#FFFFFF"))
     figure.update_xaxes(title="group size G", type="category", showgrid=False, tickangle=0)
     figure.update_yaxes(title="neighbor window w (tokens)", type="category", showgrid=False)
-    title = f"What fits {length:,} tokens into a trained window of {trained_window:,}"
-    return finish(figure, title)
+    return finish(figure, f"What fits {length:,} tokens into a trained window of {trained_window:,}")

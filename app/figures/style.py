@@ -12,9 +12,7 @@ import numpy.typing as npt
 import plotly.graph_objects as go
 
 from app.theme import ACCENTS, BLUE, FONT_STACK, GREY, GRID, INK, PAPER
-from selfextend.methods import METHODS
 
-METHOD_NAMES = {kind.kind: kind.heading for kind in METHODS}
 SEQUENTIAL = "Cividis"
 
 LINE = 20

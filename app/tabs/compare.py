@@ -1,7 +1,4 @@
-"""The Compare tab: both methods' times and memories, and each one's loss over the documents.
-
-The answers themselves stand side by side in the chat.
-"""
+"""The Compare tab: both methods' times and memories, and each one's loss over the documents."""
 
 from __future__ import annotations
 
@@ -12,14 +9,14 @@ from typing import Any
 import gradio as gr
 
 from app.conversation import Entry, settings_words
-from app.figures.lab import figure
+from app.figures.lab import figure, table
 from app.jobs import JobStopped
 from app.model_shelf import LoadedModel
 from app.prompting import build_prompt
 from app.runtime import Runtime
 from app.tabs.controls import Choices, Controls
 from app.tabs.plot_pane import ONCE_DRAWN, packed, plot_pane
-from app.tabs.widgets import ON_MODEL, States, complaint_html, hint_html, on, status_html
+from app.tabs.widgets import ON_MODEL, States, buttons, complaint_html, hint_html, on, status_html
 from selfextend.config import SelfExtendConfig
 from selfextend.lab.views import curve_view
 from selfextend.methods import SelfExtend, Vanilla
@@ -53,8 +50,8 @@ def build_compare_tab(runtime: Runtime, controls: Controls, states: States, answ
     def measure(visitor: str, *values: Any) -> Iterator[dict[Any, Any]]:
         session = runtime.sessions.get(visitor)
         session.measuring.begin()
-        yield {start: gr.update(visible=False), stop: gr.update(visible=True)}
-        done: dict[Any, Any] = {start: gr.update(visible=True), stop: gr.update(visible=False), status: ""}
+        yield buttons(start, stop, busy=True)
+        done = {**buttons(start, stop, busy=False), status: ""}
         try:
             loaded, rows = runtime.models.need(), []
             prompt = build_prompt(loaded.tokenizer, [stored.document for stored in session.documents], "")
@@ -100,22 +97,18 @@ def table_html(entries: list[Entry]) -> str:
     compared = next((entry for entry in reversed(entries) if len(entry.replies) > 1), None)
     if compared is None:
         return NOTHING_YET
-    rows: list[tuple[str, list[str]]] = [
-        ("Answer", [reply.text or "–" for reply in compared.replies]),
-        ("First page cited", [str(reply.sources[0].page) if reply.sources else "–" for reply in compared.replies]),
-        ("Time in all", [f"{reply.seconds:.1f} s" for reply in compared.replies]),
-        ("First token after", [f"{reply.first_token_seconds:.1f} s" for reply in compared.replies]),
-        ("Read before", [f"{reply.reused_tokens:,} of {reply.prompt_tokens:,}" for reply in compared.replies]),
-        ("Keys and values", [f"{reply.cache_bytes / 1e6:,.0f} MB" for reply in compared.replies]),
-        ("Settings", [settings_words(reply).translate(UNBROKEN) for reply in compared.replies]),
+    columns = [
+        {
+            "": reply.made_by.title.translate(UNBROKEN),
+            "Answer": reply.text or "–",
+            "First page cited": str(reply.sources[0].page) if reply.sources else "–",
+            "Time in all": f"{reply.seconds:.1f} s",
+            "First token after": f"{reply.first_token_seconds:.1f} s",
+            "Read before": f"{reply.reused_tokens:,} of {reply.prompt_tokens:,}",
+            "Keys and values": f"{reply.cache_bytes / 1e6:,.0f} MB",
+            "Settings": settings_words(reply).translate(UNBROKEN),
+        }
+        for reply in compared.replies
     ]
-    methods = [reply.made_by.title.translate(UNBROKEN) for reply in compared.replies]
-    head = "".join(f"<th scope='col'>{name}</th>" for name in methods)
-    body = "".join(
-        f"<tr><th scope='row'>{name}</th>{''.join(f'<td>{escape(cell)}</td>' for cell in cells)}</tr>"
-        for name, cells in rows
-    )
-    return (
-        f"{hint_html(escape(compared.question))}"
-        f"<table class='compare'><thead><tr><td></td>{head}</tr></thead><tbody>{body}</tbody></table>"
-    )
+    head, *rows = ([name, *(column[name] for column in columns)] for name in columns[0])
+    return hint_html(escape(compared.question)) + table(head, rows, "compare")

@@ -112,6 +112,11 @@ def on(
     return events(handler, inputs, outputs, queue=queue, **QUEUED)
 
 
+def buttons(start: gr.Button, stop: gr.Button, *, busy: bool) -> dict[Any, Any]:
+    """Start while nothing runs, Stop in its place while something does."""
+    return {start: gr.update(visible=not busy), stop: gr.update(visible=busy)}
+
+
 def skipped(count: int) -> tuple[Any, ...]:
     """For a handler that leaves all of its `count` outputs as they are."""
     return tuple(gr.skip() for _ in range(count))
