@@ -1,7 +1,4 @@
-"""The Attention tab: answer tokens x document, pooled, for the layers and heads that are chosen.
-
-Shows what was recorded while the answer was made (`Turn.answer.attention`).
-"""
+"""The Attention tab: what was recorded while the answer was made, pooled for the chosen layers and heads."""
 
 from __future__ import annotations
 
@@ -12,7 +9,6 @@ import gradio as gr
 import numpy as np
 import numpy.typing as npt
 
-from app.documents.index import Passage
 from app.evidence import answer_rows
 from app.figures.answers import attention_heatmap
 from app.session import Turn
@@ -44,46 +40,13 @@ class View(NamedTuple):
     edges: npt.NDArray[np.int64]
 
 
-class _Parts(NamedTuple):
-    """The tab's components."""
-
-    summary: gr.HTML
-    layer: gr.Dropdown
-    head: gr.Dropdown
-    pooled: gr.Radio
-    sink: gr.Checkbox
-    logarithmic: gr.Checkbox
-    pane: gr.HTML
-    readout: gr.HTML
-    token: gr.Number
-    position: gr.Number
-    whole: gr.Button
-
-
 def build_attention_tab(turn: gr.State) -> None:
     """The tab's components and handlers, inside the open gr.Blocks or gr.Tab. Redraws when the turn changes.
 
     Args:
         turn: holds the `app.session.Turn` to look into, or None.
     """
-    parts, span = _components(), gr.State(None)
-    choices: list[Any] = [parts.layer, parts.head, parts.pooled, parts.sink]
-    looked_at = [turn, *choices, span]
-    drawn = [*looked_at, parts.logarithmic]
-    cell = [parts.token, parts.position]
-    opened = [parts.summary, *choices, span, parts.pane, parts.readout, *cell]
-    turn.change(_open, [turn, parts.logarithmic], opened, **LIVE)
-    gr.on([part.input for part in (*choices, parts.logarithmic)], _draw, drawn, [parts.pane], **LIVE).then(
-        _describe, [*looked_at, *cell], [parts.readout], **LIVE
-    )
-    parts.whole.click(_show_all, drawn, [span, parts.pane], **LIVE)
-    parts.pane.zoom(_zoom, drawn, [span, parts.pane], **LIVE)
-    parts.pane.pick(_pick, looked_at, [*cell, parts.readout], **LIVE)
-    entered = [event for box in cell for event in (box.submit, box.blur)]
-    gr.on(entered, _describe, [*looked_at, *cell], [parts.readout], **LIVE)
-
-
-def _components() -> _Parts:
+    span = gr.State(None)
     summary = gr.HTML(NOTHING_YET, elem_id="attention-summary", elem_classes=["status-line"])
     with gr.Row():
         layer = gr.Dropdown([ALL], value=ALL, label="Layer", elem_id="attention-layer", min_width=90)
@@ -104,13 +67,28 @@ def _components() -> _Parts:
         token = gr.Number(label="Answer token", elem_id="attention-token", **number)
         position = gr.Number(label="Prompt token", elem_id="attention-position", **number)
         whole = gr.Button("Show all", elem_id="attention-whole", min_width=90)
-    return _Parts(summary, layer, head, pooled, sink, logarithmic, pane, readout, token, position, whole)
+
+    choices: list[Any] = [layer, head, pooled, sink]
+    looked_at = [turn, *choices, span]
+    drawn = [*looked_at, logarithmic]
+    cell = [token, position]
+    turn.change(_open, [turn, logarithmic], [summary, *choices, span, pane, readout, *cell], **LIVE)
+    gr.on([choice.input for choice in (*choices, logarithmic)], _draw, drawn, [pane], **LIVE).then(
+        _describe, [*looked_at, *cell], [readout], **LIVE
+    )
+    whole.click(_show_all, drawn, [span, pane], **LIVE)
+    pane.zoom(_zoom, drawn, [span, pane], **LIVE)
+    pane.pick(_pick, looked_at, [*cell, readout], **LIVE)
+    entered = [event for box in cell for event in (box.submit, box.blur)]
+    gr.on(entered, _describe, [*looked_at, *cell], [readout], **LIVE)
 
 
-def _zoom(event: gr.EventData, *everything: Any) -> tuple[Any, ...]:
-    turn, *choices, _, log = everything
+def _zoom(event: gr.EventData, turn: Turn | None, *chosen: Any) -> tuple[Any, ...]:
+    if turn is None:
+        return skipped(2)
+    *choices, _, log = chosen
     try:
-        tokens = _tokens_in(event, turn)
+        tokens = tokens_in(event, "x", len(turn.prompt.index) + len(turn.answer.token_ids), SMALLEST_VIEW)
     except ValueError:
         return skipped(2)
     return tokens, _draw(turn, *choices, tokens, log)
@@ -135,15 +113,13 @@ def _open(turn: Turn | None, log: bool) -> tuple[Any, ...]:
     if turn is None or record is None:
         summary, words = (NOTHING_YET, "") if turn is None else (answer_html(turn), NO_RECORD)
         return summary, *skipped(4), None, None, words, 0, 0
-    layers = gr.update(choices=[ALL, *map(str, record.layers)], value=ALL)
-    heads = gr.update(choices=[ALL, *map(str, record.heads)], value=ALL)
+    layers, heads = (gr.update(choices=[ALL, *map(str, kept)], value=ALL) for kept in (record.layers, record.heads))
     chosen = (ALL, ALL, MAX, False)
     shown = view_of(turn, *chosen)
-    row, column = np.unravel_index(int(shown.shares.argmax()), shown.shares.shape)
-    position = int(shown.edges[column])
-    described = _describe(turn, *chosen, None, int(row), position)
-    figure = _draw(turn, *chosen, None, log)
-    return answer_html(turn), layers, heads, MAX, False, None, figure, described, int(row), position
+    row, column = map(int, np.unravel_index(shown.shares.argmax(), shown.shares.shape))
+    cell = row, int(shown.edges[column])
+    figure, described = _draw(turn, *chosen, None, log), _describe(turn, *chosen, None, *cell)
+    return answer_html(turn), layers, heads, MAX, False, None, figure, described, *cell
 
 
 def view_of(turn: Turn, layer: str, head: str, pooled: str, sink: bool, span: tuple[int, int] | None = None) -> View:
@@ -287,7 +263,8 @@ def _describe(turn: Turn | None, *given: Any) -> str:
 
 def _whereabouts(turn: Turn, start: int, stop: int) -> str:
     index = turn.prompt.index
-    places = sorted({(p.document, p.page) for p in _passages_in(turn, start, stop)})
+    passages = [index.passages[number] for number in set(index.passage[start:stop]) if number >= 0]
+    places = sorted({(passage.document, passage.page) for passage in passages})
     if not places:
         if start >= len(index):
             return "the answer itself"
@@ -301,22 +278,9 @@ def _whereabouts(turn: Turn, start: int, stop: int) -> str:
     return f"{index.documents[document].name}, {index.documents[document].page_word} {page}{last}"
 
 
-def _passages_in(turn: Turn, start: int, stop: int) -> list[Passage]:
-    index = turn.prompt.index
-    numbers = np.unique(index.passage[start:stop])
-    return [index.passages[number] for number in numbers[numbers >= 0]]
-
-
 def _text(turn: Turn, start: int, stop: int) -> str:
     index = turn.prompt.index
     if start >= len(index):
         return turn.answer.text.strip()
     text = index.prompt[index.chars[start, 0] : index.chars[min(stop, len(index)) - 1, 1]].strip()
     return text if len(text) <= LONG_TEXT else f"{text[: LONG_TEXT - 1]}…"
-
-
-def _tokens_in(event: gr.EventData, turn: Turn | None) -> tuple[int, int] | None:
-    """The prompt tokens that a zoom names, or None for all."""
-    if turn is None:
-        return None
-    return tokens_in(event, "x", len(turn.prompt.index) + len(turn.answer.token_ids), SMALLEST_VIEW)
