@@ -21,7 +21,7 @@ from app.prompting import Exchange, build_prompt
 from app.runtime import SAMPLE, SAMPLE_QUESTIONS, Runtime
 from app.session import Session, Turn
 from app.tabs.controls import Choices, Controls
-from app.tabs.widgets import ON_MODEL, States, complaint_html, on, save_on_click, saved, skipped, status_html
+from app.tabs.widgets import ON_MODEL, States, buttons, complaint_html, on, save_on_click, saved, skipped, status_html
 
 BUSY = complaint_html("An answer is on its way: wait for it, or stop it.")
 PLACEHOLDER = "### Ask the document\nThe answer streams, and its page links open the passages it comes from."
@@ -161,7 +161,7 @@ class _Handlers:
             yield {pane.status: gr.skip()}
             return
         session = self.runtime.sessions.get(visitor)
-        idle = {pane.send: gr.update(visible=True), pane.stop: gr.update(visible=False), states.pending: None}
+        idle = {**buttons(pane.send, pane.stop, busy=False), states.pending: None}
         try:
             choices = Choices.read(values)
             loaded = self.runtime.models.need()

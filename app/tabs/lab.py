@@ -1,7 +1,4 @@
-"""The Lab tab: probes of long-context reading on the model at hand, side by side, live, kept and opened again.
-
-What is measured is in `selfextend.lab`, what is drawn in `app.figures.lab`.
-"""
+"""The Lab tab: probes of long-context reading on the model at hand, side by side, live, kept and opened again."""
 
 from __future__ import annotations
 
@@ -20,7 +17,18 @@ from app.jobs import JobStopped
 from app.model_shelf import LoadedModel
 from app.runtime import Runtime
 from app.tabs.plot_pane import ONCE_DRAWN, packed, plot_pane
-from app.tabs.widgets import ON_MODEL, Pace, complaint_html, hint_html, on, save_on_click, saved, skipped, status_html
+from app.tabs.widgets import (
+    ON_MODEL,
+    Pace,
+    buttons,
+    complaint_html,
+    hint_html,
+    on,
+    save_on_click,
+    saved,
+    skipped,
+    status_html,
+)
 from selfextend.lab.choices import Choices, OwnText
 from selfextend.lab.errors import LabError
 from selfextend.lab.records import Run, RunFile, as_csv, file_name, read_run
@@ -74,21 +82,6 @@ class OpenedRun:
         return f"{sweep}{self.run.title()} ({started}, {self.path.stem[-6:]})"
 
 
-class Form(NamedTuple):
-    """What a run is made of."""
-
-    probe: gr.Dropdown
-    kind: gr.Radio
-    methods: gr.CheckboxGroup
-    lengths: gr.Textbox
-    depths: gr.Textbox
-    trials: gr.Number
-    seed: gr.Number
-    group_sizes: gr.Textbox
-    windows: gr.Textbox
-    own: gr.Checkbox
-
-
 class Pane(NamedTuple):
     """One of the two places for a figure, and the menus that choose it."""
 
@@ -107,14 +100,6 @@ class Parts(NamedTuple):
     opened: gr.State
     left: Pane
     right: Pane
-
-    def idle(self) -> dict[Any, Any]:
-        """The buttons while nothing runs."""
-        return {self.start: gr.update(visible=True), self.stop: gr.update(visible=False)}
-
-    def busy(self) -> dict[Any, Any]:
-        """The buttons while something runs."""
-        return {self.start: gr.update(visible=False), self.stop: gr.update(visible=True)}
 
     def show(self, going: OpenedRun, runs: dict[str, OpenedRun] | None = None) -> dict[Any, Any]:
         """A run on both sides: its first view on the left, its last on the right.
@@ -151,12 +136,9 @@ def build_lab_tab(runtime: Runtime, visitor: gr.State) -> None:
                 stop = gr.Button("Stop", variant="stop", visible=False, elem_id="lab-stop", min_width=90)
             status = gr.HTML(elem_id="lab-status")
             uploaded = gr.File(
-                label="Open a saved run",
-                file_types=[".jsonl"],
-                height=96,
-                elem_id="lab-open",
+                label="Open a saved run", file_types=[".jsonl"], height=96, elem_id="lab-open",
                 elem_classes=["drop-zone"],
-            )
+            )  # fmt: skip
         with gr.Column(scale=9, min_width=330, elem_id="lab-results", elem_classes=[ONCE_DRAWN]):
             with gr.Row(equal_height=False):
                 left, right = _pane("left"), _pane("right")
@@ -173,8 +155,6 @@ def build_lab_tab(runtime: Runtime, visitor: gr.State) -> None:
     start.click(handlers.run, [visitor, opened, *form], outputs, **ON_MODEL)
     on(stop.click, lambda who: runtime.sessions.get(who).probing.stop(), [visitor])
     on(uploaded.change, handlers.open, [uploaded, opened], outputs)
-    fitting = [form.methods, form.group_sizes, form.windows, form.lengths, form.depths, form.trials]
-    on([form.kind.change, form.probe.change], _fitting, [form.kind, form.probe], fitting)
     for pane in (left, right):
         on(pane.run.input, _chosen_run, [opened, pane.run], [pane.view, pane.plot, pane.table])
         on(pane.view.input, _chosen_view, [opened, pane.run, pane.view], [pane.plot, pane.table])
@@ -182,7 +162,8 @@ def build_lab_tab(runtime: Runtime, visitor: gr.State) -> None:
         save_on_click(button, _saver(ending), [opened, left.run], status)
 
 
-def _form() -> Form:
+def _form() -> list[Any]:
+    """What a run is made of, in the order in which `choices_of` takes it."""
     probe = gr.Dropdown(list(PROBES), value="Passkey", label="Probe", elem_id="lab-probe")
     kind = gr.Radio([SIDE_BY_SIDE, SWEEP], value=SIDE_BY_SIDE, label="What varies")
     methods = gr.CheckboxGroup(
@@ -201,7 +182,9 @@ def _form() -> Form:
         trials = gr.Number(1, label="Trials", info="In each cell", precision=0, minimum=1, min_width=90)
         seed = gr.Number(0, label="Seed", info="Of all texts", precision=0, min_width=90)
     own = gr.Checkbox(False, label="Hide it in my documents (for perplexity: read them)")
-    return Form(probe, kind, methods, lengths, depths, trials, seed, group_sizes, windows, own)
+    fitting = [methods, group_sizes, windows, lengths, depths, trials]
+    on([kind.change, probe.change], _fitting, [kind, probe], fitting)
+    return [probe, kind, methods, lengths, depths, trials, seed, group_sizes, windows, own]
 
 
 def _pane(side: str) -> Pane:
@@ -224,7 +207,8 @@ class _Handlers:
         """Start a run, or go on with it, and show it as it goes."""
         parts, session = self.parts, self.runtime.sessions.get(visitor)
         session.probing.begin()
-        yield {**parts.busy(), parts.status: status_html("starting")}
+        yield {**buttons(parts.start, parts.stop, busy=True), parts.status: status_html("starting")}
+        idle = buttons(parts.start, parts.stop, busy=False)
         began, going = time.perf_counter(), None
         try:
             loaded = self.runtime.models.need()
@@ -242,12 +226,12 @@ class _Handlers:
                     elif pace.due():
                         yield parts.show(going)
             words = f"Done in {time.perf_counter() - began:.1f} s. The run is kept."
-            yield {**parts.idle(), parts.status: status_html(words), **parts.show(going)}
+            yield {**idle, parts.status: status_html(words), **parts.show(going)}
         except JobStopped:
             words = "Stopped. What was measured is kept; Run goes on from here."
-            yield {**parts.idle(), parts.status: status_html(words), **(parts.show(going) if going else {})}
+            yield {**idle, parts.status: status_html(words), **(parts.show(going) if going else {})}
         except (ValueError, RuntimeError) as error:
-            yield {**parts.idle(), parts.status: complaint_html(error)}
+            yield {**idle, parts.status: complaint_html(error)}
 
     def open(self, path: str | None, runs: dict[str, OpenedRun]) -> dict[Any, Any]:
         """Show a saved run."""
@@ -266,8 +250,7 @@ class _Handlers:
         except (ValueError, OSError) as error:
             return {parts.status: complaint_html(error)}
         except (KeyError, TypeError, IndexError):
-            words = "This file is a damaged run: its rows lack what they need."
-            return {parts.status: complaint_html(words)}
+            return {parts.status: complaint_html("This file is a damaged run: its rows lack what they need.")}
 
 
 def choices_of(values: Sequence[Any], documents: Sequence[tuple[str, str]]) -> Choices:

@@ -13,7 +13,7 @@ import gradio as gr
 from app.jobs import JobStopped
 from app.model_shelf import BUNDLED, LoadedModel
 from app.runtime import Runtime
-from app.tabs.widgets import ON_MODEL, QUEUED, Pace, complaint_html, hint_html, on, status_html
+from app.tabs.widgets import ON_MODEL, QUEUED, Pace, buttons, complaint_html, hint_html, on, status_html
 from selfextend.presets import PRESETS, find_preset
 from selfextend.steps import Progress, Running, result_of
 
@@ -67,7 +67,7 @@ def build_model_panel(runtime: Runtime) -> ModelPanel:
         yield estimate_html(_name(choice, other), quantization, device)
 
     def load(choice: str, other: str, quantization: str, device: str) -> Iterator[dict[Any, Any]]:
-        yield {panel.stop: gr.update(visible=True), panel.load: gr.update(visible=False), panel.status: ""}
+        yield {**buttons(panel.load, panel.stop, busy=True), panel.status: ""}
         words, pace = "", Pace()
         try:
             with Running(_load_steps(runtime, _name(choice, other), quantization, device)) as running:
@@ -79,10 +79,7 @@ def build_model_panel(runtime: Runtime) -> ModelPanel:
             words = complaint_html(STOPPED)
         except (ValueError, RuntimeError) as error:
             words = complaint_html(error)
-        yield {
-            panel.status: words, panel.estimate: "",
-            panel.stop: gr.update(visible=False), panel.load: gr.update(visible=True),
-        }  # fmt: skip
+        yield {**buttons(panel.load, panel.stop, busy=False), panel.status: words, panel.estimate: ""}
 
     inputs = [panel.choice, panel.other, panel.quantization, panel.device]
     chooses = [panel.other, panel.facts, panel.quantization, panel.estimate]
