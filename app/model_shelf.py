@@ -17,6 +17,7 @@ from selfextend.steps import Progress, result_of
 
 if TYPE_CHECKING:
     from selfextend.generation import ReadyModel
+    from selfextend.loading.hardware import Quantization
     from selfextend.loading.memory import MemoryEstimate
     from selfextend.loading.models import Loaded
 
@@ -107,6 +108,11 @@ class ModelShelf:
         """The model that is ready, or None."""
         return self._loaded
 
+    @property
+    def label(self) -> str:
+        """What to call the model that is ready; "" where none is."""
+        return self._loaded.label if self._loaded else ""
+
     def need(self) -> LoadedModel:
         """The model that is ready.
 
@@ -118,7 +124,7 @@ class ModelShelf:
         return self._loaded
 
     def load_steps(
-        self, name: str, quantization: str = "none", device: str = "auto"
+        self, name: str, quantization: Quantization = "none", device: str = "auto"
     ) -> Generator[Progress, None, LoadedModel]:
         """Load a model in place of the loaded one, which stays if this fails or is closed before the end.
 
@@ -135,7 +141,7 @@ class ModelShelf:
             from selfextend.loading.models import load_steps
 
             try:
-                loaded = yield from load_steps(name, quantization, device)  # type: ignore[arg-type]
+                loaded = yield from load_steps(name, quantization, device)
             except ModelTooBigError as error:
                 if self._loaded is None or not _fits_instead(error.estimate, self._loaded.estimate):
                     raise
@@ -147,7 +153,7 @@ class ModelShelf:
         finally:
             self._lock.release()
 
-    def _in_its_place(self, name: str, quantization: str, device: str) -> Generator[Progress, None, Loaded]:
+    def _in_its_place(self, name: str, quantization: Quantization, device: str) -> Generator[Progress, None, Loaded]:
         """Release the loaded model, then load another; if that fails, load the old one again."""
         from selfextend.loading.models import load_steps
 
@@ -156,7 +162,7 @@ class ModelShelf:
         as_before = (old, self._loaded.estimate.quantization, str(self._loaded.estimate.device))
         self.release()
         try:
-            return (yield from load_steps(name, quantization, device))  # type: ignore[arg-type]
+            return (yield from load_steps(name, quantization, device))
         except BaseException:  # closing counts too
             self._loaded = _described(old, result_of(load_steps(*as_before, allow_oversize=True)))
             raise

@@ -10,6 +10,10 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from selfextend.loading.hardware import Quantization
 
 PREFIX = "SELFEXTEND_"
 QUANTIZATIONS = ("auto", "none", "int8", "nf4")
@@ -37,7 +41,7 @@ class Settings:
     """
 
     model: str
-    quantization: str
+    quantization: Quantization | Literal["auto"]
     device: str
     host: str
     port: int
@@ -68,36 +72,24 @@ def read_settings(arguments: Sequence[str] | None = None, environment: Mapping[s
         environment: this process's unless given.
     """
     parser = _parser(os.environ if environment is None else environment)
-    given = parser.parse_args(arguments)
+    given = vars(parser.parse_args(arguments))
     try:
-        auth = _accounts(given.auth)
+        given["auth"] = _accounts(given["auth"])
         for name in ("cache-mb", "max-file-mb", "max-pages", "read-seconds", "max-visitors"):
-            value = getattr(given, name.replace("-", "_"))
+            value = given[name.replace("-", "_")]
             if not value > 0:
                 raise ValueError(f"--{name} must be above 0, not {value:g}.")
-        if not 0 <= given.port <= 65535:
-            raise ValueError(f"--port must be 0 (any free one) to 65535, not {given.port}.")
-        if given.quantization not in QUANTIZATIONS:
-            raise ValueError(f"--quantization must be {', '.join(QUANTIZATIONS)}; not {given.quantization!r}.")
+        if not 0 <= given["port"] <= 65535:
+            raise ValueError(f"--port must be 0 (any free one) to 65535, not {given['port']}.")
+        if given["quantization"] not in QUANTIZATIONS:
+            raise ValueError(f"--quantization must be {', '.join(QUANTIZATIONS)}; not {given['quantization']!r}.")
     except ValueError as error:
         parser.error(str(error))
-    return Settings(
-        model=given.model,
-        quantization=given.quantization,
-        device=given.device,
-        host=given.host,
-        port=given.port,
-        auth=auth,
-        data_folder=Path(given.data_folder).expanduser() if given.data_folder else default_data_folder(),
-        persist=given.persist,
-        mcp=given.mcp,
-        browser=given.browser,
-        cache_bytes=int(given.cache_mb * 1e6),
-        max_file_bytes=int(given.max_file_mb * 1e6),
-        max_pages=given.max_pages,
-        read_seconds=given.read_seconds,
-        max_visitors=given.max_visitors,
-    )
+    folder = given["data_folder"]
+    given["data_folder"] = Path(folder).expanduser() if folder else default_data_folder()
+    given["cache_bytes"] = int(given.pop("cache_mb") * 1e6)
+    given["max_file_bytes"] = int(given.pop("max_file_mb") * 1e6)
+    return Settings(**given)
 
 
 def _parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:

@@ -6,20 +6,23 @@ import threading
 from collections.abc import Generator, Iterator
 from html import escape
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import gradio as gr
 
 from app.jobs import JobStopped
 from app.model_shelf import BUNDLED, LoadedModel
 from app.runtime import Runtime
+from app.settings import QUANTIZATIONS
 from app.tabs.widgets import ON_MODEL, QUEUED, Pace, buttons, complaint_html, hint_html, on, status_html
 from selfextend.presets import PRESETS, find_preset
 from selfextend.steps import Progress, Running, result_of
 
+if TYPE_CHECKING:
+    from selfextend.loading.hardware import Quantization
+
 OTHER = "Another: folder or hub id"
 STOPPED = "Loading was stopped. What was downloaded is kept."
-QUANTIZATIONS = ["none", "int8", "nf4"]
 
 
 class ModelPanel(NamedTuple):
@@ -61,12 +64,13 @@ def build_model_panel(runtime: Runtime) -> ModelPanel:
         name = _name(choice, other)
         return gr.update(visible=choice == OTHER), facts_html(name), _advised_quantization(name), ""
 
-    def estimated(choice: str, other: str, quantization: str, device: str) -> Iterator[str]:
+    # What comes from the dropdown is one of its choices: Gradio refuses anything else.
+    def estimated(choice: str, other: str, quantization: Any, device: str) -> Iterator[str]:
         yield status_html("reading the config")
         runtime.first_load.done.wait()  # two threads that import transformers at once break each other's import
         yield estimate_html(_name(choice, other), quantization, device)
 
-    def load(choice: str, other: str, quantization: str, device: str) -> Iterator[dict[Any, Any]]:
+    def load(choice: str, other: str, quantization: Any, device: str) -> Iterator[dict[Any, Any]]:
         yield {**buttons(panel.load, panel.stop, busy=True), panel.status: ""}
         words, pace = "", Pace()
         try:
@@ -108,7 +112,7 @@ def _components(runtime: Runtime) -> ModelPanel:
         facts = gr.HTML(facts_html(start.model), elem_id="model-facts")
         with gr.Row():
             quantization = gr.Dropdown(
-                QUANTIZATIONS, value="none" if start.quantization == "auto" else start.quantization,
+                QUANTIZATIONS[1:], value="none" if start.quantization == "auto" else start.quantization,
                 label="Quantization", min_width=110, elem_id="quantization",
             )  # fmt: skip
             device = gr.Dropdown(
@@ -125,7 +129,9 @@ def _components(runtime: Runtime) -> ModelPanel:
     return ModelPanel(*parts, expanded=change.expand)
 
 
-def _load_steps(runtime: Runtime, name: str, quantization: str, device: str) -> Generator[Progress, None, LoadedModel]:
+def _load_steps(
+    runtime: Runtime, name: str, quantization: Quantization, device: str
+) -> Generator[Progress, None, LoadedModel]:
     """Load a model as the process's one job of that kind."""
     runtime.loading.begin()
     return runtime.loading.follow(runtime.models.load_steps(name, quantization, device))
@@ -137,9 +143,8 @@ def load_in_background(runtime: Runtime) -> threading.Thread:
     def load() -> None:
         settings, first = runtime.settings, runtime.first_load
         try:
-            quantization = settings.quantization
-            if quantization == "auto":
-                quantization = _advised_quantization(settings.model)
+            chosen = settings.quantization
+            quantization = _advised_quantization(settings.model) if chosen == "auto" else chosen
             result_of(_load_steps(runtime, settings.model, quantization, settings.device))
         except JobStopped:
             first.error = STOPPED
@@ -157,7 +162,7 @@ def _name(choice: str, other: str) -> str:
     return other.strip() if choice == OTHER else choice
 
 
-def _advised_quantization(name: str) -> str:
+def _advised_quantization(name: str) -> Quantization:
     """nf4 for what comes from the hub onto a GPU; none elsewhere."""
     if not name or name == BUNDLED or Path(name).expanduser().is_dir():
         return "none"
@@ -181,14 +186,14 @@ def facts_html(name: str) -> str:
     return "".join(hint_html(escape(line)) for line in lines)
 
 
-def estimate_html(name: str, quantization: str, device: str) -> str:
+def estimate_html(name: str, quantization: Quantization, device: str) -> str:
     """The memory a model would take, or why that cannot be told."""
     from selfextend.loading.models import estimate_memory
 
     if not name:
         return complaint_html("Name a folder or a hub id first.")
     try:
-        estimate = estimate_memory(name, quantization, device)  # type: ignore[arg-type]
+        estimate = estimate_memory(name, quantization, device)
     except (ValueError, RuntimeError) as error:
         return complaint_html(error)
     words = escape(estimate.describe())
