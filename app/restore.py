@@ -102,11 +102,10 @@ class _Handlers:
             pairs = [record for record in kept.get("documents") or [] if isinstance(record, list) and len(record) == 2]
             found = [runtime.library.find(*map(str, record)) for record in pairs]
             session.documents = [stored for stored in found if stored is not None]
-        loaded = runtime.models.loaded
         return {
             states.visitor: visitor,
             states.entries: entries,
-            states.turn: session.last_turn(entries, loaded.label) if loaded else None,
+            states.turn: session.last_turn(entries, runtime.models.label),
             parts.chat.chatbot: messages(entries),
             parts.documents.listing: documents_html(runtime, session),
             **_as_left(parts.controls, kept.get("controls")),
@@ -134,10 +133,10 @@ class _Handlers:
 
     def follow_model(self, drawn_for: str, visitor: str, entries: list[Entry], new_tokens: float) -> dict[Any, Any]:
         """Where another model is loaded than the page shows, whoever loaded it: shows that one, with its advice."""
-        loaded, session = self.runtime.models.loaded, self.runtime.sessions.get(visitor)
-        if _key(loaded) == drawn_for:
+        if _key(self.runtime.models.loaded) == drawn_for:
             return {self.parts.drawn_for: gr.skip()}
-        turn = session.last_turn(entries, loaded.label) if loaded else None
+        session = self.runtime.sessions.get(visitor)
+        turn = session.last_turn(entries, self.runtime.models.label)
         return {self.parts.states.turn: turn, **self._fitted(session, int(new_tokens), advise=True)}
 
     def _fitted(self, session: Session, new_tokens: int, *, advise: bool) -> dict[Any, Any]:
@@ -166,8 +165,6 @@ def _key(loaded: LoadedModel | None) -> str:
 
 def _as_left(controls: Controls, values: Any) -> dict[Any, Any]:
     """The controls as they were left; no updates where that cannot be read."""
-    if not isinstance(values, list) or len(values) != len(controls):
-        return {}
     try:
         Choices.read(values)
         return dict(zip(controls, map(_restored, controls, values), strict=True))

@@ -1,7 +1,4 @@
-"""The chat: question, streamed answer with page links, stop, edit, retry, undo, clear, download.
-
-Turns what `app.answering` streams into components' values.
-"""
+"""The chat: question, streamed answer with page links, stop, edit, retry, undo, clear, download."""
 
 from __future__ import annotations
 
@@ -28,13 +25,13 @@ PLACEHOLDER = "### Ask the document\nThe answer streams, and its page links open
 
 
 class Pending(NamedTuple):
-    """What is being asked. `notes` is shared with the answer under way: "busy", "cleared".
+    """What is being asked.
 
     Attributes:
         question: as it was typed.
         entries: the conversation that it goes on from.
         before: the conversation to go back to where there is no answer.
-        notes: what has happened since: "busy" (another question came), "cleared" (the conversation was).
+        notes: shared with the answer under way: "busy" (another question came), "cleared" (the conversation was).
     """
 
     question: str
@@ -57,18 +54,13 @@ class ChatPane(NamedTuple):
     answered: list[Any]
 
 
-def first_questions() -> list[str]:
-    """Questions on the sample document, to ask with one click."""
-    if not (SAMPLE.is_file() and SAMPLE_QUESTIONS.is_file()):
-        return []
-    return [record["question"] for record in json.loads(SAMPLE_QUESTIONS.read_text(encoding="utf-8"))]
-
-
 def examples_for(session: Session) -> list[dict[str, str]]:
     """Questions to ask with one click: those on the sample, while it is the only document."""
     if [stored.document.name for stored in session.documents] != [SAMPLE.name]:
         return []
-    return [{"text": question} for question in first_questions()]
+    if not (SAMPLE.is_file() and SAMPLE_QUESTIONS.is_file()):
+        return []
+    return [{"text": record["question"]} for record in json.loads(SAMPLE_QUESTIONS.read_text(encoding="utf-8"))]
 
 
 def build_chat(runtime: Runtime, controls: Controls, states: States) -> ChatPane:
@@ -146,9 +138,9 @@ class _Handlers:
             return *skipped(5), BUSY
         if not text.strip():
             return None, *skipped(4), complaint_html("Type a question first.")
-        session, loaded = self.runtime.sessions.get(visitor), self.runtime.models.loaded
+        session = self.runtime.sessions.get(visitor)
         session.answering.begin()
-        model = loaded.label if loaded else entries[-1].model if entries else ""
+        model = self.runtime.models.label or (entries[-1].model if entries else "")
         shown = messages([*entries, Entry(text, (), model, session.contents)])
         return (
             Pending(text, entries, before, set()), shown, "", gr.update(visible=False), gr.update(visible=True),
@@ -199,7 +191,8 @@ class _Handlers:
             return skipped(4)
         place = _entry_at(event.index, entries)
         kept = entries[:place]
-        return kept, messages(kept), entries[place].question, self.turn_in_view(visitor, kept)
+        turn = self.runtime.sessions.get(visitor).last_turn(kept, self.runtime.models.label)
+        return kept, messages(kept), entries[place].question, turn
 
     def clear(self, visitor: str, pending: Pending | None) -> tuple[Any, ...]:
         session = self.runtime.sessions.get(visitor)
@@ -208,11 +201,6 @@ class _Handlers:
             pending.notes.add("cleared")
             session.answering.stop()
         return [], None, ""
-
-    def turn_in_view(self, visitor: str, entries: list[Entry]) -> Turn | None:
-        """The answer for the tabs beside the chat to show."""
-        loaded = self.runtime.models.loaded
-        return self.runtime.sessions.get(visitor).last_turn(entries, loaded.label) if loaded else None
 
     def save(self, entries: list[Entry], visitor: str) -> tuple[str | None, str]:
         if not entries:
