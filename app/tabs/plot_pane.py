@@ -33,13 +33,7 @@ _TEMPLATE = """
 """
 
 
-def plot_pane(
-    *,
-    label: str,
-    height: int,
-    elem_id: str,
-    hover: bool = False,
-) -> gr.HTML:
+def plot_pane(*, label: str, height: int, elem_id: str, hover: bool = False) -> gr.HTML:
     """A place for a figure in the page, empty at first. Handlers that draw into it return `packed(figure)`.
 
     A function and no class of its own, because Gradio writes a stub file next to every module that derives a

@@ -1,7 +1,4 @@
-"""The position map: which relative position every query sees every key at, for the document at hand.
-
-Needs no model: the map is a closed formula, worked out anew for whatever is in view.
-"""
+"""The position map: which relative position every query sees every key at, for the document at hand."""
 
 from __future__ import annotations
 
@@ -52,13 +49,10 @@ def build_position_map_tab(shared: SharedInputs) -> None:
     readout = gr.HTML(elem_id="map-readout", elem_classes=["readout"])
     with gr.Accordion("View and selected cell, as numbers", open=False):
         with gr.Row():
-            query_from = _number("Query from", "map-query-from")
-            query_to = _number("Query to", "map-query-to")
-            key_from = _number("Key from", "map-key-from")
-            key_to = _number("Key to", "map-key-to")
+            ends = ("Query from", "Query to", "Key from", "Key to")
+            boxes = [_number(end, f"map-{end.lower().replace(' ', '-')}") for end in ends]
         with gr.Row():
-            query = _number("Selected query i", "map-query")
-            key = _number("Selected key j", "map-key")
+            cell = [_number("Selected query i", "map-query"), _number("Selected key j", "map-key")]
             whole = gr.Button("Show all", elem_id="map-whole")
         gr.HTML(
             hint_html(
@@ -68,10 +62,7 @@ def build_position_map_tab(shared: SharedInputs) -> None:
         )
     curve_pane = plot_pane(label="Distance to position", height=380, elem_id="position-curve")
 
-    settings = [show, shared.group_size, shared.neighbor_window, shared.view]
-    boxes = [query_from, query_to, key_from, key_to]
-    cell = [query, key]
-    everything = [*settings, *boxes, *cell]
+    everything = [show, shared.group_size, shared.neighbor_window, shared.view, *boxes, *cell]
     drawn = [map_pane, curve_pane, readout, status]
     drawn_length = gr.State(0)  # tokens of the document that the boxes were set for
 
@@ -83,7 +74,7 @@ def build_position_map_tab(shared: SharedInputs) -> None:
     shared.method.change(_show_for, [shared.method], [show], **LIVE)
     map_pane.zoom(_zoom, everything, [*boxes, *drawn], **LIVE)
     map_pane.pick(_pick, everything, [*cell, *drawn], **LIVE)
-    map_pane.point(_point, settings, [readout], **LIVE)
+    map_pane.point(_point, everything, [readout], **LIVE)
 
 
 def _number(label: str, elem_id: str) -> gr.Number:
@@ -114,7 +105,10 @@ class _Looked:
     cell: tuple[int, int]
 
     @staticmethod
-    def read(show: str, group_size: float, neighbor_window: float, view: DocumentView, *rest: int) -> _Looked:
+    def read(
+        show: str, group_size: float, neighbor_window: float, view: DocumentView,
+        query_from: int, query_to: int, key_from: int, key_to: int, query: int, key: int,
+    ) -> _Looked:  # fmt: skip
         """From the values of the components, in their order.
 
         Raises:
@@ -123,7 +117,8 @@ class _Looked:
         extended = method_of(SelfExtend.heading, group_size, neighbor_window)
         method = extended if show == DIFFERENCE else method_of(show, group_size, neighbor_window)
         beside = extended if method == Vanilla() else method
-        return _Looked(method, beside, show == DIFFERENCE, view, tuple(rest[:4]), tuple(rest[4:]))  # type: ignore[arg-type]
+        boxes = query_from, query_to, key_from, key_to
+        return _Looked(method, beside, show == DIFFERENCE, view, boxes, (query, key))
 
     @property
     def positions(self) -> PositionMap:
@@ -145,14 +140,8 @@ class _Looked:
         view, method = self.view, self.method
         try:
             _check_cell(*self.cell, view.length)
-            cells = position_map(
-                view.trained_window,
-                view.length,
-                self.positions,
-                self.boxes[:2],
-                self.boxes[2:],
-                difference=self.difference,
-            )
+            spans = self.boxes[:2], self.boxes[2:]
+            cells = position_map(view.trained_window, view.length, self.positions, *spans, difference=self.difference)
         except ValueError as error:
             return *skipped(3), complaint_html(error)
         figure = position_map_figure(
@@ -205,10 +194,10 @@ def _pick(event: gr.EventData, *values: Any) -> tuple[Any, ...]:
     return *looked.cell, *looked.drawn()
 
 
-def _point(event: gr.EventData, show: str, group_size: float, neighbor_window: float, view: DocumentView) -> Any:
+def _point(event: gr.EventData, *values: Any) -> Any:
     try:
-        looked = _Looked.read(show, group_size, neighbor_window, view)
-        return _sum_of(*_cell_of(event, view.length), looked.beside, view)
+        looked = _Looked.read(*values)
+        return _sum_of(*_cell_of(event, looked.view.length), looked.beside, looked.view)
     except ValueError:
         return gr.skip()
 
@@ -219,11 +208,7 @@ def _tokens_in(event: gr.EventData, axis: str, length: int) -> tuple[int, int]:
 
 
 def _cell_of(event: gr.EventData, length: int) -> tuple[int, int]:
-    """The (query, key) that a pointer event names.
-
-    Raises:
-        ValueError: it names none in the document.
-    """
+    """The (query, key) that a pointer event names. Raises ValueError where it names none in the document."""
     query, key = cell_of(event)
     _check_cell(query, key, length)
     return query, key
