@@ -1,7 +1,4 @@
-"""From a question to replies in the conversation, as a stream of what to show: progress, growing text, replies.
-
-Runs one method, or several one after another for comparison.
-"""
+"""From a question to replies in the conversation, as a stream of what to show: progress, growing text, replies."""
 
 from __future__ import annotations
 
@@ -13,14 +10,11 @@ from typing import Any
 from app.asking import Question, answer_turn
 from app.conversation import Reply, Source
 from app.evidence import Citation
-from app.jobs import JobStopped
+from app.jobs import JobStopped, Pace
 from app.model_shelf import LoadedModel
 from app.session import CacheStore, Session, Turn
 from selfextend.methods import Method
 from selfextend.steps import Progress, Running
-
-UPDATE_SECONDS = 0.2
-"""Least time between two updates of the chat."""
 
 
 @dataclass(frozen=True)
@@ -80,27 +74,24 @@ class _Watched:
     tokens: int = 0
     _read: Any = None
     _first: float = 0.0
-    _shown: float = 0.0
+    _pace: Pace = field(default_factory=Pace)
 
     def sees(self, event: Any) -> bool:
-        """Take in an event. Whether there is something to show again, a few times a second at most."""
+        """Take in an event. Whether there is something to show again."""
         from selfextend.generation import NewToken, PrefillProgress
 
         now = time.perf_counter()
         if isinstance(event, NewToken):
             self.tokens, self.text = self.tokens + 1, event.text
             if self.tokens == 1:
-                self._first, self._shown = now, 0.0
+                self._first, self._pace = now, Pace()
             speed = f", {(self.tokens - 1) / (now - self._first):.0f} tokens/s" if self.tokens > 1 else ""
             self.progress = Progress(f"{self.prefix}answering: {self.tokens} tokens{speed}")
         else:
             if isinstance(event, PrefillProgress):
                 self._read = event
             self.progress = Progress(self.prefix + event.words, event.fraction, event.seconds_left)
-        if now - self._shown < UPDATE_SECONDS:
-            return False
-        self._shown = now
-        return True
+        return self._pace.due()
 
     def reply(self, **more: Any) -> Reply:
         return reply_by(self.question.method, turn=0, text=self.text, **more)

@@ -208,7 +208,6 @@ def figures_of(capsule: Capsule) -> list[Any]:
                 [f"{page.document + 1}: {page.page}" if many else str(page.page) for page in shown],
                 [page.share for page in shown],
                 cited=[number for number, page in enumerate(shown) if (page.name, page.page) in cited],
-                title="Pages by the answer's attention, most first",
             )
         )
     if capsule.pooled is not None and capsule.pooled.shares.size:

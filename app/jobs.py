@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Generator
 from typing import Any, TypeVar
 
@@ -52,3 +53,18 @@ class Job:
                 if self._stopped >= number:
                     raise JobStopped
             return running.result
+
+
+class Pace:
+    """Says when it is time for another update of the page: a few times a second at most."""
+
+    def __init__(self, seconds: float = 0.2) -> None:
+        self.seconds = seconds
+        self._last = -seconds
+
+    def due(self) -> bool:
+        """Whether `seconds` have passed since this was last True."""
+        if time.monotonic() - self._last < self.seconds:
+            return False
+        self._last = time.monotonic()
+        return True

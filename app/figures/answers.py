@@ -101,9 +101,8 @@ def page_bars(
     shares: Sequence[float] | npt.NDArray[np.floating[Any]],
     *,
     cited: Sequence[int] = (),
-    title: str = "Share of the answer's attention on each page",
 ) -> go.Figure:
-    """Attention per page, in page order; `cited` are indices of the bars to set apart."""
+    """Attention per page, most first; `cited` are indices of the bars to set apart."""
     marked = set(cited)
     values = np.asarray(shares, dtype=np.float32)
     figure = go.Figure(
@@ -123,7 +122,7 @@ def page_bars(
     headroom = 1.25  # for the word above the highest bar
     highest = headroom * float(values.max(initial=0.01))
     figure.update_yaxes(title="share of attention", tickformat=".0%", range=[0, highest])
-    return finish(figure, title)
+    return finish(figure, "Pages by the answer's attention, most first")
 
 
 def _short(label: str, most: int = 14) -> str:

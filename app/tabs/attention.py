@@ -13,7 +13,7 @@ from app.evidence import answer_rows
 from app.figures.answers import attention_heatmap
 from app.session import Turn
 from app.tabs.plot_pane import packed, plot_pane
-from app.tabs.widgets import LIVE, answer_html, cell_of, complaint_html, hint_html, skipped, tokens_in
+from app.tabs.widgets import LIVE, NO_RECORD, answer_html, cell_of, complaint_html, hint_html, skipped, tokens_in
 
 if TYPE_CHECKING:
     from selfextend.recording import AttentionRecord
@@ -25,7 +25,6 @@ SUM, MAX = "sum", "max"
 SMALLEST_VIEW = 4
 LONG_TEXT = 600
 NOTHING_YET = hint_html("Ask a question: where each of the answer's tokens looked appears here.")
-NO_RECORD = hint_html("No attention was recorded for this answer: SelfExtend does not fit this model.")
 
 
 class View(NamedTuple):

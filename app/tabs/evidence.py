@@ -1,13 +1,10 @@
-"""The Evidence tab: pages and passages that an answer's tokens looked at, the page itself, and the test of a passage.
-
-Shows what `app.evidence` finds. The page hands in how to test a passage.
-"""
+"""The Evidence tab: what an answer's tokens looked at, the page itself, and the test of a passage."""
 
 from __future__ import annotations
 
 import base64
 import math
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator
 from html import escape
 from typing import Any
 
@@ -17,13 +14,13 @@ from app.documents.document import DocumentError
 from app.documents.reader import page_image, passage_boxes
 from app.evidence import Citation, PageShare, PassageTest, page_shares
 from app.figures.answers import page_bars
-from app.jobs import Job, JobStopped
+from app.jobs import Job, JobStopped, Pace
 from app.session import Turn
 from app.tabs.plot_pane import ONCE_DRAWN, packed, plot_pane
 from app.tabs.widgets import (
     LIVE,
+    NO_RECORD,
     ON_MODEL,
-    Pace,
     answer_html,
     complaint_html,
     hint_html,
@@ -45,7 +42,6 @@ NOT_PROOF = hint_html(
     "the chosen passage out, token by token, asks again and reports what that does to the answer."
 )
 NOTHING_YET = hint_html("Ask a question: the pages and passages that the answer looked at appear here.")
-NO_RECORD = hint_html("No attention was recorded for this answer: SelfExtend does not fit this model.")
 NOTHING_FOUND = hint_html("This answer had no documents to look at.")
 
 PassageTester = Callable[[Turn, Citation], Generator[Any, None, PassageTest]]
@@ -73,9 +69,27 @@ def build_evidence_tab(turn: gr.State, visitor: gr.State, test: PassageTester, j
         picture = gr.HTML(elem_id="evidence-picture")
 
     def run(visitor: str, turn: Turn | None, rank: int | None) -> Iterator[tuple[Any, Any, Any]]:
-        job = job_of(visitor)
+        idle = (gr.update(interactive=True), gr.update(interactive=False))
+        busy = (gr.update(interactive=False), gr.update(interactive=True))
+        job, chosen = job_of(visitor), _passage(turn, rank)
         job.begin()
-        yield from _test(job, test, turn, rank)
+        if turn is None or chosen is None:
+            yield "<p>Choose a passage first.</p>", *idle
+            return
+        yield "<p>Starting …</p>", *busy
+        pace = Pace()
+        try:
+            with Running(job.follow(test(turn, chosen))) as running:
+                for step in running:
+                    if pace.due():
+                        shown = step if isinstance(step, Progress) else f"without the passage: {step.text}"
+                        yield status_html(shown), *busy
+            words = _verdict(running.result, turn)
+        except JobStopped:
+            words = "<p>The test was stopped.</p>"
+        except (ValueError, RuntimeError, MemoryError) as error:
+            words = complaint_html(error)
+        yield words, *idle
 
     # The page takes longest, so what it was found with is shown before it.
     turn.change(_draw, [turn], [summary, bars, passage, result, picture], **LIVE).then(
@@ -88,8 +102,9 @@ def build_evidence_tab(turn: gr.State, visitor: gr.State, test: PassageTester, j
 
 
 def _pages_of(turn: Turn) -> list[PageShare]:
+    """The pages in the picture."""
     assert turn.answer.attention is not None
-    return page_shares(turn.answer.attention, turn.prompt.index, len(turn.answer.token_ids))
+    return page_shares(turn.answer.attention, turn.prompt.index, len(turn.answer.token_ids))[:MOST_PAGES]
 
 
 def _draw(turn: Turn | None) -> tuple[Any, ...]:
@@ -99,7 +114,7 @@ def _draw(turn: Turn | None) -> tuple[Any, ...]:
         return words, None, gr.update(choices=[], value=None), "", ""
     rank = turn.opens_at if _passage(turn, turn.opens_at) else 1
     choices = [(_choice(citation, turn), citation.rank) for citation in turn.citations]
-    return answer_html(turn), packed(_bars(turn, turn.citations)), gr.update(choices=choices, value=rank), "", ""
+    return answer_html(turn), packed(_bars(turn)), gr.update(choices=choices, value=rank), "", ""
 
 
 def _choice(citation: Citation, turn: Turn) -> str:
@@ -123,15 +138,11 @@ def _bar_label(page: PageShare, turn: Turn) -> str:
     return short if len(turn.documents) == 1 else f"{page.document + 1}: {page.name[:10]} {short}"
 
 
-def _bars(turn: Turn, cited: Sequence[Citation]) -> Any:
-    pages = [page for page in _pages_of(turn)[:MOST_PAGES] if page.share > 0]
-    places = {(citation.document, citation.page) for citation in cited}
-    return page_bars(
-        [_bar_label(page, turn) for page in pages],
-        [page.share for page in pages],
-        cited=[number for number, page in enumerate(pages) if (page.document, page.page) in places],
-        title="Pages by the answer's attention, most first",
-    )
+def _bars(turn: Turn) -> Any:
+    pages = [page for page in _pages_of(turn) if page.share > 0]
+    cited = {(citation.document, citation.page) for citation in turn.citations}
+    marked = [number for number, page in enumerate(pages) if (page.document, page.page) in cited]
+    return page_bars([_bar_label(page, turn) for page in pages], [page.share for page in pages], cited=marked)
 
 
 def _open_passage(turn: Turn | None, rank: int | None) -> tuple[str, Any]:
@@ -147,7 +158,7 @@ def _open_page(event: gr.EventData, turn: Turn | None) -> tuple[Any, ...]:
     """A bar was clicked: its most-looked-at passage, or the page without a box where none is among the first."""
     if turn is None or not turn.citations:
         return skipped(3)
-    for page in _pages_of(turn)[:MOST_PAGES]:
+    for page in _pages_of(turn):
         if _bar_label(page, turn) == str(told(event, "x")):
             here = [c for c in turn.citations if (c.document, c.page) == (page.document, page.page)]
             return (here[0].rank, "", page_html(turn, here[0])) if here else (None, "", page_html(turn, page))
@@ -177,29 +188,6 @@ def page_html(turn: Turn, where: Citation | PageShare) -> str:
         f"<figure class='evidence-page'><figcaption>{caption}</figcaption>{complaint}"
         f"<div class='evidence-text' tabindex='0'>{marked if end > start else escape(text)}</div></figure>"
     )
-
-
-def _test(job: Job, test: PassageTester, turn: Turn | None, rank: int | None) -> Iterator[tuple[Any, Any, Any]]:
-    idle = (gr.update(interactive=True), gr.update(interactive=False))
-    busy = (gr.update(interactive=False), gr.update(interactive=True))
-    chosen = _passage(turn, rank)
-    if turn is None or chosen is None:
-        yield "<p>Choose a passage first.</p>", *idle
-        return
-    yield "<p>Starting …</p>", *busy
-    pace = Pace()
-    try:
-        with Running(job.follow(test(turn, chosen))) as running:
-            for step in running:
-                if pace.due():
-                    shown = step if isinstance(step, Progress) else f"without the passage: {step.text}"
-                    yield status_html(shown), *busy
-        words = _verdict(running.result, turn)
-    except JobStopped:
-        words = "<p>The test was stopped.</p>"
-    except (ValueError, RuntimeError, MemoryError) as error:
-        words = complaint_html(error)
-    yield words, *idle
 
 
 def _verdict(done: PassageTest, turn: Turn) -> str:

@@ -13,13 +13,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import gradio as gr
 
 from app.figures.lab import as_html, figure, table_html
-from app.jobs import JobStopped
+from app.jobs import JobStopped, Pace
 from app.model_shelf import LoadedModel
 from app.runtime import Runtime
 from app.tabs.plot_pane import ONCE_DRAWN, packed, plot_pane
 from app.tabs.widgets import (
     ON_MODEL,
-    Pace,
     buttons,
     complaint_html,
     hint_html,

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import gradio as gr
 
-from app.jobs import JobStopped
+from app.jobs import JobStopped, Pace
 from app.model_shelf import BUNDLED, LoadedModel
 from app.runtime import Runtime
 from app.settings import QUANTIZATIONS
-from app.tabs.widgets import ON_MODEL, QUEUED, Pace, buttons, complaint_html, hint_html, on, status_html
+from app.tabs.widgets import ON_MODEL, QUEUED, buttons, complaint_html, hint_html, on, status_html
 from selfextend.presets import PRESETS, find_preset
 from selfextend.steps import Progress, Running, result_of
 

@@ -1,7 +1,4 @@
-"""The plane group size x neighbor window for the document at hand: what reaches, what the rule advises, where you are.
-
-Needs no model. The rule and the reach are `selfextend.config`'s; this only asks it for every cell.
-"""
+"""The plane group size x neighbor window for the document at hand: what reaches, what is advised, where you are."""
 
 from __future__ import annotations
 
@@ -20,7 +17,6 @@ from app.tabs.widgets import (
     complaint_html,
     hint_html,
     redraw_on,
-    setting_words,
     settings_of,
     skipped,
     told,
@@ -34,6 +30,7 @@ from selfextend.config import (
     smallest_group_size,
     suggest,
 )
+from selfextend.methods import SelfExtend
 
 COLUMNS, ROWS = 32, 24
 """Most group sizes and neighbor windows in the plane: as many as can be clicked on a phone."""
@@ -66,29 +63,26 @@ def build_parameters_tab(shared: SharedInputs) -> None:
     sliders = [shared.group_size, shared.neighbor_window]
     inputs: list[Any] = [*sliders, shared.view]
 
-    def within(group_size: int, neighbor_window: int) -> tuple[Any, Any]:
-        """The pair as the sliders can hold it: a group size past the slider's end widens it, since it was offered.
+    def within(config: SelfExtendConfig) -> tuple[Any, Any]:
+        """The settings as the sliders can hold them: what was offered past a slider's end widens it.
 
         Nothing narrows it again: an event still under way with the old value would be refused.
         """
-        if group_size <= shared.group_size.maximum:
-            return group_size, neighbor_window
-        return gr.update(value=group_size, maximum=2 * group_size), neighbor_window
+        size, window = config.group_size, config.neighbor_window
+        return (size if size <= shared.group_size.maximum else gr.update(value=size, maximum=2 * size)), window
 
     def pick(event: gr.EventData, view: DocumentView) -> tuple[Any, ...]:
         try:
-            config = _cell_of(event, view)
+            return within(_cell_of(event, view))
         except ValueError:
             return skipped(2)
-        return within(config.group_size, config.neighbor_window)
 
     def use_suggestion(view: DocumentView) -> tuple[Any, Any]:
-        config = suggest(view.trained_window, view.length)
-        return within(config.group_size, config.neighbor_window)
+        return within(suggest(view.trained_window, view.length))
 
     def use_smallest(group_size: float, neighbor_window: float, view: DocumentView) -> tuple[Any, Any]:
         window = min(int(neighbor_window), view.trained_window - 1)
-        return within(smallest_group_size(view.trained_window, view.length, window), window)
+        return within(SelfExtendConfig(smallest_group_size(view.trained_window, view.length, window), window))
 
     redraw_on([component.change for component in inputs], _draw, inputs, [pane, advice])
     pane.pick(pick, [shared.view], sliders, **LIVE)
@@ -151,11 +145,11 @@ def _advice(config: SelfExtendConfig, suggestion: SelfExtendConfig, view: Docume
     fits = "fits" if view.length <= reach else "<mark>does not fit</mark>"
     smallest = smallest_group_size(view.trained_window, view.length, config.neighbor_window)
     return (
-        f"<dl><dt>You are here</dt><dd>{setting_words(config)}: reaches <b>{reach:,}</b> tokens (the paper's own "
-        f"limit says {paper_max_length(view.trained_window, config):,}); {view.length:,} tokens {fits}.</dd>"
+        f"<dl><dt>You are here</dt><dd>{SelfExtend.of(config).setting}: reaches <b>{reach:,}</b> tokens (the paper's "
+        f"own limit says {paper_max_length(view.trained_window, config):,}); {view.length:,} tokens {fits}.</dd>"
         f"<dt>The rule</dt><dd>w + (N - w)/G is <b>{share:.0%}</b> of the trained window; the paper advises less "
         f"than 50% to 67%, since a model's largest positions are its least trained.</dd>"
-        f"<dt>Suggested</dt><dd>{setting_words(suggestion)}: reaches "
+        f"<dt>Suggested</dt><dd>{SelfExtend.of(suggestion).setting}: reaches "
         f"{max_length(view.trained_window, suggestion):,} tokens and uses "
         f"{rule_share(view.trained_window, view.length, suggestion):.0%} of the window.</dd>"
         f"<dt>Smallest change</dt><dd>With w = {config.neighbor_window:,}, the smallest group size that fits is "

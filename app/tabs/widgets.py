@@ -6,7 +6,6 @@ import atexit
 import math
 import shutil
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -222,21 +221,6 @@ def saved(name: str, text: str) -> str:
 # HTML
 
 
-class Pace:
-    """Says when it is time for another update of the page."""
-
-    def __init__(self, seconds: float = 0.2) -> None:
-        self.seconds = seconds
-        self._last = -seconds
-
-    def due(self) -> bool:
-        """Whether `seconds` have passed since this was last True."""
-        if time.monotonic() - self._last < self.seconds:
-            return False
-        self._last = time.monotonic()
-        return True
-
-
 def status_html(progress: Progress | str) -> str:
     """A line of progress that screen readers announce."""
     if isinstance(progress, str):
@@ -258,6 +242,9 @@ def complaint_html(error: Exception | str) -> str:
 def hint_html(words: str) -> str:
     """A sentence in small print. `words` is HTML."""
     return f'<p class="hint">{words}</p>'
+
+
+NO_RECORD = hint_html("No attention was recorded for this answer: SelfExtend does not fit this model.")
 
 
 def answer_html(turn: Turn) -> str:
@@ -291,8 +278,3 @@ def method_of(heading: str, group_size: float, neighbor_window: float, query_sca
     config = settings_of(group_size, neighbor_window)
     numbers = {attribute: getattr(config, attribute) for attribute, _ in kind.symbols if hasattr(config, attribute)}
     return kind(query_scaling if kind.symbols else "none", **numbers)
-
-
-def setting_words(config: SelfExtendConfig) -> str:
-    """The settings as titles say them."""
-    return f"G = {config.group_size:,}, w = {config.neighbor_window:,}"
