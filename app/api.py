@@ -6,6 +6,8 @@ Their docstrings are what API pages and MCP clients show. They use the model tha
 from __future__ import annotations
 
 import mimetypes
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,9 +17,9 @@ from gradio.processing_utils import save_base64_to_cache
 from gradio.utils import get_upload_folder, is_in_or_equal
 
 from app.asking import Question, answer_turn, prompt_of
-from app.model_shelf import NoModelError
+from app.model_shelf import LoadedModel, NoModelError
 from app.runtime import SAMPLE, Runtime
-from app.session import Session
+from app.session import Session, Turn
 from app.tabs.widgets import MODEL_QUEUE
 from selfextend.config import max_length
 from selfextend.config import suggest as suggested
@@ -30,9 +32,19 @@ API_VISITOR = "api"
 FILES_SCHEMA: dict[str, Any] = {"type": "array", "items": {"anyOf": [{"type": "string"}, {"type": "object"}]}}
 
 
+@contextmanager
+def _told(*expected: type[Exception]) -> Iterator[None]:
+    """Sends the sentence of an expected error to who called the endpoint."""
+    try:
+        yield
+    except expected as error:
+        raise gr.Error(str(error), print_exception=False) from error
+
+
 def add_endpoints(runtime: Runtime) -> None:
     """The endpoints, inside the open gr.Blocks."""
 
+    @_told(ValueError, RuntimeError)
     def ask(
         question: str,
         documents: list[Any] | None = None,
@@ -56,10 +68,19 @@ def add_endpoints(runtime: Runtime) -> None:
             answer, citations (document, page, text, share, level, relative_position), prompt_tokens, reused_tokens,
             trained_window, reach, group_size, neighbor_window, method, model, seconds, first_token_seconds.
         """
-        try:
-            return _ask(runtime, question, documents, group_size, neighbor_window, method, max_new_tokens)
-        except (ValueError, RuntimeError) as error:
-            raise gr.Error(str(error), print_exception=False) from error
+        loaded = _model(runtime)
+        # After the wait: two threads that import transformers at once break each other's import.
+        from selfextend.generation import GenerationSettings
+
+        chosen = _method(method, int(group_size or 0), int(neighbor_window or 0))
+        if chosen.symbols:
+            chosen = replace(chosen, query_scaling=loaded.profile.query_scaling)
+        stored = [result_of(runtime.library.add_steps(path, path.name)) for path in _paths(documents)]
+        generation = GenerationSettings(max_new_tokens=int(max_new_tokens))
+        asked = Question(question, tuple(stored), chosen, "always", generation)
+        prompt = prompt_of(loaded, asked)
+        asked = replace(asked, method=chosen.at(loaded.profile, len(prompt) + int(max_new_tokens)))
+        return _answer(loaded, result_of(answer_turn(loaded, runtime.caches, Session(API_VISITOR), asked, prompt)))
 
     # Of gr.File's schema for a list, Gradio's MCP server makes one that no call fits; gr.JSON has none. Set on the
     # component itself: for a class of our own, Gradio would write a stub file beside this one.
@@ -87,34 +108,8 @@ def add_endpoints(runtime: Runtime) -> None:
     gr.api(suggest, api_name="suggest")
 
 
-def _ask(
-    runtime: Runtime,
-    question: str,
-    documents: list[Any] | None,
-    group_size: int,
-    neighbor_window: int,
-    method: str,
-    max_new_tokens: int,
-) -> dict[str, Any]:
-    loaded = _model(runtime)
-    # After the wait: two threads that import transformers at once break each other's import.
-    from selfextend.generation import GenerationSettings
-
-    chosen = _method(method, int(group_size or 0), int(neighbor_window or 0))
-    if chosen.symbols:
-        chosen = replace(chosen, query_scaling=loaded.profile.query_scaling)
-    session = Session(API_VISITOR, [_document(runtime, path) for path in _paths(documents)])
-    asked = Question(
-        text=question,
-        documents=tuple(session.documents),
-        method=chosen,
-        extend="always",
-        generation=GenerationSettings(max_new_tokens=int(max_new_tokens)),
-    )
-    prompt = prompt_of(loaded, asked)
-    settled = chosen.at(loaded.profile, len(prompt) + int(max_new_tokens))
-    turn = result_of(answer_turn(loaded, runtime.caches, session, replace(asked, method=settled), prompt))
-    answer = turn.answer
+def _answer(loaded: LoadedModel, turn: Turn) -> dict[str, Any]:
+    answer, settled = turn.answer, turn.method
     return {
         "answer": answer.text.strip(),
         "citations": [citation.as_json() for citation in turn.citations],
@@ -146,7 +141,7 @@ def _method(name: str, group_size: int = 0, neighbor_window: int = 0) -> Method:
     raise ValueError(f"method must be {', '.join(repr(kind.heading) for kind in POSITION_METHODS)}; not {name!r}.")
 
 
-def _model(runtime: Runtime) -> Any:
+def _model(runtime: Runtime) -> LoadedModel:
     """The loaded model; waits for the one that the app was started with."""
     runtime.first_load.done.wait()
     try:
@@ -176,10 +171,7 @@ def _path(given: Any) -> Path:
     return path
 
 
-def _document(runtime: Runtime, path: Path) -> Any:
-    return result_of(runtime.library.add_steps(path, path.name))
-
-
+@_told(ValueError, TypeError)
 def position_map(
     trained_window: int,
     length: int,
@@ -207,22 +199,15 @@ def position_map(
     Returns:
         query and key: positions; relative: rows of relative positions, -1 where the key comes after the query.
     """
-    try:
-        difference = method == "difference"
-        shown = _method(SelfExtend.kind if difference else method, int(group_size), int(neighbor_window))
-        cells = cells_of(
-            int(trained_window),
-            int(length),
-            shown.positions or EXACT,
-            (int(query_from), int(query_to) or None),
-            (int(key_from), int(key_to) or None),
-            difference=difference,
-        )
-    except (ValueError, TypeError) as error:
-        raise gr.Error(str(error), print_exception=False) from error
+    difference = method == "difference"
+    shown = _method(SelfExtend.kind if difference else method, int(group_size), int(neighbor_window))
+    queries, keys = (int(query_from), int(query_to) or None), (int(key_from), int(key_to) or None)
+    positions = shown.positions or EXACT
+    cells = cells_of(int(trained_window), int(length), positions, queries, keys, difference=difference)
     return {"query": cells.query.tolist(), "key": cells.key.tolist(), "relative": cells.relative.tolist()}
 
 
+@_told(ValueError, TypeError)
 def suggest(trained_window: int, length: int) -> dict[str, Any]:
     """The smallest group size that the paper's empirical rule allows for a text of this length. Needs no model.
 
@@ -233,9 +218,6 @@ def suggest(trained_window: int, length: int) -> dict[str, Any]:
     Returns:
         group_size, neighbor_window, reach.
     """
-    try:
-        config = suggested(int(trained_window), int(length))
-        reach = max_length(int(trained_window), config)
-    except (ValueError, TypeError) as error:
-        raise gr.Error(str(error), print_exception=False) from error
+    config = suggested(int(trained_window), int(length))
+    reach = max_length(int(trained_window), config)
     return {"group_size": config.group_size, "neighbor_window": config.neighbor_window, "reach": reach}
