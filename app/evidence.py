@@ -7,7 +7,7 @@ passage did for an answer is only known by taking it away, which `passage_test_s
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -283,42 +283,32 @@ def passages_behind(
     passages, weights = passage_weights(record, index, answer_tokens)
     rows = answer_rows(record, answer_tokens)
     ranked = [int(place) for place in np.argsort(-weights, kind="stable")[:most] if weights[place] > 0]
-    return [
-        _citation(
-            rank, passages[place], float(weights[place]), index, positions, _peak_row(record, found[place][0], rows)
+    citations = []
+    for rank, place in enumerate(ranked, start=1):
+        passage = passages[place]
+        document = index.documents[passage.document]
+        query, key = _peak_row(record, found[place][0], rows), (passage.token_start + passage.token_stop - 1) // 2
+        plus_minus = positions.uncertainty(query - key)
+        citations.append(
+            Citation(
+                **asdict(passage),
+                rank=rank,
+                name=document.name,
+                page_word=document.page_word,
+                text=index.text(passage),
+                share=float(weights[place]),
+                level="grouped" if plus_minus else "neighbor",
+                relative_position=relative_position(query, key, positions),
+                plus_minus=plus_minus,
+            )
         )
-        for rank, place in enumerate(ranked, start=1)
-    ]
+    return citations
 
 
 def _peak_row(record: AttentionRecord, bin_number: int, rows: int) -> int:
     """Token index of the query that looked hardest at a bin."""
     views = np.square(record.sums[:, :, :rows, bin_number].astype(np.float64)).sum(axis=(0, 1))
     return record.query_rows[int(views.argmax())]
-
-
-def _citation(
-    rank: int, passage: Passage, share: float, index: TokenIndex, positions: PositionMap, query: int
-) -> Citation:
-    document = index.documents[passage.document]
-    key = (passage.token_start + passage.token_stop - 1) // 2
-    plus_minus = positions.uncertainty(query - key)
-    return Citation(
-        rank=rank,
-        document=passage.document,
-        name=document.name,
-        page=passage.page,
-        page_word=document.page_word,
-        text=index.text(passage),
-        share=share,
-        level="grouped" if plus_minus else "neighbor",
-        relative_position=relative_position(query, key, positions),
-        plus_minus=plus_minus,
-        char_start=passage.char_start,
-        char_end=passage.char_end,
-        token_start=passage.token_start,
-        token_stop=passage.token_stop,
-    )
 
 
 def neutral_token(tokenizer: PreTrainedTokenizerBase) -> int:

@@ -1,7 +1,4 @@
-"""From settings to a running server.
-
-Knows gradio's launch options; what is on the page is in `app.page`.
-"""
+"""From settings to a running server."""
 
 from __future__ import annotations
 

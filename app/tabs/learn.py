@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import json
 import zlib
+from dataclasses import astuple
 from typing import Any
 
 import gradio as gr
@@ -47,8 +48,8 @@ def build_learn_tab() -> None:
         lesson_css=(ASSETS / "lesson.css").read_text(encoding="utf-8"),
         lesson_source=source,
     )
-    numbers = [trained_window, tokens, group_size, neighbor_window]
-    example.input(_numbers_of, [example], numbers, **LIVE)
+    numbers = [trained_window, tokens, group_size, neighbor_window]  # in the order of `Example`
+    example.input(lambda name: astuple(EXAMPLES[name]), [example], numbers, **LIVE)
     gr.on([number.change for number in numbers], _show, numbers, [page, complaint], **LIVE)
 
 
@@ -57,14 +58,9 @@ def _slider(label: str, minimum: int, maximum: int, value: int) -> gr.Slider:
     return gr.Slider(minimum, maximum, value=value, step=1, label=label, elem_id=elem_id, min_width=140)
 
 
-def _numbers_of(name: str) -> tuple[int, int, int, int]:
-    example = EXAMPLES[name]
-    return example.trained_window, example.length, example.group_size, example.neighbor_window
-
-
-def _show(trained_window: int, tokens: int, group_size: int, neighbor_window: int) -> tuple[Any, Any]:
+def _show(*numbers: int) -> tuple[Any, Any]:
     try:
-        return pack(lesson(Example(trained_window, tokens, group_size, neighbor_window))), ""
+        return pack(lesson(Example(*numbers))), ""
     except ValueError as error:
         return gr.skip(), complaint_html(error)
 
