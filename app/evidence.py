@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from selfextend.generation import Answer, Event, ReadyModel
-    from selfextend.reading import PrefixCache, TokensRead
+    from selfextend.reading import PrefixCache
     from selfextend.recording import AttentionRecord, RecordingRequest
 
 Level = Literal["neighbor", "grouped"]
@@ -367,23 +367,19 @@ def passage_test_steps(
     own = PrefixCache() if prefix is None else prefix.copied()
 
     def score() -> Generator[Progress, None, Floats]:
-        length = len(without) + len(answer.token_ids)
-        with reading(ready.model, how.method, ready.profile, length, observed=observed) as reader:
-            steps = log_probability_steps(reader, own, without, answer.token_ids, chunk_tokens)
-            return (yield from _told(steps, citation.token_start if own.tokens else 0, len(without)))
+        done, total = citation.token_start if own.tokens else 0, len(without)
+        clock, length = Clock(total, done), total + len(answer.token_ids)
+        with (
+            reading(ready.model, how.method, ready.profile, length, observed=observed) as reader,
+            Running(log_probability_steps(reader, own, without, answer.token_ids, chunk_tokens)) as work,
+        ):
+            for step in work:
+                done += step.count
+                words = f"reading without the passage: {done:,} of {total:,} tokens"
+                yield Progress(words, done / total, clock.seconds_left(done))
+            return work.result
 
     after = yield from exclusively(ready.model, own, score)
     again = yield from answer_steps(ready, without, settings, how, prefix=own)
     before = np.asarray(answer.log_probabilities)
     return PassageTest(citation, before, after, again.text, str(ready.tokenizer.decode([neutral])))
-
-
-def _told(steps: Generator[TokensRead, None, Floats], done: int, total: int) -> Generator[Progress, None, Floats]:
-    """The same work, with its progress in words."""
-    clock = Clock(total, done)
-    with Running(steps) as work:
-        for step in work:
-            done += step.count
-            words = f"reading without the passage: {done:,} of {total:,} tokens"
-            yield Progress(words, done / total, clock.seconds_left(done))
-        return work.result

@@ -113,8 +113,10 @@ class _Handlers:
 
     def ready(self, visitor: str, kept: Any, new_tokens: float) -> Iterator[dict[Any, Any]]:
         """Waits for the model that the app was started with, then fits the page to the model that is loaded."""
-        parts, runtime = self.parts, self.runtime
-        yield from self._wait_for_first_load()
+        parts, runtime, began = self.parts, self.runtime, time.monotonic()
+        while not runtime.first_load.done.wait(0.3):
+            long = time.monotonic() - began > STOP_AFTER_SECONDS
+            yield {parts.model.status: status_html(runtime.loading.progress), parts.model.stop: gr.update(visible=long)}
         loaded, session = runtime.models.loaded, runtime.sessions.get(visitor)
         error = complaint_html(runtime.first_load.error) if loaded is None and runtime.first_load.error else ""
         yield {parts.model.status: error, parts.model.stop: gr.update(visible=False)}
@@ -124,12 +126,6 @@ class _Handlers:
             keep_document(session, result_of(runtime.library.add_steps(SAMPLE, SAMPLE.name)))
         # What was set stays; only the sliders' ends follow the model.
         yield {parts.documents.status: "", **self._fitted(session, int(new_tokens), advise=is_new)}
-
-    def _wait_for_first_load(self) -> Iterator[dict[Any, Any]]:
-        began, model = time.monotonic(), self.parts.model
-        while not self.runtime.first_load.done.wait(0.3):
-            long = time.monotonic() - began > STOP_AFTER_SECONDS
-            yield {model.status: status_html(self.runtime.loading.progress), model.stop: gr.update(visible=long)}
 
     def follow_model(self, drawn_for: str, visitor: str, entries: list[Entry], new_tokens: float) -> dict[Any, Any]:
         """Where another model is loaded than the page shows, whoever loaded it: shows that one, with its advice."""

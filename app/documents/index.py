@@ -46,12 +46,7 @@ class TokenIndex:
     """
 
     def __init__(
-        self,
-        tokenizer: Any,
-        prompt: str,
-        documents: Sequence[Document],
-        *,
-        add_special_tokens: bool = True,
+        self, tokenizer: Any, prompt: str, documents: Sequence[Document], *, add_special_tokens: bool = True
     ) -> None:
         """Tokenizes the prompt and finds the documents in it.
 

@@ -28,13 +28,9 @@ class StoredDocument:
 
 
 class Library:
-    """The documents of one data folder."""
+    """The documents of one data folder, made where it is not there. `limits`: what reading one file may cost."""
 
     def __init__(self, folder: Path, limits: Limits) -> None:
-        """Args:
-        folder: the data folder; made where it is not there.
-        limits: what reading one file may cost.
-        """
         self.folder = folder / "documents"
         self.limits = limits
         self.folder.mkdir(parents=True, exist_ok=True)

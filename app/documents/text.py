@@ -14,6 +14,14 @@ import docx.opc.exceptions
 from app.documents.messages import Message, Refused, check_pages, too_long
 from app.documents.page_text import PART_CHARS, clean_plain, cut_into_parts
 
+ARCHIVES = {
+    "xl/workbook.xml": "an Excel workbook",
+    "ppt/presentation.xml": "a PowerPoint presentation",
+    "META-INF/container.xml": "an e-book (EPUB)",
+    "content.xml": "an OpenDocument file",
+}
+"""What a ZIP archive is, by a file in it."""
+
 
 def read_text(path: str, max_pages: int, max_characters: int) -> Iterator[Message]:
     """Reads a text file: its byte order mark, UTF-8, else the most likely encoding.
@@ -81,7 +89,8 @@ def read_docx(path: str, max_pages: int, max_characters: int) -> Iterator[Messag
     except (zipfile.BadZipFile, EOFError, OSError, ValueError):
         raise Refused("is damaged or cut off. Download or copy it again, or save it anew.") from None
     if "word/document.xml" not in names:
-        raise Refused(f"is {archive_kind(names)}, not a Word document. Use a PDF, TXT, MD or DOCX file.")
+        kind = next((kind for entry, kind in ARCHIVES.items() if entry in names), "a ZIP archive")
+        raise Refused(f"is {kind}, not a Word document. Use a PDF, TXT, MD or DOCX file.")
     if unpacked > 20 * max_characters:
         raise Refused(too_long(max_characters))
 
@@ -102,18 +111,6 @@ def read_docx(path: str, max_pages: int, max_characters: int) -> Iterator[Messag
     page_break = "lastRenderedPageBreak" if body.xpath(".//w:lastRenderedPageBreak") else "br"
     blocks = list(docx_blocks(body, page_break))
     yield from parts("\n\n".join(blocks), max_pages, max_characters, notes)
-
-
-def archive_kind(names: set[str]) -> str:
-    for entry, kind in (
-        ("xl/workbook.xml", "an Excel workbook"),
-        ("ppt/presentation.xml", "a PowerPoint presentation"),
-        ("META-INF/container.xml", "an e-book (EPUB)"),
-        ("content.xml", "an OpenDocument file"),
-    ):
-        if entry in names:
-            return kind
-    return "a ZIP archive"
 
 
 DOCX_SKIPPED = {"del", "moveFrom", "Fallback", "pPr", "rPr", "sectPr"}

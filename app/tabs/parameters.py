@@ -158,11 +158,7 @@ def _advice(config: SelfExtendConfig, suggestion: SelfExtendConfig, view: Docume
 
 
 def _cell_of(event: gr.EventData, view: DocumentView) -> SelfExtendConfig:
-    """The settings that a click names.
-
-    Raises:
-        ValueError: it names none that this document could be read with.
-    """
+    """The settings that a click names. Raises ValueError where this document could not be read with them."""
     names = [str(told(event, axis)).replace(",", "") for axis in "xy"]
     if not all(name.isascii() and name.isdigit() and len(name) < 12 for name in names):
         raise ValueError(f"A cell is named by two whole numbers, not {names}.")

@@ -1,7 +1,4 @@
-"""The Runs tab: the answer in view as a run capsule, CSV or JSON; and a run capsule opened again.
-
-What a capsule is made of is in `app.capsule`.
-"""
+"""The Runs tab: the answer in view as a run capsule, CSV or JSON; and a run capsule opened again."""
 
 from __future__ import annotations
 

@@ -68,14 +68,7 @@ class States(NamedTuple):
 
 
 class SharedInputs(NamedTuple):
-    """The page's components that the tabs listen to.
-
-    Attributes:
-        group_size: slider, whole tokens.
-        neighbor_window: slider, whole tokens.
-        method: radio with METHODS.
-        view: gr.State holding a DocumentView.
-    """
+    """The page's components that the tabs listen to: `method` has METHODS, `view` holds a DocumentView."""
 
     group_size: gr.Slider
     neighbor_window: gr.Slider
