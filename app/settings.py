@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from selfextend.loading.hardware import Quantization
 
 PREFIX = "SELFEXTEND_"
-QUANTIZATIONS = ("auto", "none", "int8", "nf4")
+QUANTIZATIONS: tuple[Quantization, ...] = ("none", "int8", "nf4")
 _TRUE, _FALSE = {"1", "true", "yes", "on"}, {"0", "false", "no", "off", ""}
 
 
@@ -81,8 +81,9 @@ def read_settings(arguments: Sequence[str] | None = None, environment: Mapping[s
                 raise ValueError(f"--{name} must be above 0, not {value:g}.")
         if not 0 <= given["port"] <= 65535:
             raise ValueError(f"--port must be 0 (any free one) to 65535, not {given['port']}.")
-        if given["quantization"] not in QUANTIZATIONS:
-            raise ValueError(f"--quantization must be {', '.join(QUANTIZATIONS)}; not {given['quantization']!r}.")
+        names = ("auto", *QUANTIZATIONS)
+        if given["quantization"] not in names:
+            raise ValueError(f"--quantization must be {', '.join(names)}; not {given['quantization']!r}.")
     except ValueError as error:
         parser.error(str(error))
     folder = given["data_folder"]

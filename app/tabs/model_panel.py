@@ -112,7 +112,7 @@ def _components(runtime: Runtime) -> ModelPanel:
         facts = gr.HTML(facts_html(start.model), elem_id="model-facts")
         with gr.Row():
             quantization = gr.Dropdown(
-                QUANTIZATIONS[1:], value="none" if start.quantization == "auto" else start.quantization,
+                QUANTIZATIONS, value="none" if start.quantization == "auto" else start.quantization,
                 label="Quantization", min_width=110, elem_id="quantization",
             )  # fmt: skip
             device = gr.Dropdown(
