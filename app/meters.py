@@ -14,13 +14,7 @@ _LIMITED = ("Tokens", "Largest position")
 
 
 def meters(
-    trained_window: int,
-    length: int,
-    method: Method,
-    *,
-    reply: Reply | None = None,
-    cache_bytes: int = 0,
-    gpu_bytes: int | None = None,
+    trained_window: int, length: int, method: Method, *, reply: Reply | None, cache_bytes: int, gpu_bytes: int | None
 ) -> str:
     """The line as HTML.
 
@@ -28,7 +22,7 @@ def meters(
         trained_window: of the model, tokens.
         length: tokens of documents, question and room for the answer.
         method: the page's choice, settled.
-        reply: the last one, for its speed.
+        reply: the last one, for its speed; None before any.
         cache_bytes: keys and values of all visitors.
         gpu_bytes: taken on the GPU, or None where there is none.
 
