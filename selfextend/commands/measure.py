@@ -80,7 +80,7 @@ def run_eval(arguments: argparse.Namespace) -> dict[str, Any]:
     )
     check_files(arguments)
     plan.check(target.profile, target.tokenizer())
-    return report(_recorded(arguments, target, plan))
+    return report(recorded(arguments, target, plan))
 
 
 def _given_cases(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -100,7 +100,7 @@ def _given_cases(arguments: argparse.Namespace) -> dict[str, Any]:
     )
     check_files(arguments)
     plan.check(target.profile, tokenizer)
-    return report(_recorded(arguments, target, plan))
+    return report(recorded(arguments, target, plan))
 
 
 def _filler(path: Path | None, otherwise: Filler) -> Filler:
@@ -128,18 +128,18 @@ def _chosen(
 ) -> dict[str, Any]:
     target = target or target_of(arguments)
     check_files(arguments)
-    if getattr(arguments, "ray", None) is not None:
+    if arguments.ray is not None:
         check_address(arguments.ray)
     plan = plan_of(choices, target.profile, target.tokenizer(), probe)
-    return report(_recorded(arguments, target, plan))
+    return report(recorded(arguments, target, plan))
 
 
-def _recorded(arguments: argparse.Namespace, target: Target, plan: Plan) -> Run:
+def recorded(arguments: argparse.Namespace, target: Target, plan: Plan) -> Run:
     """Load the model and run to the end, with progress on standard error and every cell kept in the record file.
 
     The picture, where one is wanted, is drawn at the end.
     """
-    address = getattr(arguments, "ray", None)
+    address = arguments.ray
     with nullcontext() if address is None else cluster(address):  # a cluster first: it may not be there
         model, tokenizer = target.load()
         first = header_of(plan, target.name, model, target.profile, target.quantization)
@@ -166,6 +166,6 @@ def _recorded(arguments: argparse.Namespace, target: Target, plan: Plan) -> Run:
             else:
                 run.rows += step.rows
     end_progress()
-    if getattr(arguments, "figure", None) is not None and target.writes:
+    if arguments.figure is not None and target.writes:
         arguments.figure.write_text(as_svg(run), encoding="utf-8")
     return run

@@ -38,11 +38,14 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def _add(commands: Any, name: str, module: str, told: str) -> argparse.ArgumentParser:
-    """A command, whose functions are in `selfextend.commands.<module>`. `told` says what it does."""
+    """A command, whose functions are in `selfextend.commands.<module>`. `told` says what it does.
+
+    Commands without options for records, a picture or a cluster have none of them.
+    """
     command: argparse.ArgumentParser = commands.add_parser(name, help=told)
     function = name.replace("-", "_")
     show = "report.show_report" if module == "measure" else f"{module}.show_{function}"
-    command.set_defaults(run=f"{module}.run_{function}", show=show)
+    command.set_defaults(run=f"{module}.run_{function}", show=show, out=None, resume=False, figure=None, ray=None)
     return command
 
 
