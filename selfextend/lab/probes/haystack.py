@@ -6,12 +6,9 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import cycle, islice
-from typing import TYPE_CHECKING
 
 from selfextend.lab.errors import LabError
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+from selfextend.lab.probes.cases import Tokenizer
 
 _SENTENCE_END = re.compile(r"(?<=[.!?])[\"'’”)\]]*\s+")
 
@@ -47,7 +44,7 @@ def even_depths(count: int) -> list[float]:
     return [0.5] if count == 1 else [round(index / (count - 1), 4) for index in range(count)]
 
 
-def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+def encode(tokenizer: Tokenizer, text: str) -> list[int]:
     """Token ids of a prompt, with the special tokens that the tokenizer puts in front."""
     # No warning about texts longer than the tokenizer's own limit: they are the point here.
     ids: list[int] = tokenizer(text, verbose=False).input_ids
@@ -88,14 +85,14 @@ class Planted:
 
 
 def plant(
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: Tokenizer,
     filler: Filler,
     budget: int,
     *,
-    header: str,
+    header: str = "",
     planted: Sequence[Planted],
     question: str,
-) -> list[int]:
+) -> tuple[int, ...]:
     """The longest text of at most `budget` tokens: header, filler with things planted in it, question. As tokens.
 
     Header and question stand on lines of their own; what is planted stands between two pieces of the filler.
@@ -116,9 +113,7 @@ def plant(
     return fill(tokenizer, filler, budget, build)
 
 
-def fill(
-    tokenizer: PreTrainedTokenizerBase, filler: Filler, budget: int, build: Callable[[list[str]], str]
-) -> list[int]:
+def fill(tokenizer: Tokenizer, filler: Filler, budget: int, build: Callable[[list[str]], str]) -> tuple[int, ...]:
     """The tokens of the longest `build(pieces)` that has at most `budget` tokens. Errors as `plant`."""
 
     def tokens_with(count: int) -> list[int]:
@@ -151,4 +146,4 @@ def fill(
             f"The text ({filler.source}) with what is planted in it has only {len(longest):,} tokens, fewer than the "
             f"{budget:,} asked for. Choose a smaller length or a longer text."
         )
-    return longest
+    return tuple(longest)
