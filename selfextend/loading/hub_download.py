@@ -41,9 +41,7 @@ _REPORT_EVERY = 0.2
 
 
 class _Failure(Exception):
-    def __init__(self, kind: str, detail: str) -> None:
-        super().__init__(detail)
-        self.kind, self.detail = kind, detail
+    """Raised with a reason of `selfextend.errors` and a detail."""
 
 
 def _download(repo_id: str, what: str) -> str:
@@ -132,7 +130,7 @@ def _is_connection_error(error: BaseException) -> bool:
 def _classify(error: BaseException) -> tuple[str, str]:
     detail = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     if isinstance(error, _Failure):
-        return error.kind, error.detail
+        return error.args[0], error.args[1]
     if isinstance(error, GatedRepoError):
         return "gated", detail
     if isinstance(error, (RepositoryNotFoundError, HFValidationError)):
