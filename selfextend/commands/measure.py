@@ -11,7 +11,7 @@ from typing import Any
 from selfextend.commands.files import check_files
 from selfextend.commands.progress import end_progress, show_progress
 from selfextend.commands.report import report
-from selfextend.commands.targets import method_names, methods_of, target_of
+from selfextend.commands.targets import methods_of, target_of
 from selfextend.lab.choices import Choices, OwnText, parse_length
 from selfextend.lab.cluster import check_address, cluster, run_on_ray
 from selfextend.lab.errors import LabError
@@ -70,7 +70,7 @@ def run_short_context(arguments: argparse.Namespace) -> dict[str, Any]:
 def run_eval(arguments: argparse.Namespace) -> dict[str, Any]:
     target = target_of(arguments)
     plan = EvalPlan(
-        tuple(task.strip() for task in arguments.tasks.split(",") if task.strip()),
+        arguments.tasks,
         methods_of(arguments, target),
         parse_length(arguments.lengths, target.profile.trained_window),
         arguments.include_path,
@@ -112,11 +112,8 @@ def _own_text(path: Path | None) -> OwnText | None:
 
 
 def _choices(arguments: argparse.Namespace, **more: Any) -> Choices:
-    """The arguments that a command has, as choices."""
-    fields = Choices.__dataclass_fields__
-    given = {key: value for key, value in vars(arguments).items() if key in fields and key not in ("methods", "text")}
-    methods = method_names(arguments) if "methods" in arguments else ()
-    return Choices(**{**given, "methods": methods, **more})
+    fields = Choices.__dataclass_fields__.keys() - {"text"}
+    return Choices(**{key: value for key, value in vars(arguments).items() if key in fields} | more)
 
 
 def _probe(arguments: argparse.Namespace, probe: Probe) -> dict[str, Any]:

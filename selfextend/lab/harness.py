@@ -136,7 +136,6 @@ class EvalPlan(Plan):
 
 
 def _metrics(results: Any, tasks: Sequence[str]) -> list[dict[str, Any]]:
-    """Every number in the harness's results."""
     if results is None:
         raise LabError(f"The harness gave no results for {', '.join(tasks)}.")
     found = []

@@ -58,12 +58,13 @@ def _download(repo_id: str, what: str) -> str:
         _check_listing(files)
         wanted = _matching(files, patterns)
         total = sum(files[name] for name in wanted)
-        free = shutil.disk_usage(_existing_parent(Path(constants.HF_HUB_CACHE))).free
+        cache = Path(constants.HF_HUB_CACHE)
+        free = shutil.disk_usage(next(folder for folder in (cache, *cache.parents) if folder.exists())).free
         if what == "all" and total > free + _cached_bytes(repo_id, wanted):
             raise _Failure(
                 "disk-full",
-                f"it takes {total / 1e9:.1f} GB and the disk of {constants.HF_HUB_CACHE} has "
-                f"{free / 1e9:.1f} GB free. Make room, or point HF_HOME to another disk.",
+                f"it takes {total / 1e9:.1f} GB and the disk of {cache} has {free / 1e9:.1f} GB free. Make room, or "
+                "point HF_HOME to another disk.",
             )
 
     bars: list[tqdm] = []
@@ -113,10 +114,6 @@ def _matching(files: dict[str, int], patterns: list[str]) -> list[str]:
 def _cached_bytes(repo_id: str, names: list[str]) -> int:
     found = (try_to_load_from_cache(repo_id, name) for name in names)
     return sum(Path(path).stat().st_size for path in found if isinstance(path, str))
-
-
-def _existing_parent(path: Path) -> Path:
-    return next(folder for folder in (path, *path.parents) if folder.exists())
 
 
 def _is_connection_error(error: BaseException) -> bool:

@@ -54,15 +54,12 @@ class Probe(Protocol):
     @property
     def varies(self) -> bool:
         """Whether two trials of the same cell differ."""
-        ...
 
     def settings(self) -> dict[str, Any]:
         """What a record says about how the cases were made."""
-        ...
 
     def case(self, tokenizer: Tokenizer, length: int, depth: float, rng: random.Random) -> Case:
         """A case of at most `length` tokens, answer included. Everything random comes from `rng`."""
-        ...
 
 
 def case_seed(seed: int, probe: str, length: int, depth: float, trial: int) -> random.Random:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass, replace
-from typing import Any, Literal, get_args
+from typing import Any
 
 from selfextend.config import checked_integer
 from selfextend.lab.errors import LabError
@@ -16,8 +16,7 @@ from selfextend.lab.probes import filler as generated
 from selfextend.lab.probes.cases import Case, Tokenizer
 from selfextend.lab.probes.haystack import Filler, Planted, encode, plant
 
-Variant = Literal["single", "multi-key", "multi-value", "multi-query", "tracking"]
-VARIANTS: tuple[str, ...] = get_args(Variant)
+VARIANTS = ("single", "multi-key", "multi-value", "multi-query", "tracking")
 
 GENERATED = Filler(tuple(generated.sentences(seed=0, count=4000)), repeats=True, joint=" ", source="generated")
 """Some 60,000 words of generated prose, from the start again where that is not enough."""
