@@ -215,7 +215,6 @@ def _add_grid_arguments(command: argparse.ArgumentParser) -> None:
 
 
 def _add_run_arguments(command: argparse.ArgumentParser, *, ray: bool = True, figure: bool = False) -> None:
-    """Model, seed, and where rows and picture go."""
     _add_model_arguments(command)
     group = command.add_argument_group("records")
     group.add_argument("--seed", type=int, default=0)

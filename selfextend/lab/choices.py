@@ -93,13 +93,11 @@ def parse_depths(text: str) -> tuple[float, ...]:
         LabError: not a number, or outside 0 to 1.
     """
     try:
-        if "," not in text and "." not in text:
-            return tuple(even_depths(int(text)))
-        return tuple(sorted({check_depth(float(part)) for part in text.split(",")}))
-    except LabError:
-        raise
+        count = None if "," in text or "." in text else int(text)
+        listed = [float(part) for part in text.split(",")]
     except ValueError:
         raise LabError(f"{text!r} are no depths. Give how many (11), or a list in 0 … 1 (0,0.5,1).") from None
+    return tuple(sorted({check_depth(depth) for depth in listed}) if count is None else even_depths(count))
 
 
 def parse_numbers(text: str) -> list[int]:

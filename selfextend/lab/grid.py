@@ -76,14 +76,8 @@ class GridPlan(Plan):
         return sum(self.lengths) * len(self.depths) * len(self.methods)
 
     def settings(self) -> dict[str, Any]:
-        return {
-            **self.probe.settings(),
-            "methods": [method.label for method in self.methods],
-            "lengths": list(self.lengths),
-            "depths": list(self.depths),
-            "trials": self.trials,
-            **({"sweep": True} if self.sweep else {}),
-        }
+        cells = {"lengths": list(self.lengths), "depths": list(self.depths), "trials": self.trials}
+        return {**self.probe.settings(), **cells, **({"sweep": True} if self.sweep else {})}
 
     def check(self, profile: Profile, tokenizer: PreTrainedTokenizerBase) -> None:
         """See `Plan.check`.

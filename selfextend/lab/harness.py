@@ -93,13 +93,8 @@ class EvalPlan(Plan):
             )
 
     def settings(self) -> dict[str, Any]:
-        return {
-            "tasks": list(self.tasks),
-            "methods": [method.label for method in self.methods],
-            "length": self.length,
-            "limit": self.limit,
-            "num_fewshot": self.num_fewshot,
-        }
+        amounts = {"length": self.length, "limit": self.limit, "num_fewshot": self.num_fewshot}
+        return {"tasks": list(self.tasks), **amounts}
 
     def cells(self, tokenizer: PreTrainedTokenizerBase, profile: Profile, done: AbstractSet[CellKey]) -> Iterator[Cell]:
         for method in self.methods:

@@ -41,8 +41,6 @@ def as_svg(run: Run) -> str:
 
 
 class _Panel(NamedTuple):
-    """A drawing and its size."""
-
     width: int
     height: int
     drawn: Element

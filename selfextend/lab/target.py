@@ -112,4 +112,5 @@ def header_of(
         "device": str(model.device),
     }
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    return header(plan.name, described, _versions(), plan.settings(), plan.seed, now)
+    settings = {"methods": [method.label for method in plan.methods], **plan.settings()}
+    return header(plan.name, described, _versions(), settings, plan.seed, now)

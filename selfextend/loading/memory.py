@@ -33,8 +33,7 @@ class LayerCache:
     """What one layer caches for each token.
 
     Attributes:
-        key_bytes: bytes of the keys, all heads.
-        value_bytes: bytes of the values, all heads.
+        key_bytes, value_bytes: of all heads.
         sliding_window: tokens kept at most, or None for all.
     """
 
@@ -150,8 +149,7 @@ def estimate_memory(
     Args:
         model: "bundled", a local folder, a hub id (its config is downloaded, a few kB), or a config.
         quantization: "none", "int8" or "nf4".
-        device: as for `load_model`.
-        dtype: as for `load_model`.
+        device, dtype: as for `load_model`.
         available: bytes to count as free instead of asking the device.
 
     Raises:

@@ -89,7 +89,6 @@ def fetch_steps(source: Source, *, weights: bool) -> Generator[Progress, None, P
     """The folder with the source's files, downloaded where necessary. Close the generator to stop.
 
     Args:
-        source: what `locate` returned.
         weights: the weights too, or config and tokenizer only.
 
     Yields:

@@ -77,7 +77,6 @@ def parse_methods(
 
     Args:
         names: of `METHOD_NAMES`, or "recommended", or "all".
-        profile: says what is recommended.
 
     Raises:
         ValueError: an unknown name or no name.

@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import cycle, islice
+from itertools import cycle, islice, zip_longest
 
 from selfextend.lab.errors import LabError
 from selfextend.lab.probes.cases import Tokenizer
 
-_SENTENCE_END = re.compile(r"(?<=[.!?])[\"'’”)\]]*\s+")
+_SENTENCE_END = re.compile(r"((?<=[.!?])[\"'’”)\]]*\s+)")
 
 
 def sentences_of(text: str) -> list[str]:
@@ -19,12 +19,9 @@ def sentences_of(text: str) -> list[str]:
     Raises:
         LabError: the text is empty.
     """
-    sentences, start = [], 0
-    for end in _SENTENCE_END.finditer(text):
-        sentences.append(text[start : end.end()].strip())
-        start = end.end()
-    sentences.append(text[start:].strip())
-    sentences = [sentence for sentence in sentences if sentence]
+    parts = _SENTENCE_END.split(text)  # a sentence up to its stop, what closes it, the next sentence ...
+    whole = [(words + end).strip() for words, end in zip_longest(parts[::2], parts[1::2], fillvalue="")]
+    sentences = [sentence for sentence in whole if sentence]
     if not sentences:
         raise LabError("The text to plant something in is empty. Give a text with at least one sentence.")
     return sentences

@@ -144,12 +144,8 @@ class OwnNeedle:
         return self.filler.repeats
 
     def settings(self) -> dict[str, Any]:
-        return {
-            "sentence": self.sentence,
-            "question": self.question,
-            "answer": self.answer,
-            "filler": self.filler.source,
-        }
+        own = {"sentence": self.sentence, "question": self.question, "answer": self.answer}
+        return {**own, "filler": self.filler.source}
 
     def case(self, tokenizer: Tokenizer, length: int, depth: float, rng: random.Random) -> Case:
         """One prompt with the sentence at `depth`. Trials start the generated filler at different places."""
