@@ -9,9 +9,9 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
-from importlib import import_module
-from typing import Any
+from collections.abc import Sequence
+from pkgutil import resolve_name
+from traceback import walk_tb
 
 from selfextend.commands.parser import make_parser
 
@@ -20,7 +20,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command. 0: done; 1: it could not be done, for the reason printed; 130: stopped by Ctrl-C."""
     chosen = make_parser().parse_args(arguments)
     try:
-        result = _function(chosen.run)(chosen)
+        result = resolve_name(f"selfextend.commands.{chosen.run}")(chosen)
     except (ValueError, RuntimeError, OSError) as error:
         if not _is_expected(error):
             raise
@@ -35,24 +35,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         json.dump(result, sys.stdout, ensure_ascii=False, indent=2)
         print()
     else:
-        _function(chosen.show)(result)
+        resolve_name(f"selfextend.commands.{chosen.show}")(result)
     return 0
-
-
-def _function(name: str) -> Callable[[Any], Any]:
-    """The function that the parser names."""
-    module, function = name.split(".")
-    found: Callable[[Any], Any] = getattr(import_module(f"selfextend.commands.{module}"), function)
-    return found
 
 
 def _is_expected(error: BaseException) -> bool:
     """Whether an error's message says what to do, since it was raised by this package. Others keep their traceback."""
-    module = type(error).__module__
-    if module.startswith("selfextend") or isinstance(error, OSError):
+    if type(error).__module__.startswith("selfextend") or isinstance(error, OSError):
         return True
-    frames, traceback = [], error.__traceback__
-    while traceback is not None:
-        frames.append(traceback.tb_frame.f_globals.get("__name__", ""))
-        traceback = traceback.tb_next
-    return type(error) is ValueError and bool(frames) and frames[-1].startswith("selfextend")
+    modules = [frame.f_globals.get("__name__", "") for frame, _ in walk_tb(error.__traceback__)]
+    return type(error) is ValueError and modules[-1].startswith("selfextend")

@@ -343,20 +343,19 @@ class _TextStream:
         written = self._text + here[len(before) :].rstrip("\N{REPLACEMENT CHARACTER}")
         if not here.endswith("\N{REPLACEMENT CHARACTER}"):
             self._text, self._start, self._settled = written, self._settled, len(self._ids)
-        found = [at for at in (written.find(string) for string in self.stop) if at >= 0]
-        if found:
-            self.at_stop = True
-            return written[: min(found)]
-        held = max(
-            (n for string in self.stop for n in range(1, len(string)) if written.endswith(string[:n])), default=0
-        )
-        return written[: len(written) - held]
+        shown = self._before_stop(written)
+        self.at_stop = len(shown) < len(written)
+        if self.at_stop:
+            return shown
+        held = [n for string in self.stop for n in range(1, len(string)) if written.endswith(string[:n])]
+        return written[: len(written) - max(held, default=0)]
 
     def whole(self) -> str:
         """The finished answer's text, decoded as a whole, up to the first stop string."""
-        text = self._decoded(self._ids)
-        found = [at for at in (text.find(string) for string in self.stop) if at >= 0]
-        return text[: min(found)] if found else text
+        return self._before_stop(self._decoded(self._ids))
+
+    def _before_stop(self, text: str) -> str:
+        return min((text.partition(string)[0] for string in self.stop), key=len, default=text)
 
     def _decoded(self, ids: list[int]) -> str:
         text = self.tokenizer.decode(ids, skip_special_tokens=True)

@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -248,7 +249,6 @@ def log_probability_steps(
     if len(prompt) == 0 or len(answer) == 0:
         raise ValueError("Prompt and answer must each have at least one token.")
     yield from read_steps(reader, prefix, prompt[:-1], length=len(prompt) + len(answer), chunk_tokens=chunk_tokens)
-    prefix.rewind(reader, prompt[:-1], len(prompt) + len(answer))
     logits = prefix.read(reader, [prompt[-1], *answer[:-1]], keep=len(answer))
     yield TokensRead(1)
     scores = torch.log_softmax(logits.float(), dim=-1)
@@ -325,8 +325,4 @@ def _answer_batch(
         yield TokensRead(len(prompts))
     prefix.continued = None
     rows: list[list[int]] = torch.stack(chosen, dim=1).tolist()
-    return [_until_end(row, ends) for row in rows]
-
-
-def _until_end(tokens: list[int], ends: frozenset[int]) -> list[int]:
-    return tokens[: next((index for index, token in enumerate(tokens) if token in ends), len(tokens))]
+    return [list(takewhile(lambda token: token not in ends, row)) for row in rows]

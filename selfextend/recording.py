@@ -93,14 +93,10 @@ class AttentionRecorder:
         self._layer_of = {layer: number for number, layer in enumerate(layers)}
         self._heads = torch.tensor(heads)
         self._bin_starts = torch.tensor(np.asarray(request.bin_starts, dtype=np.int64))
+        pooled = np.full((2, *shape, len(request.bin_starts)), np.nan, dtype=np.float32)
+        near = np.full(shape, np.nan, dtype=np.float32)
         self.record = AttentionRecord(
-            request.query_rows,
-            np.asarray(request.bin_starts),
-            layers,
-            heads,
-            np.full((*shape, len(request.bin_starts)), np.nan, dtype=np.float32),
-            np.full((*shape, len(request.bin_starts)), np.nan, dtype=np.float32),
-            np.full(shape, np.nan, dtype=np.float32),
+            request.query_rows, np.asarray(request.bin_starts), layers, heads, pooled[0], pooled[1], near
         )
 
     @torch.no_grad()

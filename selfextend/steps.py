@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
-from types import TracebackType
+from statistics import fmean, linear_regression
 from typing import Any, Generic, TypeVar
 
 S = TypeVar("S")
@@ -40,9 +40,6 @@ class Running(Iterator[S], Generic[S, T]):
         self._steps = steps
         self._results: list[T] = []
 
-    def __iter__(self) -> Iterator[S]:
-        return self
-
     def __next__(self) -> S:
         try:
             return next(self._steps)
@@ -68,9 +65,7 @@ class Running(Iterator[S], Generic[S, T]):
     def __enter__(self) -> Running[S, T]:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 
@@ -86,37 +81,24 @@ class Clock:
     """Estimates the time left from how long the work took so far.
 
     Each part of a long text takes longer than the part before it, so the rate is a straight line through the rates
-    seen, never a falling one.
+    seen, never a falling one. At most a thousand rates are kept.
     """
 
     def __init__(self, total: float, start: float = 0) -> None:
         self.total, self.done = total, start
-        self.began = self._last = time.perf_counter()
+        self._last = time.perf_counter()
         self._middles: list[float] = []
         self._rates: list[float] = []
-
-    @property
-    def seconds(self) -> float:
-        """Spent so far."""
-        return time.perf_counter() - self.began
 
     def seconds_left(self, done: float) -> float | None:
         """The estimate once `done` of `total` is done; None while nothing was measured."""
         now = time.perf_counter()
-        if done > self.done:
+        if done - self.done >= self.total / 1000:
             self._middles.append((self.done + done) / 2)
             self._rates.append((now - self._last) / (done - self.done))
             self.done, self._last = done, now
         if not self._rates:
             return None
-        middle, rate = _mean(self._middles), _mean(self._rates)
-        spread = sum((at - middle) ** 2 for at in self._middles)
-        slope = 0.0
-        if spread:
-            products = zip(self._middles, self._rates, strict=True)
-            slope = max(0.0, sum((at - middle) * (value - rate) for at, value in products) / spread)
+        middle, rate = fmean(self._middles), fmean(self._rates)
+        slope = max(0.0, linear_regression(self._middles, self._rates).slope) if len(self._rates) > 1 else 0.0
         return max(0.0, rate + slope * ((done + self.total) / 2 - middle)) * (self.total - done)
-
-
-def _mean(values: list[float]) -> float:
-    return sum(values) / len(values)

@@ -1,16 +1,9 @@
 """Reads a model's trained window (the paper's L) from its config."""
 
-from collections.abc import Mapping
 from typing import Any
 
 # Most configs say `max_position_embeddings`; the others are what older families call the same number.
-_WINDOW_FIELDS = (
-    "max_position_embeddings",
-    "n_positions",
-    "max_seq_len",
-    "max_sequence_length",
-    "seq_length",
-)
+_WINDOW_FIELDS = ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length", "seq_length")
 
 
 def trained_window(config: Any) -> int:
@@ -40,20 +33,15 @@ def trained_window(config: Any) -> int:
         ValueError: the config states no window; the message says how to go on.
     """
     text_config = config.get_text_config(decoder=True) if hasattr(config, "get_text_config") else config
-    window = next(
-        (
-            value
-            for value in (getattr(text_config, field, None) for field in _WINDOW_FIELDS)
-            if isinstance(value, int) and value > 0
-        ),
-        None,
-    )
+    stated = (getattr(text_config, field, None) for field in _WINDOW_FIELDS)
+    window = next((value for value in stated if isinstance(value, int) and value > 0), None)
     if window is None:
         raise ValueError(
             f"the config of this {getattr(text_config, 'model_type', 'unknown')!r} model does not say how "
             "many tokens it was trained on (no max_position_embeddings). Give the trained window yourself."
         )
-    rope = _full_attention_rope(text_config)
+    rope = getattr(text_config, "rope_parameters", None) or {}
+    rope = rope.get("full_attention") or rope  # some models (Gemma-3) keep one set per layer type
     if rope.get("rope_type") == "yarn":
         scaled = (rope.get("factor") or 1.0) * (rope.get("original_max_position_embeddings") or window)
         window = max(window, int(scaled))
@@ -62,10 +50,3 @@ def trained_window(config: Any) -> int:
     if sliding_window and all(layer_type == "sliding_attention" for layer_type in layer_types):
         window = min(window, sliding_window)
     return window
-
-
-def _full_attention_rope(config: Any) -> Mapping[str, Any]:
-    """The RoPE parameters of the layers that see everything; some models (Gemma-3) keep one set per layer
-    type."""
-    parameters = getattr(config, "rope_parameters", None) or {}
-    return parameters.get("full_attention") or parameters

@@ -15,6 +15,8 @@ from selfextend.errors import ModelLoadError, QuantizationUnavailableError
 from selfextend.loading.hardware import available_bytes, check_quantization, has_fast_bfloat16, resolve_device
 from selfextend.loading.models import bundled_folder
 
+_EXTRAS = {"app": "gradio", "eval": "lm_eval", "ray": "ray", "quantization": "bitsandbytes"}
+
 
 def run_doctor(_: argparse.Namespace) -> dict[str, Any]:
     device = resolve_device("auto")
@@ -40,14 +42,9 @@ def run_doctor(_: argparse.Namespace) -> dict[str, Any]:
         "free_disk_bytes": shutil.disk_usage(".").free,
         "fast_bfloat16": has_fast_bfloat16(device),
         "quantization": quantizations,
-        "extras": _extras(),
+        "extras": {extra: find_spec(package) is not None for extra, package in _EXTRAS.items()},
         "bundled_model": bundled,
     }
-
-
-def _extras() -> dict[str, bool]:
-    packages = {"app": "gradio", "eval": "lm_eval", "ray": "ray", "quantization": "bitsandbytes"}
-    return {extra: find_spec(package) is not None for extra, package in packages.items()}
 
 
 def show_doctor(result: dict[str, Any]) -> None:

@@ -21,7 +21,7 @@ def check_files(arguments: argparse.Namespace) -> None:
         read_run(out)
     elif not out.parent.is_dir():
         raise RecordError(f"There is no folder {out.parent} to write {out.name} to.")
-    if getattr(arguments, "figure", None) is not None:
+    if arguments.figure is not None:
         check_figure(arguments.figure)
 
 

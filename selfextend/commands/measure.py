@@ -11,7 +11,7 @@ from typing import Any
 from selfextend.commands.files import check_files
 from selfextend.commands.progress import end_progress, show_progress
 from selfextend.commands.report import report
-from selfextend.commands.targets import method_names, methods_of, target_of
+from selfextend.commands.targets import methods_of, target_of
 from selfextend.lab.choices import Choices, OwnText, parse_length
 from selfextend.lab.cluster import check_address, cluster, run_on_ray
 from selfextend.lab.errors import LabError
@@ -70,7 +70,7 @@ def run_short_context(arguments: argparse.Namespace) -> dict[str, Any]:
 def run_eval(arguments: argparse.Namespace) -> dict[str, Any]:
     target = target_of(arguments)
     plan = EvalPlan(
-        tuple(task.strip() for task in arguments.tasks.split(",") if task.strip()),
+        arguments.tasks,
         methods_of(arguments, target),
         parse_length(arguments.lengths, target.profile.trained_window),
         arguments.include_path,
@@ -80,7 +80,7 @@ def run_eval(arguments: argparse.Namespace) -> dict[str, Any]:
     )
     check_files(arguments)
     plan.check(target.profile, target.tokenizer())
-    return report(_recorded(arguments, target, plan))
+    return report(recorded(arguments, target, plan))
 
 
 def _given_cases(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -100,7 +100,7 @@ def _given_cases(arguments: argparse.Namespace) -> dict[str, Any]:
     )
     check_files(arguments)
     plan.check(target.profile, tokenizer)
-    return report(_recorded(arguments, target, plan))
+    return report(recorded(arguments, target, plan))
 
 
 def _filler(path: Path | None, otherwise: Filler) -> Filler:
@@ -112,11 +112,8 @@ def _own_text(path: Path | None) -> OwnText | None:
 
 
 def _choices(arguments: argparse.Namespace, **more: Any) -> Choices:
-    """The arguments that a command has, as choices."""
-    fields = Choices.__dataclass_fields__
-    given = {key: value for key, value in vars(arguments).items() if key in fields and key not in ("methods", "text")}
-    methods = method_names(arguments) if "methods" in arguments else ()
-    return Choices(**{**given, "methods": methods, **more})
+    fields = Choices.__dataclass_fields__.keys() - {"text"}
+    return Choices(**{key: value for key, value in vars(arguments).items() if key in fields} | more)
 
 
 def _probe(arguments: argparse.Namespace, probe: Probe) -> dict[str, Any]:
@@ -128,18 +125,18 @@ def _chosen(
 ) -> dict[str, Any]:
     target = target or target_of(arguments)
     check_files(arguments)
-    if getattr(arguments, "ray", None) is not None:
+    if arguments.ray is not None:
         check_address(arguments.ray)
     plan = plan_of(choices, target.profile, target.tokenizer(), probe)
-    return report(_recorded(arguments, target, plan))
+    return report(recorded(arguments, target, plan))
 
 
-def _recorded(arguments: argparse.Namespace, target: Target, plan: Plan) -> Run:
+def recorded(arguments: argparse.Namespace, target: Target, plan: Plan) -> Run:
     """Load the model and run to the end, with progress on standard error and every cell kept in the record file.
 
     The picture, where one is wanted, is drawn at the end.
     """
-    address = getattr(arguments, "ray", None)
+    address = arguments.ray
     with nullcontext() if address is None else cluster(address):  # a cluster first: it may not be there
         model, tokenizer = target.load()
         first = header_of(plan, target.name, model, target.profile, target.quantization)
@@ -166,6 +163,6 @@ def _recorded(arguments: argparse.Namespace, target: Target, plan: Plan) -> Run:
             else:
                 run.rows += step.rows
     end_progress()
-    if getattr(arguments, "figure", None) is not None and target.writes:
+    if arguments.figure is not None and target.writes:
         arguments.figure.write_text(as_svg(run), encoding="utf-8")
     return run

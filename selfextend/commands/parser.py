@@ -38,11 +38,14 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def _add(commands: Any, name: str, module: str, told: str) -> argparse.ArgumentParser:
-    """A command, whose functions are in `selfextend.commands.<module>`. `told` says what it does."""
+    """A command, whose functions are in `selfextend.commands.<module>`. `told` says what it does.
+
+    Commands without options for records, a picture or a cluster have none of them.
+    """
     command: argparse.ArgumentParser = commands.add_parser(name, help=told)
     function = name.replace("-", "_")
     show = "report.show_report" if module == "measure" else f"{module}.show_{function}"
-    command.set_defaults(run=f"{module}.run_{function}", show=show)
+    command.set_defaults(run=f"{module}.run_{function}", show=show, out=None, resume=False, figure=None, ray=None)
     return command
 
 
@@ -152,7 +155,9 @@ def _add_benchmarks(commands: Any) -> None:
     harness = _add(commands, "eval", "measure", "EleutherAI's lm-evaluation-harness: LongBench, RULER and others")
     _add_run_arguments(harness, ray=False)
     _add_methods(harness)
-    harness.add_argument("--tasks", required=True, help="comma-separated names or patterns of the harness's tasks")
+    harness.add_argument(
+        "--tasks", type=_names, required=True, help="comma-separated names or patterns of the harness's tasks"
+    )
     harness.add_argument("--include-path", type=Path, help="a folder with task files of your own")
     harness.add_argument("--length", "-N", dest="lengths", default="8x", help=f"{_LENGTH_HELP} (default: 8x)")
     harness.add_argument("--limit", type=int, help="cases of each task")
@@ -164,8 +169,11 @@ def _add_benchmarks(commands: Any) -> None:
     runs.add_argument("--figure", type=Path, help="draw the run, if it is one, into this file (SVG)")
 
 
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
 def _add_model_arguments(command: argparse.ArgumentParser) -> None:
-    """Which model, and how to load it."""
     group = command.add_argument_group("model")
     group.add_argument("--model", "-m", default="bundled", help="bundled, a folder, or a hub id (default: bundled)")
     group.add_argument("--quantization", choices=("none", "int8", "nf4"), default="none")
@@ -182,7 +190,7 @@ def _add_selfextend_arguments(command: argparse.ArgumentParser) -> None:
 
 
 def _add_methods(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--methods", default="vanilla,recommended", help=_METHODS_HELP)
+    command.add_argument("--methods", type=_names, default="vanilla,recommended", help=_METHODS_HELP)
     _add_selfextend_arguments(command)
 
 
@@ -207,7 +215,6 @@ def _add_grid_arguments(command: argparse.ArgumentParser) -> None:
 
 
 def _add_run_arguments(command: argparse.ArgumentParser, *, ray: bool = True, figure: bool = False) -> None:
-    """Model, seed, and where rows and picture go."""
     _add_model_arguments(command)
     group = command.add_argument_group("records")
     group.add_argument("--seed", type=int, default=0)

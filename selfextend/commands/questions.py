@@ -9,16 +9,14 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from selfextend.commands.measure import recorded
 from selfextend.commands.progress import end_progress, show_progress
 from selfextend.commands.targets import methods_of, target_of
 from selfextend.generation import GenerationSettings, NewToken, ReadingSettings, ReadyModel, answer_steps
 from selfextend.lab.comparison import ComparisonPlan
 from selfextend.lab.probes.haystack import encode
 from selfextend.lab.probes.texts import read_text
-from selfextend.lab.run import CellDone, run_plan
-from selfextend.lab.target import describe_model, versions
-from selfextend.methods import Method, Vanilla, recommended
-from selfextend.profile import Profile
+from selfextend.methods import Vanilla, recommended
 from selfextend.steps import Progress, Running
 
 
@@ -48,7 +46,8 @@ def run_ask(arguments: argparse.Namespace) -> dict[str, Any]:
     settings = GenerationSettings(
         arguments.max_new_tokens, arguments.temperature, top_p=arguments.top_p, seed=arguments.seed
     )
-    method = Vanilla() if arguments.vanilla else _selfextend(arguments, target.profile)
+    numbers = {"group_size": arguments.group_size, "neighbor_window": arguments.neighbor_window}
+    method = Vanilla() if arguments.vanilla else replace(recommended(target.profile), **numbers)
     prompt = _prompt(target.tokenizer(), texts, arguments.question)
     method.check(target.profile, len(prompt) + arguments.max_new_tokens)
     model, tokenizer = target.load()
@@ -81,11 +80,6 @@ def run_ask(arguments: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def _selfextend(arguments: argparse.Namespace, profile: Profile) -> Method:
-    """SelfExtend as recommended, with the numbers that are given."""
-    return replace(recommended(profile), group_size=arguments.group_size, neighbor_window=arguments.neighbor_window)
-
-
 def show_ask(result: dict[str, Any]) -> None:
     """The answer itself was shown while it came."""
     how = "the untouched model"
@@ -109,21 +103,9 @@ def run_compare(arguments: argparse.Namespace) -> dict[str, Any]:
     methods = methods_of(arguments, target)
     plan = ComparisonPlan(tuple(prompt), arguments.max_new_tokens, tuple(expected), methods)
     plan.check(target.profile, tokenizer)
-    model, tokenizer = target.load()
-    rows = []
-    for step in run_plan(model, tokenizer, plan, target.profile):
-        if isinstance(step, CellDone):
-            rows += step.rows
-        else:
-            show_progress(step)
-    end_progress()
-    return {
-        "question": arguments.question,
-        "expected": arguments.expect,
-        "model": describe_model(target.name, model, target.profile.trained_window, target.quantization),
-        "versions": versions(),
-        "rows": rows,
-    }
+    run = recorded(arguments, target, plan)
+    told = {"question": arguments.question, "expected": arguments.expect}
+    return {**told, "model": run.header["model"], "versions": run.header["versions"], "rows": run.rows}
 
 
 def show_compare(result: dict[str, Any]) -> None:

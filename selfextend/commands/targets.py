@@ -19,12 +19,7 @@ def target_of(arguments: argparse.Namespace) -> Target:
     )
 
 
-def method_names(arguments: argparse.Namespace) -> tuple[str, ...]:
-    """The names of the methods."""
-    return tuple(name.strip() for name in arguments.methods.split(",") if name.strip())
-
-
 def methods_of(arguments: argparse.Namespace, target: Target) -> tuple[Method, ...]:
-    """The methods."""
+    """The methods, with the numbers that are given."""
     numbers = {"group_size": arguments.group_size, "neighbor_window": arguments.neighbor_window}
-    return tuple(parse_methods(method_names(arguments), target.profile, **numbers))
+    return tuple(parse_methods(arguments.methods, target.profile, **numbers))

@@ -6,18 +6,15 @@ Loads neither torch nor transformers, so that the page is there before they are.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from selfextend.lab.errors import LabError
-from selfextend.lab.probes.cases import Probe
+from selfextend.lab.probes.cases import Probe, Tokenizer
 from selfextend.lab.probes.filler import sentences
 from selfextend.lab.probes.haystack import Filler, check_depth, encode, even_depths
 from selfextend.lab.probes.key_values import KeyValues
 from selfextend.lab.probes.needle import GENERATED, VARIANTS, Needle
 from selfextend.lab.probes.passkey import FILLER, Passkey
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 PROBE_NAMES = ("passkey", *(f"needle-{variant}" for variant in VARIANTS), "key-value")
 
@@ -96,13 +93,11 @@ def parse_depths(text: str) -> tuple[float, ...]:
         LabError: not a number, or outside 0 to 1.
     """
     try:
-        if "," not in text and "." not in text:
-            return tuple(even_depths(int(text)))
-        return tuple(sorted({check_depth(float(part)) for part in text.split(",")}))
-    except LabError:
-        raise
+        count = None if "," in text or "." in text else int(text)
+        listed = [float(part) for part in text.split(",")]
     except ValueError:
         raise LabError(f"{text!r} are no depths. Give how many (11), or a list in 0 … 1 (0,0.5,1).") from None
+    return tuple(sorted({check_depth(depth) for depth in listed}) if count is None else even_depths(count))
 
 
 def parse_numbers(text: str) -> list[int]:
@@ -138,7 +133,7 @@ def probe_named(name: str, filler: Filler | None = None) -> Probe:
     raise LabError(f"There is no probe {name!r}. Probes: {', '.join(PROBE_NAMES)}.")
 
 
-def prose_tokens(tokenizer: PreTrainedTokenizerBase, length: int, seed: int) -> list[int]:
+def prose_tokens(tokenizer: Tokenizer, length: int, seed: int) -> list[int]:
     """At least `length` tokens of generated prose."""
     # No sentence has fewer than four tokens.
     return encode(tokenizer, " ".join(sentences(seed, length // 4 + 1)))

@@ -46,7 +46,7 @@ class ComparisonPlan(Plan):
         return len(self.methods)
 
     def settings(self) -> dict[str, Any]:
-        return {"methods": [method.label for method in self.methods], "length": self.length}
+        return {"length": self.length}
 
     def check(self, profile: Profile, tokenizer: PreTrainedTokenizerBase) -> None:
         check_methods(self.methods, profile, [self.length])

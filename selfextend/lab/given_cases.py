@@ -43,7 +43,7 @@ class GivenCasesPlan(Plan):
         return sum(case.length for case in self.cases) * len(self.methods)
 
     def settings(self) -> dict[str, Any]:
-        return {"file": self.source, "cases": len(self.cases), "methods": [method.label for method in self.methods]}
+        return {"file": self.source, "cases": len(self.cases)}
 
     def check(self, profile: Profile, tokenizer: PreTrainedTokenizerBase) -> None:
         check_methods(self.methods, profile, [max(case.length for case in self.cases)])

@@ -10,6 +10,7 @@ from collections.abc import Generator, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import product
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
@@ -75,14 +76,8 @@ class GridPlan(Plan):
         return sum(self.lengths) * len(self.depths) * len(self.methods)
 
     def settings(self) -> dict[str, Any]:
-        return {
-            **self.probe.settings(),
-            "methods": [method.label for method in self.methods],
-            "lengths": list(self.lengths),
-            "depths": list(self.depths),
-            "trials": self.trials,
-            **({"sweep": True} if self.sweep else {}),
-        }
+        cells = {"lengths": list(self.lengths), "depths": list(self.depths), "trials": self.trials}
+        return {**self.probe.settings(), **cells, **({"sweep": True} if self.sweep else {})}
 
     def check(self, profile: Profile, tokenizer: PreTrainedTokenizerBase) -> None:
         """See `Plan.check`.
@@ -115,10 +110,8 @@ class GridPlan(Plan):
     ) -> Iterator[Cell]:
         """The cells of one method at one length, which share what they read. `cases` are those of each depth."""
         words = f"{self.probe.name}, {method.label}, {length:,} tokens"
-        rows = [
-            blank_row(self.probe.name, method, profile, length, depth=depth, cell_rows=self.trials)
-            for depth in sorted(self.depths)
-        ]
+        common_row = blank_row(self.probe.name, method, profile, length, cell_rows=self.trials)
+        rows = [{**common_row, "depth": depth} for depth in sorted(self.depths)]
         missing = [index for index, row in enumerate(rows) if cell_key(row) not in done]
         prefix, read = PrefixCache(), 0
         for index, row in enumerate(rows):
@@ -137,9 +130,8 @@ class GridPlan(Plan):
 
     def parts(self) -> Sequence[GridPlan]:
         """One for each method at each length."""
-        return [
-            replace(self, methods=(method,), lengths=(length,)) for length in self.lengths for method in self.methods
-        ]
+        pairs = product(self.lengths, self.methods)
+        return [replace(self, methods=(method,), lengths=(length,)) for length, method in pairs]
 
 
 def answer_cases(

@@ -93,13 +93,8 @@ class EvalPlan(Plan):
             )
 
     def settings(self) -> dict[str, Any]:
-        return {
-            "tasks": list(self.tasks),
-            "methods": [method.label for method in self.methods],
-            "length": self.length,
-            "limit": self.limit,
-            "num_fewshot": self.num_fewshot,
-        }
+        amounts = {"length": self.length, "limit": self.limit, "num_fewshot": self.num_fewshot}
+        return {"tasks": list(self.tasks), **amounts}
 
     def cells(self, tokenizer: PreTrainedTokenizerBase, profile: Profile, done: AbstractSet[CellKey]) -> Iterator[Cell]:
         for method in self.methods:
@@ -127,10 +122,7 @@ class EvalPlan(Plan):
                 limit=self.limit,
                 log_samples=False,
                 task_manager=manager,
-                random_seed=self.seed,
-                numpy_random_seed=self.seed,
-                torch_random_seed=self.seed,
-                fewshot_random_seed=self.seed,
+                **{f"{what}random_seed": self.seed for what in ("", "numpy_", "torch_", "fewshot_")},
             )
         except (ConnectionError, FileNotFoundError) as error:
             raise LabError(f"The data of {', '.join(self.tasks)} cannot be had: {error}") from error
@@ -139,7 +131,6 @@ class EvalPlan(Plan):
 
 
 def _metrics(results: Any, tasks: Sequence[str]) -> list[dict[str, Any]]:
-    """Every number in the harness's results."""
     if results is None:
         raise LabError(f"The harness gave no results for {', '.join(tasks)}.")
     found = []
@@ -149,13 +140,7 @@ def _metrics(results: Any, tasks: Sequence[str]) -> list[dict[str, Any]]:
             metric, _, _ = key.partition(",")
             if isinstance(value, (int, float)) and not isinstance(value, bool) and "_stderr" not in key and "," in key:
                 error = metrics.get(key.replace(metric, f"{metric}_stderr", 1))
-                found.append(
-                    {
-                        "task": task,
-                        "metric": metric,
-                        "value": value,
-                        "standard_error": error if isinstance(error, (int, float)) else None,
-                        "cases": cases,
-                    }
-                )
+                error = error if isinstance(error, (int, float)) else None
+                row = {"task": task, "metric": metric, "value": value, "standard_error": error, "cases": cases}
+                found.append(row)
     return found

@@ -65,13 +65,8 @@ class PerplexityPlan(Plan):
         return self.length * len(self.methods)
 
     def settings(self) -> dict[str, Any]:
-        return {
-            "text": self.source,
-            "methods": [method.label for method in self.methods],
-            "length": self.length,
-            "bin_tokens": self.bin_tokens,
-            **({"sweep": True} if self.sweep else {}),
-        }
+        sweep = {"sweep": True} if self.sweep else {}
+        return {"text": self.source, "length": self.length, "bin_tokens": self.bin_tokens, **sweep}
 
     def check(self, profile: Profile, tokenizer: PreTrainedTokenizerBase) -> None:
         """See `Plan.check`.

@@ -71,7 +71,7 @@ class Plan(ABC):
 
     @abstractmethod
     def settings(self) -> dict[str, Any]:
-        """What a record's header says about how the rows were made."""
+        """What a record's header says about how the rows were made, besides the methods' labels."""
 
     @abstractmethod
     def check(self, profile: Profile, tokenizer: PreTrainedTokenizerBase) -> None:

@@ -45,10 +45,8 @@ class Run:
         """Model, seed and number of trials, as every figure states them."""
         model = self.header["model"]
         size = f"{model['parameters'] / 1e6:,.1f} M parameters"
-        parts = [
-            self.probe,
-            f"{model['name']} ({size}, trained window {model['trained_window']:,}, {model['dtype']})",
-        ]
+        facts = f"{size}, trained window {model['trained_window']:,}, {model['dtype']}"
+        parts = [self.probe, f"{model['name']} ({facts})"]
         settings = self.header["settings"]
         if settings.get("trials"):
             parts.append(f"n = {settings['trials']} per cell")

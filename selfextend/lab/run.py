@@ -41,12 +41,15 @@ def run_plan(
         OutOfMemoryError: memory ran out.
     """
     plan.check(profile, tokenizer)
-    pace = _Pace(plan.weight)
-    finished = 0
+    clock, finished = Clock(plan.weight), 0
+
+    def progress(words: str, weight: float) -> Progress:
+        return Progress(words, weight / plan.weight, clock.seconds_left(weight))
+
     for cell in plan.cells(tokenizer, profile, done):
         if cell.work is None:
             finished += cell.weight
-            pace.skip(finished)
+            clock.done = finished  # it took no time, which says nothing about the others
             continue
         read = 0
         with Running(exclusively(model, cell.prefix, partial(_measured, model, cell, profile))) as steps:
@@ -56,30 +59,11 @@ def run_plan(
                     read += step.count
                 else:
                     words += " (waiting: the model is busy)"
-                yield pace.progress(words, finished + cell.weight * min(1.0, read / max(1, cell.tokens)))
+                yield progress(words, finished + cell.weight * min(1.0, read / max(1, cell.tokens)))
             if steps.result:
                 yield CellDone(steps.result)
         finished += cell.weight
-        yield pace.progress(cell.words, finished)
-
-
-class _Pace:
-    """How far a plan is, and how long the rest takes, which is estimated anew a thousand times at most."""
-
-    def __init__(self, weight: int) -> None:
-        self.weight = weight
-        self.clock = Clock(weight)
-        self.left: float | None = None
-
-    def progress(self, words: str, done: float) -> Progress:
-        """With `done` of the plan's weight behind it."""
-        if done - self.clock.done >= self.weight / 1000:
-            self.left = self.clock.seconds_left(done)
-        return Progress(words, done / self.weight, self.left)
-
-    def skip(self, done: int) -> None:
-        """Cells up to `done` took no time, which says nothing about the others."""
-        self.clock.done = done
+        yield progress(cell.words, finished)
 
 
 def _measured(model: PreTrainedModel, cell: Cell, profile: Profile) -> Generator[TokensRead, None, list[Row]]:

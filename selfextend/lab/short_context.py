@@ -47,13 +47,8 @@ class ShortContextPlan(Plan):
         return sum(plan.weight for plan in self.plans)
 
     def settings(self) -> dict[str, Any]:
-        return {
-            "methods": [method.label for method in self.methods],
-            "lengths": [self.length],
-            "depths": list(self.depths),
-            "trials": self.trials,
-            "probes": [*SHORT_CONTEXT_PROBES, "perplexity"],
-        }
+        probes = [*SHORT_CONTEXT_PROBES, "perplexity"]
+        return {"lengths": [self.length], "depths": list(self.depths), "trials": self.trials, "probes": probes}
 
     def check(self, profile: Profile, tokenizer: PreTrainedTokenizerBase) -> None:
         for plan in self.plans:

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from math import exp, log, log10
-from typing import Any
-from xml.etree import ElementTree
+from typing import NamedTuple
+from xml.etree.ElementTree import Element, SubElement, indent, tostring
 
 from selfextend.lab.errors import LabError
 from selfextend.lab.records import Run
@@ -41,13 +40,10 @@ def as_svg(run: Run) -> str:
     return _page(run.title(), [_grid_panel(view, grids) for view in grids] or [_curve_panel(view) for view in curves])
 
 
-@dataclass(frozen=True)
-class _Panel:
-    """A drawing of a known size; `draw` puts it into an element."""
-
+class _Panel(NamedTuple):
     width: int
     height: int
-    draw: Callable[[ElementTree.Element], None]
+    drawn: Element
 
 
 def _page(title: str, panels: Sequence[_Panel]) -> str:
@@ -57,28 +53,19 @@ def _page(title: str, panels: Sequence[_Panel]) -> str:
     lines = textwrap.wrap(title, max(40, width // 9))
     top = _MARGIN + len(lines) * (_LINE + 2) + 8
     height = top + -(-len(panels) // across) * (high + _GAP) - _GAP + _MARGIN
-    page = ElementTree.Element(
-        "svg",
-        {
-            "xmlns": "http://www.w3.org/2000/svg",
-            "viewBox": f"0 0 {width} {height}",
-            "width": str(width),
-            "height": str(height),
-            "font-family": "system-ui, sans-serif",
-            "font-size": "12",
-            "fill": _INK,
-            "role": "img",
-        },
-    )
-    ElementTree.SubElement(page, "title").text = title
-    _box(page, 0, 0, width, height, "#ffffff")
+    size = {"viewBox": f"0 0 {width} {height}", "width": str(width), "height": str(height)}
+    page = Element("svg", {"xmlns": "http://www.w3.org/2000/svg", **size, "role": "img"})
+    page.attrib |= {"font-family": "system-ui, sans-serif", "font-size": "12", "fill": _INK}
+    _add(page, "title").text = title
+    _add(page, "rect", x=0, y=0, width=width, height=height, fill="#ffffff")
     for number, line in enumerate(lines):
-        _text(page, _MARGIN, _MARGIN + 12 + number * (_LINE + 2), line, size=14, weight="600")
+        _text(page, _MARGIN, _MARGIN + 12 + number * (_LINE + 2), line, font_size=14, font_weight=600)
     for number, panel in enumerate(panels):
         place = _MARGIN + number % across * (wide + _GAP), top + number // across * (high + _GAP)
-        panel.draw(ElementTree.SubElement(page, "g", {"transform": f"translate({place[0]} {place[1]})"}))
-    ElementTree.indent(page)
-    return ElementTree.tostring(page, encoding="unicode") + "\n"
+        panel.drawn.set("transform", f"translate({place[0]} {place[1]})")
+        page.append(panel.drawn)
+    indent(page)
+    return tostring(page, encoding="unicode") + "\n"
 
 
 def _grid_panel(view: GridView, beside: Sequence[GridView]) -> _Panel:
@@ -98,31 +85,28 @@ def _grid_panel(view: GridView, beside: Sequence[GridView]) -> _Panel:
     bottom = top + len(view.rows) * cell_height
     height = bottom + (2 + max(map(len, view.under), default=0)) * _LINE + (_LINE if edge else 0)
     width = max(_LEFT + columns * _CELL, 7 * max(map(len, view.heading)))
-    shade = _shades(view, beside)
-
-    def draw(into: ElementTree.Element) -> None:
-        for number, line in enumerate(view.heading):
-            _text(into, 0, 12 + number * _LINE, line, weight="400" if number else "600")
-        for row, name in enumerate(view.rows):
-            _text(into, _LEFT - 8, top + row * cell_height + 15, name, anchor="end")
-        _text(into, 0, top + 15, view.y.short, colour=_GREY)
-        for column, name in enumerate(view.columns):
-            middle = _LEFT + column * _CELL + _CELL // 2
-            _text(into, middle, bottom + _LINE, name, anchor="middle")
-            for number, line in enumerate(view.under[column] if view.under else ()):
-                _text(into, middle, bottom + (2 + number) * _LINE, line, anchor="middle", size=10, colour=_GREY)
-        _text(into, 0, bottom + _LINE, view.x.short, colour=_GREY)
-        for (row, column), cell in view.cells.items():
-            x, y, share = _LEFT + column * _CELL, top + row * cell_height, shade(cell.value)
-            _box(into, x + 1, y + 1, _CELL - 2, cell_height - 2, _colour(share))
-            ink = "#ffffff" if share > 0.5 else _INK
-            for number, line in enumerate(words[row, column]):
-                _text(into, x + _CELL // 2, y + 15 + 12 * number, line, anchor="middle", size=10, colour=ink)
-        if edge:
-            _line(into, [(_LEFT + edge * _CELL, top - 3), (_LEFT + edge * _CELL, bottom + 3)], _EDGE, dashes="5 3")
-            _text(into, _LEFT, height - 3, "dashed: end of the trained window", size=10, colour=_GREY)
-
-    return _Panel(width, height, draw)
+    shade, panel = _shades(view, beside), Element("g")
+    for number, line in enumerate(view.heading):
+        _text(panel, 0, 12 + number * _LINE, line, font_weight=400 if number else 600)
+    for row, name in enumerate(view.rows):
+        _text(panel, _LEFT - 8, top + row * cell_height + 15, name, text_anchor="end")
+    _text(panel, 0, top + 15, view.y.short, fill=_GREY)
+    for column, name in enumerate(view.columns):
+        middle = _LEFT + column * _CELL + _CELL // 2
+        _text(panel, middle, bottom + _LINE, name, text_anchor="middle")
+        for number, line in enumerate(view.under[column] if view.under else ()):
+            _text(panel, middle, bottom + (2 + number) * _LINE, line, text_anchor="middle", font_size=10, fill=_GREY)
+    _text(panel, 0, bottom + _LINE, view.x.short, fill=_GREY)
+    for (row, column), cell in view.cells.items():
+        x, y, share = _LEFT + column * _CELL, top + row * cell_height, shade(cell.value)
+        _add(panel, "rect", x=x + 1, y=y + 1, width=_CELL - 2, height=cell_height - 2, fill=_colour(share))
+        ink = "#ffffff" if share > 0.5 else _INK
+        for number, line in enumerate(words[row, column]):
+            _text(panel, x + _CELL // 2, y + 15 + 12 * number, line, text_anchor="middle", font_size=10, fill=ink)
+    if edge:
+        _line(panel, [(_LEFT + edge * _CELL, top - 3), (_LEFT + edge * _CELL, bottom + 3)], _EDGE, dashes="5 3")
+        _text(panel, _LEFT, height - 3, "dashed: end of the trained window", font_size=10, fill=_GREY)
+    return _Panel(width, height, panel)
 
 
 def _shades(view: GridView, beside: Sequence[GridView]) -> Callable[[float], float]:
@@ -149,34 +133,31 @@ def _curve_panel(view: CurveView) -> _Panel:
     def y_of(loss: float) -> float:
         return bottom - (loss - low) / (high - low) * _CHART_HEIGHT
 
-    def draw_axes(into: ElementTree.Element) -> None:
-        for value in _ticks(exp(low), exp(high)):
-            y = y_of(log(value))
-            _line(into, [(_LEFT, y), (_LEFT + _CHART_WIDTH, y)], "#d8dee4", width=1)
-            _text(into, _LEFT - 8, y + 4, f"{value:,g}", anchor="end")
-        for share in (0.0, 0.25, 0.5, 0.75, 1.0):
-            at = share * view.length
-            _text(into, x_of(at), bottom + _LINE, f"{at:,.0f}", anchor="middle")
-        _text(into, _LEFT + _CHART_WIDTH / 2, bottom + 2 * _LINE, "position (tokens)", anchor="middle", colour=_GREY)
-        if view.trained_window < view.length:
-            end = x_of(view.trained_window)
-            _line(into, [(end, top), (end, bottom)], _EDGE, dashes="5 3")
-            _text(into, end + 5, top + 10, "trained window ends", size=10, colour=_EDGE)
-
-    def draw(into: ElementTree.Element) -> None:
-        _text(into, 0, 12, f"Perplexity by position over {view.length:,} tokens, logarithmic", weight="600")
-        draw_axes(into)
-        for number, curve in enumerate(view.curves):
-            colour = _CURVES[number % len(_CURVES)]
-            # Curves that lie on one another are told apart by their dashes.
-            dashes = ("", "7 4", "2 3")[number % 3]
-            points = [(x_of(at), y_of(loss)) for at, loss in zip(curve.positions, curve.losses, strict=True)]
-            _line(into, points, colour, dashes=dashes)
-            y = legend + (number + 1) * _LINE
-            _line(into, [(_LEFT, y - 4), (_LEFT + 26, y - 4)], colour, dashes=dashes)
-            _text(into, _LEFT + 34, y, f"{curve.name}: {curve.last_quarter:,.3g} over the last quarter")
-
-    return _Panel(_LEFT + _CHART_WIDTH + 24, legend + (len(view.curves) + 1) * _LINE, draw)
+    panel = Element("g")
+    _text(panel, 0, 12, f"Perplexity by position over {view.length:,} tokens, logarithmic", font_weight=600)
+    for value in _ticks(exp(low), exp(high)):
+        y = y_of(log(value))
+        _line(panel, [(_LEFT, y), (_LEFT + _CHART_WIDTH, y)], "#d8dee4", width=1)
+        _text(panel, _LEFT - 8, y + 4, f"{value:,g}", text_anchor="end")
+    for share in (0.0, 0.25, 0.5, 0.75, 1.0):
+        at = share * view.length
+        _text(panel, x_of(at), bottom + _LINE, f"{at:,.0f}", text_anchor="middle")
+    middle = _LEFT + _CHART_WIDTH / 2
+    _text(panel, middle, bottom + 2 * _LINE, "position (tokens)", text_anchor="middle", fill=_GREY)
+    if view.trained_window < view.length:
+        end = x_of(view.trained_window)
+        _line(panel, [(end, top), (end, bottom)], _EDGE, dashes="5 3")
+        _text(panel, end + 5, top + 10, "trained window ends", font_size=10, fill=_EDGE)
+    for number, curve in enumerate(view.curves):
+        colour = _CURVES[number % len(_CURVES)]
+        # Curves that lie on one another are told apart by their dashes.
+        dashes = ("none", "7 4", "2 3")[number % 3]
+        points = [(x_of(at), y_of(loss)) for at, loss in zip(curve.positions, curve.losses, strict=True)]
+        _line(panel, points, colour, dashes=dashes)
+        y = legend + (number + 1) * _LINE
+        _line(panel, [(_LEFT, y - 4), (_LEFT + 26, y - 4)], colour, dashes=dashes)
+        _text(panel, _LEFT + 34, y, f"{curve.name}: {curve.last_quarter:,.3g} over the last quarter")
+    return _Panel(_LEFT + _CHART_WIDTH + 24, legend + (len(view.curves) + 1) * _LINE, panel)
 
 
 def _ticks(low: float, high: float) -> list[float]:
@@ -194,35 +175,19 @@ def _colour(share: float) -> str:
     return "#" + "".join(f"{part:02x}" for part in mixed)
 
 
-def _box(into: ElementTree.Element, x: float, y: float, width: float, height: float, colour: str) -> None:
-    numbers = {"x": x, "y": y, "width": width, "height": height}
-    ElementTree.SubElement(into, "rect", {**{key: f"{value:g}" for key, value in numbers.items()}, "fill": colour})
+def _add(into: Element, tag: str, **attributes: str | float) -> Element:
+    """A new element inside another. In the attributes' names an underscore stands for a hyphen."""
+    written = {name: value if isinstance(value, str) else f"{value:g}" for name, value in attributes.items()}
+    return SubElement(into, tag, {name.replace("_", "-"): value for name, value in written.items()})
 
 
 def _line(
-    into: ElementTree.Element,
-    points: Sequence[tuple[float, float]],
-    colour: str,
-    *,
-    width: float = 2,
-    dashes: str = "",
+    into: Element, points: Sequence[tuple[float, float]], colour: str, *, width: float = 2, dashes: str = "none"
 ) -> None:
-    drawn: dict[str, Any] = {"fill": "none", "stroke": colour, "stroke-width": f"{width:g}"}
-    if dashes:
-        drawn["stroke-dasharray"] = dashes
-    ElementTree.SubElement(into, "polyline", {"points": " ".join(f"{x:.1f},{y:.1f}" for x, y in points), **drawn})
+    path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
+    _add(into, "polyline", points=path, fill="none", stroke=colour, stroke_width=width, stroke_dasharray=dashes)
 
 
-def _text(
-    into: ElementTree.Element,
-    x: float,
-    y: float,
-    words: str,
-    *,
-    anchor: str = "start",
-    size: int = 12,
-    weight: str = "400",
-    colour: str = _INK,
-) -> None:
-    drawn = {"x": f"{x:g}", "y": f"{y:g}", "text-anchor": anchor, "font-size": str(size), "fill": colour}
-    ElementTree.SubElement(into, "text", {**drawn, "font-weight": weight}).text = words
+def _text(into: Element, x: float, y: float, words: str, **style: str | float) -> None:
+    """Words at a place, in the page's style but for what is given."""
+    _add(into, "text", x=x, y=y, **style).text = words

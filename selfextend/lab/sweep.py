@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 from selfextend.config import SelfExtendConfig, max_length, rule_share, suggest
@@ -43,12 +44,10 @@ def sweep_methods(
     """
     methods: list[SelfExtend] = []
     left_out: list[SelfExtend] = []
-    for scaling in scalings:
-        for group_size in dict.fromkeys(group_sizes):
-            for window in dict.fromkeys(neighbor_windows):
-                method = SelfExtend(scaling, group_size, window)
-                fits = window < trained_window and max_length(trained_window, method.positions) >= length
-                (methods if fits else left_out).append(method)
+    for scaling, group_size, window in dict.fromkeys(product(scalings, group_sizes, neighbor_windows)):
+        method = SelfExtend(scaling, group_size, window)
+        fits = window < trained_window and max_length(trained_window, method.positions) >= length
+        (methods if fits else left_out).append(method)
     if not methods:
         raise LabError(
             f"None of these settings reaches {length:,} tokens from a trained window of {trained_window:,}. Try "
@@ -82,10 +81,8 @@ def recommend(rows: Iterable[Row], trained_window: int, length: int) -> Recommen
     by_label = grouped(rows, lambda row: row["label"])
     if not by_label:
         raise LabError("There are no results to recommend from yet.")
-    if "loss" in next(iter(by_label.values()))[0]:
-        tied, best = _tied_by_perplexity(by_label)
-    else:
-        tied, best = _tied_by_accuracy(by_label)
+    has_losses = "loss" in next(iter(by_label.values()))[0]
+    tied, best = _tied_by_perplexity(by_label) if has_losses else _tied_by_accuracy(by_label)
 
     def preference(label: str) -> tuple[bool, int, int]:
         settings = by_label[label][0]["settings"]
@@ -114,10 +111,8 @@ def _tied_by_accuracy(by_label: dict[str, list[Row]]) -> tuple[list[str], str]:
     best = max(found, key=lambda label: (found[label].share, found[label].score))
     tied = [label for label, total in found.items() if total.share >= found[best].low]
     if not found[best].score:
-        return (
-            tied,
-            "none, since nothing was answered right; the probe is too hard for this model, or its text too long",
-        )
+        best = "none, since nothing was answered right; the probe is too hard for this model, or its text too long"
+        return tied, best
     return tied, f"{best} with {found[best].describe()}"
 
 

@@ -84,23 +84,7 @@ def find_target(
     return Target(name, folder, profile, quantization, device, dtype)
 
 
-def describe_model(
-    name: str, model: PreTrainedModel, trained_window: int, quantization: str = "none"
-) -> dict[str, Any]:
-    """What a record says about its model."""
-    return {
-        "name": name,
-        "architecture": type(model).__name__,
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "trained_window": trained_window,
-        "dtype": str(model.dtype).removeprefix("torch."),
-        "quantization": quantization,
-        "device": str(model.device),
-    }
-
-
-def versions() -> dict[str, str]:
-    """Versions that a record names."""
+def _versions() -> dict[str, str]:
     found = {"python": python_version()}
     for package in ("selfextend", "torch", "transformers", "tokenizers"):
         try:
@@ -118,6 +102,15 @@ def header_of(
     Args:
         name, quantization: as the model was asked for.
     """
-    described = describe_model(name, model, profile.trained_window, quantization)
+    described = {
+        "name": name,
+        "architecture": type(model).__name__,
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "trained_window": profile.trained_window,
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "quantization": quantization,
+        "device": str(model.device),
+    }
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    return header(plan.name, described, versions(), plan.settings(), plan.seed, now)
+    settings = {"methods": [method.label for method in plan.methods], **plan.settings()}
+    return header(plan.name, described, _versions(), settings, plan.seed, now)

@@ -135,7 +135,7 @@ def _grid(run: Run, label: str) -> GridView:
     depths = sorted({*planned.get("depths", ()), *(row["depth"] for row in rows)})
     found = grouped(rows, lambda row: (depths.index(row["depth"]), lengths.index(row["length"])))
     under = {entry["length"]: entry for entry in by_length(rows)}
-    total = f"{accuracy(rows).describe()}" if rows else ""
+    total = accuracy(rows).describe() if rows else ""
     in_all = f"{_with_settings(label, rows)}: {total} in all. " if rows else ""
     return GridView(
         name=label,
@@ -216,25 +216,21 @@ def _sweep_views(run: Run) -> list[GridView]:
 
 def _sweep_view(run: Run, scaling: str, kind: str, name: str) -> GridView:
     """One number for each pair of settings: `kind` is "sweep" (the score), "seconds" or "memory"."""
-    pairs = grouped(run.rows, lambda row: (row["settings"]["group_size"], row["settings"]["neighbor_window"]))
-    groups = sorted({group for group, _ in pairs}) or [1]
-    windows = sorted({window for _, window in pairs}) or [1]
-    own = {pair: [row for row in rows if row["settings"]["query_scaling"] == scaling] for pair, rows in pairs.items()}
-    cells = {
-        (windows.index(window), groups.index(group)): _sweep_cell(rows, kind)
-        for (group, window), rows in own.items()
-        if rows
-    }
+    groups = sorted({row["settings"]["group_size"] for row in run.rows}) or [1]
+    windows = sorted({row["settings"]["neighbor_window"] for row in run.rows}) or [1]
+
+    def place(row: Row) -> tuple[int, int]:
+        return windows.index(row["settings"]["neighbor_window"]), groups.index(row["settings"]["group_size"])
+
+    found = grouped((row for row in run.rows if row["settings"]["query_scaling"] == scaling), place)
     score = "perplexity, last quarter" if run.probe == "perplexity" else "accuracy"
     quantity = {"seconds": "seconds", "memory": "peak memory beyond the model (MB)"}.get(kind, score)
-    most = max(map(len, own.values()), default=0)
+    most = max(map(len, found.values()), default=0)
     n = "" if run.probe == "perplexity" else f", n = {most}"
     length = run.rows[0]["length"] if run.rows else 0
     logn = scaling == "logn"
-    heading = (
-        f"SelfExtend{' with log-n' if logn else ''} at {length:,} tokens",
-        score if run.probe == "perplexity" else f"accuracy with 95% interval, n = {most} for each pair",
-    )
+    measured = score if run.probe == "perplexity" else f"accuracy with 95% interval, n = {most} for each pair"
+    heading = (f"SelfExtend{' with log-n' if logn else ''} at {length:,} tokens", measured)
     return GridView(
         name=name,
         title=f"{quantity} at {length:,} tokens{', log-n' if logn else ''}{n}. {_where(run)}",
@@ -243,7 +239,7 @@ def _sweep_view(run: Run, scaling: str, kind: str, name: str) -> GridView:
         rows=tuple(f"{window:,}" for window in windows),
         x=GROUP_SIZE,
         y=NEIGHBOR_WINDOW,
-        cells=cells,
+        cells={at: _sweep_cell(rows, kind) for at, rows in found.items()},
         quantity=quantity,
         percent=quantity == "accuracy",
     )

@@ -109,11 +109,7 @@ def check_quantization(quantization: Quantization, device: torch.device) -> None
             f"bitsandbytes cannot run {quantization} on {device} here ({type(error).__name__}: {error}). "
             "Choose quantization 'none', or device 'cpu'."
         ) from error
-    _quieten_int8()
-
-
-def _quieten_int8() -> None:
-    """Drops a notice that bitsandbytes logs for every layer of every forward pass, unless asked for it."""
+    # It logs a notice for every layer of every forward pass, which is dropped unless it was asked for.
     logger = logging.getLogger("bitsandbytes.autograd._functions")
     if logger.level == logging.NOTSET:
         logger.setLevel(logging.ERROR)

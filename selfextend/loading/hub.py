@@ -56,9 +56,6 @@ def download_steps(repo_id: str, what: What, stall_timeout: float = 60.0) -> Gen
     Yields:
         Progress, about five times a second.
 
-    Returns:
-        The snapshot folder.
-
     Raises:
         ModelLoadError: of the type that fits: no such repository, gated, no network, pickle only, disk full.
     """

@@ -41,9 +41,7 @@ _REPORT_EVERY = 0.2
 
 
 class _Failure(Exception):
-    def __init__(self, kind: str, detail: str) -> None:
-        super().__init__(detail)
-        self.kind, self.detail = kind, detail
+    """Raised with a reason of `selfextend.errors` and a detail."""
 
 
 def _download(repo_id: str, what: str) -> str:
@@ -60,12 +58,13 @@ def _download(repo_id: str, what: str) -> str:
         _check_listing(files)
         wanted = _matching(files, patterns)
         total = sum(files[name] for name in wanted)
-        free = shutil.disk_usage(_existing_parent(Path(constants.HF_HUB_CACHE))).free
+        cache = Path(constants.HF_HUB_CACHE)
+        free = shutil.disk_usage(next(folder for folder in (cache, *cache.parents) if folder.exists())).free
         if what == "all" and total > free + _cached_bytes(repo_id, wanted):
             raise _Failure(
                 "disk-full",
-                f"it takes {total / 1e9:.1f} GB and the disk of {constants.HF_HUB_CACHE} has "
-                f"{free / 1e9:.1f} GB free. Make room, or point HF_HOME to another disk.",
+                f"it takes {total / 1e9:.1f} GB and the disk of {cache} has {free / 1e9:.1f} GB free. Make room, or "
+                "point HF_HOME to another disk.",
             )
 
     bars: list[tqdm] = []
@@ -117,10 +116,6 @@ def _cached_bytes(repo_id: str, names: list[str]) -> int:
     return sum(Path(path).stat().st_size for path in found if isinstance(path, str))
 
 
-def _existing_parent(path: Path) -> Path:
-    return next(folder for folder in (path, *path.parents) if folder.exists())
-
-
 def _is_connection_error(error: BaseException) -> bool:
     if isinstance(error, OfflineModeIsEnabled):
         return True
@@ -132,7 +127,7 @@ def _is_connection_error(error: BaseException) -> bool:
 def _classify(error: BaseException) -> tuple[str, str]:
     detail = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     if isinstance(error, _Failure):
-        return error.kind, error.detail
+        return error.args[0], error.args[1]
     if isinstance(error, GatedRepoError):
         return "gated", detail
     if isinstance(error, (RepositoryNotFoundError, HFValidationError)):

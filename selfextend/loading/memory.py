@@ -7,6 +7,7 @@ is not estimated; a tenth of the memory is left free for it.
 
 import copy
 import os
+from bisect import bisect
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -32,8 +33,7 @@ class LayerCache:
     """What one layer caches for each token.
 
     Attributes:
-        key_bytes: bytes of the keys, all heads.
-        value_bytes: bytes of the values, all heads.
+        key_bytes, value_bytes: of all heads.
         sliding_window: tokens kept at most, or None for all.
     """
 
@@ -105,25 +105,15 @@ class MemoryEstimate:
             neighbor_window: see `kv_bytes`.
         """
         room = self.available_bytes * (1 - _HEADROOM) - self.weights_bytes
-        if room < self.kv_bytes(1, neighbor_window):
-            return 0
-        shortest_too_long, longest = _SEARCH_LIMIT, 1
-        if self.kv_bytes(shortest_too_long, neighbor_window) <= room:
-            return shortest_too_long
-        while shortest_too_long - longest > 1:
-            middle = (longest + shortest_too_long) // 2
-            if self.kv_bytes(middle, neighbor_window) <= room:
-                longest = middle
-            else:
-                shortest_too_long = middle
-        return longest
+        lengths = range(1, _SEARCH_LIMIT + 1)
+        return bisect(lengths, room, key=lambda length: self.kv_bytes(length, neighbor_window))
 
     def describe(self) -> str:
         """One sentence for people."""
+        dtype = self.dtype if self.quantization == "none" else f"{self.dtype}, {self.quantization}"
         sizes = (
-            f"{_readable(self.weights_bytes)} of weights ({self.dtype}"
-            + ("" if self.quantization == "none" else f", {self.quantization}")
-            + f") on {self.device}, where {_readable(self.available_bytes)} are free"
+            f"{_readable(self.weights_bytes)} of weights ({dtype}) on {self.device}, "
+            f"where {_readable(self.available_bytes)} are free"
         )
         if not self.fits:
             return sizes + ": too big."
@@ -159,8 +149,7 @@ def estimate_memory(
     Args:
         model: "bundled", a local folder, a hub id (its config is downloaded, a few kB), or a config.
         quantization: "none", "int8" or "nf4".
-        device: as for `load_model`.
-        dtype: as for `load_model`.
+        device, dtype: as for `load_model`.
         available: bytes to count as free instead of asking the device.
 
     Raises:

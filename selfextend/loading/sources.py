@@ -89,7 +89,6 @@ def fetch_steps(source: Source, *, weights: bool) -> Generator[Progress, None, P
     """The folder with the source's files, downloaded where necessary. Close the generator to stop.
 
     Args:
-        source: what `locate` returned.
         weights: the weights too, or config and tokenizer only.
 
     Yields:
@@ -171,9 +170,7 @@ def check_weights(folder: Path) -> None:
         try:
             shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise IncompleteModelError(
-                f"{index} is damaged or was not copied to its end ({error}). Copy or download it again."
-            ) from None
+            raise _damaged(index, error) from None
         missing = sorted(shards - {file.name for file in files})
         if missing:
             raise IncompleteModelError(
@@ -185,6 +182,8 @@ def check_weights(folder: Path) -> None:
             with safe_open(file, framework="pt"):
                 pass
         except (SafetensorError, OSError) as error:
-            raise IncompleteModelError(
-                f"{file} is damaged or was not copied to its end ({error}). Copy or download it again."
-            ) from None
+            raise _damaged(file, error) from None
+
+
+def _damaged(file: Path, error: Exception) -> IncompleteModelError:
+    return IncompleteModelError(f"{file} is damaged or was not copied to its end ({error}). Copy or download it again.")

@@ -111,15 +111,13 @@ def _load(folder: Path, arguments: dict[str, Any], shared: _Loading) -> None:
         # With `output_loading_info` the result is a pair, which its annotation does not say.
         loaded: Any = AutoModelForCausalLM.from_pretrained(folder, **arguments)
         model, info = loaded
-        if info["missing_keys"]:
-            missing = sorted(info["missing_keys"])
+        missing = sorted(info["missing_keys"])
+        if missing:
             raise IncompleteModelError(
                 f"{len(missing)} weights of the model are in none of its files, for instance {missing[0]}. "
                 "The files belong to another model, or some are missing: download or copy them again."
             )
-        model.eval()
-        model.requires_grad_(False)
-        shared.model = model
+        shared.model = model.eval().requires_grad_(False)
     except BaseException as error:
         # The frames of the traceback hold what was loaded so far.
         traceback.clear_frames(error.__traceback__)

@@ -6,7 +6,7 @@ CONTRIBUTING.md says how one is added. Importing this package loads no torch.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 from selfextend.methods.base import Method
@@ -77,7 +77,6 @@ def parse_methods(
 
     Args:
         names: of `METHOD_NAMES`, or "recommended", or "all".
-        profile: says what is recommended.
 
     Raises:
         ValueError: an unknown name or no name.
@@ -87,9 +86,6 @@ def parse_methods(
         wanted += METHOD_NAMES if name == "all" else [recommended(profile).name if name == RECOMMENDED else name]
     if not wanted:
         raise ValueError(f"Name at least one method: {', '.join((*METHOD_NAMES, RECOMMENDED, 'all'))}.")
-    given = {"group_size": group_size, "neighbor_window": neighbor_window}
-    methods = []
-    for name in dict.fromkeys(wanted):
-        takes = dict(_BY_NAME[name].symbols) if name in _BY_NAME else {}
-        methods.append(method_from(name, {key: value for key, value in given.items() if key in takes}))
-    return methods
+    given: dict[str, Any] = {"group_size": group_size, "neighbor_window": neighbor_window}
+    methods = [method_named(name) for name in dict.fromkeys(wanted)]
+    return [replace(method, **{key: given[key] for key, _ in method.symbols if key in given}) for method in methods]

@@ -93,8 +93,7 @@ class Method:
 
         Of a settled method.
         """
-        positions = self.positions
-        return None if positions is None else positions.reach(trained_window)
+        return None if self.positions is None else self.positions.reach(trained_window)
 
     def check(self, profile: Profile, length: int) -> None:
         """Refuse a length that this method does not read.

@@ -34,7 +34,6 @@ class ReRoPEPositions:
 
     def reach(self, trained_window: int) -> None:
         """No limit: w is below every trained window that `ReRoPE.check` lets through."""
-        return
 
     def complaint(self, trained_window: int, length: int) -> None:
         """None: a text of any length is read."""

@@ -24,10 +24,7 @@ class SelfExtend(Method):
 
     kind = "selfextend"
     heading = "SelfExtend"
-    symbols = (
-        ("group_size", "G"),
-        ("neighbor_window", "w"),
-    )
+    symbols = (("group_size", "G"), ("neighbor_window", "w"))
 
     @classmethod
     def of(cls, config: SelfExtendConfig) -> Self:

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Protocol
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+from typing import Any, Literal, Protocol
 
 Match = Literal["begins", "contains"]
 
@@ -42,6 +39,12 @@ class Case:
         return sum(wanted.lower() in lowered for wanted in self.expected) / len(self.expected)
 
 
+class Tokenizer(Protocol):
+    """What a probe needs of transformers' tokenizers, which are not loaded for it: a text's `input_ids`."""
+
+    def __call__(self, text: str, *, verbose: bool) -> Any: ...
+
+
 class Probe(Protocol):
     """Makes cases of a wanted length."""
 
@@ -51,15 +54,12 @@ class Probe(Protocol):
     @property
     def varies(self) -> bool:
         """Whether two trials of the same cell differ."""
-        ...
 
     def settings(self) -> dict[str, Any]:
         """What a record says about how the cases were made."""
-        ...
 
-    def case(self, tokenizer: PreTrainedTokenizerBase, length: int, depth: float, rng: random.Random) -> Case:
+    def case(self, tokenizer: Tokenizer, length: int, depth: float, rng: random.Random) -> Case:
         """A case of at most `length` tokens, answer included. Everything random comes from `rng`."""
-        ...
 
 
 def case_seed(seed: int, probe: str, length: int, depth: float, trial: int) -> random.Random:

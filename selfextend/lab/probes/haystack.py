@@ -5,15 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import cycle, islice
-from typing import TYPE_CHECKING
+from itertools import cycle, islice, zip_longest
 
 from selfextend.lab.errors import LabError
+from selfextend.lab.probes.cases import Tokenizer
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
-_SENTENCE_END = re.compile(r"(?<=[.!?])[\"'’”)\]]*\s+")
+_SENTENCE_END = re.compile(r"((?<=[.!?])[\"'’”)\]]*\s+)")
 
 
 def sentences_of(text: str) -> list[str]:
@@ -22,12 +19,9 @@ def sentences_of(text: str) -> list[str]:
     Raises:
         LabError: the text is empty.
     """
-    sentences, start = [], 0
-    for end in _SENTENCE_END.finditer(text):
-        sentences.append(text[start : end.end()].strip())
-        start = end.end()
-    sentences.append(text[start:].strip())
-    sentences = [sentence for sentence in sentences if sentence]
+    parts = _SENTENCE_END.split(text)  # a sentence up to its stop, what closes it, the next sentence ...
+    whole = [(words + end).strip() for words, end in zip_longest(parts[::2], parts[1::2], fillvalue="")]
+    sentences = [sentence for sentence in whole if sentence]
     if not sentences:
         raise LabError("The text to plant something in is empty. Give a text with at least one sentence.")
     return sentences
@@ -47,7 +41,7 @@ def even_depths(count: int) -> list[float]:
     return [0.5] if count == 1 else [round(index / (count - 1), 4) for index in range(count)]
 
 
-def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+def encode(tokenizer: Tokenizer, text: str) -> list[int]:
     """Token ids of a prompt, with the special tokens that the tokenizer puts in front."""
     # No warning about texts longer than the tokenizer's own limit: they are the point here.
     ids: list[int] = tokenizer(text, verbose=False).input_ids
@@ -88,14 +82,14 @@ class Planted:
 
 
 def plant(
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: Tokenizer,
     filler: Filler,
     budget: int,
     *,
-    header: str,
+    header: str = "",
     planted: Sequence[Planted],
     question: str,
-) -> list[int]:
+) -> tuple[int, ...]:
     """The longest text of at most `budget` tokens: header, filler with things planted in it, question. As tokens.
 
     Header and question stand on lines of their own; what is planted stands between two pieces of the filler.
@@ -116,9 +110,7 @@ def plant(
     return fill(tokenizer, filler, budget, build)
 
 
-def fill(
-    tokenizer: PreTrainedTokenizerBase, filler: Filler, budget: int, build: Callable[[list[str]], str]
-) -> list[int]:
+def fill(tokenizer: Tokenizer, filler: Filler, budget: int, build: Callable[[list[str]], str]) -> tuple[int, ...]:
     """The tokens of the longest `build(pieces)` that has at most `budget` tokens. Errors as `plant`."""
 
     def tokens_with(count: int) -> list[int]:
@@ -151,4 +143,4 @@ def fill(
             f"The text ({filler.source}) with what is planted in it has only {len(longest):,} tokens, fewer than the "
             f"{budget:,} asked for. Choose a smaller length or a longer text."
         )
-    return longest
+    return tuple(longest)

@@ -8,13 +8,10 @@ from __future__ import annotations
 import random
 import uuid
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from selfextend.lab.probes.cases import Case
+from selfextend.lab.probes.cases import Case, Tokenizer
 from selfextend.lab.probes.haystack import Filler, encode, fill
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 _HEADER = "Here is a JSON object. Afterwards you will be asked for the value of one of its keys."
 
@@ -29,7 +26,7 @@ class KeyValues:
     def settings(self) -> dict[str, Any]:
         return {"identifiers": "UUID4"}
 
-    def case(self, tokenizer: PreTrainedTokenizerBase, length: int, depth: float, rng: random.Random) -> Case:
+    def case(self, tokenizer: Tokenizer, length: int, depth: float, rng: random.Random) -> Case:
         """One prompt of at most `length` tokens, answer included, with the pair asked for at `depth`.
 
         Raises:
@@ -47,7 +44,7 @@ class KeyValues:
 
         filler = Filler(others, repeats=False, joint=",\n", source="UUID4")
         tokens = fill(tokenizer, filler, length - answer, build)
-        return Case(tokens=tuple(tokens), expected=(value,), max_new_tokens=answer, match="contains")
+        return Case(tokens=tokens, expected=(value,), max_new_tokens=answer, match="contains")
 
 
 def _identifier(rng: random.Random) -> str:

@@ -7,20 +7,16 @@ published RULER results. `python -m selfextend eval` runs RULER itself.
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from dataclasses import dataclass, replace
+from typing import Any
 
 from selfextend.config import checked_integer
 from selfextend.lab.errors import LabError
 from selfextend.lab.probes import filler as generated
-from selfextend.lab.probes.cases import Case
+from selfextend.lab.probes.cases import Case, Tokenizer
 from selfextend.lab.probes.haystack import Filler, Planted, encode, plant
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
-Variant = Literal["single", "multi-key", "multi-value", "multi-query", "tracking"]
-VARIANTS: tuple[str, ...] = get_args(Variant)
+VARIANTS = ("single", "multi-key", "multi-value", "multi-query", "tracking")
 
 GENERATED = Filler(tuple(generated.sentences(seed=0, count=4000)), repeats=True, joint=" ", source="generated")
 """Some 60,000 words of generated prose, from the start again where that is not enough."""
@@ -49,7 +45,7 @@ class Needle:
 
     variant: str = "single"
     count: int = 4
-    filler: Filler = field(default=GENERATED)
+    filler: Filler = GENERATED
 
     varies = True
 
@@ -68,7 +64,7 @@ class Needle:
         count = {} if self.variant == "single" else {"needles": self.count}
         return {"variant": self.variant, **count, "filler": self.filler.source}
 
-    def case(self, tokenizer: PreTrainedTokenizerBase, length: int, depth: float, rng: random.Random) -> Case:
+    def case(self, tokenizer: Tokenizer, length: int, depth: float, rng: random.Random) -> Case:
         """One prompt of at most `length` tokens, answer included. The first needle is at `depth`, the others anywhere.
 
         Raises:
@@ -76,15 +72,9 @@ class Needle:
         """
         what, planted, question, expected = self._make(depth, rng)
         answer = len(encode(tokenizer, ", ".join(expected))) + 4
-        tokens = plant(
-            tokenizer,
-            self.filler,
-            length - answer,
-            header=_HEADER.format(what=what),
-            planted=planted,
-            question=question,
-        )
-        return Case(tokens=tuple(tokens), expected=tuple(expected), max_new_tokens=answer, match="contains")
+        header = _HEADER.format(what=what)
+        tokens = plant(tokenizer, self.filler, length - answer, header=header, planted=planted, question=question)
+        return Case(tokens=tokens, expected=tuple(expected), max_new_tokens=answer, match="contains")
 
     def _make(self, depth: float, rng: random.Random) -> tuple[str, list[Planted], str, list[str]]:
         """What is asked about, what is planted, the question with the answer's first words, and what is expected."""
@@ -100,16 +90,15 @@ class Needle:
             Planted(at, _PLANTED.format(place=place, value=value))
             for at, place, value in zip(depths, places, values, strict=True)
         ]
+        place = places[0]
         if self.variant == "multi-value":
-            place = places[0]
             question = f"Which access codes does {place} have? The access codes of {place} are"
-            return "access codes", planted, question, values
-        if self.variant == "multi-query":
+        elif self.variant == "multi-query":
             named = f"{', '.join(places[:-1])} and {places[-1]}"
             question = f"What are the access codes of {named}? The access codes of {named}, in this order, are"
-            return "access codes", planted, question, values
-        question = f"What is the access code of {places[0]}? The access code of {places[0]} is"
-        return "access codes", planted, question, values[:1]
+        else:
+            question, values = f"What is the access code of {place}? The access code of {place} is", values[:1]
+        return "access codes", planted, question, values
 
     def _chain(self, depths: list[float], value: str, rng: random.Random) -> tuple[str, list[Planted], str, list[str]]:
         names = [f"{letter}{rng.randrange(10, 100)}" for letter in rng.sample(_VARIABLES, len(depths))]
@@ -136,7 +125,7 @@ class OwnNeedle:
     sentence: str
     question: str
     answer: str
-    filler: Filler = field(default=GENERATED)
+    filler: Filler = GENERATED
 
     name = "needle-own"
 
@@ -155,26 +144,16 @@ class OwnNeedle:
         return self.filler.repeats
 
     def settings(self) -> dict[str, Any]:
-        return {
-            "sentence": self.sentence,
-            "question": self.question,
-            "answer": self.answer,
-            "filler": self.filler.source,
-        }
+        own = {"sentence": self.sentence, "question": self.question, "answer": self.answer}
+        return {**own, "filler": self.filler.source}
 
-    def case(self, tokenizer: PreTrainedTokenizerBase, length: int, depth: float, rng: random.Random) -> Case:
+    def case(self, tokenizer: Tokenizer, length: int, depth: float, rng: random.Random) -> Case:
         """One prompt with the sentence at `depth`. Trials start the generated filler at different places."""
         answer = len(encode(tokenizer, self.answer)) + 4
         filler = self.filler
         if filler.repeats:
             start = rng.randrange(len(filler.pieces))
-            filler = Filler((*filler.pieces[start:], *filler.pieces[:start]), True, filler.joint, filler.source)
-        tokens = plant(
-            tokenizer,
-            filler,
-            length - answer,
-            header="",
-            planted=[Planted(depth, self.sentence.strip())],
-            question=self.question.strip(),
-        )
-        return Case(tokens=tuple(tokens), expected=(self.answer,), max_new_tokens=answer, match="contains")
+            filler = replace(filler, pieces=(*filler.pieces[start:], *filler.pieces[:start]))
+        planted = [Planted(depth, self.sentence.strip())]
+        tokens = plant(tokenizer, filler, length - answer, planted=planted, question=self.question.strip())
+        return Case(tokens=tokens, expected=(self.answer,), max_new_tokens=answer, match="contains")

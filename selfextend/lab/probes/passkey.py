@@ -10,16 +10,13 @@ import json
 import random
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from selfextend.config import checked_integer
 from selfextend.lab.errors import TestSetError
-from selfextend.lab.probes.cases import Case
+from selfextend.lab.probes.cases import Case, Tokenizer
 from selfextend.lab.probes.haystack import Filler, Planted, encode, plant
 from selfextend.lab.probes.held_out import is_held_out
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 HEADER = (
     "There is an important info hidden inside a lot of irrelevant text. Find it and memorize it. "
@@ -57,22 +54,17 @@ class Passkey:
     def settings(self) -> dict[str, Any]:
         return {"digits": self.digits, "filler": self.filler.source}
 
-    def case(self, tokenizer: PreTrainedTokenizerBase, length: int, depth: float, rng: random.Random) -> Case:
+    def case(self, tokenizer: Tokenizer, length: int, depth: float, rng: random.Random) -> Case:
         """One prompt of at most `length` tokens, its answer included, with the key at `depth`.
 
         Raises:
             LabError: see `plant`.
         """
         key = _unseen_key(self.digits, rng)
-        tokens = plant(
-            tokenizer,
-            self.filler,
-            length - self.digits,
-            header=HEADER,
-            planted=[Planted(depth, NEEDLE.format(key=key))],
-            question=QUESTION,
-        )
-        return Case(tokens=tuple(tokens), expected=(key,), max_new_tokens=self.digits, match="begins")
+        planted = [Planted(depth, NEEDLE.format(key=key))]
+        budget = length - self.digits
+        tokens = plant(tokenizer, self.filler, budget, header=HEADER, planted=planted, question=QUESTION)
+        return Case(tokens=tokens, expected=(key,), max_new_tokens=self.digits, match="begins")
 
 
 def _unseen_key(digits: int, rng: random.Random) -> str:
@@ -114,7 +106,7 @@ def read_test_set(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def case_of_row(tokenizer: PreTrainedTokenizerBase, row: dict[str, Any]) -> Case:
+def case_of_row(tokenizer: Tokenizer, row: dict[str, Any]) -> Case:
     """One row of a test set as a case. As in LongLM's example, an input without the question gets it at its end."""
     prompt = row["input"]
     if QUESTION.strip() not in prompt:
