@@ -9,10 +9,11 @@ from app_parts import unpacked
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from app.tabs.controls import suggested
 from app.tabs.parameters import ABOVE_RULE, BELOW_BAND, IN_BAND, TOO_SHORT, parameter_plane, verdict_of
 from app.tabs.position_map import _cell_of, _redraw, _show_all, _sum_of, _tokens_in
 from app.tabs.widgets import DocumentView, method_of, settings_of
-from selfextend import SelfExtendConfig, suggest
+from selfextend import SelfExtendConfig, max_length, suggest
 from selfextend.config import rule_share, smallest_group_size
 from selfextend.methods import SelfExtend
 
@@ -144,6 +145,12 @@ def test_smallest_group_size_is_the_smallest_that_fits(trained_window: int, leng
 def test_rule_share_in_the_papers_own_numbers() -> None:
     assert rule_share(2048, 4096, SelfExtendConfig(4, 512)) == (512 + (4096 - 512) / 4) / 2048
     assert rule_share(2048, 300, SelfExtendConfig(4, 512)) == 300 / 2048
+
+
+def test_suggest_counts_the_longest_answer_that_is_set_now() -> None:
+    """The view still has room for 64 tokens where 4,096 were set the moment before."""
+    group, window = suggested(DocumentView(256, 464, room=64), None, 4096)
+    assert max_length(256, SelfExtendConfig(group["value"], window["value"])) >= 400 + 4096
 
 
 def test_sliders_send_floats_or_nothing() -> None:

@@ -273,6 +273,8 @@ def test_names_are_parsed_and_wrong_ones_refused() -> None:
         method_from("yarn", {"group_size": 4})
     with pytest.raises(ValueError, match="at least 1"):
         method_from("selfextend", {"group_size": 0})
+    with pytest.raises(ValueError, match="window"):
+        method_from("window", {"window": 1.5})
     with pytest.raises(ValueError, match="takes no query scaling"):
         YaRN("logn")
 

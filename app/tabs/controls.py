@@ -142,14 +142,17 @@ def build_controls(view: gr.State, neighbor_window: gr.State) -> Controls:
             info="four columns: vanilla, log-n alone, SelfExtend alone, both",
             elem_id="four",
         )
-    on(suggest_button.click, _suggest, [view, neighbor_window], [group, window])
+    on(suggest_button.click, suggested, [view, neighbor_window, new_tokens], [group, window])
     return Controls(
         method, group, window, log_n, extend, new_tokens, temperature, top_p, top_k, penalty, seed, remember, four
     )
 
 
-def _suggest(view: DocumentView, neighbor_window: int | None) -> tuple[Any, Any]:
-    return slider_updates(suggest(view.trained_window, view.length, neighbor_window=neighbor_window), view)
+def suggested(view: DocumentView, neighbor_window: int | None, new_tokens: int) -> tuple[Any, Any]:
+    """Both sliders, set to what suits the document and the longest answer."""
+    # The view follows the page; whoever sets the longest answer and clicks at once is ahead of it.
+    length = view.length - view.room + int(new_tokens)
+    return slider_updates(suggest(view.trained_window, length, neighbor_window=neighbor_window), view)
 
 
 def slider_updates(config: SelfExtendConfig, view: DocumentView) -> tuple[Any, Any]:

@@ -128,7 +128,7 @@ def view_of(runtime: Runtime, session: Session, max_new_tokens: int) -> Document
         start, end = index.chars[token]
         return index.prompt[int(start) : int(end)]
 
-    return DocumentView(loaded.trained_window, len(index) + max_new_tokens, words)
+    return DocumentView(loaded.trained_window, len(index) + max_new_tokens, words, max_new_tokens)
 
 
 def documents_html(runtime: Runtime, session: Session) -> str:

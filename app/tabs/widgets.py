@@ -36,11 +36,13 @@ class DocumentView:
         trained_window: the model's L, in tokens.
         length: tokens of the prompt (documents, question and room for the answer).
         token_text: the words at a position, as a function of it; None if nothing is read yet.
+        room: how many of `length` are room for the answer.
     """
 
     trained_window: int
     length: int
     token_text: Callable[[int], str] | None = None
+    room: int = 0
 
     def words_at(self, position: int) -> str | None:
         """The token's text at `position`, or None where it is unknown."""

@@ -47,7 +47,7 @@ class Method:
             raise ValueError(f"{self.heading} takes no query scaling.")
         for attribute, _ in self.symbols:
             value = getattr(self, attribute)
-            if value is not None and not isinstance(value, float):
+            if value is not None:
                 checked_integer(attribute, value, 1)
 
     @property
