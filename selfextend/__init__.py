@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from selfextend.config import SelfExtendConfig, max_length, suggest
 
+__version__ = "0.1.0"
+
 if TYPE_CHECKING:
     from selfextend.loading.models import load_model
     from selfextend.plugin import Support, disable, enable, self_extend, support

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
+from dataclasses import dataclass
+from types import MethodType
 from typing import Any, Protocol
 
 import torch
@@ -31,8 +33,22 @@ class KeyWriter(Protocol):
         ...
 
 
-writing: ContextVar[KeyWriter | None] = ContextVar("writing", default=None)
-"""Set by the forward pass before each extended layer. A thread or task has its own."""
+class Pass(Protocol):
+    """A forward pass of a model that SelfExtend is on."""
+
+    @property
+    def layer(self) -> KeyWriter | None:
+        """The extended layer under way."""
+        ...
+
+
+current: ContextVar[Pass | None] = ContextVar("current", default=None)
+"""The forward pass under way. A thread or task has its own."""
+
+_OUTSIDE = (
+    "This cache holds keys for SelfExtend; it works only inside a model that SelfExtend is enabled on. Enable it again "
+    "with the settings the cache was made with, or start with a new cache."
+)
 
 
 class GrowingStates:
@@ -116,12 +132,10 @@ class SelfExtendLayer(CacheLayerMixin):
         Raises:
             RuntimeError: called outside a forward pass of a model that SelfExtend is enabled on.
         """
-        writer = writing.get()
+        under_way = current.get()
+        writer = under_way.layer if under_way is not None else None
         if writer is None:
-            raise RuntimeError(
-                "This cache holds keys for SelfExtend; it works only inside a model that SelfExtend is enabled on. "
-                "Enable it again with the settings the cache was made with, or start with a new cache."
-            )
+            raise RuntimeError(_OUTSIDE)
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         *near, far = writer.rotated_keys(key_states)
@@ -214,7 +228,8 @@ class SelfExtendCache(Cache):
 
     Args:
         positions: what its keys are rotated for.
-        layers: one cache layer for each layer of the model; extended ones are `SelfExtendLayer`.
+        layers: one cache layer for each layer of the model; extended ones are `SelfExtendLayer`, or keep unrotated
+            keys where the model changes them behind its cache.
     """
 
     def __init__(self, positions: PositionMap, layers: Sequence[Any]) -> None:
@@ -229,6 +244,55 @@ class SelfExtendCache(Cache):
         for layer in self.layers:
             if isinstance(layer, SelfExtendLayer):
                 layer.reserved = length
+
+
+@dataclass(frozen=True)
+class _Content:
+    """What the keys in a cache stand for: the position map, and each row's position minus number in the cache."""
+
+    positions: PositionMap
+    offsets: list[int | None]
+
+
+def continue_cache(cache: Cache, past: int, positions: PositionMap, offsets: list[int | None]) -> None:
+    """See that a forward pass goes on where the cache's `past` tokens end, under the settings they were read with.
+
+    Args:
+        offsets: for each row, position minus number in the cache; None for a row of nothing but padding.
+
+    Raises:
+        ValueError: the cache was filled with other settings, or without SelfExtend, or positions jump.
+    """
+    held: _Content | None = vars(cache).get("_content")
+    filled_with = getattr(cache, "positions", None) if held is None or past == 0 else held.positions
+    if filled_with is not None and filled_with != positions:
+        raise ValueError(
+            f"This cache was filled with {filled_with}, but the model now runs with {positions}. Start with a new "
+            "cache: with other settings every layer above the first computes something else."
+        )
+    if past and held is None:
+        raise ValueError(
+            f"This cache holds {past} tokens that were not read with SelfExtend on (a cache filled before, or a "
+            "learned prefix): their keys are rotated already, so far ones cannot be moved. Start with a new cache."
+        )
+    before = held.offsets if past and held is not None else []
+    # Beams and rows that were chosen change the number of rows; a row that is all padding yet has no positions.
+    continued = zip(before, offsets, strict=True) if len(before) == len(offsets) else ()
+    if any(None not in (old, new) and old != new for old, new in continued):
+        raise ValueError(
+            "Positions do not go on where the cache ends. SelfExtend counts neighbors by their place in the cache: pad "
+            "batches on the left, and pass position_ids without jumps or none."
+        )
+    vars(cache)["_content"] = _Content(positions, offsets)
+    if not isinstance(cache, SelfExtendCache):
+        vars(cache)["update"] = MethodType(_update_inside_a_pass, cache)
+
+
+def _update_inside_a_pass(self: Cache, *args: Any, **kwargs: Any) -> Any:
+    """`update` of a cache that holds unrotated keys, which mean nothing to the model without SelfExtend."""
+    if current.get() is None:
+        raise RuntimeError(_OUTSIDE)
+    return type(self).update(self, *args, **kwargs)
 
 
 def cache_nbytes(cache: Cache) -> int:

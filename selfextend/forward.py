@@ -1,25 +1,26 @@
 """One forward pass of an extended model: where its tokens stand, and attention for each of its layers.
 
 Turns what transformers hands over (positions, a padding mask, some cache) into what `selfextend.attention` takes. All
-that a pass needs to remember is in its `ForwardPass`, which `current` holds: two threads that call one model have two.
+that a pass needs to remember is in its `ForwardPass`, which `selfextend.cache.current` holds: two threads that call one
+model have two.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextvars import ContextVar
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, NamedTuple, Protocol
 
 import torch
+from torch.utils.checkpoint import checkpoint
 
 from selfextend.attention.blockwise import blockwise_attention
 from selfextend.attention.eager import eager_attention
-from selfextend.cache import SelfExtendCache, writing
+from selfextend.masks import DeferredMask
 from selfextend.positions import PositionMap, largest_relative_position, logn_query_scale
-from selfextend.probe import AttentionLayer, LayerKind
-from selfextend.rotary import RotaryEmbedding, Tables, rotate
+from selfextend.probe import AttentionLayer
+from selfextend.rotary import RotaryEmbedding, Tables
 
 _SCORES_AT_ONCE = 1 << 24
 
@@ -44,6 +45,7 @@ class AttentionOptions(NamedTuple):
     ends: tuple[int, ...]
     scaling: float
     softcap: float | None
+    sinks: torch.Tensor | None
 
 
 @dataclass
@@ -54,6 +56,7 @@ class ForwardPass:
         positions: the position map.
         trained_window: L, in tokens.
         past: tokens in the cache before this pass.
+        offsets: for each row, position minus number of a token; None for a row of nothing but padding.
         query_positions: i, (batch or 1, q).
         key_positions: j of cached and new tokens together, (batch or 1, past + q).
         starts: for each row, the index of its first token that is not padding; None where all are 0.
@@ -61,22 +64,19 @@ class ForwardPass:
             `starts` say it all.
         observer: sees the layers' rotated states, if given.
         expected: tokens that the whole text is known to have, if so; see `SelfExtendCache.reserve`.
-        kept: kinds of the layers that keep what they do.
-        kept_implementation: the attention implementation that those run, by transformers' name for it.
         layer: the extended layer under way.
     """
 
     positions: PositionMap
     trained_window: int
     past: int
+    offsets: list[int | None]
     query_positions: torch.Tensor
     key_positions: torch.Tensor
     starts: list[int] | None = None
     key_mask: torch.Tensor | None = None
     observer: AttentionObserver | None = None
     expected: int = 0
-    kept: frozenset[LayerKind] = frozenset()
-    kept_implementation: str = "sdpa"
     layer: LayerPass | None = None
     _tables: dict[Any, Tables] = field(default_factory=dict)
 
@@ -136,10 +136,6 @@ class ForwardPass:
         return self._tables[key][0]
 
 
-current: ContextVar[ForwardPass | None] = ContextVar("current", default=None)
-"""The forward pass under way. A thread or task has its own."""
-
-
 def forward_pass(
     positions: PositionMap,
     trained_window: int,
@@ -154,7 +150,7 @@ def forward_pass(
         tokens: input ids (batch, q) or embeddings (batch, q, hidden).
         past: tokens in the cache.
         attention_mask: None, (batch, past + q) with 0 for hidden tokens, or (batch, 1, q, past + q).
-        position_ids: None or (batch or 1, q), consecutive in each row.
+        position_ids: None or (batch or 1, q), consecutive in each row; several such, one an axis, where all axes agree.
 
     Raises:
         ValueError: positions that are not consecutive, or a mask of another shape.
@@ -165,12 +161,20 @@ def forward_pass(
     expected = index[None, past:] if starts is None else index[past:] - starts[:, None]
     key_positions = index[None] if starts is None else index - starts[:, None]
     if position_ids is not None:
+        position_ids = _one_axis(position_ids)
         first = _first_offset(position_ids.to(index.device), expected, None if seen is None else seen[:, past:])
+        if starts is not None:
+            # Models that number tokens by their place, padding and all, mean the text that begins behind it.
+            first = torch.where(first == starts[:, None], 0, first)
         expected, key_positions = expected + first, key_positions + first
     return ForwardPass(
         positions=positions,
         trained_window=trained_window,
         past=past,
+        offsets=[
+            None if offset <= -length else offset
+            for offset in key_positions[:, :1].expand(tokens.shape[0], 1).flatten().tolist()
+        ],
         query_positions=expected.clamp_min(0),
         key_positions=key_positions.clamp_min(0),
         starts=None if starts is None or not bool(starts.any()) else starts.tolist(),
@@ -207,10 +211,20 @@ def _hidden_tokens(
     return seen, starts, seen if needs_mask else None
 
 
+def _one_axis(position_ids: torch.Tensor) -> torch.Tensor:
+    """Positions of text, which are the same on all axes of a model that also has height and width (Qwen-VL)."""
+    if position_ids.dim() == 3 and bool((position_ids == position_ids[:1]).all()):
+        return position_ids[0]
+    if position_ids.dim() != 2:
+        raise ValueError(
+            "SelfExtend moves keys along one axis of positions, and these tokens stand on several (image or video "
+            "patches with a height and a width). Give this model text alone."
+        )
+    return position_ids
+
+
 def _first_offset(position_ids: torch.Tensor, expected: torch.Tensor, seen: torch.Tensor | None) -> torch.Tensor:
     """By how much each row's given positions are ahead of the expected ones, (batch, 1)."""
-    if position_ids.dim() != 2:
-        raise ValueError("SelfExtend takes position_ids of shape (batch, tokens).")
     offset = position_ids - expected
     counted = torch.ones_like(offset, dtype=torch.bool) if seen is None else seen.expand_as(offset)
     first = torch.gather(offset, 1, counted.int().argmax(dim=1, keepdim=True))
@@ -229,18 +243,12 @@ class LayerPass:
 
     Attributes:
         near_keys: what the layer's cache handed over in this pass: see `selfextend.cache.KeyWriter`. None where the
-            cache is not SelfExtend's own.
+            cache keeps unrotated keys.
     """
 
     step: ForwardPass
     layer: AttentionLayer
     near_keys: list[torch.Tensor] | None = None
-
-    @classmethod
-    def begin(cls, step: ForwardPass, layer: AttentionLayer, cache: SelfExtendCache | None) -> None:
-        """Make this the layer under way. A cache of ours will ask it how to rotate."""
-        step.layer = cls(step, layer)
-        writing.set(None if cache is None else step.layer)
 
     @property
     def _rotary(self) -> RotaryEmbedding:
@@ -264,6 +272,8 @@ class LayerPass:
         *,
         scaling: float,
         softcap: float | None = None,
+        sinks: torch.Tensor | None = None,
+        mask: DeferredMask | None = None,
         dropout: float = 0.0,
         want_weights: bool = False,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
@@ -272,10 +282,11 @@ class LayerPass:
         Args:
             query: (batch, heads, q, head_dim), unrotated.
             key: (batch, kv_heads, t, head_dim): the last band's keys from SelfExtend's cache, else unrotated ones.
-            value: (batch, kv_heads, t, head_dim).
+            value: (batch, kv_heads, t, value_dim).
+            mask: what queries may see, where causality and padding do not say it all.
 
         Returns:
-            (batch, heads, q, head_dim), zeros for queries that are padding, and the weights where they were asked for.
+            (batch, heads, q, value_dim), zeros for queries that are padding, and the weights where they were asked for.
         """
         step = self.step
         if self.near_keys is not None:
@@ -292,8 +303,12 @@ class LayerPass:
         if step.positions.query_scaling == "logn":
             query = query * step.query_scale(query)
         queries = [self._rotate(query, step.query_tables(self._rotary, band, query)) for band in range(len(step.bands))]
-        options = AttentionOptions(step.ends, scaling, softcap)
-        return _attend(step, self.layer.index, RotatedStates(queries, keys, value), options, dropout, want_weights)
+        if query.dtype != value.dtype:  # autocast: rotated in fp32, as the model rotates, then as exact as the values
+            queries, keys = ([s.to(value.dtype) for s in states] for states in (queries, keys))
+        options = AttentionOptions(step.ends, scaling, softcap, sinks)
+        states = RotatedStates(queries, keys, value)
+        with torch.autocast(value.device.type, enabled=False):
+            return _attend(step, self.layer.index, states, options, mask, dropout, want_weights)
 
     def _all_keys(self, key: torch.Tensor, q_len: int) -> list[torch.Tensor]:
         """Unrotated keys of all tokens -> as each band needs them."""
@@ -306,20 +321,27 @@ class LayerPass:
         return self._rotate(key, self.step.key_tables(self._rotary, band, key, since))
 
     def _rotate(self, states: torch.Tensor, tables: Tables) -> torch.Tensor:
-        assert self.layer.apply_rotary_pos_emb is not None
-        return rotate(states, tables, self.layer.apply_rotary_pos_emb)
+        assert self.layer.rotation is not None
+        return self.layer.rotation(states, tables)
 
 
 def _attend(
-    step: ForwardPass, layer: int, states: RotatedStates, options: AttentionOptions, dropout: float, want_weights: bool
+    step: ForwardPass,
+    layer: int,
+    states: RotatedStates,
+    options: AttentionOptions,
+    mask: DeferredMask | None,
+    dropout: float,
+    want_weights: bool,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Attention of one layer, row by row where rows are padded."""
     rows = states.value_states.shape[0]
     if step.observer is not None:
         for row, unpadded in _unpadded(step, states, rows):
             step.observer.observe(layer, unpadded, options, row)
-    if step.key_mask is not None or dropout or want_weights:
-        return _in_pieces(step, states, options, dropout, want_weights)
+    learns = torch.is_grad_enabled() and any(s.requires_grad for s in (*states.queries, *states.keys, states[2]))
+    if learns or mask is not None or step.key_mask is not None or dropout or want_weights:
+        return _in_pieces(step, states, options, mask, dropout, want_weights)
     if step.starts is None:
         return blockwise_attention(*states, **options._asdict()), None
     query = states.queries[0]
@@ -350,26 +372,41 @@ def _unpadded(step: ForwardPass, states: RotatedStates, rows: int) -> Iterator[t
 
 
 def _in_pieces(
-    step: ForwardPass, states: RotatedStates, options: AttentionOptions, dropout: float, want_weights: bool
+    step: ForwardPass,
+    states: RotatedStates,
+    options: AttentionOptions,
+    mask: DeferredMask | None,
+    dropout: float,
+    want_weights: bool,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """The readable attention, a bounded number of scores at a time: for masks, dropout and wanted weights."""
+    """The readable attention, a bounded number of scores at a time: for masks, dropout, wanted weights and gradients.
+
+    Where gradients are wanted, each piece is computed once more on the way back instead of being kept.
+    """
     batch, heads, q_len, _ = states.queries[0].shape
     kv_len, device = states.value_states.shape[2], states.value_states.device
-    mask = None if step.key_mask is None else step.key_mask.to(device)
-    if mask is None and step.starts is not None:
-        mask = torch.arange(kv_len, device=device)[None] >= torch.tensor(step.starts, device=device)[:, None]
+    padding = None if step.key_mask is None else step.key_mask.to(device)
+    if padding is None and step.starts is not None:
+        padding = torch.arange(kv_len, device=device)[None] >= torch.tensor(step.starts, device=device)[:, None]
     size = q_len if want_weights else max(1, _SCORES_AT_ONCE // (batch * heads * kv_len))
     outputs, weights = [], None
     for start in range(0, q_len, size):
         piece = slice(start, min(start + size, q_len))
-        output, weights = eager_attention(
+        key_mask = padding if padding is None or padding.dim() == 2 else padding[:, piece]
+        if mask is not None:
+            key_mask = mask.rows(piece.start, piece.stop)[..., :kv_len].to(device)
+        attention: Callable[..., tuple[torch.Tensor, torch.Tensor]] = partial(
+            eager_attention,
             [query[:, :, piece] for query in states.queries],
-            states.keys,
-            states.value_states,
             dropout=dropout,
             first_query=kv_len - q_len + piece.start,
-            key_mask=mask if mask is None or mask.dim() == 2 else mask[:, piece],
+            key_mask=key_mask,
+            is_causal=mask is None,
             **options._asdict(),
         )
+        if torch.is_grad_enabled():
+            output, weights = checkpoint(attention, states.keys, states.value_states, use_reentrant=False)
+        else:
+            output, weights = attention(states.keys, states.value_states)
         outputs.append(output)
     return torch.cat(outputs, dim=2), weights if want_weights else None

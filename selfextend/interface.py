@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch.overrides import TorchFunctionMode
 from transformers import AttentionInterface, AttentionMaskInterface
-from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, causal_mask_function
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from selfextend.forward import ForwardPass, LayerPass, current
+from selfextend.cache import current
+from selfextend.forward import ForwardPass, LayerPass
+from selfextend.masks import DeferredMask, deferred_mask, padding_of
 
 IMPLEMENTATION = "selfextend"
 ATTRIBUTE = "_selfextend"
 """The attribute of a decoder that holds what is on, and of an attention module that holds its `AttentionLayer`."""
+KEPT = "_selfextend_kept_implementation"
+"""The attribute of a configuration that holds the attention implementation of layers that keep what they do."""
 
 
 def pass_under_way() -> ForwardPass:
@@ -27,7 +30,7 @@ def pass_under_way() -> ForwardPass:
     step = current.get()
     if step is None:
         raise RuntimeError("A single layer of a model with SelfExtend on was called outside its model.")
-    return step
+    return cast(ForwardPass, step)
 
 
 def _layer_under_way() -> LayerPass:
@@ -49,9 +52,9 @@ class DirectAttention(TorchFunctionMode):
         return _layer_under_way().attention(query, key, value, scaling=scaling, dropout=dropout)[0]
 
 
-def padding_mask(attention_mask: torch.Tensor | None = None, **_: Any) -> torch.Tensor | None:
+def generation_masks(attention_mask: Any = None, **_: Any) -> Any:
     """The mask that generation makes ahead of a pass: the padding as it is, since the pass makes its own."""
-    return attention_mask
+    return padding_of(attention_mask)
 
 
 def _attention_forward(
@@ -59,42 +62,40 @@ def _attention_forward(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
+    attention_mask: Any,
     scaling: float | None = None,
     dropout: float = 0.0,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """What transformers calls as the attention implementation "selfextend". Its contract: see `AttentionInterface`."""
-    step, layer = pass_under_way(), vars(module)[ATTRIBUTE]
-    if scaling is None:
-        scaling = query.shape[-1] ** -0.5
-    if layer.kind != "extended":
-        eager: Any = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
-        original = ALL_ATTENTION_FUNCTIONS.get_interface(step.kept_implementation, eager)
-        return original(module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **kwargs)
+    layer = vars(module).get(ATTRIBUTE)
+    if layer is None or layer.kind != "extended":
+        return _kept_attention(module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **kwargs)
     output, weights = _layer_under_way().attention(
         query,
         key,
         value,
-        scaling=scaling,
+        scaling=query.shape[-1] ** -0.5 if scaling is None else scaling,
         softcap=kwargs.get("softcap"),
+        sinks=kwargs.get("s_aux"),
+        mask=attention_mask if isinstance(attention_mask, DeferredMask) and not attention_mask.is_causal else None,
         dropout=dropout,
         want_weights=bool(kwargs.get("output_attentions")),
     )
     return output.transpose(1, 2).contiguous(), weights
 
 
-def _attention_mask(*args: Any, **kwargs: Any) -> Any:
-    """The mask for layers that keep their own attention. Extended layers take none: theirs is in `ForwardPass`."""
-    step = current.get()
-    if step is None:
-        return None
-    plain = kwargs.get("mask_function") is causal_mask_function
-    if not step.kept or (plain and "no_rope" not in step.kept):
-        return None
-    original = ALL_MASK_ATTENTION_FUNCTIONS.get(step.kept_implementation)
-    return None if original is None else original(*args, **kwargs)
+def _kept_attention(module: Any, query: Any, key: Any, value: Any, mask: Any, **arguments: Any) -> Any:
+    """The attention that a layer would have without SelfExtend; weights, where they are asked for."""
+    implementation = vars(module.config)[KEPT]
+    if arguments.get("output_attentions"):
+        implementation = "eager"
+    eager: Any = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
+    original = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager)
+    if isinstance(mask, DeferredMask):
+        mask = mask.made(implementation)
+    return original(module, query, key, value, mask, **arguments)
 
 
 AttentionInterface.register(IMPLEMENTATION, _attention_forward)
-AttentionMaskInterface.register(IMPLEMENTATION, _attention_mask)
+AttentionMaskInterface.register(IMPLEMENTATION, cast(Any, deferred_mask))

@@ -7,6 +7,7 @@ undone by `disable`.
 
 from __future__ import annotations
 
+import copy
 import functools
 import inspect
 import warnings
@@ -15,15 +16,18 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
+import torch
 from torch import nn
-from transformers import DynamicCache, PreTrainedModel
+from transformers import Cache, DynamicCache, PreTrainedConfig, PreTrainedModel
+from transformers.cache_utils import DynamicLayer
 
 from selfextend import windows
-from selfextend.cache import SelfExtendCache, SelfExtendLayer, writing
+from selfextend.cache import SelfExtendCache, SelfExtendLayer, continue_cache, current
 from selfextend.config import SelfExtendConfig, check_window
 from selfextend.errors import PastReachError, PastReachWarning, UnsupportedArchitectureError
-from selfextend.forward import AttentionObserver, LayerPass, current, forward_pass
-from selfextend.interface import ATTRIBUTE, IMPLEMENTATION, DirectAttention, padding_mask, pass_under_way
+from selfextend.forward import AttentionObserver, ForwardPass, LayerPass, forward_pass
+from selfextend.interface import ATTRIBUTE, IMPLEMENTATION, KEPT, DirectAttention, generation_masks, pass_under_way
+from selfextend.masks import padding_of
 from selfextend.positions import PositionMap
 from selfextend.probe import Anatomy, AttentionLayer, LayerKind, examine
 from selfextend.rotary import kept_state, unrotated
@@ -64,7 +68,7 @@ def support(model: PreTrainedModel) -> Support:
     """
     extension = active_extension(model)
     try:
-        anatomy = examine(model) if extension is None else extension.anatomy
+        anatomy = examine(_unwrapped(model)) if extension is None else extension.anatomy
     except UnsupportedArchitectureError as error:
         return Support(False, str(error))
     layers = tuple(LayerSupport(layer.name, layer.kind, layer.index) for layer in anatomy.layers)
@@ -85,6 +89,7 @@ def enable(
     filled with other settings, or without SelfExtend, do not fit.
 
     Args:
+        model: a transformers model, or one that PEFT wraps around it.
         trained_window: the paper's L, in tokens; read from the model's configuration unless given.
         on_overflow: what to do about a sequence past the reach: "warn", "error" or "ignore".
 
@@ -94,10 +99,16 @@ def enable(
     """
     if on_overflow not in ("warn", "error", "ignore"):
         raise ValueError(f"on_overflow must be 'warn', 'error' or 'ignore', not {on_overflow!r}.")
+    model = _unwrapped(model)
     if trained_window is None:
         trained_window = windows.trained_window(model.config)
     check_window(trained_window, config)
     _extend(model, config, trained_window, on_overflow)
+
+
+def _unwrapped(model: Any) -> Any:
+    """The transformers model inside PEFT's."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 def _extend(model: PreTrainedModel, positions: PositionMap, trained_window: int, on_overflow: OnOverflow) -> None:
@@ -180,18 +191,19 @@ class Extension:
         self.trained_window = trained_window
         self.on_overflow = on_overflow
         self.observer: AttentionObserver | None = None
-        self.original_implementation = "sdpa"
+        self._configs: list[tuple[Any, Any]] = []
         self._warned = False
         self._undo = ExitStack()
+        self._first_extended = min(layer.index for layer in anatomy.layers if layer.kind == "extended")
 
     def new_cache(self) -> SelfExtendCache:
         """An empty cache for this model with these settings."""
-        count = max(layer.index for layer in self.anatomy.layers) + 1
         plain = DynamicCache(config=self.anatomy.decoder.config)  # type: ignore[arg-type]
-        layers: list[Any] = [plain.layers[index] for index in range(count)]
+        layers: list[Any] = list(plain.layers)
+        layers += [DynamicLayer() for _ in range(len(layers), 1 + max(layer.index for layer in self.anatomy.layers))]
         ends = [band.until for band in self.positions.bands if band.until is not None]
         for layer in self.anatomy.layers:
-            if layer.kind == "extended":
+            if layer.rotates_in_cache and type(layers[layer.index]) is DynamicLayer:
                 layers[layer.index] = SelfExtendLayer(ends)
         return SelfExtendCache(self.positions, layers)
 
@@ -200,10 +212,8 @@ class Extension:
         with ExitStack() as undo:
             decoder = self.anatomy.decoder
             undo.enter_context(kept_state(decoder))
+            self._own_configs(undo, model)
             _attach(undo, decoder, ATTRIBUTE, self)
-            modules = [decoder, *(layer.module for layer in self.anatomy.layers)]
-            for config in {id(m.config): m.config for m in modules if hasattr(m, "config")}.values():
-                self._change_config(undo, config)
             for layer in self.anatomy.layers:
                 _attach(undo, layer.module, ATTRIBUTE, layer)
                 if layer.kind == "extended":
@@ -211,13 +221,14 @@ class Extension:
                     undo.callback(layer.module.register_forward_pre_hook(before, with_kwargs=True).remove)
                     if not self.anatomy.uses_interface:
                         _attach(undo, layer.module, "forward", self._direct_forward(layer))
+            undo.callback(model.register_forward_pre_hook(lambda *_: self._adopt_implementations()).remove)
             undo.callback(decoder.register_forward_pre_hook(self._before_forward, with_kwargs=True).remove)
             undo.callback(decoder.register_forward_hook(self._after_forward, always_call=True).remove)
             if hasattr(model, "generate"):
                 _attach(undo, model, "generate", self._generate(cast(Any, model.generate)))
             _attach(undo, model, "save_pretrained", self._save_pretrained(model))
             # For static caches generate() makes masks outside the forward pass; there, ours are made inside it.
-            _attach(undo, model, "create_masks_for_generate", padding_mask)
+            _attach(undo, model, "create_masks_for_generate", generation_masks)
             self._undo = undo.pop_all()
 
     def remove(self) -> None:
@@ -229,16 +240,44 @@ class Extension:
             "A model with SelfExtend on cannot be copied or pickled. Disable it first, or use save_pretrained."
         )
 
-    def _change_config(self, undo: ExitStack, config: Any) -> None:
-        self.original_implementation = config._attn_implementation
-        undo.callback(setattr, config, "_attn_implementation_internal", config._attn_implementation)
-        config._attn_implementation_internal = IMPLEMENTATION if self.anatomy.uses_interface else "sdpa"
-        if self.anatomy.own_window:
-            # With its own sliding window on, the model's masks and caches would drop the far keys.
-            name = "sliding_window" if getattr(config, "layer_types", None) is None else "layer_types"
-            before = getattr(config, name)
-            undo.callback(setattr, config, name, before)
-            setattr(config, name, None if name == "sliding_window" else ["full_attention"] * len(before))
+    def _own_configs(self, undo: ExitStack, model: PreTrainedModel) -> None:
+        """Give the model configurations of its own while SelfExtend is on: another model may share the ones it has.
+
+        What somebody else changes in them meanwhile stays changed.
+        """
+        copied: dict[int, Any] = {}
+        holders: list[Any] = [m for m in model.modules() if isinstance(vars(m).get("config"), PreTrainedConfig)]
+        pairs = {id(module.config): (module.config, copy.deepcopy(module.config, copied)) for module in holders}
+        for module in holders:
+            undo.callback(setattr, module, "config", module.config)
+            module.config = pairs[id(module.config)][1]
+        attending = [self.anatomy.decoder, *(layer.module for layer in self.anatomy.layers)]
+        runs = {id(vars(module).get("config")) for module in attending}
+        for original, own in pairs.values():
+            if id(own) in runs:
+                self._configs.append((original, own))
+                vars(own)[KEPT] = original._attn_implementation
+                own._attn_implementation_internal = self._implementation
+                if self.anatomy.own_window:
+                    # With its own sliding window on, the model's masks and caches would drop the far keys.
+                    if getattr(own, "layer_types", None) is None:
+                        own.sliding_window = None
+                    else:
+                        own.layer_types = ["full_attention"] * len(own.layer_types)
+            undo.callback(_carry_changes, dict(vars(own)), own, original)
+        undo.callback(self._configs.clear)
+
+    def _adopt_implementations(self) -> None:
+        """Where an attention implementation was chosen meanwhile, the layers that keep what they do take it."""
+        for original, own in self._configs:
+            chosen = own._attn_implementation
+            if chosen != self._implementation:
+                vars(own)[KEPT] = original._attn_implementation_internal = chosen
+                own._attn_implementation_internal = self._implementation
+
+    @property
+    def _implementation(self) -> str:
+        return IMPLEMENTATION if self.anatomy.uses_interface else "sdpa"
 
     def _generate(self, original: Callable[..., Any]) -> Callable[..., Any]:
         """`model.generate` that starts from a cache of ours where it would have made one of its own."""
@@ -251,7 +290,7 @@ class Extension:
                 name: kwargs.get(name, getattr(settings, name, None)) for name in ("use_cache", "cache_implementation")
             }
             makes_its_own = choices["use_cache"] is False or choices["cache_implementation"] is not None
-            if kwargs.get("past_key_values") is None and not makes_its_own:
+            if kwargs.get("past_key_values") is None and not makes_its_own and not self.anatomy.makes_own_cache:
                 kwargs["past_key_values"] = self.new_cache()
             return original(*args, **kwargs)
 
@@ -279,34 +318,35 @@ class Extension:
         tokens = kwargs.get("input_ids")
         if tokens is None:
             tokens = kwargs["inputs_embeds"]
+        if torch.compiler.is_exporting():
+            raise ValueError("A model with SelfExtend on cannot be exported. Call `disable` first.")
+        self._adopt_implementations()
         cache = kwargs.get("past_key_values")
         use_cache = kwargs.get("use_cache")
         if use_cache is None:
             use_cache = getattr(decoder.config, "use_cache", False)
-        if cache is None and use_cache and not decoder.training:
+        if cache is None and use_cache and not decoder.training and not self.anatomy.makes_own_cache:
             cache = kwargs["past_key_values"] = self.new_cache()
-        if isinstance(cache, SelfExtendCache) and cache.positions != self.positions:
-            raise ValueError(
-                f"This cache was filled with {cache.positions}, but the model now runs with {self.positions}. Start "
-                "with a new cache: with other settings every layer above the first computes something else."
-            )
-        past = int(cache.get_seq_length()) if cache is not None else 0
-        mask, position_ids = kwargs.get("attention_mask"), kwargs.get("position_ids")
+        past = int(cache.get_seq_length(self._first_extended)) if cache is not None else 0
+        position_ids = kwargs.get("position_ids")
+        mask = padding_of(kwargs.get("attention_mask"))
         step = forward_pass(self.positions, self.trained_window, tokens, past, mask, position_ids)
         step.observer = self.observer
-        step.kept = frozenset(layer.kind for layer in self.anatomy.layers) - {"extended"}
-        step.kept_implementation = self.original_implementation
-        if isinstance(cache, SelfExtendCache):
-            step.expected = cache.reserved
+        if cache is not None:
+            continue_cache(cache, past, self.positions, step.offsets)
+            step.expected = getattr(cache, "reserved", 0)
         if position_ids is None:
             kwargs["position_ids"] = step.query_positions
         self._check_reach(step.longest)
         current.set(step)
         return (), kwargs
 
-    def _after_forward(self, *_: Any) -> None:
+    def _after_forward(self, decoder: nn.Module, args: Any, output: Any) -> None:
+        step = current.get()
         current.set(None)
-        writing.set(None)
+        made = getattr(output, "past_key_values", None)
+        if self.anatomy.makes_own_cache and isinstance(made, Cache) and isinstance(step, ForwardPass):
+            continue_cache(made, step.past, self.positions, step.offsets)
 
     def _check_reach(self, length: int) -> None:
         if self.on_overflow == "ignore":
@@ -321,10 +361,20 @@ class Extension:
     def _before_attention(
         self, layer: AttentionLayer, module: nn.Module, args: Any, kwargs: dict[str, Any]
     ) -> tuple[Any, dict[str, Any]]:
-        """Have this layer leave its queries and keys unrotated, and tell its cache how to rotate the keys."""
-        cache = next((value for value in kwargs.values() if isinstance(value, SelfExtendCache)), None)
-        LayerPass.begin(pass_under_way(), layer, cache)
-        return args, {**kwargs, "position_embeddings": unrotated(kwargs["position_embeddings"])}
+        """Have this layer leave its queries and keys unrotated, and make it the one under way."""
+        embeddings = kwargs["position_embeddings"]
+        mark = embeddings if isinstance(embeddings, torch.Tensor) else embeddings[0]
+        if current.get() is None and hasattr(mark, ATTRIBUTE):
+            # Gradient checkpointing computes the layer once more, long after its pass, with the same embeddings.
+            current.set(getattr(mark, ATTRIBUTE))
+            undo = ExitStack()
+            undo.callback(current.set, None)
+            undo.callback(module.register_forward_hook(lambda *_: undo.close(), always_call=True).remove)
+        step = pass_under_way()
+        if torch.is_grad_enabled():
+            setattr(mark, ATTRIBUTE, step)
+        step.layer = LayerPass(step, layer)
+        return args, {**kwargs, "position_embeddings": unrotated(embeddings)}
 
     def _direct_forward(self, layer: AttentionLayer) -> Callable[..., Any]:
         """The attention module's forward, with torch's attention function replaced inside it."""
@@ -338,6 +388,13 @@ class Extension:
                 return original(*args, **kwargs)
 
         return forward
+
+
+def _carry_changes(before: dict[str, Any], own: Any, original: Any) -> None:
+    """Set what was set in a model's own configuration since `before` in the original too."""
+    for name, value in vars(own).items():
+        if name != KEPT and (name not in before or value is not before[name]):
+            vars(original)[name] = value
 
 
 def _attach(undo: ExitStack, module: nn.Module, name: str, value: Any) -> None:

@@ -1,7 +1,7 @@
 """Rotating query and key states at any positions, with the model's own rotary embedding.
 
-RoPE scaling, interleaving and partial rotation all stay the model's: its tables come from its own rotary module
-and its own `apply_rotary_pos_emb` turns the states.
+RoPE scaling, interleaving and partial rotation all stay the model's: its tables come from its own rotary module, and
+the states are turned by its own `apply_rotary_pos_emb`, or by whichever `Rotation` gives exactly what the model does.
 """
 
 from __future__ import annotations
@@ -9,46 +9,96 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from threading import Lock
 from typing import Any
 
 import torch
 from torch import nn
 
 Tables = tuple[torch.Tensor, torch.Tensor]
-"""cos and sin, each (batch or 1, length, rotary_dim)."""
+"""cos and sin, each (batch or 1, length, rotary_dim) or half as wide, as the model makes them."""
 
 _TOKENS_AT_ONCE = 512
-"""Tokens that `rotate` turns at a time: few enough that its temporaries stay in a processor's cache."""
-
-ApplyRotary = Callable[..., tuple[torch.Tensor, torch.Tensor]]
+"""Tokens that are turned at a time: few enough that temporaries stay in a processor's cache."""
 
 
-def rotate(states: torch.Tensor, tables: Tables, apply_rotary_pos_emb: ApplyRotary) -> torch.Tensor:
-    """Rotate states at the positions that the tables were made for.
+@dataclass(frozen=True)
+class Rotation:
+    """How the states of one layer are turned by tables.
+
+    Attributes:
+        turn: (turning states, cos, sin) -> turned states.
+        rotary_dim: how many of the head_dim numbers of a state turn.
+        last: whether those are the last ones, not the first.
+    """
+
+    turn: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+    rotary_dim: int
+    last: bool = False
+
+    def __call__(self, states: torch.Tensor, tables: Tables) -> torch.Tensor:
+        """Rotate states (batch, heads, length, head_dim) at the positions that the tables were made for."""
+        output = torch.empty_like(states)
+        cos, sin = tables
+        begin = states.shape[-1] - self.rotary_dim if self.last else 0
+        turning = slice(begin, begin + self.rotary_dim)
+        for start in range(0, states.shape[2], _TOKENS_AT_ONCE):
+            tokens = slice(start, start + _TOKENS_AT_ONCE)
+            output[:, :, tokens, turning] = self.turn(states[:, :, tokens, turning], cos[:, tokens], sin[:, tokens])
+        if self.rotary_dim < states.shape[-1]:
+            kept = slice(0, begin) if self.last else slice(self.rotary_dim, None)
+            output[..., kept] = states[..., kept]
+        return output
+
+
+def rotations(function: Callable[..., Any] | None, tables: Tables, head_dim: int) -> Iterator[Rotation]:
+    """Every way known to turn states by a layer's tables; which one is the model's is found by trying.
 
     Args:
-        states: (batch, heads, length, head_dim), unrotated. Only the first rotary_dim of head_dim turn.
-        tables: see `Tables`, on the states' device.
-        apply_rotary_pos_emb: the function of that name in the model's own modeling file.
+        function: the `apply_rotary_pos_emb` of the model's own modeling file, which is tried first, if it has one.
     """
-    output = torch.empty_like(states)
-    cos, sin = tables
-    rotary_dim = cos.shape[-1]
-    for start in range(0, states.shape[2], _TOKENS_AT_ONCE):
-        tokens = slice(start, start + _TOKENS_AT_ONCE)
-        turning = states[:, :, tokens, :rotary_dim]
-        # The function turns a query and a key together; an empty key costs nothing.
-        turned = apply_rotary_pos_emb(turning, turning[:, :0], cos[:, tokens], sin[:, tokens])[0]
-        output[:, :, tokens, :rotary_dim] = turned
-    if rotary_dim < states.shape[-1]:
-        output[..., rotary_dim:] = states[..., rotary_dim:]
-    return output
+    width = tables[0].shape[-1]
+    if function is not None:
+        # Such a function turns a query and a key together; an empty key costs nothing.
+        yield Rotation(lambda states, cos, sin: function(states, states[:, :0], cos, sin)[0], width)
+    for rotary_dim in (width, 2 * width):
+        for last in (False, True) if rotary_dim < head_dim else (False,):
+            if rotary_dim <= head_dim:
+                yield Rotation(_turn_halves, rotary_dim, last)
+                yield Rotation(_turn_pairs, rotary_dim, last)
 
 
-def unrotated(tables: Tables) -> Tables:
-    """Tables that leave every state as it is: cos 1, sin 0."""
-    cos, sin = tables
+def _turn_halves(states: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    """Number n turns with number n + rotary_dim / 2."""
+    first, second = states.chunk(2, dim=-1)
+    cos, sin = (table[:, None, :, : first.shape[-1]] for table in (cos, sin))
+    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
+
+
+def _turn_pairs(states: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    """Number 2n turns with number 2n + 1."""
+    first, second = states[..., ::2], states[..., 1::2]
+    step = cos.shape[-1] // first.shape[-1]
+    cos, sin = (table[:, None, :, ::step] for table in (cos, sin))
+    return torch.stack((first * cos - second * sin, second * cos + first * sin), dim=-1).flatten(-2)
+
+
+def as_tables(embeddings: Any) -> Tables | None:
+    """A layer's position_embeddings as cos and sin, whether it has them so or as complex numbers; None: it has not."""
+    if isinstance(embeddings, torch.Tensor) and embeddings.is_complex() and embeddings.dim() == 3:
+        return embeddings.real, embeddings.imag
+    is_pair = isinstance(embeddings, (tuple, list)) and len(embeddings) == 2
+    if is_pair and all(isinstance(table, torch.Tensor) and table.dim() == 3 for table in embeddings):
+        return embeddings[0], embeddings[1]
+    return None
+
+
+def unrotated(embeddings: Any) -> Any:
+    """position_embeddings that leave every state as it is: cos 1, sin 0."""
+    if isinstance(embeddings, torch.Tensor):
+        return torch.ones_like(embeddings)
+    cos, sin = embeddings
     return torch.ones_like(cos), torch.zeros_like(sin)
 
 
@@ -59,13 +109,15 @@ class RotaryEmbedding:
     Attributes:
         module: a private copy of the model's rotary module, so that dynamic RoPE types keep their state apart.
         layer_type: which of its embeddings, for models that keep one per layer type (Gemma-3), else None.
+        lock: held while tables are made: frequencies that follow the length are state of the module.
     """
 
     module: nn.Module
     layer_type: str | None = None
+    lock: Any = field(default_factory=Lock, compare=False, repr=False)
 
     def tables(self, like: torch.Tensor, position_ids: torch.Tensor, context_length: int) -> Tables:
-        """cos and sin at `position_ids`, in the dtype and on the device of `like`.
+        """cos and sin at `position_ids`, for states like `like`.
 
         Args:
             position_ids: (batch or 1, length) integers.
@@ -73,12 +125,20 @@ class RotaryEmbedding:
                 on the length (dynamic, longrope) choose them by it: what counts is how far the model has to look,
                 not how far the grouped text runs.
         """
-        self._evaluate(type(self.module).forward, like, position_ids.new_tensor([[context_length - 1]]))
-        # Below the decorator that updates the frequencies: they have just been chosen.
-        return self._evaluate(inspect.unwrap(type(self.module).forward), like, position_ids)
+        tables = as_tables(self.embeddings(like, position_ids, context_length))
+        if tables is None:
+            raise TypeError(f"{type(self.module).__name__} makes no cos and sin.")
+        return tables
+
+    def embeddings(self, like: torch.Tensor, position_ids: torch.Tensor, context_length: int) -> Any:
+        """What the module makes of the same: most make cos and sin, some make complex numbers."""
+        with self.lock:
+            self._evaluate(type(self.module).forward, like, position_ids.new_tensor([[context_length - 1]]))
+            # Below the decorator that updates the frequencies: they have just been chosen.
+            return self._evaluate(inspect.unwrap(type(self.module).forward), like, position_ids)
 
     @torch.no_grad()
-    def _evaluate(self, forward: Callable[..., Tables], like: torch.Tensor, position_ids: torch.Tensor) -> Tables:
+    def _evaluate(self, forward: Callable[..., Any], like: torch.Tensor, position_ids: torch.Tensor) -> Any:
         if self.layer_type is None:
             return forward(self.module, like, position_ids)
         return forward(self.module, like, position_ids, self.layer_type)
@@ -92,8 +152,8 @@ class RotaryForLength(nn.Module):
         self.module = module
         self.length = length
 
-    def forward(self, x: torch.Tensor, position_ids: torch.Tensor, layer_type: str | None = None) -> Tables:
-        return RotaryEmbedding(self.module, layer_type).tables(x, position_ids, self.length)
+    def forward(self, x: torch.Tensor, position_ids: torch.Tensor, layer_type: str | None = None) -> Any:
+        return RotaryEmbedding(self.module, layer_type).embeddings(x, position_ids, self.length)
 
 
 def takes_positions(module: nn.Module) -> bool:

@@ -40,6 +40,7 @@ class Architecture:
         settings: over the common tiny ones.
         local_layers: layers that attend to a window of their own by design, beside others that do not.
         no_rope_layers: layers without rotary embedding.
+        other_layers: layers without attention.
         own_window: every layer has a sliding window, which SelfExtend switches off.
         windowless: the settings that take that window away.
         eager: the architecture has no SDPA version (soft-capped scores).
@@ -50,6 +51,7 @@ class Architecture:
     settings: dict[str, Any] = field(default_factory=dict)
     local_layers: tuple[int, ...] = ()
     no_rope_layers: tuple[int, ...] = ()
+    other_layers: tuple[int, ...] = ()
     own_window: int | None = None
     windowless: dict[str, Any] = field(default_factory=lambda: {"sliding_window": None})
     eager: bool = False
@@ -59,7 +61,8 @@ class Architecture:
     @property
     def extended_layers(self) -> tuple[int, ...]:
         layers = self.config().num_hidden_layers
-        return tuple(n for n in range(layers) if n not in (*self.local_layers, *self.no_rope_layers))
+        others = (*self.local_layers, *self.no_rope_layers, *self.other_layers)
+        return tuple(n for n in range(layers) if n not in others)
 
     def config(self) -> Any:
         settings = (_COMMON if self.common else {}) | self.settings
@@ -75,6 +78,18 @@ def _rope(rope_type: str, **settings: Any) -> dict[str, Any]:
 
 
 _FALCON = {"intermediate_size": None, "alibi": False, "bias": True, "tie_word_embeddings": False}
+_MLA = {
+    "num_key_value_heads": 4,
+    "q_lora_rank": 16,
+    "kv_lora_rank": 16,
+    "qk_rope_head_dim": 8,
+    "qk_nope_head_dim": 8,
+    "v_head_dim": 8,
+    "first_k_dense_replace": 2,
+    "n_routed_experts": 4,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 32,
+}
 
 ARCHITECTURES = [
     Architecture("llama", "Llama"),
@@ -159,6 +174,45 @@ ARCHITECTURES = [
     Architecture("falcon-multi-query", "Falcon", {**_FALCON, "multi_query": True, "new_decoder_architecture": False}),
     Architecture("falcon-multi-head", "Falcon", {**_FALCON, "multi_query": False, "new_decoder_architecture": False}),
     Architecture("falcon-new", "Falcon", {**_FALCON, "num_kv_heads": 2, "new_decoder_architecture": True}),
+    Architecture("deepseek-v3", "DeepseekV3", {**_MLA, "n_group": 2, "topk_group": 1}),
+    Architecture("deepseek-v2", "DeepseekV2", _MLA),
+    Architecture("jetmoe", "JetMoe", {"kv_channels": 16, "num_local_experts": 2, "num_experts_per_tok": 2}),
+    Architecture(
+        "gpt-oss",
+        "GptOss",
+        {
+            "num_hidden_layers": 3,
+            "head_dim": 16,
+            "num_local_experts": 2,
+            "num_experts_per_tok": 2,
+            "sliding_window": 12,
+            "layer_types": ["sliding_attention", "full_attention", "full_attention"],
+            **_rope("default"),
+        },
+        local_layers=(0,),
+        eager=True,
+    ),
+    Architecture(
+        "gemma4",
+        "Gemma4Text",
+        {
+            "num_hidden_layers": 3,
+            "head_dim": 16,
+            "global_head_dim": 16,
+            "sliding_window": 12,
+            "hidden_size_per_layer_input": 0,
+            "vocab_size_per_layer_input": VOCABULARY,
+            "layer_types": ["sliding_attention", "full_attention", "full_attention"],
+        },
+        local_layers=(0,),
+        model_class="Gemma4ForCausalLM",
+    ),
+    Architecture(
+        "lfm2",
+        "Lfm2",
+        {"layer_types": ["full_attention", "conv", "full_attention", "conv"], "num_hidden_layers": 4},
+        other_layers=(1, 3),
+    ),
     Architecture("llama-linear", "Llama", _rope("linear", factor=2.0)),
     Architecture("llama-dynamic", "Llama", _rope("dynamic", factor=2.0)),
     Architecture("llama-yarn", "Llama", _rope("yarn", factor=2.0, original_max_position_embeddings=32)),
@@ -196,18 +250,6 @@ BY_NAME = {architecture.name: architecture for architecture in ARCHITECTURES}
 
 _TINY = {"hidden_size": 32, "num_hidden_layers": 2, "vocab_size": VOCABULARY}
 _GPT = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64, "vocab_size": VOCABULARY}
-_MLA = {
-    "num_key_value_heads": 4,
-    "q_lora_rank": 16,
-    "kv_lora_rank": 16,
-    "qk_rope_head_dim": 8,
-    "qk_nope_head_dim": 8,
-    "v_head_dim": 8,
-    "first_k_dense_replace": 2,
-    "n_routed_experts": 4,
-    "num_experts_per_tok": 2,
-    "moe_intermediate_size": 32,
-}
 _T5 = {"d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 2, "num_heads": 4, "decoder_start_token_id": 0}
 _BART = {
     "d_model": 32,
@@ -237,8 +279,6 @@ UNSUPPORTED = [
     _other("bart", "Bart", _BART, "BartForConditionalGeneration"),
     _other("gptj", "GPTJ", {**_GPT, "rotary_dim": 8}),
     _other("codegen", "CodeGen", {**_GPT, "rotary_dim": 8, "n_ctx": 64}),
-    Architecture("deepseek-v3", "DeepseekV3", {**_MLA, "n_group": 2, "topk_group": 1}),
-    Architecture("deepseek-v2", "DeepseekV2", _MLA),
     _other("mamba", "Mamba", {**_TINY, "state_size": 4}),
     Architecture(
         "modernbert", "ModernBert", {"cls_token_id": 1, "sep_token_id": 2}, model_class="ModernBertForMaskedLM"

@@ -198,6 +198,11 @@ def attention_modules(model: PreTrainedModel) -> list[torch.nn.Module]:
     return sorted(found, key=lambda module: module.layer_idx)
 
 
+def _cos(embeddings: Any) -> torch.Tensor:
+    """What a layer's position embeddings are known by: the first of two tables, or the one table of complex numbers."""
+    return embeddings if isinstance(embeddings, torch.Tensor) else embeddings[0]
+
+
 class NaiveModel:
     """A float64 copy of `model` whose attention is computed pair by pair.
 
@@ -242,13 +247,19 @@ class NaiveModel:
         with torch.no_grad(), _functional_replaced(), _DoublePrecision():
             return self.model(input_ids, use_cache=False, **kwargs).logits.double()
 
+    def gradients(self, input_ids: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Of the loss of predicting the text, by parameter, in float64."""
+        with _functional_replaced(), _DoublePrecision():
+            self.model(input_ids, labels=input_ids, use_cache=False).loss.backward()
+        return {name: p.grad for name, p in self.model.named_parameters() if p.grad is not None}
+
     def generate(self, input_ids: torch.Tensor, **kwargs: Any) -> torch.Tensor:
         """transformers' own generation, every step from one pass over all tokens so far."""
         with torch.no_grad(), _functional_replaced(), _DoublePrecision():
             return self.model.generate(input_ids, use_cache=False, **kwargs)
 
     def _remember(self, module: torch.nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-        self._rotary_calls = [*self._rotary_calls[-3:], (output[0], module, args, kwargs)]
+        self._rotary_calls = [*self._rotary_calls[-3:], (_cos(output), module, args, kwargs)]
 
     def _tables(self, cos: torch.Tensor, positions: torch.Tensor) -> Any:
         """The rotary tables at other positions, from the module and with the arguments that made `cos`."""
@@ -270,7 +281,7 @@ class NaiveModel:
             bound = signature.bind(module, *args, **kwargs)
             extra = bound.arguments.pop("kwargs", {})
             named = {k: v for k, v in bound.arguments.items() if k != "self"} | extra
-            hidden, (cos, _) = named["hidden_states"], named["position_embeddings"]
+            hidden, cos = named["hidden_states"], _cos(named["position_embeddings"])
             tokens = self._positions(cos)
             pairs = [[self.relative(i, j) if j <= i else None for j in tokens] for i in tokens]
             distinct = sorted({p for row in pairs for p in row if p is not None})

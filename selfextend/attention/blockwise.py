@@ -32,14 +32,37 @@ def blockwise_attention(
     ends: Sequence[int],
     scaling: float,
     softcap: float | None = None,
+    sinks: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Attention of the last q of t tokens. Shapes and `ends` as in `selfextend.attention`.
 
     Args:
         scaling: what scores are multiplied by.
         softcap: Gemma-2's bound on scores, applied after scaling.
+        sinks: (heads,) gpt-oss's score of a key that is not there, to which weight is lost.
     """
-    kernel = partial(attend, scaling=scaling, softcap=softcap)
+    width, value_width = queries[0].shape[-1], value_states.shape[-1]
+    if width != value_width:  # the fused kernels want one width; zeros change nothing
+        queries, keys = ([_widened(s, value_width) for s in states] for states in (queries, keys))
+        value_states = _widened(value_states, width)
+    output, lse = _joined(queries, keys, value_states, ends, partial(attend, scaling=scaling, softcap=softcap))
+    if sinks is not None:
+        output = output * torch.sigmoid(lse - sinks.to(lse)[:, None])[..., None].to(output.dtype)
+    return output[..., :value_width]
+
+
+def _widened(states: torch.Tensor, width: int) -> torch.Tensor:
+    return torch.nn.functional.pad(states, (0, max(0, width - states.shape[-1])))
+
+
+def _joined(
+    queries: Sequence[torch.Tensor],
+    keys: Sequence[torch.Tensor],
+    value_states: torch.Tensor,
+    ends: Sequence[int],
+    kernel: _Kernel,
+) -> Piece:
+    """All bands in one softmax."""
     if not ends:
         return _causal(queries[0], keys[0], value_states, kernel)
     output, lse = _band(queries[0], keys[0], value_states, ends[0], kernel)
@@ -50,18 +73,18 @@ def blockwise_attention(
             piece = _band(query[:, :, first:], key[:, :, :-begin], value_states[:, :, :-begin], end - begin, kernel)
             merge_(output[:, :, first:], lse[:, :, first:], piece)
     _add_far(output, lse, queries[-1], keys[-1], value_states, ends[-1], kernel)
-    return output
+    return output, lse
 
 
-def _causal(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, kernel: _Kernel) -> torch.Tensor:
+def _causal(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, kernel: _Kernel) -> Piece:
     """Every query over all keys up to its own: the vanilla model."""
     if query.shape[2] == 1:
-        return kernel(query, key, value)[0]
+        return kernel(query, key, value)
     past = key.shape[2] - query.shape[2]
     output, lse = kernel(query, key[:, :, past:], value[:, :, past:], is_causal=True)
     if past:
         merge_(output, lse, kernel(query, key[:, :, :past], value[:, :, :past]))
-    return output
+    return output, lse
 
 
 def _band(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, window: int, kernel: _Kernel) -> Piece:

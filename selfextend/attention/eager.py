@@ -19,16 +19,20 @@ def attention_weights(
     ends: Sequence[int],
     scaling: float,
     softcap: float | None = None,
+    sinks: torch.Tensor | None = None,
     first_query: int | None = None,
     key_mask: torch.Tensor | None = None,
+    is_causal: bool = True,
 ) -> torch.Tensor:
     """Attention weights. Shapes and `ends` as in `selfextend.attention`.
 
     Args:
         scaling: what scores are multiplied by, usually head_dim ** -0.5.
         softcap: Gemma-2's bound on scores, applied after scaling.
+        sinks: (heads,) gpt-oss's score of a key that is not there, to which weight is lost.
         first_query: index of the first query among the t tokens; unless given, the queries are the last q.
-        key_mask: True where a query may look, (batch, t) or (batch, q, t), combined with causality.
+        key_mask: True where a query may look, (batch, t) or (batch, q, t).
+        is_causal: whether queries see no later keys. Where they do, as `key_mask` says, later keys are near ones.
 
     Returns:
         fp32 (fp64 for fp64 states) of shape (batch, heads, q, t). A row that may look nowhere is all zeros.
@@ -46,11 +50,15 @@ def attention_weights(
         nearer = _scores(query, key, scaling, softcap)
         recent.copy_(torch.where(distance[..., -key.shape[2] :] < end, nearer, recent))
 
-    visible = distance >= 0
+    visible = distance >= 0 if is_causal else torch.ones_like(distance, dtype=torch.bool)
     if key_mask is not None:
         visible = visible & (key_mask[:, None, None, None, :] if key_mask.dim() == 2 else key_mask[:, None, None])
-    weights = torch.softmax(scores.masked_fill_(~visible, -torch.inf), dim=-1)
-    return weights.nan_to_num_(0.0).flatten(1, 2)
+    scores = scores.masked_fill_(~visible, -torch.inf)
+    if sinks is not None:
+        column = sinks.to(scores).view(1, *scores.shape[1:3], 1, 1).expand(*scores.shape[:-1], 1)
+        scores = torch.cat((scores, column), dim=-1)
+    weights = torch.softmax(scores, dim=-1)[..., :kv_len]
+    return torch.where(visible, weights, 0.0).flatten(1, 2)
 
 
 def eager_attention(

@@ -37,7 +37,7 @@ def attend(
 
     With `is_causal`, query r sees keys 0 ... r, counted from the first key (top-left aligned), whatever q and k are.
     """
-    fused = None if softcap is not None or query.shape[-1] != value.shape[-1] else _fused_kernel(query)
+    fused = None if softcap is not None else _fused_kernel(query)
     if not is_causal and query.shape[1] != key.shape[1] and query.shape[2] == 1:
         # The heads that share keys become queries of one head: keys and values are read once.
         packed = query.reshape(query.shape[0], key.shape[1], -1, query.shape[-1])
@@ -123,9 +123,7 @@ def portable_attend(
 
 
 def _fused_kernel(query: torch.Tensor) -> _Kernel | None:
-    """The fused kernel for these states, or None. Autograd goes the portable way: the log-sum-exp needs gradients."""
-    if torch.is_grad_enabled() and query.requires_grad:
-        return None
+    """The fused kernel for these states, or None. None of them gives gradients of the log-sum-exp."""
     if query.device.type == "cpu":
         return _cpu_flash
     if query.device.type == "cuda":
