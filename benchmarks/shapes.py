@@ -18,11 +18,11 @@ SETTINGS = SelfExtendConfig(group_size=8, neighbor_window=1024)
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-def build_model(dtype: str, device: str, layers: int = 30) -> LlamaForCausalLM:
+def build_model(dtype: str, device: str, layers: int = 30, vocabulary: int = 49152) -> LlamaForCausalLM:
     """SmolLM2-135M's shape: 30 layers, 576 wide, 9 heads of 64 over 3 key heads; seeded random weights."""
     torch.manual_seed(0)
     config = LlamaConfig(
-        vocab_size=49152,
+        vocab_size=vocabulary,
         hidden_size=576,
         intermediate_size=1536,
         num_hidden_layers=layers,

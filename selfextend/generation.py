@@ -26,7 +26,7 @@ from selfextend.methods import Method, Vanilla
 from selfextend.profile import Profile
 from selfextend.reader import Reader
 from selfextend.reading import CHUNK_TOKENS, PrefixCache, end_tokens, exclusively, reading
-from selfextend.recording import AttentionRecord, RecordingRequest, recording
+from selfextend.recording import AttentionRecord, RecordingRequest, recorder_of
 from selfextend.steps import Clock, Progress
 
 ExtendWhen = Literal["always", "when_needed"]
@@ -236,11 +236,14 @@ class _Answering:
         total, (model, _, profile) = len(self.prompt) + self.settings.max_new_tokens, self.ready
         with (
             reading(model, self.how.method, profile, total, observed=self.how.observed) as reader,
-            nullcontext() if record is None else recording(model, record) as attention,
+            nullcontext() if record is None else recorder_of(model, record) as recorder,
         ):
             logits, reused = yield from self._prefill(reader)
             prefilled = time.perf_counter()
             text, ids, scores, stopped_by = yield from self._decode(reader, logits)
+            decoded = time.perf_counter()
+            if recorder is not None:
+                yield from recorder.finish()
         return Answer(
             text=text,
             token_ids=tuple(ids),
@@ -248,10 +251,10 @@ class _Answering:
             prompt_tokens=len(self.prompt),
             reused_tokens=reused,
             prefill_seconds=prefilled - began,
-            decode_seconds=time.perf_counter() - prefilled,
+            decode_seconds=decoded - prefilled,
             method=self.how.method,
             stopped_by=stopped_by,
-            attention=attention,
+            attention=None if recorder is None else recorder.record,
         )
 
     def _prefill(self, reader: Reader) -> Generator[PrefillProgress, None, tuple[torch.Tensor, int]]:

@@ -1,6 +1,8 @@
 """Attention of chosen rows, kept while the model runs: pooled over bins of keys, never N x N.
 
-The rotated states of each layer pass by once; the rows asked for are computed again from them and summed up at once.
+The rotated states of each layer pass by once. Rows of a text that is read are computed again from them and summed up
+at once. While an answer is written, token by token, only the tokens' rotated queries are kept; all rows are computed in
+one go when recording ends, so that writing costs what it costs without.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from transformers import PreTrainedModel
 from selfextend.attention.eager import attention_weights
 from selfextend.forward import AttentionOptions, RotatedStates
 from selfextend.plugin import Extension, active_extension
+from selfextend.steps import Clock, Progress
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,41 @@ class AttentionRecord:
     neighbor_share: np.ndarray
 
 
+@dataclass
+class _Pending:
+    """Rows of one layer that are yet to be computed: tokens that came one by one.
+
+    Attributes:
+        first: the first of them.
+        queries: for each band, each row's (1, heads, 1, head_dim).
+        nearer: for each band but the last, its keys as the first row had them, then one for each further row.
+        states: as the last row had them; its keys of the last band are those of all tokens.
+    """
+
+    first: int
+    queries: list[list[torch.Tensor]]
+    nearer: list[list[torch.Tensor]]
+    states: RotatedStates
+    options: AttentionOptions
+
+    @property
+    def next(self) -> int:
+        return self.first + len(self.queries[0])
+
+    def add(self, states: RotatedStates) -> None:
+        for queries, query in zip(self.queries, states.queries, strict=True):
+            queries.append(query)
+        for keys, key in zip(self.nearer, states.keys, strict=False):
+            keys.append(key[:, :, -1:].clone())
+        self.states = states
+
+    def joined(self) -> RotatedStates:
+        """The states of all these rows as one pass over them would have had them."""
+        nearer = [torch.cat(keys, dim=2) for keys in self.nearer]
+        queries = [torch.cat(queries, dim=2) for queries in self.queries]
+        return RotatedStates(queries, [*nearer, self.states.keys[-1]], self.states.value_states)
+
+
 class AttentionRecorder:
     """Sees the layers' states while installed by `recording`, and keeps what its request asks for."""
 
@@ -90,6 +128,7 @@ class AttentionRecorder:
                 "fewer layers, heads, rows or bins."
             )
         self.request = request
+        self._pending: dict[int, _Pending] = {}
         self._layer_of = {layer: number for number, layer in enumerate(layers)}
         self._heads = torch.tensor(heads)
         self._bin_starts = torch.tensor(np.asarray(request.bin_starts, dtype=np.int64))
@@ -104,6 +143,36 @@ class AttentionRecorder:
         """Keep the requested rows of one layer. Of a batch only the first row is recorded."""
         if row != 0 or layer not in self._layer_of:
             return
+        query = states.value_states.shape[2] - 1
+        if states.queries[0].shape[2] > 1:
+            self._settle(layer)
+            self._compute(layer, states, options)
+        elif query in self.request.query_rows:
+            pending = self._pending.get(layer)
+            if pending is None or pending.next != query:
+                self._settle(layer)
+                self._pending[layer] = _Pending(
+                    query, [[q] for q in states.queries], [[key] for key in states.keys[:-1]], states, options
+                )
+            else:
+                pending.add(states)
+
+    def finish(self) -> Iterator[Progress]:
+        """Compute the rows that are left, layer by layer."""
+        total = len(self._pending)
+        clock = Clock(total)
+        for done, layer in enumerate(list(self._pending), start=1):
+            self._settle(layer)
+            yield Progress("tracing the answer to its passages", done / total, clock.seconds_left(done))
+
+    @torch.no_grad()
+    def _settle(self, layer: int) -> None:
+        pending = self._pending.pop(layer, None)
+        if pending is not None:
+            self._compute(layer, pending.joined(), pending.options)
+
+    def _compute(self, layer: int, states: RotatedStates, options: AttentionOptions) -> None:
+        """Keep the requested ones of these rows."""
         heads, q_len = states.queries[0].shape[1:3]
         kv_len = states.value_states.shape[2]
         past = kv_len - q_len
@@ -133,10 +202,8 @@ class AttentionRecorder:
 
 
 @contextmanager
-def recording(model: PreTrainedModel, request: RecordingRequest) -> Iterator[AttentionRecord]:
-    """Record attention of the forward passes inside a `with` block. The record fills as they run.
-
-    A method must be on with `observed=True`, or SelfExtend by `enable`.
+def recorder_of(model: PreTrainedModel, request: RecordingRequest) -> Iterator[AttentionRecorder]:
+    """`recording` for whoever calls `finish` himself, to tell how far it is.
 
     Raises:
         RuntimeError: SelfExtend is off.
@@ -150,6 +217,22 @@ def recording(model: PreTrainedModel, request: RecordingRequest) -> Iterator[Att
     before, recorder = extension.observer, AttentionRecorder(request, extension)
     extension.observer = recorder
     try:
-        yield recorder.record
+        yield recorder
     finally:
         extension.observer = before
+
+
+@contextmanager
+def recording(model: PreTrainedModel, request: RecordingRequest) -> Iterator[AttentionRecord]:
+    """Record attention of the forward passes inside a `with` block. The record is whole once the block ends well.
+
+    A method must be on with `observed=True`, or SelfExtend by `enable`.
+
+    Raises:
+        RuntimeError: SelfExtend is off.
+        ValueError: layers or heads the model does not have, or more than `max_bytes`.
+    """
+    with recorder_of(model, request) as recorder:
+        yield recorder.record
+        for _ in recorder.finish():
+            pass

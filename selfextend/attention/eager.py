@@ -76,13 +76,18 @@ def eager_attention(
     """
     weights = attention_weights(queries, keys, **arguments).to(value_states.dtype)
     dropped = torch.nn.functional.dropout(weights, p=dropout) if dropout else weights
-    by_kv_head = dropped.unflatten(1, (value_states.shape[1], -1))
-    return (by_kv_head @ value_states[:, :, None]).flatten(1, 2), weights
+    return _of_each_kv_head(dropped, value_states), weights
+
+
+def _of_each_kv_head(rows: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
+    """Rows (batch, heads, q, n) @ states (batch, kv_heads, n, m). Heads that share states are rows of one product: a
+    broadcast product would copy the states for each of them."""
+    shared = rows.unflatten(1, (states.shape[1], -1))
+    return (shared.flatten(2, 3) @ states).unflatten(2, shared.shape[2:4]).flatten(1, 2)
 
 
 def _scores(query: torch.Tensor, key: torch.Tensor, scaling: float, softcap: float | None) -> torch.Tensor:
     """Scaled scores, (batch, kv_heads, heads // kv_heads, q, k), at least fp32."""
-    by_kv_head = query.unflatten(1, (key.shape[1], -1))
-    scores = (by_kv_head @ key[:, :, None].transpose(-1, -2)).to(torch.promote_types(query.dtype, torch.float32))
-    scores = scores * scaling
+    scores = _of_each_kv_head(query, key.transpose(-1, -2)).unflatten(1, (key.shape[1], -1))
+    scores = scores.to(torch.promote_types(query.dtype, torch.float32)) * scaling
     return scores if softcap is None else softcap * torch.tanh(scores / softcap)
