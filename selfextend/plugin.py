@@ -221,7 +221,7 @@ class Extension:
                     undo.callback(layer.module.register_forward_pre_hook(before, with_kwargs=True).remove)
                     if not self.anatomy.uses_interface:
                         _attach(undo, layer.module, "forward", self._direct_forward(layer))
-            undo.callback(model.register_forward_pre_hook(lambda *_: self._adopt_implementations()).remove)
+            undo.callback(model.register_forward_pre_hook(self._adopt_implementations).remove)
             undo.callback(decoder.register_forward_pre_hook(self._before_forward, with_kwargs=True).remove)
             undo.callback(decoder.register_forward_hook(self._after_forward, always_call=True).remove)
             if hasattr(model, "generate"):
@@ -267,7 +267,7 @@ class Extension:
             undo.callback(_carry_changes, dict(vars(own)), own, original)
         undo.callback(self._configs.clear)
 
-    def _adopt_implementations(self) -> None:
+    def _adopt_implementations(self, *_: Any) -> None:
         """Where an attention implementation was chosen meanwhile, the layers that keep what they do take it."""
         for original, own in self._configs:
             chosen = own._attn_implementation

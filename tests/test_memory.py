@@ -34,7 +34,8 @@ def _tensor_bytes(model: torch.nn.Module) -> int:
 
 
 def _cache_bytes(cache: DynamicCache) -> int:
-    return sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
+    """What grows with the text: convolution and recurrent states do not."""
+    return sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers if hasattr(layer, "keys"))
 
 
 _CAUSAL = [*ARCHITECTURES, *(model for model in UNSUPPORTED if model.name in ("opt", "bloom", "mpt"))]
