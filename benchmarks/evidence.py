@@ -81,11 +81,8 @@ def _answer(
         prefix=prefix,
         record=request if record else None,
     )
-    times = []
     with Running(steps) as run:
-        for step in run:
-            if isinstance(step, NewToken):
-                times.append(time.perf_counter())
+        times = [time.perf_counter() for step in run if isinstance(step, NewToken)]
     return (times[-1] - times[0]) / (len(times) - 1), time.perf_counter() - times[-1]
 
 

@@ -131,7 +131,7 @@ class AttentionRecorder:
         self._pending: dict[int, _Pending] = {}
         self._layer_of = {layer: number for number, layer in enumerate(layers)}
         self._heads = torch.tensor(heads)
-        self._bin_starts = torch.tensor(np.asarray(request.bin_starts, dtype=np.int64))
+        self._bin_starts = np.asarray(request.bin_starts, dtype=np.int64)
         pooled = np.full((2, *shape, len(request.bin_starts)), np.nan, dtype=np.float32)
         near = np.full(shape, np.nan, dtype=np.float32)
         self.record = AttentionRecord(
@@ -184,21 +184,19 @@ class AttentionRecorder:
     def _keep(self, layer: int, states: RotatedStates, options: AttentionOptions, rows: range) -> None:
         past = states.value_states.shape[2] - states.queries[0].shape[2]
         queries = [query[:, :, rows.start - past : rows.stop - past] for query in states.queries]
-        weights = attention_weights(queries, states.keys, first_query=rows.start, **options._asdict())[0]
-        weights = weights[self._heads.to(weights.device)]
-        keys = torch.arange(weights.shape[-1], device=weights.device)
-        bins = torch.bucketize(keys, self._bin_starts.to(weights.device), right=True) - 1
-        shape = (*weights.shape[:2], len(self._bin_starts))
-        sums = weights.new_zeros(shape).index_add_(-1, bins, weights)
-        maxima = weights.new_zeros(shape).scatter_reduce_(-1, bins.expand_as(weights), weights, "amax")
-        distance = torch.arange(rows.start, rows.stop, device=weights.device)[:, None] - keys
-        nearest = options.ends[0] if options.ends else past + len(keys)
-        near = torch.where(distance < nearest, weights, 0.0).sum(dim=-1)
+        all_heads = attention_weights(queries, states.keys, first_query=rows.start, **options._asdict())[0]
+        weights = all_heads[self._heads.to(all_heads.device)].float().cpu().numpy()
         first = rows.start - self.request.query_rows.start
         target = slice(first, first + len(rows))
-        self.record.sums[layer, :, target] = sums.float().cpu().numpy()
-        self.record.maxima[layer, :, target] = maxima.float().cpu().numpy()
-        self.record.neighbor_share[layer, :, target] = near.float().cpu().numpy()
+        starts = self._bin_starts[self._bin_starts < weights.shape[-1]]
+        for pooled, pool in ((self.record.sums, np.add), (self.record.maxima, np.maximum)):
+            pooled[layer, :, target] = 0
+            pooled[layer, :, target, : len(starts)] = pool.reduceat(weights, starts, axis=-1)
+        # Only the last keys can be in the nearest band.
+        nearest = options.ends[0] if options.ends else weights.shape[-1]
+        begin = max(0, rows.start - nearest + 1)
+        distance = np.arange(rows.start, rows.stop)[:, None] - np.arange(begin, weights.shape[-1])
+        self.record.neighbor_share[layer, :, target] = (weights[..., begin:] * (distance < nearest)).sum(axis=-1)
 
 
 @contextmanager
