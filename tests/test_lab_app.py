@@ -137,7 +137,7 @@ def test_the_check_inside_the_window_draws_off_and_on(tiny: LoadedModel) -> None
     figure = drawn(run, "perplexity")
     off, on = (trace.name for trace in figure.data)
     assert off == "Vanilla"
-    assert "G=" in on
+    assert "(G " in on
     passkeys = [row for row in run.rows if row["probe"] == "passkey"]
     if passkeys:
         assert len(drawn(run, "passkey").data[0].z[0]) == 2

@@ -103,6 +103,15 @@ def test_curves_run_through_their_losses() -> None:
         assert part in whole
 
 
+def test_numbers_fixed_by_hand_are_said_once() -> None:
+    settings = {"group_size": 8, "neighbor_window": 64, "query_scaling": "none"}
+    whole = said(
+        as_svg(run_of(curve("SelfExtend (G=8, w=64)", [1.0, 2.0, 3.0, 4.0], settings), "perplexity", text="a novel"))
+    )
+    assert "SelfExtend (G 8, w 64)" in whole
+    assert "G=8" not in whole
+
+
 @pytest.mark.parametrize("losses", [False, True])
 def test_a_sweep_has_a_panel_for_each_query_scaling(losses: bool) -> None:
     rows: list[Row] = []
