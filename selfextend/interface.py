@@ -80,15 +80,20 @@ def _attention_forward(
         sinks=kwargs.get("s_aux"),
         mask=attention_mask if isinstance(attention_mask, DeferredMask) and not attention_mask.is_causal else None,
         dropout=dropout,
-        want_weights=bool(kwargs.get("output_attentions")),
+        want_weights=_wants_weights(module, kwargs),
     )
     return output.transpose(1, 2).contiguous(), weights
+
+
+def _wants_weights(module: Any, arguments: dict[str, Any]) -> bool:
+    """Whether attention weights were asked for, in the call or in the configuration."""
+    return bool(arguments.get("output_attentions") or getattr(module.config, "output_attentions", False))
 
 
 def _kept_attention(module: Any, query: Any, key: Any, value: Any, mask: Any, **arguments: Any) -> Any:
     """The attention that a layer would have without SelfExtend; weights, where they are asked for."""
     implementation = vars(module.config)[KEPT]
-    if arguments.get("output_attentions"):
+    if _wants_weights(module, arguments):
         implementation = "eager"
     eager: Any = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
     original = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager)

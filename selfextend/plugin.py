@@ -371,8 +371,7 @@ class Extension:
             undo.callback(current.set, None)
             undo.callback(module.register_forward_hook(lambda *_: undo.close(), always_call=True).remove)
         step = pass_under_way()
-        if torch.is_grad_enabled():
-            setattr(mark, ATTRIBUTE, step)
+        setattr(mark, ATTRIBUTE, step)
         step.layer = LayerPass(step, layer)
         return args, {**kwargs, "position_embeddings": unrotated(embeddings)}
 

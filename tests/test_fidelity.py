@@ -278,14 +278,16 @@ def _loss(model: Any, ids: torch.Tensor) -> torch.Tensor:
     return loss
 
 
-@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("checkpointing", ["none", "reentrant", "not reentrant"])
 @pytest.mark.parametrize("name", ["llama", "gemma2", "gpt-oss", "gpt-neox", "falcon-new", "deepseek-v3", "qwen2-mixed"])
-def test_gradients_are_the_oracles(name: str, checkpointing: bool) -> None:
+def test_gradients_are_the_oracles(name: str, checkpointing: str) -> None:
     ids = token_ids(LENGTH)
     want, model = naive(name, CONFIG).gradients(ids), build(name)
-    if checkpointing:
+    if checkpointing != "none":
         model.train()
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        model.enable_input_require_grads()
+        reentrant = {"use_reentrant": checkpointing == "reentrant"}
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=reentrant)
     with extended(model):
         _loss(model, ids).backward()
     got = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
@@ -368,6 +370,14 @@ def test_attention_weights_come_one_a_layer(name: str) -> None:
     assert len(got) == len(want) == model.config.num_hidden_layers
     for actual, expected in zip(got, want, strict=True):
         assert_same(actual, expected)
+
+
+def test_attention_weights_asked_for_in_the_configuration() -> None:
+    model = build("gemma3")
+    model.set_attn_implementation("eager")
+    model.config.output_attentions = True
+    with torch.no_grad(), extended(model, VANILLA):
+        assert len(model(token_ids(50)).attentions) == model.config.num_hidden_layers
 
 
 # Refusals
