@@ -50,7 +50,9 @@ def build_learn_tab() -> None:
     )
     numbers = [trained_window, tokens, group_size, neighbor_window]  # in the order of `Example`
     example.input(lambda name: astuple(EXAMPLES[name]), [example], numbers, **LIVE)
-    gr.on([number.change for number in numbers], _show, numbers, [page, complaint], **LIVE)
+    # Queued, so that lessons come in the order in which their numbers were sent: an example sets four at once, and
+    # what is asked for outside the queue may come late and take the newer lesson's place.
+    gr.on([number.change for number in numbers], _show, numbers, [page, complaint], **LIVE | {"queue": True})
 
 
 def _slider(label: str, minimum: int, maximum: int, value: int) -> gr.Slider:
