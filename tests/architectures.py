@@ -14,6 +14,8 @@ import torch
 import transformers
 from transformers import PreTrainedModel
 
+from benchmarks.tiny_models import initialise
+
 TRAINED_WINDOW = 64
 VOCABULARY = 97
 
@@ -285,24 +287,6 @@ UNSUPPORTED = [
     ),
     Architecture("roformer", "RoFormer", {"is_decoder": True, "embedding_size": 32}),
 ]
-
-
-def initialise(model: PreTrainedModel, seed: int) -> PreTrainedModel:
-    """Weights so large that attention is far from uniform: each layer moves the logits, and so does each position."""
-    generator = torch.Generator().manual_seed(seed)
-
-    def noise(parameter: torch.Tensor) -> torch.Tensor:
-        return torch.randn(parameter.shape, generator=generator).to(parameter.dtype)
-
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if parameter.dim() < 2:
-                parameter.add_(0.2 * noise(parameter))
-            elif "embed" in name or "wte" in name:
-                parameter.copy_(0.5 * noise(parameter))
-            else:
-                parameter.copy_(1.5 * parameter.shape[-1] ** -0.5 * noise(parameter))
-    return model
 
 
 @cache

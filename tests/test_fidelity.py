@@ -20,6 +20,7 @@ from helpers import (
     plain_logits,
     plain_model,
 )
+from peft import LoraConfig, PrefixTuningConfig, get_peft_model
 from reference import NaiveModel
 from transformers import DynamicCache, StaticCache
 from vision_models import SEVERAL_AXES, VISION_MODELS, build_vision, image_prompt, words
@@ -310,9 +311,8 @@ def test_gradients_are_the_oracles(name: str, checkpointing: str) -> None:
 
 
 def test_lora_learns_through_peft() -> None:
-    peft = pytest.importorskip("peft")
     model = build("llama").train()
-    wrapped = peft.get_peft_model(model, peft.LoraConfig(r=4, target_modules=["q_proj", "v_proj"]))
+    wrapped = get_peft_model(model, LoraConfig(r=4, target_modules=["q_proj", "v_proj"]))
     ids = token_ids(LENGTH, batch=2)
     enable(wrapped, CONFIG, trained_window=TRAINED_WINDOW, on_overflow="ignore")
     assert support(wrapped).supported
@@ -339,8 +339,7 @@ def _disabled(model: Any) -> Any:
 
 
 def test_a_learned_prefix_is_refused() -> None:
-    peft = pytest.importorskip("peft")
-    model = peft.get_peft_model(build("llama"), peft.PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=4))
+    model = get_peft_model(build("llama"), PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=4))
     enable(model, CONFIG, trained_window=TRAINED_WINDOW, on_overflow="ignore")
     with pytest.raises(ValueError, match="learned prefix"):
         logits(model, token_ids(20))
