@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from app.settings import Settings
+from .settings import Settings
 
 
 def serve(settings: Settings, *, block: bool = True) -> str:
@@ -14,12 +14,12 @@ def serve(settings: Settings, *, block: bool = True) -> str:
     Returns:
         The address to open.
     """
-    from app.runtime import make_runtime
+    from .runtime import make_runtime
 
     runtime = make_runtime(settings)
-    from app.page import build_page
-    from app.tabs.model_panel import load_in_background
-    from app.theme import ASSETS, app_css, gradio_theme
+    from .page import build_page
+    from .tabs.model_panel import load_in_background
+    from .theme import ASSETS, app_css, gradio_theme
 
     page = build_page(runtime)
     page.queue(default_concurrency_limit=8)
