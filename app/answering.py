@@ -7,14 +7,15 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from app.asking import Question, answer_turn
-from app.conversation import Reply, Source
-from app.evidence import Citation
-from app.jobs import JobStopped, Pace
-from app.model_shelf import LoadedModel
-from app.session import CacheStore, Session, Turn
 from selfextend.methods import Method
 from selfextend.steps import Progress, Running
+
+from .asking import Question, answer_turn
+from .conversation import Reply, Source
+from .evidence import Citation
+from .jobs import JobStopped, Pace
+from .model_shelf import LoadedModel
+from .session import CacheStore, Session, Turn
 
 
 @dataclass(frozen=True)

@@ -16,17 +16,18 @@ import gradio as gr
 from gradio.processing_utils import save_base64_to_cache
 from gradio.utils import get_upload_folder, is_in_or_equal
 
-from app.asking import Question, answer_turn, prompt_of
-from app.model_shelf import LoadedModel, NoModelError
-from app.runtime import SAMPLE, Runtime
-from app.session import Session, Turn
-from app.tabs.widgets import MODEL_QUEUE
 from selfextend.config import max_length
 from selfextend.config import suggest as suggested
 from selfextend.methods import POSITION_METHODS, Method, SelfExtend
 from selfextend.position_map import position_map as cells_of
 from selfextend.positions import EXACT
 from selfextend.steps import result_of
+
+from .asking import Question, answer_turn, prompt_of
+from .model_shelf import LoadedModel, NoModelError
+from .runtime import SAMPLE, Runtime
+from .session import Session, Turn
+from .tabs.widgets import MODEL_QUEUE
 
 API_VISITOR = "api"
 FILES_SCHEMA: dict[str, Any] = {"type": "array", "items": {"anyOf": [{"type": "string"}, {"type": "object"}]}}

@@ -6,17 +6,19 @@ from collections.abc import Generator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from app.documents.library import StoredDocument
-from app.evidence import passages_behind, recording_request, trimmed
-from app.model_shelf import LoadedModel
-from app.prompting import Exchange, Prompt, build_prompt
-from app.session import CacheStore, Session, Turn
 from selfextend.methods import Method
 
+from .documents.library import StoredDocument
+from .evidence import passages_behind, recording_request, trimmed
+from .model_shelf import LoadedModel
+from .prompting import Exchange, Prompt, build_prompt
+from .session import CacheStore, Session, Turn
+
 if TYPE_CHECKING:
-    from app.evidence import Citation
     from selfextend.generation import Answer, Event, ExtendWhen, GenerationSettings
     from selfextend.reading import PrefixCache
+
+    from .evidence import Citation
 
 # The step at which Stop is looked at: on a processor a long chunk would make it seem dead.
 CHUNK_TOKENS = {"cuda": 2048}

@@ -22,11 +22,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from app.conversation import Entry, Reply, from_json, measures, settings_words, typed
-from app.evidence import PageShare, page_shares
-from app.figures.answers import attention_heatmap, page_bars
-from app.figures.style import offline_html
-from app.session import Turn
+from .conversation import Entry, Reply, from_json, measures, settings_words, typed
+from .evidence import PageShare, page_shares
+from .figures.answers import attention_heatmap, page_bars
+from .figures.style import offline_html
+from .session import Turn
 
 FORMAT = "selfextend-capsule"
 VERSION = 1

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from app.documents.index import Passage, TokenIndex
 from selfextend.positions import PositionMap, relative_position
 from selfextend.steps import Clock, Progress, Running
+
+from .documents.index import Passage, TokenIndex
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -2,7 +2,23 @@
 
 from __future__ import annotations
 
-from app.settings import Settings
+import os
+from collections.abc import Sequence
+
+from .settings import Settings, read_settings
+
+
+def main(arguments: Sequence[str] | None = None, program: str = "python app.py") -> None:
+    """Read the settings and serve until stopped.
+
+    Args:
+        arguments: without the program's name; those of this process unless given.
+        program: what `--help` calls it.
+    """
+    # No request leaves this machine unless somebody asks for a model from the hub. Both packages look when imported.
+    os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    serve(read_settings(arguments, program=program))
 
 
 def serve(settings: Settings, *, block: bool = True) -> str:
@@ -14,12 +30,12 @@ def serve(settings: Settings, *, block: bool = True) -> str:
     Returns:
         The address to open.
     """
-    from app.runtime import make_runtime
+    from .runtime import make_runtime
 
     runtime = make_runtime(settings)
-    from app.page import build_page
-    from app.tabs.model_panel import load_in_background
-    from app.theme import ASSETS, app_css, gradio_theme
+    from .page import build_page
+    from .tabs.model_panel import load_in_background
+    from .theme import ASSETS, app_css, gradio_theme
 
     page = build_page(runtime)
     page.queue(default_concurrency_limit=8)

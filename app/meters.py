@@ -6,9 +6,10 @@ from html import escape
 
 import psutil
 
-from app.conversation import Reply
 from selfextend.methods import Method
 from selfextend.positions import EXACT, largest_relative_position
+
+from .conversation import Reply
 
 _LIMITED = ("Tokens", "Largest position")
 

@@ -9,29 +9,30 @@ from typing import Any
 
 import gradio as gr
 
-from app.api import add_endpoints
-from app.conversation import Entry
-from app.evidence import Citation, PassageTest, passage_test_steps
-from app.meters import meters
-from app.restore import Parts, build_restore
-from app.runtime import Runtime
-from app.session import Turn
-from app.tabs.attention import build_attention_tab
-from app.tabs.chat import build_chat, examples_for
-from app.tabs.compare import build_compare_tab
-from app.tabs.controls import Choices, Controls, build_controls
-from app.tabs.documents_panel import NO_MODEL, build_documents_panel
-from app.tabs.evidence import build_evidence_tab
-from app.tabs.lab import build_lab_tab
-from app.tabs.learn import build_learn_tab
-from app.tabs.model_panel import build_model_panel
-from app.tabs.parameters import build_parameters_tab
-from app.tabs.position_map import build_position_map_tab
-from app.tabs.runs import build_runs_tab
-from app.tabs.widgets import LIVE, DocumentView, SharedInputs, States, complaint_html, on, skipped, told
-from app.theme import ASSETS
 from selfextend.errors import PastReachError
 from selfextend.profile import Profile
+
+from .api import add_endpoints
+from .conversation import Entry
+from .evidence import Citation, PassageTest, passage_test_steps
+from .meters import meters
+from .restore import Parts, build_restore
+from .runtime import Runtime
+from .session import Turn
+from .tabs.attention import build_attention_tab
+from .tabs.chat import build_chat, examples_for
+from .tabs.compare import build_compare_tab
+from .tabs.controls import Choices, Controls, build_controls
+from .tabs.documents_panel import NO_MODEL, build_documents_panel
+from .tabs.evidence import build_evidence_tab
+from .tabs.lab import build_lab_tab
+from .tabs.learn import build_learn_tab
+from .tabs.model_panel import build_model_panel
+from .tabs.parameters import build_parameters_tab
+from .tabs.position_map import build_position_map_tab
+from .tabs.runs import build_runs_tab
+from .tabs.widgets import LIVE, DocumentView, SharedInputs, States, complaint_html, on, skipped, told
+from .theme import ASSETS
 
 TITLE = "SelfExtend explorer"
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from app.documents.document import Document
-from app.documents.index import TokenIndex, find_documents
+from .documents.document import Document
+from .documents.index import TokenIndex, find_documents
 
 BETWEEN = "\n\n"
 

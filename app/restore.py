@@ -12,17 +12,18 @@ from typing import Any, NamedTuple
 
 import gradio as gr
 
-from app.conversation import Entry, as_json, from_json, messages
-from app.model_shelf import LoadedModel
-from app.runtime import SAMPLE, Runtime
-from app.session import Session
-from app.tabs.chat import ChatPane
-from app.tabs.controls import Choices, Controls, slider_updates
-from app.tabs.documents_panel import DocumentsPane, documents_html, keep_document, view_of
-from app.tabs.model_panel import ModelPanel
-from app.tabs.widgets import LIVE, QUEUED, DocumentView, States, complaint_html, status_html
 from selfextend.config import suggest
 from selfextend.steps import result_of
+
+from .conversation import Entry, as_json, from_json, messages
+from .model_shelf import LoadedModel
+from .runtime import SAMPLE, Runtime
+from .session import Session
+from .tabs.chat import ChatPane
+from .tabs.controls import Choices, Controls, slider_updates
+from .tabs.documents_panel import DocumentsPane, documents_html, keep_document, view_of
+from .tabs.model_panel import ModelPanel
+from .tabs.widgets import LIVE, QUEUED, DocumentView, States, complaint_html, status_html
 
 STORAGE_KEY = "selfextend-explorer-1"
 STOP_AFTER_SECONDS = 3.0

@@ -10,13 +10,13 @@ import threading
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from app.documents.document import Limits
-from app.documents.library import Library, browser_secret
-from app.jobs import Job
-from app.model_shelf import ModelShelf
-from app.session import CacheStore, SessionStore
-from app.settings import Settings
-from app.theme import ASSETS
+from .documents.document import Limits
+from .documents.library import Library, browser_secret
+from .jobs import Job
+from .model_shelf import ModelShelf
+from .session import CacheStore, SessionStore
+from .settings import Settings
+from .theme import ASSETS
 
 SAMPLE = ASSETS / "sample.pdf"
 SAMPLE_QUESTIONS = ASSETS / "sample_questions.json"

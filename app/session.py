@@ -12,17 +12,18 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from app.conversation import Entry
-from app.documents.library import StoredDocument
-from app.jobs import Job
-from app.prompting import Prompt
+from .conversation import Entry
+from .documents.library import StoredDocument
+from .jobs import Job
+from .prompting import Prompt
 
 if TYPE_CHECKING:
-    from app.evidence import Citation
     from selfextend.generation import Answer
     from selfextend.methods import Method
     from selfextend.profile import Profile
     from selfextend.reading import PrefixCache
+
+    from .evidence import Citation
 
 MAX_TURNS = 40
 """Answers of one visitor whose prompt and attention are kept in memory."""

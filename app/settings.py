@@ -64,14 +64,19 @@ def default_data_folder() -> Path:
     return user_data_path("selfextend-explorer", appauthor=False)
 
 
-def read_settings(arguments: Sequence[str] | None = None, environment: Mapping[str, str] | None = None) -> Settings:
+def read_settings(
+    arguments: Sequence[str] | None = None,
+    environment: Mapping[str, str] | None = None,
+    program: str = "python app.py",
+) -> Settings:
     """The settings of this run; ends the program with a sentence where they make no sense.
 
     Args:
         arguments: without the program's name; those of this process unless given.
         environment: this process's unless given.
+        program: its name in `--help` and in what is said of arguments that make no sense.
     """
-    parser = _parser(os.environ if environment is None else environment)
+    parser = _parser(os.environ if environment is None else environment, program)
     given = vars(parser.parse_args(arguments))
     try:
         given["auth"] = _accounts(given["auth"])
@@ -93,9 +98,9 @@ def read_settings(arguments: Sequence[str] | None = None, environment: Mapping[s
     return Settings(**given)
 
 
-def _parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
+def _parser(environment: Mapping[str, str], program: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python app.py",
+        prog=program,
         description="Chat over long documents with SelfExtend, and see what the model looked at.",
         epilog=f"Every option may also be set in the environment: --cache-mb 500 is {PREFIX}CACHE_MB=500.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,

@@ -6,13 +6,14 @@ Ito's, which stay apart for colour-blind eyes.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from selfextend.asset_files import assets_folder
 
 if TYPE_CHECKING:
     import gradio as gr
 
-ASSETS = Path(__file__).resolve().parent.parent / "assets"
+ASSETS = assets_folder()
 
 FONTS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "Liberation Sans", "Arial", "sans-serif")
 MONO_FONTS = ("ui-monospace", "Menlo", "Consolas", "DejaVu Sans Mono", "monospace")

@@ -29,12 +29,17 @@ def launched_chromium(playwright: Playwright) -> Browser:
 
 @contextmanager
 def served(
-    command: Callable[[int], list[str]], environment: dict[str, str] | None = None, port: int = 0
+    command: Callable[[int], list[str]],
+    environment: dict[str, str] | None = None,
+    port: int = 0,
+    folder: Path = ROOT,
 ) -> Iterator[str]:
-    """Runs `command(port)` in the project's root until the port answers; yields its address, then ends it.
+    """Runs `command(port)` until the port answers; yields its address, then ends it.
 
     Args:
+        environment: variables beside those of this process. The project's root is on `PYTHONPATH` unless named here.
         port: 0 takes a free one.
+        folder: in which it runs.
     """
     if not port:
         with closing(socket.socket()) as probe:
@@ -42,7 +47,7 @@ def served(
             port = probe.getsockname()[1]
     address = f"http://127.0.0.1:{port}"
     variables = os.environ | {"PYTHONPATH": str(ROOT), "GRADIO_ANALYTICS_ENABLED": "False"} | (environment or {})
-    process = subprocess.Popen(command(port), cwd=ROOT, env=variables)
+    process = subprocess.Popen(command(port), cwd=folder, env=variables)
     try:
         _wait_for(address, process)
         yield address

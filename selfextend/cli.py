@@ -1,4 +1,5 @@
-"""`python -m selfextend`: settings, answers and the lab on the command line. Each command takes `--json`.
+"""`python -m selfextend`: settings, answers and the lab on the command line. Each command takes `--json`; only `app`
+has the options of `python app.py` instead.
 
 Results go to standard output, progress and errors to standard error. What a command imports is imported when it is
 run: see `selfextend.commands.parser`.
@@ -13,12 +14,16 @@ from collections.abc import Sequence
 from pkgutil import resolve_name
 from traceback import walk_tb
 
-from selfextend.commands.parser import make_parser
+from selfextend.commands.parser import APP, make_parser
+from selfextend.commands.start import start_app
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command. 0: done; 1: it could not be done, for the reason printed; 130: stopped by Ctrl-C."""
-    chosen = make_parser().parse_args(arguments)
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    if given[:1] == [APP]:
+        return start_app(given[1:])
+    chosen = make_parser().parse_args(given)
     try:
         result = resolve_name(f"selfextend.commands.{chosen.run}")(chosen)
     except (ValueError, RuntimeError, OSError) as error:

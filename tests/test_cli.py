@@ -307,7 +307,8 @@ def test_every_command_has_what_runs_it_and_help_imports_nothing_of_it() -> None
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert {"torch", "numpy", "selfextend.lab"}.isdisjoint(done.stdout.split())
     (commands,) = (action.choices for action in make_parser()._actions if isinstance(action.choices, dict))
-    for command in commands.values():
+    assert "app" in commands  # tests/browser/test_installed.py runs it
+    for command in (parser for name, parser in commands.items() if name != "app"):
         for name in (command.get_default("run"), command.get_default("show")):
             module, function = name.split(".")
             assert callable(getattr(import_module(f"selfextend.commands.{module}"), function))

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import psutil
 
-from app.documents.document import DocumentError, Limits, megabytes
-from app.documents.messages import Message
 from selfextend.child_process import ChildProcess
+
+from .document import DocumentError, Limits, megabytes
+from .messages import Message
 
 _HEARTBEAT_SECONDS = 0.2
 _KERNEL_LIMITS_MEMORY = sys.platform == "linux"
@@ -34,7 +35,7 @@ def answers(path: Path, name: str, request: Message, limits: Limits) -> Generato
     deadline = time.monotonic() + limits.seconds
     memory_bytes = limits.memory_bytes if _KERNEL_LIMITS_MEMORY else None
     search_path = os.pathsep.join(filter(None, [str(_ROOT), os.environ.get("PYTHONPATH")]))
-    command = [sys.executable, "-m", "app.documents.worker"]
+    command = [sys.executable, "-m", f"{__package__}.worker"]
     with ChildProcess(command, environment={**os.environ, "PYTHONPATH": search_path}) as child:
         child.send({**request, "path": str(path.resolve()), "seconds": limits.seconds, "memory_bytes": memory_bytes})
         while True:

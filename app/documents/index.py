@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from app.documents.document import Document
-from app.documents.passages import split_passages
+from .document import Document
+from .passages import split_passages
 
 Integers = NDArray[np.int64]
 

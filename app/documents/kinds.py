@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from app.documents.document import DocumentError, Kind, Limits, megabytes
+from .document import DocumentError, Kind, Limits, megabytes
 
 _TEXT_SUFFIXES = {"", ".txt", ".text", ".md", ".markdown"}
 _FOREIGN: tuple[tuple[bytes, str], ...] = (

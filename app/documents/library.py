@@ -11,9 +11,10 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from app.documents.document import Document, DocumentError, Limits, Page
-from app.documents.reader import read_document_steps
 from selfextend.steps import Progress
+
+from .document import Document, DocumentError, Limits, Page
+from .reader import read_document_steps
 
 _CHECKSUM = re.compile(r"[0-9a-f]{64}")
 _FORMAT = 1

@@ -16,8 +16,8 @@ import pypdfium2
 import pypdfium2.raw as pdfium_c
 from PIL import Image, ImageChops, ImageDraw
 
-from app.documents.messages import Message, Refused, check_pages, too_long
-from app.documents.page_text import CleanPage, Rectangle, clean_page
+from .messages import Message, Refused, check_pages, too_long
+from .page_text import CleanPage, Rectangle, clean_page
 
 GRID = 10_000
 """Steps across a page in which boxes are computed before they become fractions."""

@@ -14,11 +14,12 @@ from contextlib import closing
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from app.documents.child import answers
-from app.documents.document import Document, DocumentError, Limits, Page
-from app.documents.kinds import kind_of
-from app.documents.messages import Message
 from selfextend.steps import Progress
+
+from .child import answers
+from .document import Document, DocumentError, Limits, Page
+from .kinds import kind_of
+from .messages import Message
 
 
 class Box(NamedTuple):

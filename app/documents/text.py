@@ -11,8 +11,8 @@ import charset_normalizer
 import docx
 import docx.opc.exceptions
 
-from app.documents.messages import Message, Refused, check_pages, too_long
-from app.documents.page_text import PART_CHARS, clean_plain, cut_into_parts
+from .messages import Message, Refused, check_pages, too_long
+from .page_text import PART_CHARS, clean_plain, cut_into_parts
 
 ARCHIVES = {
     "xl/workbook.xml": "an Excel workbook",

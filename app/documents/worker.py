@@ -1,6 +1,6 @@
 """The child process that opens a visitor's file, so that a malicious one cannot harm the app.
 
-Started by `app.documents.child` as `python -m app.documents.worker`. Reads one JSON request from stdin, limits its own
+Started by `app.documents.child` with `python -m`. Reads one JSON request from stdin, limits its own
 memory and processor time, and writes one JSON message a line to stdout: `{"pages_total": n}`, then a `{"page": ...}`
 for each page, and `{"notes": [...]}`; or `{"boxes": ...}`; or `{"png": ...}`. The last one is `{"done": true}`,
 `{"refused": sentence}` or `{"out_of_memory": true}`.
@@ -14,7 +14,7 @@ import os
 import sys
 from collections.abc import Iterator
 
-from app.documents.messages import Message, Refused
+from .messages import Message, Refused
 
 
 def limit_this_process(memory_bytes: int | None, seconds: float) -> None:
@@ -35,12 +35,12 @@ def answer(request: Message) -> Iterator[Message]:
     """Carries out one request. The libraries are imported here: a text file need not wait for PDFium."""
     path = request["path"]
     if request["task"] == "read" and request["kind"] != "pdf":
-        from app.documents import text as text_reader
+        from . import text as text_reader
 
         read = text_reader.read_docx if request["kind"] == "docx" else text_reader.read_text
         yield from read(path, request["max_pages"], request["max_characters"])
         return
-    from app.documents import pdf as pdf_reader
+    from . import pdf as pdf_reader
 
     if request["task"] == "read":
         yield from pdf_reader.read_pdf(path, request["max_pages"], request["max_characters"])

@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 import plotly.graph_objects as go
 
-from app.figures.style import SEQUENTIAL, finish, horizontal_colour_bar
-from app.theme import BLUE, ORANGE
+from ..theme import BLUE, ORANGE
+from .style import SEQUENTIAL, finish, horizontal_colour_bar
 
 PAGE_BORDER = ({"color": "rgba(0,0,0,0.45)", "width": 3}, {"color": "rgba(255,255,255,0.9)", "width": 1})
 """A bright line within a dark one, visible on dark and on bright colours."""

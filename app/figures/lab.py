@@ -9,12 +9,13 @@ from html import escape
 import numpy as np
 import plotly.graph_objects as go
 
-from app.figures.style import SEQUENTIAL, compact, finish, horizontal_colour_bar, offline_html
-from app.theme import ACCENTS, GREY, METHOD_LINES, ORANGE
 from selfextend.lab.records import Row, Run
 from selfextend.lab.sweep import recommend
 from selfextend.lab.tables import by_length, ends_of_curves, grouped, labels, settings_words
 from selfextend.lab.views import CurveView, GridView, View, is_sweep, views
+
+from ..theme import ACCENTS, GREY, METHOD_LINES, ORANGE
+from .style import SEQUENTIAL, compact, finish, horizontal_colour_bar, offline_html
 
 
 def figure(view: View) -> go.Figure:

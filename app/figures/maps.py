@@ -11,10 +11,11 @@ import numpy as np
 import numpy.typing as npt
 import plotly.graph_objects as go
 
-from app.figures.style import SEQUENTIAL, compact, finish, horizontal_colour_bar
-from app.theme import BLUE, GREY, METHOD_LINES, ORANGE, PURPLE, SKY, VERMILLION
 from selfextend.methods import Method, Vanilla
 from selfextend.position_map import MapCells, PositionCurve
+
+from ..theme import BLUE, GREY, METHOD_LINES, ORANGE, PURPLE, SKY, VERMILLION
+from .style import SEQUENTIAL, compact, finish, horizontal_colour_bar
 
 LABELLED_CELLS = 32
 """Most rows and columns of a map whose cells carry their numbers."""

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import plotly.graph_objects as go
 
-from app.theme import ACCENTS, BLUE, FONT_STACK, GREY, GRID, INK, PAPER
+from ..theme import ACCENTS, BLUE, FONT_STACK, GREY, GRID, INK, PAPER
 
 SEQUENTIAL = "Cividis"
 

@@ -9,11 +9,11 @@ import gradio as gr
 import numpy as np
 import numpy.typing as npt
 
-from app.evidence import answer_rows
-from app.figures.answers import attention_heatmap
-from app.session import Turn
-from app.tabs.plot_pane import packed, plot_pane
-from app.tabs.widgets import LIVE, NO_RECORD, answer_html, cell_of, complaint_html, hint_html, skipped, tokens_in
+from ..evidence import answer_rows
+from ..figures.answers import attention_heatmap
+from ..session import Turn
+from .plot_pane import packed, plot_pane
+from .widgets import LIVE, NO_RECORD, answer_html, cell_of, complaint_html, hint_html, skipped, tokens_in
 
 if TYPE_CHECKING:
     from selfextend.recording import AttentionRecord

@@ -11,14 +11,14 @@ from typing import Any, NamedTuple
 
 import gradio as gr
 
-from app.answering import reply_steps
-from app.asking import Question
-from app.conversation import Entry, as_text, messages, placed_messages, same_thread
-from app.prompting import Exchange, build_prompt
-from app.runtime import SAMPLE, SAMPLE_QUESTIONS, Runtime
-from app.session import Session, Turn
-from app.tabs.controls import Choices, Controls
-from app.tabs.widgets import ON_MODEL, States, buttons, complaint_html, on, save_on_click, saved, skipped, status_html
+from ..answering import reply_steps
+from ..asking import Question
+from ..conversation import Entry, as_text, messages, placed_messages, same_thread
+from ..prompting import Exchange, build_prompt
+from ..runtime import SAMPLE, SAMPLE_QUESTIONS, Runtime
+from ..session import Session, Turn
+from .controls import Choices, Controls
+from .widgets import ON_MODEL, States, buttons, complaint_html, on, save_on_click, saved, skipped, status_html
 
 BUSY = complaint_html("An answer is on its way: wait for it, or stop it.")
 PLACEHOLDER = "### Ask the document\nThe answer streams, and its page links open the passages it comes from."

@@ -8,19 +8,20 @@ from typing import Any
 
 import gradio as gr
 
-from app.conversation import Entry, settings_words
-from app.figures.lab import figure, table
-from app.jobs import JobStopped
-from app.model_shelf import LoadedModel
-from app.prompting import build_prompt
-from app.runtime import Runtime
-from app.tabs.controls import Choices, Controls
-from app.tabs.plot_pane import ONCE_DRAWN, packed, plot_pane
-from app.tabs.widgets import ON_MODEL, States, buttons, complaint_html, hint_html, on, status_html
 from selfextend.config import SelfExtendConfig
 from selfextend.lab.views import curve_view
 from selfextend.methods import SelfExtend, Vanilla
 from selfextend.steps import Progress, Running
+
+from ..conversation import Entry, settings_words
+from ..figures.lab import figure, table
+from ..jobs import JobStopped
+from ..model_shelf import LoadedModel
+from ..prompting import build_prompt
+from ..runtime import Runtime
+from .controls import Choices, Controls
+from .plot_pane import ONCE_DRAWN, packed, plot_pane
+from .widgets import ON_MODEL, States, buttons, complaint_html, hint_html, on, status_html
 
 NOTHING_YET = hint_html(
     "Choose the method <b>Compare</b> and ask: both answers stand side by side in the chat, and here is what each "

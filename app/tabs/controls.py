@@ -10,10 +10,11 @@ from typing import Any, NamedTuple
 
 import gradio as gr
 
-from app.tabs.widgets import COMPARE, METHODS, DocumentView, method_of, on, settings_of
 from selfextend.config import SelfExtendConfig, suggest
 from selfextend.methods import Method, SelfExtend, Vanilla
 from selfextend.positions import QueryScaling
+
+from .widgets import COMPARE, METHODS, DocumentView, method_of, on, settings_of
 
 ALWAYS, WHEN_NEEDED = "Always", "Only past the trained window"
 LOG_N = "Log-n query scaling"

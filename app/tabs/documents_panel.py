@@ -9,14 +9,15 @@ from typing import Any, NamedTuple
 
 import gradio as gr
 
-from app.documents.document import DocumentError
-from app.documents.library import StoredDocument
-from app.jobs import JobStopped
-from app.prompting import build_prompt
-from app.runtime import SAMPLE, Runtime
-from app.session import Session
-from app.tabs.widgets import QUEUED, DocumentView, States, complaint_html, hint_html, on, status_html, told
 from selfextend.steps import Running
+
+from ..documents.document import DocumentError
+from ..documents.library import StoredDocument
+from ..jobs import JobStopped
+from ..prompting import build_prompt
+from ..runtime import SAMPLE, Runtime
+from ..session import Session
+from .widgets import QUEUED, DocumentView, States, complaint_html, hint_html, on, status_html, told
 
 NO_MODEL = DocumentView(512, 2048)
 """What the page shows while there is no model."""

@@ -10,14 +10,16 @@ from typing import Any
 
 import gradio as gr
 
-from app.documents.document import DocumentError
-from app.documents.reader import page_image, passage_boxes
-from app.evidence import Citation, PageShare, PassageTest, page_shares
-from app.figures.answers import page_bars
-from app.jobs import Job, JobStopped, Pace
-from app.session import Turn
-from app.tabs.plot_pane import ONCE_DRAWN, packed, plot_pane
-from app.tabs.widgets import (
+from selfextend.steps import Progress, Running
+
+from ..documents.document import DocumentError
+from ..documents.reader import page_image, passage_boxes
+from ..evidence import Citation, PageShare, PassageTest, page_shares
+from ..figures.answers import page_bars
+from ..jobs import Job, JobStopped, Pace
+from ..session import Turn
+from .plot_pane import ONCE_DRAWN, packed, plot_pane
+from .widgets import (
     LIVE,
     NO_RECORD,
     ON_MODEL,
@@ -29,7 +31,6 @@ from app.tabs.widgets import (
     status_html,
     told,
 )
-from selfextend.steps import Progress, Running
 
 MOST_PAGES = 12
 """Bars that still carry their labels at 390 px."""

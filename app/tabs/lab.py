@@ -12,12 +12,19 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import gradio as gr
 
-from app.figures.lab import as_html, figure, table_html
-from app.jobs import JobStopped, Pace
-from app.model_shelf import LoadedModel
-from app.runtime import Runtime
-from app.tabs.plot_pane import ONCE_DRAWN, packed, plot_pane
-from app.tabs.widgets import (
+from selfextend.lab.choices import Choices, OwnText
+from selfextend.lab.errors import LabError
+from selfextend.lab.records import Run, RunFile, as_csv, file_name, read_run
+from selfextend.lab.views import is_sweep, views
+from selfextend.methods import METHOD_NAMES, method_named
+from selfextend.steps import Progress, Running
+
+from ..figures.lab import as_html, figure, table_html
+from ..jobs import JobStopped, Pace
+from ..model_shelf import LoadedModel
+from ..runtime import Runtime
+from .plot_pane import ONCE_DRAWN, packed, plot_pane
+from .widgets import (
     ON_MODEL,
     buttons,
     complaint_html,
@@ -28,12 +35,6 @@ from app.tabs.widgets import (
     skipped,
     status_html,
 )
-from selfextend.lab.choices import Choices, OwnText
-from selfextend.lab.errors import LabError
-from selfextend.lab.records import Run, RunFile, as_csv, file_name, read_run
-from selfextend.lab.views import is_sweep, views
-from selfextend.methods import METHOD_NAMES, method_named
-from selfextend.steps import Progress, Running
 
 if TYPE_CHECKING:
     from selfextend.lab.plans import Plan

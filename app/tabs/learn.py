@@ -13,9 +13,9 @@ from typing import Any
 
 import gradio as gr
 
-from app.lesson import EXAMPLES, MAX_TOKENS, MIN_TOKENS, Example, lesson
-from app.tabs.widgets import LIVE, complaint_html
-from app.theme import ASSETS
+from ..lesson import EXAMPLES, MAX_TOKENS, MIN_TOKENS, Example, lesson
+from ..theme import ASSETS
+from .widgets import LIVE, complaint_html
 
 _GLUE = """
 const lessonView = mountLesson(element.querySelector(".lesson-root"), {

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import gradio as gr
 
-from app.jobs import JobStopped, Pace
-from app.model_shelf import BUNDLED, LoadedModel
-from app.runtime import Runtime
-from app.settings import QUANTIZATIONS
-from app.tabs.widgets import ON_MODEL, QUEUED, buttons, complaint_html, hint_html, on, status_html
 from selfextend.presets import PRESETS, find_preset
 from selfextend.steps import Progress, Running, result_of
+
+from ..jobs import JobStopped, Pace
+from ..model_shelf import BUNDLED, LoadedModel
+from ..runtime import Runtime
+from ..settings import QUANTIZATIONS
+from .widgets import ON_MODEL, QUEUED, buttons, complaint_html, hint_html, on, status_html
 
 if TYPE_CHECKING:
     from selfextend.loading.hardware import Quantization

@@ -8,19 +8,6 @@ import gradio as gr
 import numpy as np
 import numpy.typing as npt
 
-from app.figures.maps import parameter_plane_figure
-from app.tabs.plot_pane import packed, plot_pane
-from app.tabs.widgets import (
-    LIVE,
-    DocumentView,
-    SharedInputs,
-    complaint_html,
-    hint_html,
-    redraw_on,
-    settings_of,
-    skipped,
-    told,
-)
 from selfextend.config import (
     SelfExtendConfig,
     check_window,
@@ -31,6 +18,20 @@ from selfextend.config import (
     suggest,
 )
 from selfextend.methods import SelfExtend
+
+from ..figures.maps import parameter_plane_figure
+from .plot_pane import packed, plot_pane
+from .widgets import (
+    LIVE,
+    DocumentView,
+    SharedInputs,
+    complaint_html,
+    hint_html,
+    redraw_on,
+    settings_of,
+    skipped,
+    told,
+)
 
 COLUMNS, ROWS = 32, 24
 """Most group sizes and neighbor windows in the plane: as many as can be clicked on a phone."""

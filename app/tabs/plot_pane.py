@@ -16,8 +16,8 @@ import gradio as gr
 import plotly
 import plotly.graph_objects as go
 
-from app.figures.style import template
-from app.theme import ASSETS
+from ..figures.style import template
+from ..theme import ASSETS
 
 PLOTLY_JS = Path(plotly.__file__).resolve().parent / "package_data" / "plotly.min.js"
 

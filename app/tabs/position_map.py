@@ -8,9 +8,13 @@ from typing import Any
 
 import gradio as gr
 
-from app.figures.maps import position_curve_figure, position_map_figure
-from app.tabs.plot_pane import packed, plot_pane
-from app.tabs.widgets import (
+from selfextend.methods import Method, SelfExtend, Vanilla
+from selfextend.position_map import position_curve, position_map
+from selfextend.positions import EXACT, PositionMap, largest_relative_position, relative_position
+
+from ..figures.maps import position_curve_figure, position_map_figure
+from .plot_pane import packed, plot_pane
+from .widgets import (
     COMPARE,
     LIVE,
     METHODS,
@@ -25,9 +29,6 @@ from app.tabs.widgets import (
     skipped,
     tokens_in,
 )
-from selfextend.methods import Method, SelfExtend, Vanilla
-from selfextend.position_map import position_curve, position_map
-from selfextend.positions import EXACT, PositionMap, largest_relative_position, relative_position
 
 DIFFERENCE = "Difference"
 SHOW = (*(name for name in METHODS if name != COMPARE), DIFFERENCE)

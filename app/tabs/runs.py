@@ -9,13 +9,13 @@ from typing import Any
 
 import gradio as gr
 
-from app import capsule
-from app.capsule import Capsule, CapsuleError, Pooled
-from app.conversation import Entry
-from app.session import Turn
-from app.tabs.attention import ALL, MAX, view_of
-from app.tabs.plot_pane import ONCE_DRAWN, packed, plot_pane
-from app.tabs.widgets import QUEUED, States, complaint_html, hint_html, save_on_click, saved
+from .. import capsule
+from ..capsule import Capsule, CapsuleError, Pooled
+from ..conversation import Entry
+from ..session import Turn
+from .attention import ALL, MAX, view_of
+from .plot_pane import ONCE_DRAWN, packed, plot_pane
+from .widgets import QUEUED, States, complaint_html, hint_html, save_on_click, saved
 
 INTRODUCTION = hint_html(
     "A <b>run capsule</b> is one HTML file with the question, the answer, its citations, settings, versions and "

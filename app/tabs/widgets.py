@@ -15,11 +15,12 @@ from typing import Any, NamedTuple
 
 import gradio as gr
 
-from app.session import Turn
 from selfextend.config import SelfExtendConfig
 from selfextend.methods import POSITION_METHODS, Method
 from selfextend.positions import QueryScaling
 from selfextend.steps import Progress
+
+from ..session import Turn
 
 COMPARE = "Compare"
 METHODS = (*(kind.heading for kind in POSITION_METHODS), COMPARE)

@@ -1,7 +1,7 @@
 """The arguments of every command. Imports no torch and no numpy, so that `--help` is there at once.
 
-Each command has a `run`, "module.function" in `selfextend.commands`, which takes the arguments and returns the result,
-and a `show`, which prints it.
+Each command but `app` has a `run`, "module.function" in `selfextend.commands`, which takes the arguments and returns
+the result, and a `show`, which prints it.
 """
 
 from __future__ import annotations
@@ -16,6 +16,9 @@ _METHODS_HELP = (
     f"comma-separated: {', '.join(METHOD_NAMES)}, recommended (SelfExtend as recommended for the model), all "
     "(default: vanilla,recommended)"
 )
+APP = "app"
+"""The command whose arguments the app reads itself, and not this parser: see `selfextend.cli`."""
+
 _MAPS = (*(method.kind for method in POSITION_METHODS), "difference")
 _LENGTH_HELP = "tokens, or multiples of the trained window such as 8x"
 _DEPTHS_HELP = "how many from 0 to 1, or a comma-separated list"
@@ -34,6 +37,7 @@ def make_parser() -> argparse.ArgumentParser:
     _add_benchmarks(commands)
     for command in commands.choices.values():
         command.add_argument("--json", action="store_true", help="print one JSON object instead of text")
+    commands.add_parser(APP, help=f"the app in the browser; `selfextend {APP} --help` lists what can be set")
     return top
 
 

@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
+from selfextend.asset_files import assets_folder
 from selfextend.errors import IncompleteModelError, ModelNotFoundError, UnsafeWeightsError, UnsupportedModelError
 from selfextend.loading.hub import download_steps
 from selfextend.presets import BUNDLED
@@ -40,23 +41,18 @@ class Source:
 def bundled_folder() -> Path:
     """The folder of the model that comes with the project.
 
-    `SELFEXTEND_BUNDLED_MODEL` names another folder; else it is looked for inside the installed package and beside it.
+    `SELFEXTEND_BUNDLED_MODEL` names another folder.
 
     Raises:
-        ModelNotFoundError: it is in none of these places.
+        ModelNotFoundError: it is not there.
     """
-    package = Path(__file__).parents[1]
-    candidates = [package / "assets" / "model", package.parent / "assets" / "model"]
     override = os.environ.get("SELFEXTEND_BUNDLED_MODEL")
-    if override:
-        candidates = [Path(override).expanduser()]
-    for folder in candidates:
-        if (folder / "config.json").is_file():
-            return folder
+    folder = Path(override).expanduser() if override else assets_folder() / "model"
+    if (folder / "config.json").is_file():
+        return folder
     raise ModelNotFoundError(
-        "The bundled model is not here (looked in "
-        + " and ".join(str(folder) for folder in candidates)
-        + "). Get a complete copy of the project, or set SELFEXTEND_BUNDLED_MODEL to the model's folder."
+        f"The bundled model is not in {folder}. Get a complete copy of the project, or set SELFEXTEND_BUNDLED_MODEL "
+        "to the model's folder."
     )
 
 
