@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -34,8 +35,20 @@ def over_two_bands(function: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
+def in_small_steps(*states: Any, **settings: object) -> torch.Tensor:
+    """The fast attention with tiles, slices and bands of a few tokens, so that short texts have many of them."""
+    sizes = {"_TILE_QUERIES": 5, "_SLICE_KEYS": 4, "_FEW_QUERIES": 12, "_BAND_QUERIES": 6, "_BAND_PIECES": 2}
+    with mock.patch.multiple("selfextend.attention.cpu", **sizes):
+        return blockwise_attention(*states, **settings)
+
+
 eager, blockwise = over_two_bands(eager_attention), over_two_bands(blockwise_attention)
-FUNCTIONS = {"eager": lambda *states, **settings: eager(*states, **settings)[0], "blockwise": blockwise}
+ANY_BANDS = {
+    "eager": lambda *states, **settings: eager_attention(*states, **settings)[0],
+    "blockwise": blockwise_attention,
+    "small-steps": in_small_steps,
+}
+FUNCTIONS = {name: over_two_bands(function) for name, function in ANY_BANDS.items()}
 each_function = pytest.mark.parametrize("function", FUNCTIONS.values(), ids=FUNCTIONS.keys())
 
 
@@ -149,7 +162,7 @@ def root_mean_square(error: torch.Tensor) -> float:
     return error.double().pow(2).mean().sqrt().item()
 
 
-@pytest.mark.parametrize("name", FUNCTIONS)
+@pytest.mark.parametrize("name", PLAIN)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize(
     "case",
@@ -243,7 +256,7 @@ def banded_cases(draw: st.DrawFn) -> tuple[Case, tuple[int, ...]]:
     return draw(cases()), tuple(ends)
 
 
-@each_function
+@pytest.mark.parametrize("function", ANY_BANDS.values(), ids=ANY_BANDS.keys())
 @settings(max_examples=100)
 @given(banded_cases())
 @example((Case(1, 1, 1), ()))
@@ -251,7 +264,7 @@ def banded_cases(draw: st.DrawFn) -> tuple[Case, tuple[int, ...]]:
 @example((Case(1, 64, 1), (4, 20)))
 @example((Case(64, 64, 1, kv_heads=2, groups=2), (4, 20, 21)))
 @example((Case(64, 64, 1, softcap=1.5), (4, 20, 21)))
-def test_any_bands_are_one_softmax(function: object, banded: tuple[Case, tuple[int, ...]]) -> None:
+def test_any_bands_are_one_softmax(function: Callable[..., Any], banded: tuple[Case, tuple[int, ...]]) -> None:
     """Against float64 scores of every band, chosen by distance."""
     case, ends = banded
     generator = torch.Generator().manual_seed(case.seed)
@@ -274,9 +287,8 @@ def test_any_bands_are_one_softmax(function: object, banded: tuple[Case, tuple[i
     expected = weights @ value.double().repeat_interleave(case.groups, dim=1)
 
     kept = [key[:, :, -min(case.t, end + case.q - 1 + case.spare) :] for key, end in zip(keys, ends, strict=False)]
-    run = blockwise_attention if function is blockwise else lambda *a, **s: eager_attention(*a, **s)[0]
     settings = {"scaling": case.head_dim**-0.5, "softcap": case.softcap}
-    actual = run(queries, [*kept, keys[-1]], value, ends=ends, **settings)
+    actual = function(queries, [*kept, keys[-1]], value, ends=ends, **settings)
     torch.testing.assert_close(actual.double(), expected, rtol=1e-5, atol=1e-5)
 
 

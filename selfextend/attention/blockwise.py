@@ -18,7 +18,9 @@ from functools import partial
 
 import torch
 
-from selfextend.attention.kernels import Piece, attend, attend_banded, merge_, takes_mask
+from selfextend.attention.cpu import attend_banded_cpu
+from selfextend.attention.kernels import attend, on_cpu
+from selfextend.attention.pieces import Piece, empty_piece, merge_
 
 _Kernel = partial[Piece]
 """`attend` with scaling and soft-cap filled in: (query, key, value, is_causal=False) -> piece."""
@@ -91,9 +93,9 @@ def _band(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, window: i
     """Query i over keys i - window + 1 ... i. `key` holds the last tokens, as many as are needed or more."""
     if query.shape[2] == 1:
         return kernel(query, key[:, :, -window:], value[:, :, -window:])
-    if takes_mask(query, kernel.keywords["softcap"]):
+    if on_cpu(query, kernel.keywords["softcap"]):
         values = value[:, :, value.shape[2] - key.shape[2] :]
-        return attend_banded(query, key, values, window=window, scaling=kernel.keywords["scaling"])
+        return attend_banded_cpu(query, key, values, window=window, scaling=kernel.keywords["scaling"])
     return _in_blocks(query, key, value, window, kernel)
 
 
@@ -112,12 +114,9 @@ def _add_far(
     first = max(0, begin - past)  # the first query row that has a key so far away
     if first >= q_len:
         return
-    query, output, lse = query[:, :, first:], output[:, :, first:], lse[:, :, first:]
-    shared = past + first - begin  # keys before the diagonal: every one of these queries sees them
-    if shared > 0:
-        merge_(output, lse, kernel(query, key[:, :, :shared], value[:, :, :shared]))
-    diagonal = slice(shared, shared + query.shape[2])
-    merge_(output, lse, kernel(query, key[:, :, diagonal], value[:, :, diagonal], is_causal=True))
+    seen = kv_len - begin
+    piece = _causal(query[:, :, first:], key[:, :, :seen], value[:, :, :seen], kernel)
+    merge_(output[:, :, first:], lse[:, :, first:], piece)
 
 
 def _in_blocks(
@@ -128,8 +127,7 @@ def _in_blocks(
     value_exact = value[:, :, kv_len - key_exact.shape[2] :]
     origin = key_exact.shape[2] - q_len  # where, among the exact keys, that of the first query stands
     own_key, own_value = key_exact[:, :, origin:], value_exact[:, :, origin:]
-    output = query.new_empty(*query.shape[:3], value.shape[-1])
-    lse = query.new_empty(query.shape[:3], dtype=torch.promote_types(query.dtype, torch.float32))
+    output, lse = empty_piece(query, value)
 
     whole = q_len // window * window
     if whole:

@@ -11,17 +11,14 @@ from functools import cache
 
 import torch
 
-Piece = tuple[torch.Tensor, torch.Tensor]
-"""output (batch, heads, q, head_dim) and log-sum-exp (batch, heads, q) in fp32 or fp64."""
+from selfextend.attention.cpu import attend_cpu
+from selfextend.attention.pieces import Piece, empty_piece
 
 _Kernel = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, float, bool], Piece]
 """(query, key, value, scaling, is_causal) -> piece."""
 
 _SCORES_AT_ONCE = 1 << 24
 """Scores that the portable kernel holds at a time: 64 MB in fp32."""
-
-_BAND_ROWS = 192
-"""Rows that `attend_banded` computes at a time. Fewer waste less of the mask, more keep the matrix products large."""
 
 
 def attend(
@@ -48,46 +45,9 @@ def attend(
     return fused(query, key, value, scaling, is_causal)
 
 
-def takes_mask(query: torch.Tensor, softcap: float | None) -> bool:
-    """Whether the fused kernel for these states takes a mask, so that `attend_banded` is worth calling."""
-    return softcap is None and _fused_kernel(query) is _cpu_flash
-
-
-def attend_banded(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *, window: int, scaling: float) -> Piece:
-    """Attention of the last q of k tokens over the keys at distances 0 ... window - 1, where `takes_mask`.
-
-    A few rows at a time, under a mask as wide as the window: nothing that grows with q x k, and temporaries that stay
-    in the processor's cache. Shapes as in `attend`, with k >= q.
-    """
-    q_len, past = query.shape[2], key.shape[2] - query.shape[2]
-    output = query.new_empty(*query.shape[:3], value.shape[-1])
-    lse = query.new_empty(query.shape[:3], dtype=torch.promote_types(query.dtype, torch.float32))
-    masks: dict[tuple[int, int], torch.Tensor] = {}
-    for start in range(0, q_len, _BAND_ROWS):
-        rows = slice(start, min(start + _BAND_ROWS, q_len))
-        keys = slice(max(0, past + start - window + 1), past + rows.stop)
-        shape = (rows.stop - start, keys.stop - keys.start)
-        if shape not in masks:
-            distance = torch.arange(shape[1] - shape[0], shape[1])[:, None] - torch.arange(shape[1])
-            seen = (distance >= 0) & (distance < window)
-            masks[shape] = torch.zeros(shape, dtype=query.dtype).masked_fill_(~seen, -torch.inf)
-        output[:, :, rows], lse[:, :, rows] = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-            query[:, :, rows], key[:, :, keys], value[:, :, keys], 0.0, False, attn_mask=masks[shape], scale=scaling
-        )
-    return output, lse
-
-
-def merge_(output: torch.Tensor, lse: torch.Tensor, piece: Piece) -> None:
-    """Join a piece over further keys into `output` and `lse`, in place: the softmax over both sets of keys."""
-    piece_output, piece_lse = piece
-    total = torch.logaddexp(lse, piece_lse)
-    kept = torch.exp(lse - total)[..., None]
-    added = torch.exp(piece_lse - total)[..., None]
-    if output.dtype == kept.dtype:
-        output.mul_(kept).addcmul_(piece_output, added)
-    else:  # low precision: round once, at the end
-        output.copy_((output * kept).addcmul_(piece_output.to(kept.dtype), added))
-    lse.copy_(total)
+def on_cpu(query: torch.Tensor, softcap: float | None) -> bool:
+    """Whether a band of these states is for `selfextend.attention.cpu.attend_banded_cpu`."""
+    return softcap is None and query.device.type == "cpu"
 
 
 def portable_attend(
@@ -102,8 +62,7 @@ def portable_attend(
     batch, heads, q_len, _ = query.shape
     kv_heads, kv_len = key.shape[1], key.shape[2]
     accumulate = torch.promote_types(query.dtype, torch.float32)
-    output = query.new_empty(batch, heads, q_len, value.shape[-1])
-    lse = torch.empty(batch, heads, q_len, dtype=accumulate, device=query.device)
+    output, lse = empty_piece(query, value)
     rows = max(1, _SCORES_AT_ONCE // max(1, batch * heads * kv_len))
     keys, values = key[:, :, None].transpose(-1, -2), value[:, :, None]
     for start in range(0, q_len, rows):
@@ -125,15 +84,11 @@ def portable_attend(
 def _fused_kernel(query: torch.Tensor) -> _Kernel | None:
     """The fused kernel for these states, or None. None of them gives gradients of the log-sum-exp."""
     if query.device.type == "cpu":
-        return _cpu_flash
+        return attend_cpu
     if query.device.type == "cuda":
         kernel = _cuda_flash if query.dtype in (torch.float16, torch.bfloat16) else _cuda_efficient
         return kernel if _agrees(kernel, query.device, query.dtype, query.shape[-1]) else None
     return None
-
-
-def _cpu_flash(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float, is_causal: bool) -> Piece:
-    return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(query, key, value, 0.0, is_causal, scale=scaling)
 
 
 def _cuda_flash(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float, is_causal: bool) -> Piece:
