@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Hashable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 # The step at which Stop is looked at: on a processor a long chunk would make it seem dead.
 CHUNK_TOKENS = {"cuda": 2048}
 DEFAULT_CHUNK_TOKENS = 512
+
+EVERYBODY = ""
+"""Stands for the visitor where what was read is shared."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,5 +132,19 @@ def _with_citations(answer: Answer, prompt: Prompt) -> tuple[Answer, tuple[Citat
 
 def reading_place(loaded: LoadedModel, caches: CacheStore, session: Session, question: Question) -> PrefixCache:
     """What this visitor's model has read of these documents by this method."""
-    contents = tuple(stored.document.sha256 for stored in question.documents)
-    return caches.get((loaded.name, id(loaded), session.visitor, contents, question.method))
+    source = caches.held(_place(loaded, EVERYBODY, question.documents, question.method))
+    prefix = caches.get(_place(loaded, session.visitor, question.documents, question.method))
+    prefix.source = source
+    return prefix
+
+
+def shared_place(
+    loaded: LoadedModel, caches: CacheStore, documents: Sequence[StoredDocument], method: Method
+) -> PrefixCache:
+    """What the model has read of these documents for everybody: of the sample, which is nobody's own."""
+    return caches.get(_place(loaded, EVERYBODY, documents, method))
+
+
+def _place(loaded: LoadedModel, visitor: str, documents: Sequence[StoredDocument], method: Method) -> Hashable:
+    contents = tuple(stored.document.sha256 for stored in documents)
+    return loaded.name, id(loaded), visitor, contents, method

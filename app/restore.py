@@ -21,7 +21,7 @@ from .runtime import SAMPLE, Runtime
 from .session import Session
 from .tabs.chat import ChatPane
 from .tabs.controls import Choices, Controls, slider_updates
-from .tabs.documents_panel import DocumentsPane, documents_html, keep_document, view_of
+from .tabs.documents_panel import DocumentsPane, documents_html, keep_document, shows_only_the_sample, view_of
 from .tabs.model_panel import ModelPanel
 from .tabs.widgets import LIVE, QUEUED, DocumentView, States, complaint_html, status_html
 
@@ -127,6 +127,11 @@ class _Handlers:
             keep_document(session, result_of(runtime.library.add_steps(SAMPLE, SAMPLE.name)))
         # What was set stays; only the sliders' ends follow the model.
         yield {parts.documents.status: "", **self._fitted(session, int(new_tokens), advise=is_new)}
+        while (progress := runtime.ahead.progress) and shows_only_the_sample(session):
+            yield {parts.documents.status: status_html(progress)}
+            time.sleep(0.3)
+        if shows_only_the_sample(session):
+            yield {parts.documents.status: ""}
 
     def follow_model(self, drawn_for: str, visitor: str, entries: list[Entry], new_tokens: float) -> dict[Any, Any]:
         """Where another model is loaded than the page shows, whoever loaded it: shows that one, with its advice."""

@@ -14,6 +14,7 @@ from .documents.document import Limits
 from .documents.library import Library, browser_secret
 from .jobs import Job
 from .model_shelf import ModelShelf
+from .reading_ahead import ReadingAhead
 from .session import CacheStore, SessionStore
 from .settings import Settings
 from .theme import ASSETS
@@ -42,6 +43,7 @@ class Runtime:
     caches: CacheStore = field(default_factory=lambda: CacheStore(4_000_000_000))
     first_load: FirstLoad = field(default_factory=FirstLoad)
     loading: Job = field(default_factory=Job)
+    ahead: ReadingAhead = field(default_factory=ReadingAhead)
 
 
 def make_runtime(settings: Settings) -> Runtime:

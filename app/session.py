@@ -127,6 +127,13 @@ class CacheStore:
             self._caches.move_to_end(key)
             return cache
 
+    def held(self, key: Hashable) -> PrefixCache | None:
+        """The cache of this key, if there is one. It becomes the most recently used."""
+        with self._lock:
+            if key in self._caches:
+                self._caches.move_to_end(key)
+            return self._caches.get(key)
+
     def make_room(self, wanted_bytes: int) -> None:
         """Let go of the least recently used until what is left and `wanted_bytes` fit the limit together.
 

@@ -32,6 +32,7 @@ class Settings:
         auth: (user, password) pairs that may come in; empty lets everybody in.
         data_folder: where documents and the browser's secret are kept.
         persist: whether conversation, settings and documents outlive a reload and a restart.
+        read_ahead: read the sample as soon as the bundled model is ready.
         mcp: serve the API to MCP clients too.
         browser: open a browser window when ready.
         cache_bytes: what the keys and values of all visitors' documents may hold together.
@@ -48,6 +49,7 @@ class Settings:
     auth: tuple[tuple[str, str], ...]
     data_folder: Path
     persist: bool
+    read_ahead: bool
     mcp: bool
     browser: bool
     cache_bytes: int
@@ -133,6 +135,7 @@ def _parser(environment: Mapping[str, str], program: str) -> argparse.ArgumentPa
     option("read-seconds", 120, "longest time for reading one file", type=float)
     option("max-visitors", 32, "visitors whose documents and evidence are kept in memory", type=int)
     switch("persist", True, "keep conversation, settings and documents over a reload and a restart")
+    switch("read-ahead", True, "read the sample as soon as the bundled model is ready, for a first answer at once")
     switch("mcp", False, "serve the API to MCP clients too")
     switch("browser", True, "open a browser window when ready")
     return parser

@@ -1,4 +1,5 @@
-"""How long `python app.py` takes with the bundled model: until the server answers, the page stands, the model is ready.
+"""How long `python app.py` takes with the bundled model: until the server answers, the page stands, the model is ready,
+the sample is read and a question about it is answered; and how much of that is importing packages.
 
     python -m benchmarks.start
 
@@ -10,6 +11,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import subprocess
+import sys
 import time
 
 from playwright.sync_api import expect, sync_playwright
@@ -17,14 +20,23 @@ from playwright.sync_api import expect, sync_playwright
 from benchmarks.screenshots import WAIT_MILLISECONDS, app
 from benchmarks.serving import launched_chromium
 
+IMPORTS = {
+    "import_gradio": "import gradio",
+    "import_torch": "import torch",
+    "import_all": "import gradio, selfextend.loading.models, selfextend.generation, selfextend.plugin",
+}
+"""`import_all` is what the app has imported by the time its model is loaded."""
+
 
 def measure() -> dict[str, float]:
     """Seconds.
 
     Returns:
-        server_answers and model_ready: since the command. first_paint and page_stands: since a browser that has
-        nothing cached asked for the page.
+        server_answers, model_ready and sample_read: since the command. first_paint and page_stands: since a browser
+        that has nothing cached asked for the page. answered: since a click on a sample question, the sample being read.
+        The imports: of a Python of their own.
     """
+    imports = {name: _seconds(statement) for name, statement in IMPORTS.items()}
     began = time.perf_counter()
     with app() as address, sync_playwright() as playwright:
         answers = time.perf_counter() - began
@@ -36,9 +48,29 @@ def measure() -> dict[str, float]:
         stands = time.perf_counter() - asked
         expect(page.locator("#model-summary .activity")).to_contain_text("SelfExtend", timeout=WAIT_MILLISECONDS)
         ready = time.perf_counter() - began
+        expect(page.locator("#documents-status progress")).to_have_count(0, timeout=WAIT_MILLISECONDS)
+        read = time.perf_counter() - began
+        asked = time.perf_counter()
+        page.locator("#chat .example").first.click()
+        expect(page.locator("#chat a[href*=passage]").first).to_be_visible(timeout=WAIT_MILLISECONDS)
+        answered = time.perf_counter() - asked
         painted = page.evaluate("performance.getEntriesByName('first-contentful-paint')[0].startTime / 1000")
         browser.close()
-    return {"server_answers": answers, "first_paint": painted, "page_stands": stands, "model_ready": ready}
+    return {
+        **imports,
+        "server_answers": answers,
+        "first_paint": painted,
+        "page_stands": stands,
+        "model_ready": ready,
+        "sample_read": read,
+        "answered": answered,
+    }
+
+
+def _seconds(statement: str) -> float:
+    began = time.perf_counter()
+    subprocess.run([sys.executable, "-c", statement], check=True)
+    return time.perf_counter() - began
 
 
 if __name__ == "__main__":

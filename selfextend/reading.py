@@ -63,12 +63,14 @@ class PrefixCache:
         cache: a transformers cache, or None while nothing was read.
         reads_as: the `Reader.reads_as` that it was read with.
         continued: while prompts that go on from here are answered, their keys and values.
+        source: what the same model has read for everybody, to be copied where it is further.
     """
 
     tokens: list[int] = field(default_factory=list)
     cache: Cache | None = None
     reads_as: Any = None
     continued: Cache | None = None
+    source: PrefixCache | None = None
 
     @property
     def nbytes(self) -> int:
@@ -88,7 +90,7 @@ class PrefixCache:
         if self.reads_as != reader.reads_as:
             self.clear()
             self.reads_as = reader.reads_as
-        shared = shared_prefix(self.tokens, tokens)
+        shared = self._copy_source(tokens, shared_prefix(self.tokens, tokens))
         excess = len(self.tokens) - shared
         if excess and self.cache is not None:
             try:
@@ -101,6 +103,16 @@ class PrefixCache:
         elif isinstance(self.cache, SelfExtendCache):
             self.cache.reserve(length)
         return len(self.tokens)
+
+    def _copy_source(self, tokens: Sequence[int], shared: int) -> int:
+        """Take over what `source` has read, if that is more than `shared` tokens. Returns what is shared then."""
+        source = self.source
+        if source is None or source.reads_as != self.reads_as:
+            return shared
+        further = shared_prefix(source.tokens, tokens)
+        if further > shared:
+            self.tokens, self.cache = list(source.tokens), copy.deepcopy(source.cache)
+        return max(shared, further)
 
     def read(self, reader: Reader, tokens: Sequence[int], keep: int = 1) -> torch.Tensor:
         """Read tokens on, in one forward pass. Logits of the last `keep` of them, (keep, vocabulary)."""

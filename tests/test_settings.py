@@ -77,11 +77,11 @@ def test_the_environment_does_the_same_as_the_arguments() -> None:
         "auth": "ada:one", "data-folder": "/data", "cache-mb": "250", "max-file-mb": "7", "max-pages": "9",
         "read-seconds": "3", "max-visitors": "2",
     }  # fmt: skip
-    switches = {"persist": False, "mcp": True, "browser": False}
+    switches = {"persist": False, "read-ahead": False, "mcp": True, "browser": False}
     arguments = [word for name, value in values.items() for word in (f"--{name}", value)]
     arguments += [f"--{name}" if on else f"--no-{name}" for name, on in switches.items()]
-    environment = {f"SELFEXTEND_{name.upper().replace('-', '_')}": value for name, value in values.items()}
-    environment |= {f"SELFEXTEND_{name.upper()}": str(int(on)) for name, on in switches.items()}
+    given_so = {**values, **{name: str(int(on)) for name, on in switches.items()}}
+    environment = {f"SELFEXTEND_{name.upper().replace('-', '_')}": value for name, value in given_so.items()}
     given = read_settings(arguments, {})
     assert given == read_settings([], environment)
     standard = read_settings([], {})

@@ -18,6 +18,7 @@ from ..prompting import Exchange, build_prompt
 from ..runtime import SAMPLE, SAMPLE_QUESTIONS, Runtime
 from ..session import Session, Turn
 from .controls import Choices, Controls
+from .documents_panel import shows_only_the_sample
 from .widgets import ON_MODEL, States, buttons, complaint_html, on, save_on_click, saved, skipped, status_html
 
 BUSY = complaint_html("An answer is on its way: wait for it, or stop it.")
@@ -56,7 +57,7 @@ class ChatPane(NamedTuple):
 
 def examples_for(session: Session) -> list[dict[str, str]]:
     """Questions to ask with one click: those on the sample, while it is the only document."""
-    if [stored.document.name for stored in session.documents] != [SAMPLE.name]:
+    if not shows_only_the_sample(session):
         return []
     if not (SAMPLE.is_file() and SAMPLE_QUESTIONS.is_file()):
         return []

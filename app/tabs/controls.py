@@ -16,6 +16,9 @@ from selfextend.positions import QueryScaling
 
 from .widgets import COMPARE, METHODS, DocumentView, method_of, on, settings_of
 
+LONGEST_ANSWER = 64
+"""Tokens, before anybody chooses."""
+
 ALWAYS, WHEN_NEEDED = "Always", "Only past the trained window"
 LOG_N = "Log-n query scaling"
 
@@ -130,7 +133,7 @@ def build_controls(view: gr.State, neighbor_window: gr.State) -> Controls:
     with gr.Accordion("Answering", open=False, elem_id="answering"):
         extend = gr.Radio([ALWAYS, WHEN_NEEDED], value=ALWAYS, label="Use SelfExtend", elem_id="extend")
         new_tokens = gr.Slider(
-            1, 4096, value=64, step=1, label="Longest answer", info="tokens", elem_id="max-new-tokens"
+            1, 4096, value=LONGEST_ANSWER, step=1, label="Longest answer", info="tokens", elem_id="max-new-tokens"
         )
         temperature = gr.Slider(0, 2, value=0, step=0.05, label="Temperature", info="0 is greedy")
         top_p = gr.Slider(0.05, 1, value=1, step=0.05, label="Top p")

@@ -115,6 +115,11 @@ def keep_document(session: Session, stored: StoredDocument) -> None:
     session.documents.append(stored)
 
 
+def shows_only_the_sample(session: Session) -> bool:
+    """Whether the sample is the visitor's only document."""
+    return [stored.document.name for stored in session.documents] == [SAMPLE.name]
+
+
 def view_of(runtime: Runtime, session: Session, max_new_tokens: int) -> DocumentView:
     """The tokens that documents and answer take with the model at hand."""
     loaded = runtime.models.loaded

@@ -15,8 +15,9 @@ from selfextend.steps import Progress, Running, result_of
 
 from ..jobs import JobStopped, Pace
 from ..model_shelf import BUNDLED, LoadedModel
-from ..runtime import Runtime
+from ..runtime import SAMPLE, Runtime
 from ..settings import QUANTIZATIONS
+from .controls import LONGEST_ANSWER
 from .widgets import ON_MODEL, QUEUED, buttons, complaint_html, hint_html, on, status_html
 
 if TYPE_CHECKING:
@@ -138,6 +139,11 @@ def _load_steps(
     return runtime.loading.follow(runtime.models.load_steps(name, quantization, device))
 
 
+def _reads_ahead(runtime: Runtime) -> bool:
+    loaded = runtime.models.loaded
+    return loaded is not None and loaded.is_bundled and SAMPLE.is_file() and runtime.settings.read_ahead
+
+
 def load_in_background(runtime: Runtime) -> threading.Thread:
     """Loads the model that the app was started with, while the page is being built and served."""
 
@@ -151,8 +157,12 @@ def load_in_background(runtime: Runtime) -> threading.Thread:
             first.error = STOPPED
         except Exception as error:  # whatever it was, the page waits for this thread's word
             first.error = str(error) or type(error).__name__
-        finally:
-            first.done.set()
+        reads_ahead = _reads_ahead(runtime)
+        if reads_ahead:  # before the page, which waits for the model, asks
+            runtime.ahead.progress = Progress("reading the sample ahead")
+        first.done.set()
+        if reads_ahead:
+            runtime.ahead.read(SAMPLE, runtime.models, runtime.caches, runtime.library, LONGEST_ANSWER)
 
     thread = threading.Thread(target=load, name="first-load", daemon=True)
     thread.start()

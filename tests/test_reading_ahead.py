@@ -1,0 +1,99 @@
+"""What is read before anybody asks is copied by whoever asks with the same settings, and by nobody else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from app_parts import WORDS, tiny_folder  # noqa: F401 (fixture)
+
+from app.asking import Question, answer_turn, shared_place
+from app.documents.document import Limits
+from app.documents.library import Library, StoredDocument
+from app.model_shelf import ModelShelf
+from app.prompting import build_prompt
+from app.reading_ahead import ReadingAhead
+from app.session import CacheStore, Session, Turn
+from selfextend.generation import GenerationSettings
+from selfextend.methods import Method, SelfExtend, Vanilla
+from selfextend.steps import result_of
+
+NEW_TOKENS = 8
+
+
+def method_for(models: ModelShelf, document: StoredDocument) -> Method:
+    """What a new visitor's page is set to."""
+    loaded = models.need()
+    tokens = len(build_prompt(loaded.tokenizer, [document.document], ""))
+    return SelfExtend.of(loaded.advice(tokens + NEW_TOKENS))
+
+
+class Place:
+    """A model, a file that was read ahead, and what is needed to ask about it."""
+
+    def __init__(self, folder: Path, file: Path) -> None:
+        self.models, self.caches = ModelShelf(), CacheStore(10**9)
+        self.loaded = result_of(self.models.load_steps(str(folder)))
+        self.library = Library(file.parent / "library", Limits())
+        self.sample: StoredDocument = result_of(self.library.add_steps(file, file.name))
+        self.ahead = ReadingAhead()
+        self.ahead.read(file, self.models, self.caches, self.library, NEW_TOKENS)
+
+        self.method = method_for(self.models, self.sample)
+
+    def ask(self, visitor: str, caches: CacheStore, method: Method) -> Turn:
+        generation = GenerationSettings(max_new_tokens=NEW_TOKENS)
+        question = Question("Who jumps?", (self.sample,), method, "always", generation)
+        return result_of(answer_turn(self.loaded, caches, Session(visitor), question))
+
+
+@pytest.fixture(scope="module")
+def place(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Place:  # noqa: F811
+    file = tmp_path_factory.mktemp("ahead") / "sample.txt"
+    file.write_text(WORDS * 100, encoding="utf-8")
+    return Place(tiny_folder, file)
+
+
+def test_a_first_question_goes_on_from_it(place: Place) -> None:
+    shared = shared_place(place.loaded, place.caches, (place.sample,), place.method)
+    read = list(shared.tokens)
+    document = len(place.loaded.tokenizer(place.sample.document.text)["input_ids"])
+    assert len(read) > document
+    alone = place.ask("alone", CacheStore(10**9), place.method).answer
+    first = place.ask("first", place.caches, place.method).answer
+    second = place.ask("second", place.caches, place.method).answer
+    assert alone.reused_tokens == 0
+    assert first.reused_tokens == second.reused_tokens >= document
+    assert first.token_ids == second.token_ids == alone.token_ids
+    assert shared.tokens == read
+    assert place.ahead.progress is None
+
+
+def test_other_settings_read_for_themselves(place: Place) -> None:
+    assert place.ask("vanilla", place.caches, Vanilla()).answer.reused_tokens == 0
+
+
+def test_another_model_ends_it(place: Place, tiny_folder: Path) -> None:  # noqa: F811
+    """A text of many turns at the model, and the model replaced after the first."""
+    models, caches, ahead = ModelShelf(), CacheStore(10**9), ReadingAhead()
+    result_of(models.load_steps(str(tiny_folder)))
+
+    class Replaced(ModelShelf):
+        """Another model is loaded from the second look on."""
+
+        looks = 0
+
+        @property
+        def loaded(self):  # type: ignore[no-untyped-def]
+            self.looks += 1
+            return models.loaded if self.looks < 3 else None
+
+        def need(self):  # type: ignore[no-untyped-def]
+            return models.need()
+
+    long = place.sample.path.parent / "long.txt"
+    long.write_text(WORDS * 400, encoding="utf-8")
+    ahead.read(long, Replaced(), caches, place.library, NEW_TOKENS)
+    sample = result_of(place.library.add_steps(long, long.name))
+    prefix = shared_place(models.need(), caches, (sample,), method_for(models, sample))
+    assert 0 < len(prefix.tokens) < len(models.need().tokenizer(WORDS * 400)["input_ids"])
