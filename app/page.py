@@ -31,7 +31,7 @@ from .tabs.model_panel import build_model_panel
 from .tabs.parameters import build_parameters_tab
 from .tabs.position_map import build_position_map_tab
 from .tabs.runs import build_runs_tab
-from .tabs.widgets import LIVE, DocumentView, SharedInputs, States, complaint_html, on, skipped, told
+from .tabs.widgets import DocumentView, SharedInputs, States, complaint_html, on, redraw_on, skipped, told
 from .theme import ASSETS
 
 TITLE = "SelfExtend explorer"
@@ -143,7 +143,7 @@ def _keep_meters(runtime: Runtime, controls: Controls, states: States, meter: gr
 
     changing: list[Any] = [controls.group_size, controls.neighbor_window, controls.method, states.view, states.entries]
     changes = [component.change for component in changing]
-    gr.on(changes, draw, [states.view, states.entries, *controls], [meter, fit], **LIVE)
+    redraw_on("meters", changes, draw, [states.view, states.entries, *controls], [meter, fit])
 
 
 def _gpu_bytes(runtime: Runtime) -> int | None:

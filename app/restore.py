@@ -23,7 +23,7 @@ from .tabs.chat import ChatPane
 from .tabs.controls import Choices, Controls, slider_updates
 from .tabs.documents_panel import DocumentsPane, documents_html, keep_document, shows_only_the_sample, view_of
 from .tabs.model_panel import ModelPanel
-from .tabs.widgets import LIVE, QUEUED, DocumentView, States, complaint_html, status_html
+from .tabs.widgets import QUEUED, DocumentView, Latest, States, complaint_html, status_html
 
 STORAGE_KEY = "selfextend-explorer-1"
 STOP_AFTER_SECONDS = 3.0
@@ -54,7 +54,9 @@ def build_restore(runtime: Runtime, page: gr.Blocks, parts: Parts) -> None:
     handlers = _Handlers(runtime, parts)
     if runtime.settings.persist:
         changes = [states.entries.change, states.view.change, *(control.change for control in controls)]
-        gr.on(changes, handlers.kept, [states.visitor, states.entries, *controls], [browser], **LIVE)
+        kept = [states.visitor, states.entries, *controls]
+        # Not before something changes: a page that keeps nothing yet is a new visitor's.
+        Latest("kept", handlers.kept, kept, [browser], first=False).on(changes)
     restored = [states.visitor, states.entries, states.turn, parts.chat.chatbot, parts.documents.listing, *controls]
     # The view last: when it changes, the page is drawn, and that with the settings that suit it.
     fitted = [

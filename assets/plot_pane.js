@@ -36,7 +36,8 @@ function isDark() {
 }
 
 function report(name, data) {
-  if (name === "pick") trigger("pick", data);
+  if (made.latest) window.selfextendLatest?.[made.latest]?.want({ [name]: data });
+  else if (name === "pick") trigger("pick", data);
   else if (name === "point") trigger("point", data);
   else trigger("zoom", data);
 }
@@ -60,7 +61,7 @@ function savePicture(Plotly) {
 
 async function draw() {
   element.classList.toggle("has-figure", Boolean(props.value));
-  if (busy) return;
+  if (busy || !props.value) return; // nor is plotly.js loaded before there is something to draw
   busy = true;
   try {
     const Plotly = await loadPlotly();

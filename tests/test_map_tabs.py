@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from app.tabs.controls import suggested
 from app.tabs.parameters import ABOVE_RULE, BELOW_BAND, IN_BAND, TOO_SHORT, parameter_plane, verdict_of
-from app.tabs.position_map import _cell_of, _redraw, _show_all, _sum_of, _tokens_in
+from app.tabs.position_map import _cell_of, _draw, _sum_of, _tokens_in
 from app.tabs.widgets import DocumentView, method_of, settings_of
 from selfextend import SelfExtendConfig, max_length, suggest
 from selfextend.config import rule_share, smallest_group_size
@@ -58,7 +58,7 @@ def test_pointer_refuses_what_is_no_cell(data: Any) -> None:
 
 
 def test_map_answers_with_figures_the_sum_and_the_state() -> None:
-    *boxes, figure, curve, readout, status = _show_all("SelfExtend", 2.0, 4.0, VIEW, 3, 4, 1, 2, 0, 0)
+    *boxes, figure, curve, readout, status = _draw(sent({}), 0, "SelfExtend", 2.0, 4.0, VIEW, 3, 4, 1, 2, 0, 0)[1:]
     assert boxes == [0, 10, 0, 10, 9, 0]
     assert unpacked(figure)["layout"]["title"]["text"].replace("<br>", " ").endswith("SelfExtend (G = 2, w = 4)")
     assert "query 9" in unpacked(curve)["layout"]["title"]["text"]
@@ -72,12 +72,12 @@ def test_map_answers_with_figures_the_sum_and_the_state() -> None:
 def test_another_document_is_shown_whole_and_the_same_one_where_it_was() -> None:
     in_view = (2, 6, 1, 5, 4, 2)
     # What is in the boxes is left alone: an answer that comes late must not undo what was typed meanwhile.
-    assert all(kept == gr.skip() for kept in _redraw(10, "SelfExtend", 2.0, 4.0, VIEW, *in_view)[:7])
-    length, *numbers = _redraw(2048, "SelfExtend", 2.0, 4.0, VIEW, 0, 2048, 0, 2048, 2047, 0)[:7]
+    assert all(kept == gr.skip() for kept in _draw(sent({}), 10, "SelfExtend", 2.0, 4.0, VIEW, *in_view)[:7])
+    length, *numbers = _draw(sent({}), 2048, "SelfExtend", 2.0, 4.0, VIEW, 0, 2048, 0, 2048, 2047, 0)[:7]
     assert (length, *numbers) == (10, 0, 10, 0, 10, 9, 0)
     # A cell that was chosen stays chosen where it can; the corner that nobody chose moves along.
-    assert _redraw(8, "SelfExtend", 2.0, 4.0, VIEW, 0, 8, 0, 8, 6, 1)[5:7] == (6, 1)
-    assert _redraw(8, "SelfExtend", 2.0, 4.0, VIEW, 0, 8, 0, 8, 7, 0)[5:7] == (9, 0)
+    assert _draw(sent({}), 8, "SelfExtend", 2.0, 4.0, VIEW, 0, 8, 0, 8, 6, 1)[5:7] == (6, 1)
+    assert _draw(sent({}), 8, "SelfExtend", 2.0, 4.0, VIEW, 0, 8, 0, 8, 7, 0)[5:7] == (9, 0)
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,7 @@ def test_another_document_is_shown_whole_and_the_same_one_where_it_was() -> None
     ],
 )
 def test_map_says_what_is_wrong_and_keeps_the_picture(arguments: tuple, message: str) -> None:
-    figure, curve, readout, status = _redraw(10, *arguments)[-4:]
+    figure, curve, readout, status = _draw(sent({}), 10, *arguments)[-4:]
     assert figure == curve == readout == gr.skip()
     assert message in status
     assert 'role="alert"' in status
@@ -166,7 +166,7 @@ def test_each_method_takes_the_sliders_that_it_has() -> None:
 
 
 def test_rerope_has_a_map_of_its_own() -> None:
-    *_, figure, _, readout, status = _show_all("ReRoPE", 2, 4, VIEW, 0, 10, 0, 10, 9, 0)
+    *_, figure, _, readout, status = _draw(sent({}), 10, "ReRoPE", 2, 4, VIEW, 0, 10, 0, 10, 9, 0)
     assert unpacked(figure)["layout"]["title"]["text"].replace("<br>", " ").endswith("ReRoPE (w = 4)")
     assert "min(9 - 0, 4) = 4" in readout
     assert "any number of" in status

@@ -13,13 +13,25 @@ from ..evidence import answer_rows
 from ..figures.answers import attention_heatmap
 from ..session import Turn
 from .plot_pane import packed, plot_pane
-from .widgets import LIVE, NO_RECORD, answer_html, cell_of, complaint_html, hint_html, skipped, tokens_in
+from .widgets import (
+    NO_RECORD,
+    Latest,
+    answer_html,
+    cell_of,
+    complaint_html,
+    hint_html,
+    skipped,
+    tokens_in,
+    told,
+    wanted,
+)
 
 if TYPE_CHECKING:
     from selfextend.recording import AttentionRecord
 
 COLUMNS = 480
 """Most bins in the picture; more are pooled, and zooming in shows them apart."""
+LOOKING = "attention-map"
 ALL = "all"
 SUM, MAX = "sum", "max"
 SMALLEST_VIEW = 4
@@ -59,7 +71,7 @@ def build_attention_tab(turn: gr.State) -> None:
         False, label="Logarithmic colours", elem_id="attention-log",
         info="Shows small shares too, down to a millionth.",
     )  # fmt: skip
-    pane = plot_pane(label="Answer tokens by document", height=460, elem_id="attention-map")
+    pane = plot_pane(label="Answer tokens by document", height=460, elem_id="attention-map", latest=LOOKING)
     readout = gr.HTML(elem_id="attention-readout", elem_classes=["readout"])
     number: dict[str, Any] = {"value": 0, "precision": 0, "minimum": 0, "min_width": 90}
     with gr.Accordion("Cell and view, as numbers", open=False), gr.Row():
@@ -68,42 +80,44 @@ def build_attention_tab(turn: gr.State) -> None:
         whole = gr.Button("Show all", elem_id="attention-whole", min_width=90)
 
     choices: list[Any] = [layer, head, pooled, sink]
-    looked_at = [turn, *choices, span]
-    drawn = [*looked_at, logarithmic]
     cell = [token, position]
-    turn.change(_open, [turn, logarithmic], [summary, *choices, span, pane, readout, *cell], **LIVE)
-    gr.on([choice.input for choice in (*choices, logarithmic)], _draw, drawn, [pane], **LIVE).then(
-        _describe, [*looked_at, *cell], [readout], **LIVE
+    looking = Latest(
+        LOOKING,
+        _answer,
+        [turn, *choices, span, logarithmic, *cell],
+        [summary, *choices, span, pane, readout, *cell],
     )
-    whole.click(_show_all, drawn, [span, pane], **LIVE)
-    pane.zoom(_zoom, drawn, [span, pane], **LIVE)
-    pane.pick(_pick, looked_at, [*cell, readout], **LIVE)
-    entered = [event for box in cell for event in (box.submit, box.blur)]
-    gr.on(entered, _describe, [*looked_at, *cell], [readout], **LIVE)
+    looking.on([turn.change], open=True)
+    looking.on([choice.input for choice in (*choices, logarithmic)], draw=True, describe=True)
+    looking.on([whole.click], zoom={})
+    looking.on([event for box in cell for event in (box.submit, box.blur)], describe=True)
 
 
-def _zoom(event: gr.EventData, turn: Turn | None, *chosen: Any) -> tuple[Any, ...]:
-    if turn is None:
-        return skipped(2)
-    *choices, _, log = chosen
+def _answer(event: gr.EventData, turn: Turn | None, *values: Any) -> tuple[Any, ...]:
+    """What the newest values show, in the order of the outputs.
+
+    What is wanted: `zoom`, a view; `pick`, a cell; `draw`, the picture; `describe`, the cell in words. Otherwise the
+    turn is opened.
+    """
+    *choices, span, log, row, column = values
+    zoom, pick = wanted(event, "zoom"), wanted(event, "pick")
+    draws, describes = zoom or told(event, "draw"), pick or told(event, "describe")
+    if turn is None or told(event, "open") or not (draws or describes):
+        return _open(turn, log)
+    shown, figure, described, cell = gr.skip(), gr.skip(), gr.skip(), skipped(2)
     try:
-        tokens = tokens_in(event, "x", len(turn.prompt.index) + len(turn.answer.token_ids), SMALLEST_VIEW)
+        if zoom:
+            length = len(turn.prompt.index) + len(turn.answer.token_ids)
+            shown = span = tokens_in(zoom, "x", length, SMALLEST_VIEW)
+        if pick:
+            cell = row, column = cell_of(pick)
     except ValueError:
-        return skipped(2)
-    return tokens, _draw(turn, *choices, tokens, log)
-
-
-def _show_all(*everything: Any) -> tuple[None, Any]:
-    *looked_at, _, log = everything
-    return None, _draw(*looked_at, None, log)
-
-
-def _pick(event: gr.EventData, *looked_at: Any) -> tuple[Any, ...]:
-    try:
-        row, column = cell_of(event)
-    except ValueError:
-        return skipped(3)
-    return row, column, _describe(*looked_at, row, column)
+        return skipped(10)
+    if draws:
+        figure = _draw(turn, *choices, span, log)
+    if describes:
+        described = _describe(turn, *choices, span, row, column)
+    return *skipped(5), shown, figure, described, *cell
 
 
 def _open(turn: Turn | None, log: bool) -> tuple[Any, ...]:

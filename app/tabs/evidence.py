@@ -20,7 +20,7 @@ from ..jobs import Job, JobStopped, Pace
 from ..session import Turn
 from .plot_pane import ONCE_DRAWN, packed, plot_pane
 from .widgets import (
-    LIVE,
+    IN_ORDER,
     NO_RECORD,
     ON_MODEL,
     answer_html,
@@ -93,11 +93,12 @@ def build_evidence_tab(turn: gr.State, visitor: gr.State, test: PassageTester, j
         yield words, *idle
 
     # The page takes longest, so what it was found with is shown before it.
-    turn.change(_draw, [turn], [summary, bars, passage, result, picture], **LIVE).then(
-        _open_passage, [turn, passage], [result, picture], **LIVE
+    showing = IN_ORDER | {"concurrency_id": "evidence"}
+    turn.change(_draw, [turn], [summary, bars, passage, result, picture], **showing).then(
+        _open_passage, [turn, passage], [result, picture], **showing
     )
-    passage.input(_open_passage, [turn, passage], [result, picture], **LIVE)
-    bars.pick(_open_page, [turn], [passage, result, picture], **LIVE)
+    passage.input(_open_passage, [turn, passage], [result, picture], **showing)
+    bars.pick(_open_page, [turn], [passage, result, picture], **showing)
     start.click(run, [visitor, turn, passage], [result, start, stop], **ON_MODEL)
     on(stop.click, lambda visitor: job_of(visitor).stop(), [visitor])
 

@@ -15,7 +15,7 @@ import gradio as gr
 
 from ..lesson import EXAMPLES, MAX_TOKENS, MIN_TOKENS, Example, lesson
 from ..theme import ASSETS
-from .widgets import LIVE, complaint_html
+from .widgets import Latest, complaint_html, redraw_on
 
 _GLUE = """
 const lessonView = mountLesson(element.querySelector(".lesson-root"), {
@@ -49,10 +49,9 @@ def build_learn_tab() -> None:
         lesson_source=source,
     )
     numbers = [trained_window, tokens, group_size, neighbor_window]  # in the order of `Example`
-    example.input(lambda name: astuple(EXAMPLES[name]), [example], numbers, **LIVE)
-    # Queued, so that lessons come in the order in which their numbers were sent: an example sets four at once, and
-    # what is asked for outside the queue may come late and take the newer lesson's place.
-    gr.on([number.change for number in numbers], _show, numbers, [page, complaint], **LIVE | {"queue": True})
+    choosing = Latest("lesson-example", lambda name: astuple(EXAMPLES[name]), [example], numbers, first=False)
+    choosing.on([example.input])
+    redraw_on("lesson", [number.change for number in numbers], _show, numbers, [page, complaint])
 
 
 def _slider(label: str, minimum: int, maximum: int, value: int) -> gr.Slider:

@@ -22,8 +22,8 @@ from selfextend.methods import SelfExtend
 from ..figures.maps import parameter_plane_figure
 from .plot_pane import packed, plot_pane
 from .widgets import (
-    LIVE,
     DocumentView,
+    Latest,
     SharedInputs,
     complaint_html,
     hint_html,
@@ -31,10 +31,14 @@ from .widgets import (
     settings_of,
     skipped,
     told,
+    wanted,
 )
 
 COLUMNS, ROWS = 32, 24
 """Most group sizes and neighbor windows in the plane: as many as can be clicked on a phone."""
+
+CHOOSING = "choosing-settings"
+SUGGESTED, SMALLEST = "suggested", "smallest"
 
 TOO_SHORT, ABOVE_RULE, IN_BAND, BELOW_BAND = range(4)
 
@@ -55,7 +59,7 @@ def build_parameters_tab(shared: SharedInputs) -> None:
     `shared.neighbor_window`, which fires their `change`. Redraws when they or `shared.view` change.
     """
     advice = gr.HTML(elem_id="parameters-advice", elem_classes=["readout"])
-    pane = plot_pane(label="Group size by neighbor window", height=520, elem_id="parameter-plane")
+    pane = plot_pane(label="Group size by neighbor window", height=520, elem_id="parameter-plane", latest=CHOOSING)
     with gr.Row():
         use = gr.Button("Use the suggested settings", size="sm", elem_id="parameters-use")
         smallest = gr.Button("Use the smallest group size that fits", size="sm", elem_id="parameters-smallest")
@@ -72,23 +76,22 @@ def build_parameters_tab(shared: SharedInputs) -> None:
         size, window = config.group_size, config.neighbor_window
         return (size if size <= shared.group_size.maximum else gr.update(value=size, maximum=2 * size)), window
 
-    def pick(event: gr.EventData, view: DocumentView) -> tuple[Any, ...]:
+    def chosen(event: gr.EventData, group_size: float, neighbor_window: float, view: DocumentView) -> tuple[Any, ...]:
+        if told(event, "pick") == SUGGESTED:
+            return within(suggest(view.trained_window, view.length))
+        if told(event, "pick") == SMALLEST:
+            window = min(int(neighbor_window), view.trained_window - 1)
+            return within(SelfExtendConfig(smallest_group_size(view.trained_window, view.length, window), window))
         try:
-            return within(_cell_of(event, view))
+            cell = wanted(event, "pick")
+            return skipped(2) if cell is None else within(_cell_of(cell, view))
         except ValueError:
             return skipped(2)
 
-    def use_suggestion(view: DocumentView) -> tuple[Any, Any]:
-        return within(suggest(view.trained_window, view.length))
-
-    def use_smallest(group_size: float, neighbor_window: float, view: DocumentView) -> tuple[Any, Any]:
-        window = min(int(neighbor_window), view.trained_window - 1)
-        return within(SelfExtendConfig(smallest_group_size(view.trained_window, view.length, window), window))
-
-    redraw_on([component.change for component in inputs], _draw, inputs, [pane, advice])
-    pane.pick(pick, [shared.view], sliders, **LIVE)
-    use.click(use_suggestion, [shared.view], sliders, **LIVE)
-    smallest.click(use_smallest, inputs, sliders, **LIVE)
+    redraw_on("plane", [component.change for component in inputs], _draw, inputs, [pane, advice])
+    choosing = Latest(CHOOSING, chosen, inputs, sliders, first=False)
+    choosing.on([use.click], pick=SUGGESTED)
+    choosing.on([smallest.click], pick=SMALLEST)
 
 
 def parameter_plane(trained_window: int, length: int, *also: SelfExtendConfig) -> Plane:

@@ -33,7 +33,7 @@ _TEMPLATE = """
 """
 
 
-def plot_pane(*, label: str, height: int, elem_id: str, hover: bool = False) -> gr.HTML:
+def plot_pane(*, label: str, height: int, elem_id: str, hover: bool = False, latest: str = "") -> gr.HTML:
     """A place for a figure in the page, empty at first. Handlers that draw into it return `packed(figure)`.
 
     A function and no class of its own, because Gradio writes a stub file next to every module that derives a
@@ -51,12 +51,14 @@ def plot_pane(*, label: str, height: int, elem_id: str, hover: bool = False) -> 
         label: what a screen reader calls the plot.
         height: of the plot, in CSS pixels.
         hover: report where the pointer rests.
+        latest: the name of the `Latest` that is asked instead of an event: {"zoom": {"x": ..., "y": ...}}, for one.
     """
     gr.set_static_paths([PLOTLY_JS])
     made = {
         "pane_label": label,
         "pane_height": height,
         "pane_hover": hover,
+        "latest": latest,
         "plotly_path": PLOTLY_JS.as_posix(),
         "templates": {tone: template(tone == "dark").to_plotly_json() for tone in ("light", "dark")},
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, replace
 from html import escape
 from typing import Any
@@ -16,18 +17,20 @@ from ..figures.maps import position_curve_figure, position_map_figure
 from .plot_pane import packed, plot_pane
 from .widgets import (
     COMPARE,
-    LIVE,
     METHODS,
+    QUEUED,
     DocumentView,
+    Latest,
     SharedInputs,
     cell_of,
     complaint_html,
     hint_html,
     is_finite,
     method_of,
-    redraw_on,
     skipped,
     tokens_in,
+    told,
+    wanted,
 )
 
 DIFFERENCE = "Difference"
@@ -35,6 +38,8 @@ SHOW = (*(name for name in METHODS if name != COMPARE), DIFFERENCE)
 SMALLEST_VIEW = 8
 """Tokens; zooming in further than this shows nothing new."""
 WORDS_AROUND = 4
+DRAWING = "position-map"
+_SHOW_FOR = f"(method) => method === {json.dumps(COMPARE)} ? {json.dumps(DIFFERENCE)} : method"
 
 
 def build_position_map_tab(shared: SharedInputs) -> None:
@@ -46,7 +51,7 @@ def build_position_map_tab(shared: SharedInputs) -> None:
     """
     show = gr.Radio(list(SHOW), value=SelfExtend.heading, label="Show", elem_id="map-show")
     status = gr.HTML(elem_id="map-status", elem_classes=["status-line"])
-    map_pane = plot_pane(label="Position map", hover=True, height=560, elem_id="position-map")
+    map_pane = plot_pane(label="Position map", hover=True, height=560, elem_id="position-map", latest=DRAWING)
     readout = gr.HTML(elem_id="map-readout", elem_classes=["readout"])
     with gr.Accordion("View and selected cell, as numbers", open=False):
         with gr.Row():
@@ -67,23 +72,16 @@ def build_position_map_tab(shared: SharedInputs) -> None:
     drawn = [map_pane, curve_pane, readout, status]
     drawn_length = gr.State(0)  # tokens of the document that the boxes were set for
 
-    # One listener for all of them: of several, the one that saw half of a change might answer last.
     events = [event for box in boxes + cell for event in (box.submit, box.blur)]
     changes = [shared.view.change, shared.group_size.change, shared.neighbor_window.change, show.change]
-    redraw_on([*changes, *events], _redraw, [drawn_length, *everything], [drawn_length, *boxes, *cell, *drawn])
-    whole.click(_show_all, everything, [*boxes, *cell, *drawn], **LIVE)
-    shared.method.change(_show_for, [shared.method], [show], **LIVE)
-    map_pane.zoom(_zoom, everything, [*boxes, *drawn], **LIVE)
-    map_pane.pick(_pick, everything, [*cell, *drawn], **LIVE)
-    map_pane.point(_point, everything, [readout], **LIVE)
+    drawing = Latest(DRAWING, _draw, [drawn_length, *everything], [drawn_length, *boxes, *cell, *drawn])
+    drawing.on([*changes, *events], redraw={})
+    drawing.on([whole.click], zoom={}, whole=True)
+    shared.method.change(None, [shared.method], [show], js=_SHOW_FOR, **QUEUED)
 
 
 def _number(label: str, elem_id: str) -> gr.Number:
     return gr.Number(value=0, label=label, precision=0, minimum=0, elem_id=elem_id, min_width=90)
-
-
-def _show_for(method: str) -> str:
-    return DIFFERENCE if method == COMPARE else method
 
 
 @dataclass(frozen=True)
@@ -153,46 +151,40 @@ class _Looked:
         return packed(figure), packed(curve), _sum_of(query, key, self.beside, view), _state_of(self.positions, view)
 
 
-def _redraw(drawn_length: int, *values: Any) -> tuple[Any, ...]:
-    """What was in view, drawn anew; the whole document where it is another one than was drawn."""
+def _draw(event: gr.EventData, drawn_length: int, *values: Any) -> tuple[Any, ...]:
+    """What the newest values show, in the order of the outputs.
+
+    What is wanted: `zoom`, a view; `whole`, the selected cell too where it lies outside; `pick`, a cell; and `point`,
+    a cell's sum, which alone draws no figure.
+    """
+    if (pointed := wanted(event, "point")) and not any(wanted(event, what) for what in ("redraw", "zoom", "pick")):
+        return *skipped(9), _point(pointed, *values), gr.skip()
     try:
         looked = _Looked.read(*values)
+        if drawn_length != looked.view.length:
+            return _another(drawn_length, looked)
+        before = looked
+        if zoom := wanted(event, "zoom"):
+            length = looked.view.length
+            looked = replace(looked, boxes=(*_tokens_in(zoom, "y", length), *_tokens_in(zoom, "x", length)))
+        if pick := wanted(event, "pick"):
+            looked = replace(looked, cell=_cell_of(pick, looked.view.length))
+        if told(event, "whole"):
+            looked = looked.all()
     except ValueError as error:
         return drawn_length, *skipped(9), complaint_html(error)
-    if drawn_length == looked.view.length:
-        # The boxes stay as they are: somebody may be typing into the next one.
-        return *skipped(7), *looked.drawn()
+    # Boxes that stay are left alone: somebody may be typing into the next one.
+    boxes = skipped(4) if looked.boxes == before.boxes else looked.boxes
+    cell = skipped(2) if looked.cell == before.cell else looked.cell
+    return gr.skip(), *boxes, *cell, *looked.drawn()
+
+
+def _another(drawn_length: int, looked: _Looked) -> tuple[Any, ...]:
+    """The whole of another document than was drawn."""
     if looked.cell == (drawn_length - 1, 0):  # nobody chose this cell
         looked = replace(looked, cell=(0, 0))
     looked = looked.all()
     return looked.view.length, *looked.boxes, *looked.cell, *looked.drawn()
-
-
-def _show_all(*values: Any) -> tuple[Any, ...]:
-    try:
-        looked = _Looked.read(*values).all()
-    except ValueError as error:
-        return *skipped(9), complaint_html(error)
-    return *looked.boxes, *looked.cell, *looked.drawn()
-
-
-def _zoom(event: gr.EventData, *values: Any) -> tuple[Any, ...]:
-    try:
-        looked = _Looked.read(*values)
-        length = looked.view.length
-        looked = replace(looked, boxes=(*_tokens_in(event, "y", length), *_tokens_in(event, "x", length)))
-    except ValueError as error:
-        return *skipped(7), complaint_html(error)
-    return *looked.boxes, *looked.drawn()
-
-
-def _pick(event: gr.EventData, *values: Any) -> tuple[Any, ...]:
-    try:
-        looked = _Looked.read(*values)
-        looked = replace(looked, cell=_cell_of(event, looked.view.length))
-    except ValueError as error:
-        return *skipped(5), complaint_html(error)
-    return *looked.cell, *looked.drawn()
 
 
 def _point(event: gr.EventData, *values: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import json
 import math
 import shutil
 import tempfile
@@ -21,6 +22,7 @@ from selfextend.positions import QueryScaling
 from selfextend.steps import Progress
 
 from ..session import Turn
+from ..theme import ASSETS
 
 COMPARE = "Compare"
 METHODS = (*(kind.heading for kind in POSITION_METHODS), COMPARE)
@@ -84,9 +86,9 @@ class SharedInputs(NamedTuple):
 QUEUED: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 """What all of the page's own events have in common: no spinner over what they set, and not in the API."""
 
-LIVE: dict[str, Any] = {**QUEUED, "queue": False, "trigger_mode": "always_last"}
-"""For events that follow a slider or a pointer: answered at once, the newest wins. Their handlers must not set a state
-that others listen to; see `on`."""
+IN_ORDER: dict[str, Any] = {**QUEUED, "trigger_mode": "multiple", "concurrency_limit": 1}
+"""For events that set the same outputs and are answered in steps: one at a time, in the order in which they came. Give
+them a `concurrency_id` in common."""
 
 MODEL_QUEUE = "model"
 """The concurrency id of everything that uses the model: one at a time."""
@@ -117,12 +119,48 @@ def skipped(count: int) -> tuple[Any, ...]:
     return tuple(gr.skip() for _ in range(count))
 
 
-def redraw_on(events: Sequence[Any], draw: Callable[..., Any], inputs: Sequence[Any], outputs: Sequence[Any]) -> None:
-    """Draws at these events, and once when the page that is being built comes up."""
-    page = gr.context.Context.root_block
-    if page is None:
-        raise RuntimeError("Tabs are built inside an open gr.Blocks.")
-    gr.on([*events, page.load], draw, inputs, outputs, **LIVE)
+class Latest:
+    """Asks for something again and again, one request at a time, so that the newest answer is the one that stays.
+
+    Gradio's "always_last" does not see to it: it sends two requests where two values change in one go, whose answers
+    may come in either order; it knows nothing of another listener with the same outputs; and a request that it put off
+    is sent with the data of the event before it. Here a request that is wanted while an answer is under way goes out
+    after that answer, with the values of that moment.
+
+    Args:
+        name: tells it from the others of the page.
+        answer: a handler that sets no state that others listen to. It may take a gr.EventData, which has everything
+            that was wanted since the last request.
+        first: ask once when the part of the page in which this was made comes up: a tab is made when it is opened.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        answer: Callable[..., Any],
+        inputs: Sequence[Any],
+        outputs: Sequence[Any],
+        *,
+        first: bool = True,
+    ) -> None:
+        source = (ASSETS / "latest.js").read_text(encoding="utf-8")
+        made = {"name": name, "first": first}
+        self._called = f"window.selfextendLatest?.[{json.dumps(name)}]?"
+        asking = gr.HTML(visible="hidden", js_on_load=f"const made = {json.dumps(made)};\n{source}")
+        asked = asking.ask(answer, inputs, outputs, queue=False, trigger_mode="multiple", **QUEUED)
+        for ended in (asked.success, asked.failure):
+            ended(None, js=f"() => {{ {self._called}.answered(); }}", **QUEUED)
+
+    def on(self, events: Sequence[Any], **wanted: Any) -> None:
+        """Ask at these events, and tell the handler what is wanted."""
+        gr.on(list(events), None, js=f"() => {{ {self._called}.want({json.dumps(wanted)}); }}", **QUEUED)
+
+
+def redraw_on(
+    name: str, events: Sequence[Any], draw: Callable[..., Any], inputs: Sequence[Any], outputs: Sequence[Any]
+) -> None:
+    """Draws at these events, and once when the part of the page in which this is called comes up; the newest wins."""
+    Latest(name, draw, inputs, outputs).on(events)
 
 
 def told(event: gr.EventData, name: str) -> Any:
@@ -131,6 +169,12 @@ def told(event: gr.EventData, name: str) -> Any:
         return getattr(event, name, None)
     except TypeError:  # what came is no JSON object
         return None
+
+
+def wanted(event: gr.EventData, name: str) -> gr.EventData | None:
+    """What is wanted of a `Latest`, as an event of its own; None where it is not wanted."""
+    data = told(event, name)
+    return None if data is None else gr.EventData(None, data)
 
 
 def is_finite(number: Any) -> bool:

@@ -33,25 +33,25 @@ def chromium() -> Iterator[Browser]:
         browser.close()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("app")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def model(folder: Path) -> Path:
     """A tiny random model with a trained window of 256 tokens, whose answers are as long as they may be."""
     return save_endless(folder / "model")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def address(folder: Path, model: Path) -> Iterator[str]:
     """The whole app on the tiny model, for which the hub is out of reach on any machine."""
     with served(app_command(model, folder / "data"), {"HF_ENDPOINT": "http://127.0.0.1:9"}) as url:
         yield url
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def short(folder: Path) -> Path:
     """A text of four pages."""
     path = folder / "short.txt"
@@ -59,7 +59,7 @@ def short(folder: Path) -> Path:
     return path
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def tabs_address() -> Iterator[str]:
     """The address of tests/browser/demo.py: the tabs that need no model."""
     with served(lambda port: [sys.executable, "tests/browser/demo.py", str(port)]) as address:

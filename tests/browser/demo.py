@@ -4,13 +4,15 @@
 """
 
 import sys
+import time
+from itertools import count
 
 import gradio as gr
 
 from app.tabs.learn import build_learn_tab
 from app.tabs.parameters import build_parameters_tab
 from app.tabs.position_map import build_position_map_tab
-from app.tabs.widgets import METHODS, DocumentView, SharedInputs
+from app.tabs.widgets import METHODS, DocumentView, SharedInputs, redraw_on
 from app.theme import app_css, gradio_theme
 
 LONG = DocumentView(trained_window=4096, length=100_000, token_text=lambda position: f" word{position}")
@@ -33,7 +35,25 @@ def build() -> gr.Blocks:
             build_parameters_tab(shared)
         with gr.Tab("Learn"):
             build_learn_tab()
+        with gr.Tab("Newest"):
+            build_slow_tab()
     return page
+
+
+def build_slow_tab() -> None:
+    """Answers of which every other one takes long, each with its number; the first comes when the tab is opened."""
+    calls = count()
+
+    def answer(first: float, second: float) -> str:
+        number = next(calls)
+        if number % 2:
+            time.sleep(1.5)
+        return f"answer {number}: {first:g} and {second:g}"
+
+    numbers = [gr.Number(0, label="First number"), gr.Number(0, label="Second number")]
+    shown = gr.HTML(elem_id="newest")
+    gr.Button("Set both").click(lambda: (7, 7), None, numbers)
+    redraw_on("newest", [number.change for number in numbers], answer, numbers, [shown])
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ def long(folder: Path) -> Path:
     return path
 
 
-def test_upload_ask_and_click_a_citation(address: str, open_page: Open, short: Path) -> None:
+def test_upload_ask_click_a_citation_and_ask_on(address: str, open_page: Open, short: Path) -> None:
     page = ready(open_page(address, width=1500))
     upload(page, short)
     expect(page.locator(".document-list .facts")).to_contain_text("4 pages")
@@ -54,13 +54,7 @@ def test_upload_ask_and_click_a_citation(address: str, open_page: Open, short: P
     expect(page.locator("#evidence-passages label").first).to_contain_text(f"page {number[0]}")
     assert not page.url.endswith(link.get_attribute("href") or "-")
 
-
-def test_the_second_question_uses_what_was_read(address: str, open_page: Open, short: Path) -> None:
-    page = ready(open_page(address, width=1500))
-    upload(page, short)
-    suggest(page)
-    ask(page)
-    answered(page)
+    # The second question uses what was read.
     ask(page, "Where is the mill?")
     answered(page, 2)
     expect(page.locator("#chat .measures").last).to_contain_text("read before")
@@ -101,24 +95,7 @@ def test_stop_in_the_answer_keeps_its_words(address: str, open_page: Open, short
     expect(page.get_by_role("button", name="Send", exact=True)).to_be_visible()
 
 
-def test_changing_the_group_size_moves_reach_and_map(address: str, open_page: Open, short: Path) -> None:
-    page = ready(open_page(address, width=1500))
-    upload(page, short)
-    suggest(page)
-    page.get_by_role("tab", name="Position map").click()
-    page.wait_for_selector("#position-map .plot-area .hm image")
-    title = page.locator("#position-map .plot-title")
-    reach = page.locator(".meter").filter(has_text="Reach").locator("dd")
-    before = reach.inner_text()
-    slider = page.get_by_label("range slider for Group size")
-    slider.focus()
-    slider.press("ArrowRight")
-    expect(reach).not_to_have_text(before)
-    group = page.get_by_label("number input for Group size").input_value()
-    expect(title).to_contain_text(f"G = {group}")
-
-
-def test_compare_puts_both_side_by_side(address: str, open_page: Open, short: Path) -> None:
+def test_compare_puts_both_side_by_side_and_the_map_follows(address: str, open_page: Open, short: Path) -> None:
     page = ready(open_page(address, width=1500))
     upload(page, short)
     limit_answers(page, 6)
@@ -139,6 +116,19 @@ def test_compare_puts_both_side_by_side(address: str, open_page: Open, short: Pa
     page.wait_for_selector("#loss-curves .plot-area .scatterlayer .trace")
     expect(page.locator("#loss-curves .plot-area .scatterlayer .trace")).to_have_count(2)
 
+    # Changing the group size moves reach and map.
+    page.get_by_role("tab", name="Position map").click()
+    page.wait_for_selector("#position-map .plot-area .hm image")
+    title = page.locator("#position-map .plot-title")
+    reach = page.locator(".meter").filter(has_text="Reach").locator("dd")
+    before = reach.inner_text()
+    slider = page.get_by_label("range slider for Group size")
+    slider.focus()
+    slider.press("ArrowRight")
+    expect(reach).not_to_have_text(before)
+    group = page.get_by_label("number input for Group size").input_value()
+    expect(title).to_contain_text(f"G = {group}")
+
 
 def test_reload_keeps_conversation_documents_and_settings(address: str, open_page: Open, short: Path) -> None:
     page = ready(open_page(address, width=1500))
@@ -155,7 +145,11 @@ def test_reload_keeps_conversation_documents_and_settings(address: str, open_pag
     expect(page.locator("#chat .measures")).to_have_text(said)
     expect(page.locator(".document-list")).to_contain_text(short.name)
     expect(page.get_by_label("number input for Group size")).to_have_value("77")
-    page.locator("#chat a.page-link").first.click()
+    # The evidence is there by itself, and its links work.
+    expect(page.locator("#evidence-summary")).to_contain_text("What is kept?")
+    expect(page.locator("#evidence-passages input:checked")).to_have_value("1")
+    page.locator("#evidence-passages input").last.check()
+    page.locator("#chat a.page-link[href$='-1']").first.click()
     expect(page.locator("#evidence-passages input:checked")).to_have_value("1")
 
 

@@ -106,7 +106,7 @@ def test_zoom_refetches_exact_cells_at_any_depth(open_page: Open, tabs_address: 
     assert cells["rows"] == expected
 
 
-def test_keyboard_zooms_moves_and_shows_all(open_page: Open, tabs_address: str) -> None:
+def test_keyboard_zooms_and_moves_and_a_double_click_shows_all(open_page: Open, tabs_address: str) -> None:
     page = drawn(open_page(tabs_address))
     page.locator(MAP).focus()
     page.keyboard.press("+")
@@ -116,9 +116,7 @@ def test_keyboard_zooms_moves_and_shows_all(open_page: Open, tabs_address: str) 
     page.keyboard.press("0")
     until(page, lambda: view(page) == [[-0.5, 99_999.5]] * 2, "everything")
 
-
-def test_double_click_shows_all_and_stays(open_page: Open, tabs_address: str) -> None:
-    page = drawn(open_page(tabs_address))
+    # A double click shows all too, and stays.
     page.locator(MAP).focus()
     page.keyboard.press("+")
     until(page, lambda: view(page)[0] == [24_999.5, 74_999.5], "half the width")
@@ -171,23 +169,7 @@ def test_method_and_document_redraw_the_map(open_page: Open, tabs_address: str) 
     assert rows[0][1:] == [None] * 9
 
 
-def test_dark_mode_changes_the_ink_without_the_server(open_page: Open, tabs_address: str) -> None:
-    page = drawn(open_page(tabs_address))
-    ink = f"() => document.querySelector('{MAP}')._fullLayout.font.color"
-    light = page.evaluate(ink)
-    page.evaluate("() => document.body.classList.add('dark')")
-    until(page, lambda: page.evaluate(ink) != light, "dark ink")
-    assert page.evaluate(ink) == "#E6E8EB"
-
-
-def test_nothing_offers_to_send_a_figure_away(open_page: Open, tabs_address: str) -> None:
-    page = drawn(open_page(tabs_address))
-    titles = page.locator(f"{MAP} .modebar-btn").evaluate_all("(all) => all.map((each) => each.dataset.title)")
-    assert "Save as PNG" in titles
-    assert not [title for title in titles if re.search("cloud|share|edit in", title or "", re.IGNORECASE)]
-
-
-def test_map_saves_as_png_with_its_title(open_page: Open, tabs_address: str, tmp_path: Path) -> None:
+def test_map_saves_as_png_is_sent_nowhere_and_goes_dark(open_page: Open, tabs_address: str, tmp_path: Path) -> None:
     page = drawn(open_page(tabs_address))
     page.mouse.move(*point_at(page, 0.5, 0.5))
     with page.expect_download() as download:
@@ -195,6 +177,18 @@ def test_map_saves_as_png_with_its_title(open_page: Open, tabs_address: str, tmp
     download.value.save_as(tmp_path / "map.png")
     assert (tmp_path / "map.png").read_bytes().startswith(b"\x89PNG")
     assert "SelfExtend" in download.value.suggested_filename
+
+    # Nothing offers to send the figure away.
+    titles = page.locator(f"{MAP} .modebar-btn").evaluate_all("(all) => all.map((each) => each.dataset.title)")
+    assert "Save as PNG" in titles
+    assert not [title for title in titles if re.search("cloud|share|edit in", title or "", re.IGNORECASE)]
+
+    # Dark mode changes the ink without the server.
+    ink = f"() => document.querySelector('{MAP}')._fullLayout.font.color"
+    light = page.evaluate(ink)
+    page.evaluate("() => document.body.classList.add('dark')")
+    until(page, lambda: page.evaluate(ink) != light, "dark ink")
+    assert page.evaluate(ink) == "#E6E8EB"
 
 
 def test_a_cell_of_the_plane_sets_both_sliders(open_page: Open, tabs_address: str) -> None:
@@ -216,6 +210,24 @@ def test_a_cell_of_the_plane_sets_both_sliders(open_page: Open, tabs_address: st
     expect(page.locator("#neighbor-window input[type=number]")).to_have_value("1024")
 
 
+def test_the_newest_answer_stays_where_an_older_one_takes_longer(open_page: Open, tabs_address: str) -> None:
+    page = open_page(tabs_address)
+    page.get_by_role("tab", name="Newest").click()
+    shown = page.locator("#newest")
+    expect(shown).to_contain_text("0 and 0")
+    begun = int(re.search(r"\d+", shown.inner_text())[0])  # type: ignore[index]
+    if begun % 2:  # the next one has to be a slow one
+        page.get_by_label("First number").fill("1")
+        begun += 1
+        expect(shown).to_contain_text(f"answer {begun}: 1 and 0")
+    sent: list[str] = []
+    page.on("request", lambda request: sent.append(request.url) if "/run/" in request.url else None)
+    page.get_by_role("button", name="Set both").click()  # two changes at once
+    expect(shown).to_contain_text("7 and 7")
+    page.wait_for_timeout(2500)  # longer than the slow answer takes
+    expect(shown).to_have_text(f"answer {begun + len(sent)}: 7 and 7")
+
+
 def lesson(page: Page) -> Page:
     page.get_by_role("tab", name="Learn").click()
     page.wait_for_selector(".lesson-grid td[data-cell]")
@@ -227,7 +239,7 @@ def row(page: Page, query: int) -> list[str]:
     return cells
 
 
-def test_lesson_steps_from_vanilla_to_the_golden_matrix(open_page: Open, tabs_address: str) -> None:
+def test_lesson_by_mouse_by_keyboard_and_by_guessing(open_page: Open, tabs_address: str) -> None:
     page = lesson(open_page(tabs_address))
     assert row(page, 9) == list("9876543210")
     page.get_by_role("button", name="Next").click()
@@ -243,9 +255,7 @@ def test_lesson_steps_from_vanilla_to_the_golden_matrix(open_page: Open, tabs_ad
     assert page.locator(".lesson-grid td.unseen").count() == 4
     expect(page.get_by_role("button", name="Next")).to_be_disabled()
 
-
-def test_lesson_by_keyboard_alone(open_page: Open, tabs_address: str) -> None:
-    page = lesson(open_page(tabs_address))
+    # By keyboard alone.
     page.locator(".lesson-steps button[data-step='4']").focus()
     page.keyboard.press("Enter")
     page.locator(".lesson-grid td[tabindex='0']").focus()
@@ -258,9 +268,7 @@ def test_lesson_by_keyboard_alone(open_page: Open, tabs_address: str) -> None:
     page.keyboard.press("End")
     expect(page.locator(".lesson-sum code")).to_have_text("neighbor: 8 - 8 = 0 (distance 0 < 4)")
 
-
-def test_lesson_guess_then_reveal(open_page: Open, tabs_address: str) -> None:
-    page = lesson(open_page(tabs_address))
+    # Guess, then reveal.
     page.locator(".lesson-steps button[data-step='4']").click()
     page.get_by_role("button", name="Guess first").click()
     assert set(row(page, 9)) == {"?"}

@@ -113,14 +113,6 @@ def test_every_tab_shows_the_answer_that_a_link_names_and_a_new_one_opens_at_its
     expect(chosen).to_have_value("1")
 
 
-def test_evidence_is_there_after_a_reload(address: str, open_page: Open, short: Path) -> None:
-    page = asked(open_page, address, short, "Who is traced?")
-    keeps(page, questions=["Who is traced?"])
-    reload(page)
-    expect(evidence(page)).to_contain_text("Who is traced?")
-    expect(page.locator("#evidence-passages input:checked")).to_have_value("1")
-
-
 def test_suggested_settings_are_kept_and_what_a_slider_is_reset_to(address: str, open_page: Open, short: Path) -> None:
     page = ready(open_page(address, width=1500))
     upload(page, short)
