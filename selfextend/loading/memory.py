@@ -162,7 +162,7 @@ def estimate_memory(
         config = model
     target = resolve_device(device)
     free = available_bytes(target) if available is None else available
-    skeleton = _skeleton(config)
+    skeleton = skeleton_of(config)
     resolved = _resolve_dtype(dtype, config, skeleton, quantization, target, free)
     try:
         window = trained_window(config)
@@ -179,7 +179,12 @@ def estimate_memory(
     )
 
 
-def _skeleton(config: PreTrainedConfig) -> PreTrainedModel:
+def skeleton_of(config: PreTrainedConfig) -> PreTrainedModel:
+    """The model of a config on the `meta` device: shapes, no data.
+
+    Raises:
+        UnsupportedModelError: transformers cannot build it.
+    """
     # Building a model writes into its config. bfloat16, since some expert layers know no other type.
     config = copy.deepcopy(config)
     try:
