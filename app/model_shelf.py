@@ -187,7 +187,7 @@ def _described(name: str, loaded: Loaded) -> LoadedModel:
         name=name,
         model=loaded.model,
         tokenizer=loaded.tokenizer,
-        profile=profile_of(name, loaded.folder, config),
+        profile=profile_of(name, loaded.files, config),
         estimate=loaded.estimate,
         supported=found.supported,
         reason=found.reason,

@@ -39,7 +39,7 @@ def profile_of(name: str, folder: Path | None, config: Any, *, trained_window: i
 
     Args:
         name: as the model was asked for: "bundled", a folder or a hub id.
-        folder: where its files are, or None.
+        folder: where its files are, or None. A GGUF file recommends nothing.
         config: of transformers, see `selfextend.windows.trained_window`.
         trained_window: to be used instead of the model's own. A neighbor window that was recommended for another
             trained window is then left out.

@@ -31,13 +31,13 @@ class Target:
 
     Attributes:
         name: as given.
-        folder: its configuration and tokenizer; maybe not its weights.
+        files: its configuration and tokenizer, in a folder or in a GGUF file; maybe not its weights.
         profile: its trained window, as given or as it states, and the settings recommended for it.
         quantization, device, dtype: as `load_model` takes them.
     """
 
     name: str
-    folder: Path
+    files: Path
     profile: Profile
     quantization: Quantization = "none"
     device: str = "auto"
@@ -50,7 +50,7 @@ class Target:
 
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The tokenizer alone, to see whether the texts fit. Errors as `load_model`."""
-        return load_tokenizer(self.folder)
+        return load_tokenizer(self.files)
 
     def load(self) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         """The model and its tokenizer, split over all processes that `torchrun` started. Errors as `load_model`.
@@ -59,7 +59,7 @@ class Target:
             TensorParallelError: see `selfextend.lab.tensor_parallel`.
         """
         if tensor_parallel.processes() > 1:
-            return tensor_parallel.load_part(self.folder, self.dtype, self.quantization), self.tokenizer()
+            return tensor_parallel.load_part(self.files, self.dtype, self.quantization), self.tokenizer()
         return load_model(self.name, self.quantization, self.device, self.dtype)
 
 
@@ -79,9 +79,9 @@ def find_target(
     """
     if trained_window is not None:
         checked_integer("trained_window", trained_window, 2)
-    folder = result_of(fetch_steps(locate(name), weights=False))
-    profile = profile_of(name, folder, read_config(folder), trained_window=trained_window)
-    return Target(name, folder, profile, quantization, device, dtype)
+    files = result_of(fetch_steps(locate(name), weights=False))
+    profile = profile_of(name, files, read_config(files), trained_window=trained_window)
+    return Target(name, files, profile, quantization, device, dtype)
 
 
 def _versions() -> dict[str, str]:

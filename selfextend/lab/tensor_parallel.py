@@ -57,7 +57,7 @@ def check(config: PreTrainedConfig, count: int, quantization: str = "none") -> N
             )
 
 
-def load_part(folder: Path, dtype: str = "auto", quantization: str = "none") -> PreTrainedModel:
+def load_part(files: Path, dtype: str = "auto", quantization: str = "none") -> PreTrainedModel:
     """This process's part of a model, in evaluation mode. Every process has to call this.
 
     Args:
@@ -66,12 +66,14 @@ def load_part(folder: Path, dtype: str = "auto", quantization: str = "none") -> 
     Raises:
         TensorParallelError: see `check`.
     """
-    check(read_config(folder), processes(), quantization)
+    check(read_config(files), processes(), quantization)
+    if files.is_file():
+        raise TensorParallelError("A GGUF file cannot be split over several processes. Start one process.")
     from transformers import AutoModelForCausalLM
     from transformers.distributed import DistributedConfig
 
     model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-        folder,
+        files,
         dtype=dtype,
         use_safetensors=True,
         trust_remote_code=False,

@@ -282,8 +282,8 @@ def _check_rotation(config: PreTrainedConfig, header: GgufHeader) -> None:
 
 def _unread(header: GgufHeader, key: str) -> UnsupportedModelError:
     return UnsupportedModelError(
-        f"{header.path} states {header.architecture}.{key} = {header.of_architecture(key)}, which transformers does not "
-        "read from GGUF: the model would not compute what it was made to. Get it in transformers' format from the hub."
+        f"{header.path} states {header.architecture}.{key} = {header.of_architecture(key)}, which transformers does "
+        "not read from GGUF: the model would not compute what it was made to. Get it in transformers' format."
     )
 
 

@@ -303,3 +303,11 @@ def file_type(metadata: Mapping[str, Any]) -> str:
     except ValueError:
         return ""
     return name.removeprefix("MOSTLY_").removeprefix("ALL_")
+
+
+def packed_as(path: Path) -> str:
+    """The quantization of a GGUF file's weights, as llama.cpp names it; "" where they are plain numbers."""
+    header = read_header(path)
+    if all(GGML_QUANT_SIZES[tensor.kind][0] == 1 for tensor in header.tensors):
+        return ""
+    return file_type(header.metadata) or header.quantization

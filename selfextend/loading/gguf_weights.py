@@ -14,9 +14,9 @@ from typing import Any
 
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 from transformers.integrations.gguf import GGUF_CONFIG_ARCHS
 from transformers.modeling_gguf_pytorch_utils import TENSOR_PROCESSORS, TensorProcessor, get_gguf_hf_weights_map
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 from transformers.utils.quantization_config import GgufConfig
 
 from selfextend.errors import UnsupportedModelError
@@ -59,10 +59,10 @@ def load_gguf(path: Path, config: PreTrainedConfig, **arguments: Any) -> Any:
         UnsupportedModelError: the file holds weights that the model of this config has no place for.
     """
     header = read_header(path)
-    model_class = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+    model_class: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
     if header.architecture not in GGUF_CONFIG_ARCHS:
         return model_class.from_pretrained(None, config=config, state_dict=_state_dict(header, config), **arguments)
-    # These transformers unpacks tensor after tensor itself. `dequantize`, since its packed layers run code from the hub.
+    # transformers unpacks these tensor after tensor itself. `dequantize`: its packed layers run code from the hub.
     plain = {**arguments, "quantization_config": GgufConfig(dequantize=True)}
     if "quantization_config" not in arguments:
         return model_class.from_pretrained(path.parent, gguf_file=str(path), config=config, **plain)

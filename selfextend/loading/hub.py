@@ -37,13 +37,16 @@ _ERRORS: dict[type[errors.ModelLoadError], str] = {
         "a machine you can spare and load the folder."
     ),
     errors.IncompleteModelError: "{repo_id} cannot be loaded: {detail}",
+    errors.UnsupportedModelError: "{repo_id} cannot be loaded: {detail}",
     errors.DiskFullError: "No room for {repo_id}: {detail}",
     errors.ModelLoadError: "Downloading {repo_id} failed: {detail}",
 }
 
 
-def download_steps(repo_id: str, what: What, stall_timeout: float = 60.0) -> Generator[Progress, None, Path]:
-    """Brings a repository's files into the hub's cache and returns the folder that holds them.
+def download_steps(
+    repo_id: str, what: What, tag: str = "", stall_timeout: float = 60.0
+) -> Generator[Progress, None, Path]:
+    """Brings a repository's files into the hub's cache and returns the folder that holds them, or the GGUF file.
 
     Closing the generator ends the download at once. `HF_HOME`, `HF_TOKEN`, `HF_ENDPOINT` and
     `HF_HUB_OFFLINE` count as they do for huggingface_hub.
@@ -51,6 +54,8 @@ def download_steps(repo_id: str, what: What, stall_timeout: float = 60.0) -> Gen
     Args:
         repo_id: "owner/name".
         what: "config" for the small files (config, tokenizer), "all" for the safetensors weights too.
+        tag: the quantization of one of its GGUF files ("Q4_K_M"), to bring that instead. Its "config" is a file of the
+            same length in which only the beginning is filled.
         stall_timeout: seconds without a single new byte after which the hub counts as unreachable.
 
     Yields:
@@ -59,9 +64,10 @@ def download_steps(repo_id: str, what: What, stall_timeout: float = 60.0) -> Gen
     Raises:
         ModelLoadError: of the type that fits: no such repository, gated, no network, pickle only, disk full.
     """
-    doing = f"{'Downloading' if what == 'all' else 'Reading the config of'} {repo_id}"
+    name = f"{repo_id}:{tag}" if tag else repo_id
+    doing = f"{'Downloading' if what == 'all' else 'Reading the config of'} {name}"
     # -P keeps the script's folder off sys.path, where its modules would hide others of the same name.
-    command = [sys.executable, "-P", str(Path(__file__).with_name("hub_download.py")), repo_id, what]
+    command = [sys.executable, "-P", str(Path(__file__).with_name("hub_download.py")), repo_id, what, tag]
     done_bytes = total_bytes = 0
     last_news = time.monotonic()
     with ChildProcess(command, time_to_end=_TIDY_UP_TIME) as child:
@@ -71,8 +77,8 @@ def download_steps(repo_id: str, what: What, stall_timeout: float = 60.0) -> Gen
                 raise _error("failed", repo_id, f"the download process ended with code {child.exit_code()}")
             if "error" in report:
                 raise _error(report["error"], repo_id, report["detail"])
-            if "folder" in report:
-                return Path(report["folder"])
+            if "files" in report:
+                return Path(report["files"])
             if report and (report["done_bytes"], report["total_bytes"]) != (done_bytes, total_bytes):
                 done_bytes, total_bytes = report["done_bytes"], report["total_bytes"]
                 last_news = time.monotonic()

@@ -1,9 +1,9 @@
 """The child process that downloads a model's files from the Hugging Face hub, run as a script.
 
-    python hub_download.py <repository> config|all
+    python hub_download.py <repository> config|all <quantization of a GGUF file, or nothing>
 
 Writes one JSON message a line to stdout: `{"done_bytes": ..., "total_bytes": ...}` (0 while unknown) again and again,
-then `{"folder": ...}`, or `{"error": reason, "detail": ...}` with a `reason` of `selfextend.errors`. Ends when its
+then `{"files": ...}`, or `{"error": reason, "detail": ...}` with a `reason` of `selfextend.errors`. Ends when its
 stdin is closed. Complete files stay in the hub's cache and are not fetched again; a file that was cut off is removed,
 since huggingface_hub cannot continue it. Python files and pickled weights are never fetched. As a script, this file
 can import nothing of its own package.
@@ -12,6 +12,7 @@ can import nothing of its own package.
 import contextlib
 import json
 import os
+import re
 import shutil
 import sys
 import threading
@@ -20,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from huggingface_hub import HfApi, constants, snapshot_download, try_to_load_from_cache
+from huggingface_hub import HfApi, constants, hf_hub_url, snapshot_download, try_to_load_from_cache
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
@@ -29,11 +30,14 @@ from huggingface_hub.errors import (
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
 )
-from huggingface_hub.utils import filter_repo_objects
+from huggingface_hub.utils import build_hf_headers, filter_repo_objects, get_session, hf_raise_for_status
 from tqdm.auto import tqdm
 
 _SMALL_FILES = ["*.json", "*.jinja", "*.model", "*.tiktoken", "merges.txt", "vocab.txt"]
 _WEIGHT_FILES = ["model.safetensors", "model-*.safetensors"]
+# More than any vocabulary takes, which is what makes a GGUF file's header long.
+_GGUF_HEADER_BYTES = 24 << 20
+_GGUF_KIND = re.compile(r"[.-]((?:I?Q\d|BF16|F16|F32|MXFP4|TQ\d)\w*?)(?:[.-]|$)", re.IGNORECASE)
 # Subfolders hold other formats of the same model (onnx/, original/).
 _IGNORED = ["*/*"]
 _REQUEST_TIMEOUT = 10.0
@@ -44,8 +48,11 @@ class _Failure(Exception):
     """Raised with a reason of `selfextend.errors` and a detail."""
 
 
-def _download(repo_id: str, what: str) -> str:
+def _download(repo_id: str, what: str, tag: str) -> str:
     patterns = _SMALL_FILES if what == "config" else _SMALL_FILES + _WEIGHT_FILES
+    ignored = _IGNORED
+    if tag:
+        patterns, ignored = ["*.gguf"], []
     total = 0
     try:
         info = HfApi().model_info(repo_id, files_metadata=True, timeout=_REQUEST_TIMEOUT)
@@ -55,8 +62,13 @@ def _download(repo_id: str, what: str) -> str:
             raise
     else:
         files = {file.rfilename: file.size or 0 for file in info.siblings or []}
-        _check_listing(files)
-        wanted = _matching(files, patterns)
+        if tag:
+            patterns = [_gguf_named(files, tag, repo_id)]
+            if what == "config":
+                return _gguf_beginning(repo_id, patterns[0], files[patterns[0]])
+        else:
+            _check_listing(files, repo_id)
+        wanted = _matching(files, patterns, ignored)
         total = sum(files[name] for name in wanted)
         cache = Path(constants.HF_HUB_CACHE)
         free = shutil.disk_usage(next(folder for folder in (cache, *cache.parents) if folder.exists())).free
@@ -87,28 +99,77 @@ def _download(repo_id: str, what: str) -> str:
             time.sleep(_REPORT_EVERY)
 
     threading.Thread(target=report_forever, daemon=True).start()
-    return snapshot_download(
+    folder = snapshot_download(
         repo_id,
         allow_patterns=patterns,
-        ignore_patterns=_IGNORED,
+        ignore_patterns=ignored,
         etag_timeout=_REQUEST_TIMEOUT,
         tqdm_class=ByteCounter,
     )
+    if not tag:
+        return folder
+    # Without an answer from the hub, what the cache has is looked through.
+    names = {str(path.relative_to(folder)): 0 for path in Path(folder).rglob("*.gguf")}
+    return str(Path(folder) / _gguf_named(names, tag, repo_id))
 
 
-def _check_listing(files: dict[str, int]) -> None:
+def _gguf_named(files: dict[str, int], tag: str, repo_id: str) -> str:
+    """The GGUF file of this quantization, as llama.cpp finds it: by name."""
+    named = sorted(name for name in files if name.lower().endswith(".gguf") and "mmproj" not in name.lower())
+    fitting = [name for name in named if re.search(rf"(^|[._/-]){re.escape(tag)}[.-]", name, re.IGNORECASE)]
+    if not fitting:
+        raise _Failure("incomplete", f"it has no GGUF file of {tag}.{_gguf_hint(files, repo_id)}")
+    if re.search(r"-\d{5}-of-\d{5}\.gguf$", fitting[0]):
+        raise _Failure(
+            "unsupported",
+            f"its {tag} is split into several files, and transformers reads whole ones only. Choose another "
+            "quantization, or join them with llama.cpp's llama-gguf-split --merge.",
+        )
+    return min(fitting, key=len)
+
+
+def _gguf_hint(files: dict[str, int], repo_id: str) -> str:
+    """ " It holds ..." with what to ask for, or nothing where it holds no GGUF files."""
+    kinds = {kind[1].upper() for name in files if name.endswith(".gguf") and (kind := _GGUF_KIND.search(name))}
+    if not kinds:
+        return ""
+    return f" It holds GGUF files ({', '.join(sorted(kinds))}): ask for {repo_id}:{min(kinds)}, for instance."
+
+
+def _gguf_beginning(repo_id: str, name: str, size: int) -> str:
+    """A file as long as the GGUF file, with nothing in it but what stands before the weights."""
+    cached = try_to_load_from_cache(repo_id, name)
+    if isinstance(cached, str):
+        return cached
+    target = Path(constants.HF_HUB_CACHE, "selfextend-headers", repo_id.replace("/", "--"), name)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    headers = {**build_hf_headers(), "Range": f"bytes=0-{min(size, _GGUF_HEADER_BYTES) - 1}"}
+    answer = get_session().get(
+        hf_hub_url(repo_id, name), headers=headers, timeout=_REQUEST_TIMEOUT, follow_redirects=True
+    )
+    hf_raise_for_status(answer)
+    with target.open("wb") as file:
+        file.write(answer.content[:_GGUF_HEADER_BYTES])
+        file.truncate(size)
+    return str(target)
+
+
+def _check_listing(files: dict[str, int], repo_id: str) -> None:
     if "config.json" not in files:
+        gguf = _gguf_hint(files, repo_id)
+        if gguf:
+            raise _Failure("incomplete", f"it has no config.json.{gguf}")
         hint = " It is a LoRA adapter: load the model it was made for." if "adapter_config.json" in files else ""
         raise _Failure("incomplete", f"it has no config.json, so it is not a transformers model.{hint}")
-    if not _matching(files, _WEIGHT_FILES):
+    if not _matching(files, _WEIGHT_FILES, _IGNORED):
         pickles = [name for name in files if name.endswith((".bin", ".pt", ".pth", ".ckpt"))]
         if pickles:
             raise _Failure("pickle-only", ", ".join(sorted(pickles)[:2]))
-        raise _Failure("incomplete", "it has no weights in safetensors format.")
+        raise _Failure("incomplete", f"it has no weights in safetensors format.{_gguf_hint(files, repo_id)}")
 
 
-def _matching(files: dict[str, int], patterns: list[str]) -> list[str]:
-    return list(filter_repo_objects(files, allow_patterns=patterns, ignore_patterns=_IGNORED))
+def _matching(files: dict[str, int], patterns: list[str], ignored: list[str]) -> list[str]:
+    return list(filter_repo_objects(files, allow_patterns=patterns, ignore_patterns=ignored))
 
 
 def _cached_bytes(repo_id: str, names: list[str]) -> int:
@@ -157,9 +218,9 @@ def _end_when_told() -> None:
 
 def _main() -> None:
     threading.Thread(target=_end_when_told, daemon=True).start()
-    repo_id, what = sys.argv[1:3]
+    repo_id, what, tag = sys.argv[1:4]
     try:
-        report: dict[str, Any] = {"folder": _download(repo_id, what)}
+        report: dict[str, Any] = {"files": _download(repo_id, what, tag)}
     except BaseException as error:
         kind, detail = _classify(error)
         report = {"error": kind, "detail": detail}

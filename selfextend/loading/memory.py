@@ -9,7 +9,8 @@ import copy
 import os
 from bisect import bisect
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
@@ -17,6 +18,7 @@ from transformers.quantizers.base import get_keys_to_not_convert
 from transformers.quantizers.quantizers_utils import should_convert_module
 
 from selfextend.errors import ModelTooBigError, UnsupportedModelError
+from selfextend.loading.gguf_header import packed_as
 from selfextend.loading.hardware import Quantization, available_bytes, has_fast_bfloat16, resolve_device
 from selfextend.loading.sources import fetch_steps, locate, read_config
 from selfextend.steps import result_of
@@ -54,6 +56,7 @@ class MemoryEstimate:
         dtype: of activations, cache and whatever is not quantized.
         quantization: "none", "int8" or "nf4".
         trained_window: tokens, or None where the config does not tell.
+        unpacked_from: the quantization that the weights have in their GGUF file and lose in memory; "" for none.
     """
 
     weights_bytes: int
@@ -63,6 +66,7 @@ class MemoryEstimate:
     dtype: str
     quantization: Quantization
     trained_window: int | None
+    unpacked_from: str = ""
 
     @property
     def fits(self) -> bool:
@@ -110,9 +114,13 @@ class MemoryEstimate:
 
     def describe(self) -> str:
         """One sentence for people."""
-        dtype = self.dtype if self.quantization == "none" else f"{self.dtype}, {self.quantization}"
+        kinds = [self.dtype]
+        if self.quantization != "none":
+            kinds.append(self.quantization)
+        if self.unpacked_from:
+            kinds.append(f"unpacked from {self.unpacked_from}")
         sizes = (
-            f"{_readable(self.weights_bytes)} of weights ({dtype}) on {self.device}, "
+            f"{_readable(self.weights_bytes)} of weights ({', '.join(kinds)}) on {self.device}, "
             f"where {_readable(self.available_bytes)} are free"
         )
         if not self.fits:
@@ -147,7 +155,8 @@ def estimate_memory(
     """Estimates the memory a model would take, without loading or downloading its weights.
 
     Args:
-        model: "bundled", a local folder, a hub id (its config is downloaded, a few kB), or a config.
+        model: "bundled", a local folder or GGUF file, a hub id (its config is downloaded, a few kB; of a GGUF file its
+            header, some MB), or a config.
         quantization: "none", "int8" or "nf4".
         device, dtype: as for `load_model`.
         available: bytes to count as free instead of asking the device.
@@ -156,10 +165,30 @@ def estimate_memory(
         ModelLoadError: the model cannot be found or cannot be loaded.
         ValueError: an unknown dtype.
     """
-    if isinstance(model, (str, os.PathLike)):
-        config = read_config(result_of(fetch_steps(locate(model), weights=False)))
-    else:
-        config = model
+    if isinstance(model, PreTrainedConfig):
+        return _estimate(model, quantization, device, dtype, available)
+    files = result_of(fetch_steps(locate(model), weights=False))
+    return estimate_files(files, read_config(files), quantization, device, dtype, available)
+
+
+def estimate_files(
+    files: Path,
+    config: PreTrainedConfig,
+    quantization: Quantization = "none",
+    device: str = "auto",
+    dtype: str = "auto",
+    available: int | None = None,
+) -> MemoryEstimate:
+    """`estimate_memory` for files that are here, whose config was read."""
+    estimate = _estimate(config, quantization, device, dtype, available)
+    if files.is_file():
+        return replace(estimate, unpacked_from=packed_as(files))
+    return estimate
+
+
+def _estimate(
+    config: PreTrainedConfig, quantization: Quantization, device: str, dtype: str, available: int | None
+) -> MemoryEstimate:
     target = resolve_device(device)
     free = available_bytes(target) if available is None else available
     skeleton = skeleton_of(config)

@@ -1,6 +1,6 @@
-"""Loads a model and its tokenizer: from a folder, from the hub, or the bundled one; quantized or not.
+"""Loads a model and its tokenizer: from a folder, a GGUF file, the hub, or the bundled one; quantized or not.
 
-Safetensors only, and no code from a repository is ever run. The result is transformers' own, untouched model.
+Safetensors and GGUF only, and no code from a repository is ever run. The result is transformers' own, untouched model.
 """
 
 import os
@@ -11,8 +11,9 @@ from typing import NamedTuple
 from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from selfextend.errors import IncompleteModelError, QuantizationUnavailableError
+from selfextend.loading.gguf import gguf_tokenizer
 from selfextend.loading.hardware import Quantization, check_quantization, resolve_device
-from selfextend.loading.memory import MemoryEstimate, estimate_memory, too_big
+from selfextend.loading.memory import MemoryEstimate, estimate_files, estimate_memory, too_big
 from selfextend.loading.sources import bundled_folder, check_weights, fetch_steps, locate, read_config
 from selfextend.loading.weights import weights_steps
 from selfextend.steps import Progress, result_of
@@ -21,12 +22,12 @@ __all__ = ["Loaded", "bundled_folder", "estimate_memory", "load_model", "load_st
 
 
 class Loaded(NamedTuple):
-    """Attributes: the model and its tokenizer, the memory that was expected for it, and the folder of its files."""
+    """Attributes: the model and its tokenizer, the memory that was expected for it, and its folder or GGUF file."""
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     estimate: MemoryEstimate
-    folder: Path
+    files: Path
 
 
 def load_model(
@@ -40,7 +41,8 @@ def load_model(
     """Loads a causal language model and its tokenizer.
 
     Args:
-        name_or_path: "bundled", a local folder, or a hub id such as "owner/name" (downloaded into the hub's cache).
+        name_or_path: "bundled", a local folder, a GGUF file or a folder with one, or a hub id (downloaded into the
+            hub's cache): "owner/name", or "owner/name:Q4_K_M" for one of its GGUF files. GGUF is unpacked.
         quantization: "none", or bitsandbytes' "int8" or "nf4", which also run on a CPU.
         device: "auto" spreads the model over all CUDA devices (accelerate's `device_map="auto"`), or uses the CPU
             where there is none; or a device's name.
@@ -78,20 +80,22 @@ def load_steps(
     yield Progress(f"Looking for {name}")
     check_quantization(quantization, resolve_device(device))
     source = locate(name)
-    folder = yield from fetch_steps(source, weights=False)
-    config = read_config(folder)
-    if source.folder is not None:
-        check_weights(folder)
+    files = yield from fetch_steps(source, weights=False)
+    config = read_config(files)
+    if source.files is not None:
+        check_weights(files)
     _refuse_second_quantization(name, config, quantization)
-    estimate = estimate_memory(config, quantization, device, dtype)
+    estimate = estimate_files(files, config, quantization, device, dtype)
     if not (estimate.fits or allow_oversize):
         raise too_big(name, estimate)
-    folder = yield from fetch_steps(source, weights=True)
-    check_weights(folder)
+    if source.files is None:
+        files = yield from fetch_steps(source, weights=True)
+        config = read_config(files)
+        check_weights(files)
     yield Progress(f"Loading {name}: {estimate.describe()}", 0.0)
-    tokenizer = load_tokenizer(folder)
-    model = yield from weights_steps(name, folder, estimate, device)
-    return Loaded(model, tokenizer, estimate, folder)
+    tokenizer = load_tokenizer(files)
+    model = yield from weights_steps(name, files, config, estimate, device)
+    return Loaded(model, tokenizer, estimate, files)
 
 
 def _refuse_second_quantization(name: str, config: PreTrainedConfig, quantization: Quantization) -> None:
@@ -103,20 +107,26 @@ def _refuse_second_quantization(name: str, config: PreTrainedConfig, quantizatio
         )
 
 
-def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    """The tokenizer in a model's folder; it always has a padding token.
+def load_tokenizer(files: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer in a model's folder or GGUF file; it always has a padding token.
 
     Raises:
         IncompleteModelError: there is none, or it cannot be read.
+        UnsupportedModelError: the one in a GGUF file splits text in a way that is not known here.
     """
+    tokenizer = gguf_tokenizer(files) if files.is_file() else _folder_tokenizer(files)
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def _folder_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
         raise IncompleteModelError(
             f"{folder} has no tokenizer (tokenizer.json). Copy the tokenizer files of the model into it."
         )
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:  # each tokenizer has its own ways to fail
         raise IncompleteModelError(f"The tokenizer in {folder} cannot be read: {error}") from error
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
     return tokenizer

@@ -1,6 +1,8 @@
-"""Finds a model's files (the bundled one, a local folder, or a repository on the hub) and says what is wrong with them.
+"""Finds a model's files (the bundled one, a local folder or GGUF file, or a repository on the hub) and says what is
+wrong with them.
 
-Only names, headers and config.json are read, no weights.
+Only names, headers and config.json are read, no weights. `files` is a folder in transformers' format, or one GGUF file,
+which is config, tokenizer and weights in one.
 """
 
 import json
@@ -17,12 +19,15 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from selfextend.asset_files import assets_folder
 from selfextend.errors import IncompleteModelError, ModelNotFoundError, UnsafeWeightsError, UnsupportedModelError
+from selfextend.loading.gguf import gguf_config
+from selfextend.loading.gguf_header import is_gguf
 from selfextend.loading.hub import download_steps
 from selfextend.presets import BUNDLED
 from selfextend.steps import Progress
 
-_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+_HUB_ID = re.compile(r"(?P<repository>[\w.-]+(/[\w.-]+)?)(:(?P<tag>[\w.-]+))?")
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt")
+_PART = re.compile(r"-\d{5}-of-\d{5}(?=\.gguf$)")
 
 
 @dataclass(frozen=True)
@@ -31,11 +36,15 @@ class Source:
 
     Attributes:
         name: what was asked for.
-        folder: the local folder, or None for a repository on the hub, whose id is `name`.
+        files: on this machine, or None for a repository on the hub.
+        repo_id: the repository's id.
+        tag: which of its GGUF files, by quantization ("Q4_K_M"); "" for its safetensors.
     """
 
     name: str
-    folder: Path | None
+    files: Path | None
+    repo_id: str = ""
+    tag: str = ""
 
 
 def bundled_folder() -> Path:
@@ -57,66 +66,93 @@ def bundled_folder() -> Path:
 
 
 def locate(name_or_path: str | os.PathLike[str]) -> Source:
-    """Tells a local folder from a hub id, without network access.
+    """Tells local files from a hub id, without network access.
 
     Args:
-        name_or_path: "bundled", a folder, or a hub id such as "owner/name".
+        name_or_path: "bundled", a folder, a GGUF file, or a hub id: "owner/name", or "owner/name:Q4_K_M" for one of its
+            GGUF files.
 
     Raises:
-        ModelNotFoundError: neither an existing folder nor something that could be a hub id.
+        ModelNotFoundError: nothing of these; or a folder with several GGUF files.
     """
     name = os.fspath(name_or_path).strip()
     if name == BUNDLED:
         return Source(name, bundled_folder())
-    folder = Path(name).expanduser()
-    if name and folder.is_dir():
-        return Source(name, folder.resolve())
-    if folder.is_file():
-        raise ModelNotFoundError(f"{name} is a file. Give the folder that holds config.json and the weights.")
-    looks_like_path = name.startswith((".", "~", os.sep)) or name.count("/") > 1 or "\\" in name
-    if looks_like_path or not _HUB_ID.fullmatch(name):
+    path = Path(name).expanduser()
+    if name and path.is_dir():
+        return Source(name, _model_in(path.resolve()))
+    if path.is_file():
+        if path.suffix.lower() == ".gguf" or is_gguf(path):
+            return Source(name, path.resolve())
         raise ModelNotFoundError(
-            f"There is no folder {name!r}. Give an existing folder, a hub id such as 'owner/name', or 'bundled'."
+            f"{name} is a file, and no GGUF file. Give the folder that holds config.json and the weights."
         )
-    return Source(name, None)
+    looks_like_path = name.startswith((".", "~", os.sep)) or name.count("/") > 1 or "\\" in name
+    looks_like_path = looks_like_path or name.lower().endswith(".gguf")
+    hub_id = _HUB_ID.fullmatch(name)
+    if looks_like_path or not hub_id:
+        raise ModelNotFoundError(
+            f"There is no folder or GGUF file {name!r}. Give an existing one, a hub id such as 'owner/name' or "
+            "'owner/name:Q4_K_M', or 'bundled'."
+        )
+    return Source(name, None, hub_id["repository"], hub_id["tag"] or "")
+
+
+def _model_in(folder: Path) -> Path:
+    """The files of the model in a folder: the folder, or the one GGUF file in it where it has no other weights."""
+    if any(folder.glob("*.safetensors")):
+        return folder
+    found = sorted(folder.glob("*.gguf"))
+    models = [file for file in found if "mmproj" not in file.name.lower()] or found
+    parts = {_PART.sub("", file.name) for file in models}
+    if len(parts) > 1:
+        names = ", ".join(file.name for file in models[:5])
+        raise ModelNotFoundError(f"{folder} holds {len(models)} GGUF files ({names}). Give the path of one of them.")
+    return models[0] if models else folder
 
 
 def fetch_steps(source: Source, *, weights: bool) -> Generator[Progress, None, Path]:
-    """The folder with the source's files, downloaded where necessary. Close the generator to stop.
+    """The source's files, downloaded where necessary. Close the generator to stop.
 
     Args:
-        weights: the weights too, or config and tokenizer only.
+        weights: the weights too, or config and tokenizer only. Of a GGUF file that is not here, the latter is a file of
+            the same length with nothing but the beginning in it, which takes no more room than that.
 
     Yields:
-        Progress while something is downloaded; nothing for a local folder.
+        Progress while something is downloaded; nothing for local files.
 
     Raises:
         ModelLoadError: see `selfextend.loading.hub.download_steps`.
     """
-    if source.folder is not None:
-        return source.folder
+    if source.files is not None:
+        return source.files
     if weights:
-        return (yield from download_steps(source.name, "all"))
-    return (yield from download_steps(source.name, "config", stall_timeout=30.0))
+        return (yield from download_steps(source.repo_id, "all", source.tag))
+    return (yield from download_steps(source.repo_id, "config", source.tag, stall_timeout=30.0))
 
 
-def read_config(folder: Path) -> PreTrainedConfig:
-    """The config of the causal language model in `folder`.
+def read_config(files: Path) -> PreTrainedConfig:
+    """The config of the causal language model in `files`.
 
     Raises:
-        IncompleteModelError: no config.json, or an unreadable one.
+        IncompleteModelError: no config.json, or an unreadable one; a damaged GGUF file.
         UnsupportedModelError: transformers does not know the model without running code that comes with it,
-            or it is no causal language model.
+            or cannot read it from GGUF, or it is no causal language model.
     """
+    config = gguf_config(files) if files.is_file() else _folder_config(files)
+    if config.model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES or config.is_encoder_decoder:
+        raise UnsupportedModelError(
+            f"A model of type {config.model_type!r} is not a causal language model: it does not write text "
+            "from left to right. Choose a decoder-only model, such as a Llama, Qwen, Gemma, Mistral or Phi."
+        )
+    return config
+
+
+def _folder_config(folder: Path) -> PreTrainedConfig:
     if not (folder / "config.json").is_file():
         if (folder / "adapter_config.json").is_file():
             raise IncompleteModelError(
                 f"{folder} holds a LoRA adapter, not a model. Merge it into its base model and load the result."
-            )
-        if any(folder.glob("*.gguf")):
-            raise IncompleteModelError(
-                f"{folder} holds a GGUF file, which is llama.cpp's format. Get the model in transformers' "
-                "format: config.json, tokenizer.json and *.safetensors."
             )
         raise IncompleteModelError(
             f"{folder} has no config.json. A model folder holds config.json, tokenizer.json and *.safetensors."
@@ -126,7 +162,7 @@ def read_config(folder: Path) -> PreTrainedConfig:
     except (ValueError, AttributeError, OSError) as error:
         raise IncompleteModelError(f"{folder / 'config.json'} cannot be read: {error}") from None
     try:
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        return AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except StrictDataclassError as error:
         raise IncompleteModelError(f"{folder / 'config.json'} does not describe a model: {error}") from None
     except (ValueError, KeyError, OSError, ImportError) as error:
@@ -135,23 +171,22 @@ def read_config(folder: Path) -> PreTrainedConfig:
             "repository, which is never done here. Choose a model that transformers has built in, or update "
             "transformers."
         ) from error
-    if config.model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES or config.is_encoder_decoder:
-        raise UnsupportedModelError(
-            f"A model of type {config.model_type!r} is not a causal language model: it does not write text "
-            "from left to right. Choose a decoder-only model, such as a Llama, Qwen, Gemma, Mistral or Phi."
-        )
-    return config
 
 
-def check_weights(folder: Path) -> None:
+def check_weights(files: Path) -> None:
     """Checks that the weights are there, complete, and in safetensors format. Reads only their headers.
+
+    A GGUF file was checked when its config was read.
 
     Raises:
         UnsafeWeightsError: only pickle files are there.
         IncompleteModelError: no weights, a shard is missing, or a file is damaged.
     """
-    files = sorted(folder.glob("*.safetensors"))
-    if not files:
+    if files.is_file():
+        return
+    folder = files
+    stored = sorted(folder.glob("*.safetensors"))
+    if not stored:
         pickles = sorted(file.name for file in folder.iterdir() if file.suffix in _PICKLES)
         if pickles:
             raise UnsafeWeightsError(
@@ -167,13 +202,13 @@ def check_weights(folder: Path) -> None:
             shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise _damaged(index, error) from None
-        missing = sorted(shards - {file.name for file in files})
+        missing = sorted(shards - {file.name for file in stored})
         if missing:
             raise IncompleteModelError(
                 f"{folder} lacks {len(missing)} of {len(shards)} weight files, for instance {missing[0]}. "
                 "Copy or download them again."
             )
-    for file in files:
+    for file in stored:
         try:
             with safe_open(file, framework="pt"):
                 pass

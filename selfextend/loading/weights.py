@@ -4,15 +4,17 @@ import gc
 import threading
 import traceback
 from collections.abc import Callable, Generator, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from tqdm.auto import tqdm
-from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging
 
 from selfextend.errors import IncompleteModelError, ModelLoadError, is_out_of_memory
+from selfextend.loading.gguf_weights import load_gguf
 from selfextend.loading.memory import MemoryEstimate, too_big
 from selfextend.steps import Progress
 
@@ -36,14 +38,15 @@ class _Loading:
 
 
 def weights_steps(
-    name: str, folder: Path, estimate: MemoryEstimate, device: str
+    name: str, files: Path, config: PreTrainedConfig, estimate: MemoryEstimate, device: str
 ) -> Generator[Progress, None, PreTrainedModel]:
-    """The model in `folder`, in evaluation mode, its weights without gradients.
+    """The model in `files`, in evaluation mode, its weights without gradients.
 
     Closing the generator stops the load at the next tensor and frees what was loaded.
 
     Args:
         name: what to call the model.
+        files: its folder, or its GGUF file, as `config` was read from it.
         estimate: its quantization, number format and device.
         device: as it was asked for; "auto" spreads the model over all CUDA devices.
 
@@ -57,7 +60,11 @@ def weights_steps(
     try:
         shared = _Loading()
         arguments = _from_pretrained_arguments(estimate, device)
-        thread = threading.Thread(target=_load, args=(folder, arguments, shared), daemon=True)
+        if files.is_file():
+            load = partial(load_gguf, files, config, **arguments)
+        else:
+            load = partial(AutoModelForCausalLM.from_pretrained, files, **arguments)
+        thread = threading.Thread(target=_load, args=(load, shared), daemon=True)
         thread.start()
         try:
             while thread.is_alive():
@@ -97,7 +104,7 @@ def _from_pretrained_arguments(estimate: MemoryEstimate, device: str) -> dict[st
     return arguments
 
 
-def _load(folder: Path, arguments: dict[str, Any], shared: _Loading) -> None:
+def _load(load: Callable[[], Any], shared: _Loading) -> None:
     previous: Any = None
 
     def hook(factory: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -109,8 +116,7 @@ def _load(folder: Path, arguments: dict[str, Any], shared: _Loading) -> None:
     previous = logging.set_tqdm_hook(hook)
     try:
         # With `output_loading_info` the result is a pair, which its annotation does not say.
-        loaded: Any = AutoModelForCausalLM.from_pretrained(folder, **arguments)
-        model, info = loaded
+        model, info = load()
         missing = sorted(info["missing_keys"])
         if missing:
             raise IncompleteModelError(
