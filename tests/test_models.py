@@ -235,9 +235,6 @@ def test_bundled_model(folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: 
 def test_folder_without_a_config(tmp_path: Path) -> None:
     with pytest.raises(errors.IncompleteModelError, match=r"no config\.json"):
         load_model(tmp_path)
-    (tmp_path / "model.gguf").touch()
-    with pytest.raises(errors.IncompleteModelError, match="GGUF"):
-        load_model(tmp_path)
     (tmp_path / "adapter_config.json").touch()
     with pytest.raises(errors.IncompleteModelError, match="LoRA"):
         load_model(tmp_path)

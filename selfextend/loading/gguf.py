@@ -73,16 +73,14 @@ def gguf_config(path: Path) -> PreTrainedConfig:
         settings = _settings(header)
         _add_rope(settings, header)
         config = AutoConfig.for_model(**settings)
+        _check_read(config, header)
         _check_rotation(config, header)
-        for key, attribute in _CONFIG_KEYS.items():
-            value = header.of_architecture(key)
-            if value is not None and attribute in settings and getattr(config, attribute, value) != value:
-                raise _unread(header, key)
     except (IncompleteModelError, UnsupportedModelError):
         raise
     except Exception as error:  # numbers that make no model fail in as many ways as there are configs
+        words = " ".join(str(error).split())
         raise IncompleteModelError(
-            f"The numbers in {path} describe no model ({type(error).__name__}: {error}). Copy or download it again."
+            f"The numbers in {path} describe no model ({type(error).__name__}: {words}). Copy or download it again."
         ) from error
     return config
 
@@ -140,11 +138,14 @@ def _settings(header: GgufHeader) -> dict[str, Any]:
         value = header.of_architecture(key)
         if value is not None and attribute not in settings and hasattr(config, attribute):
             settings[attribute] = value
+    # Not the class's own numbers, which are those of another vocabulary.
+    settings = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id")) | settings
+    # Chat models end a turn with another token than a text, and files name both.
+    stated = settings.get("eos_token_id")
+    ends = [*(stated if isinstance(stated, list) else [stated]), header.metadata.get("tokenizer.ggml.eot_token_id")]
+    settings["eos_token_id"] = list(dict.fromkeys(end for end in ends if end is not None)) or None
     if header.of_architecture("block_count") == _LAYERS_OF_27B.get(architecture):
         settings["query_pre_attn_scalar"] = width // header.of_architecture("attention.head_count")
-    for key in _NOT_READ:
-        if header.of_architecture(key) not in (None, 0, 1):
-            raise _unread(header, key)
     return settings
 
 
@@ -158,8 +159,9 @@ def _read_by_transformers(header: GgufHeader) -> dict[str, Any]:
         copy = Path(folder) / "header.gguf"
         writer = GGUFWriter(copy, header.architecture)
         for key, value in header.metadata.items():
-            if key != "general.architecture" and not key.startswith(("tokenizer.chat_template", "GGUF.")):
+            if key != "general.architecture" and (not key.startswith("tokenizer.") or key.endswith("_token_id")):
                 _write(writer, key, value)
+        writer.add_token_list(["."])  # its length is taken from the weights instead
         for tensor in header.tensors:
             writer.add_tensor(tensor.name, np.zeros(1, np.float32))
         writer.write_header_to_file()
@@ -192,18 +194,23 @@ def _add_rope(settings: dict[str, Any], header: GgufHeader) -> None:
     """The rotary base and its scaling, which transformers reads from no file or from some."""
     if header.architecture in GGUF_CONFIG_ARCHS:
         return
+    settings.pop("rope_theta", None)
+    settings.pop("rope_scaling", None)
+    config = AutoConfig.for_model(**settings)
+    usual = getattr(config, "rope_parameters", None)
+    if not usual:
+        return
     rope: dict[str, Any] = {}
     base = header.of_architecture("rope.freq_base")
     if base is not None:
         rope["rope_theta"] = base
-    scaling = _scaling(header)
-    if scaling:
-        rope |= scaling
-    elif not rope:
-        return
-    settings.pop("rope_theta", None)
-    settings.pop("rope_scaling", None)
-    usual = AutoConfig.for_model(**settings).rope_parameters
+    rotated = header.of_architecture("rope.dimension_count")
+    if rotated is not None and "partial_rotary_factor" in usual:
+        rope["partial_rotary_factor"] = rotated / _head_width(config)
+    rope |= _scaling(header)
+    if hasattr(config, "original_max_position_embeddings") and "original_max_position_embeddings" in rope:
+        # Phi-3's config has a place of its own for it, which counts.
+        settings["original_max_position_embeddings"] = rope["original_max_position_embeddings"]
     if "full_attention" in usual:  # one set a layer type; a file's is that of the layers that see everything
         local = header.of_architecture("rope.freq_base_swa")
         settings["rope_parameters"] = usual | {"full_attention": usual["full_attention"] | rope}
@@ -264,20 +271,37 @@ def stored_values(path: Path, tensor: StoredTensor) -> np.ndarray[Any, Any]:
     return dequantize(data.reshape(rows, -1), tensor.kind).reshape(tensor.shape)
 
 
+def _check_read(config: PreTrainedConfig, header: GgufHeader) -> None:
+    """That what the file states of the computation stands in the config."""
+    for key, attribute in _CONFIG_KEYS.items():
+        value = header.of_architecture(key)
+        known = [getattr(config, attribute, None)]
+        if attribute == "head_dim":
+            # Not every config has a place for it, and Gemma-4 has two.
+            known += [config.hidden_size // config.num_attention_heads, getattr(config, "global_head_dim", None)]
+        if value and value not in known:
+            raise _unread(header, key)
+    for key in _NOT_READ:
+        if header.of_architecture(key) not in (None, 0, 1):
+            raise _unread(header, key)
+
+
 def _check_rotation(config: PreTrainedConfig, header: GgufHeader) -> None:
     """That the config rotates as much of each head as the file says."""
     rotated = header.of_architecture("rope.dimension_count")
-    if rotated is None or header.architecture in GGUF_CONFIG_ARCHS or not config.rope_parameters:
+    known = getattr(config, "rope_parameters", None)
+    if rotated is None or header.architecture in GGUF_CONFIG_ARCHS or not known:
         return
-    rope: Mapping[str, Any] = config.rope_parameters
-    rope = rope.get("full_attention") or rope
-    heads = config.num_attention_heads
-    width = getattr(config, "global_head_dim", None) or getattr(config, "head_dim", None)
-    width = width or config.hidden_size // heads
-    stated = getattr(config, "rotary_dim", None) or int(width * rope.get("partial_rotary_factor", 1.0))
+    rope: Mapping[str, Any] = known.get("full_attention") or known
+    stated = getattr(config, "rotary_dim", None) or int(_head_width(config) * rope.get("partial_rotary_factor", 1.0))
     # Gemma-4 rotates all of a head, most of it by nothing.
     if rope.get("rope_type") != "proportional" and stated != rotated:
         raise _unread(header, "rope.dimension_count")
+
+
+def _head_width(config: PreTrainedConfig) -> int:
+    width = getattr(config, "global_head_dim", None) or getattr(config, "head_dim", None)
+    return int(width or config.hidden_size // config.num_attention_heads)
 
 
 def _unread(header: GgufHeader, key: str) -> UnsupportedModelError:

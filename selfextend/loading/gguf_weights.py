@@ -52,24 +52,30 @@ class _Weight:
         return parsed["tensors"][self._name]
 
 
-def load_gguf(path: Path, config: PreTrainedConfig, **arguments: Any) -> Any:
-    """transformers' `from_pretrained` for a GGUF file whose config was read: the same arguments, the same result.
+def load_gguf(path: Path, config: PreTrainedConfig, **arguments: Any) -> tuple[PreTrainedModel, dict[str, Any]]:
+    """transformers' `from_pretrained` for a GGUF file whose config was read: the same arguments, the model and what
+    there is to say about its weights.
 
     Raises:
         UnsupportedModelError: the file holds weights that the model of this config has no place for.
     """
     header = read_header(path)
     model_class: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+    arguments = {"config": config, "output_loading_info": True, **arguments}
     if header.architecture not in GGUF_CONFIG_ARCHS:
-        return model_class.from_pretrained(None, config=config, state_dict=_state_dict(header, config), **arguments)
-    # transformers unpacks these tensor after tensor itself. `dequantize`: its packed layers run code from the hub.
-    plain = {**arguments, "quantization_config": GgufConfig(dequantize=True)}
-    if "quantization_config" not in arguments:
-        return model_class.from_pretrained(path.parent, gguf_file=str(path), config=config, **plain)
-    # It does not combine them with a quantization, so that is a second pass, from main memory.
-    plain |= {"device_map": {"": "cpu"}, "output_loading_info": False}
-    unpacked: PreTrainedModel = model_class.from_pretrained(path.parent, gguf_file=str(path), config=config, **plain)
-    return model_class.from_pretrained(None, config=config, state_dict=unpacked.state_dict(), **arguments)
+        weights: dict[str, Any] = dict(_state_dict(header, config))
+    else:
+        # transformers unpacks these tensor after tensor itself. `dequantize`: its packed layers run code from the hub.
+        plain = {**arguments, "gguf_file": str(path), "quantization_config": GgufConfig(dequantize=True)}
+        if "quantization_config" not in arguments:
+            model, info = model_class.from_pretrained(path.parent, **plain)
+            return model, info
+        # It does not combine them with a quantization, so that is a second pass, from main memory.
+        unpacked, _ = model_class.from_pretrained(path.parent, **plain | {"device_map": {"": "cpu"}})
+        weights = unpacked.state_dict()
+    model, info = model_class.from_pretrained(None, state_dict=weights, **arguments)
+    model.config.name_or_path = str(path)
+    return model, info
 
 
 def _state_dict(header: GgufHeader, config: PreTrainedConfig) -> dict[str, _Weight]:

@@ -61,7 +61,7 @@ def weights_steps(
         shared = _Loading()
         arguments = _from_pretrained_arguments(estimate, device)
         if files.is_file():
-            load = partial(load_gguf, files, config, **arguments)
+            load: Callable[[], Any] = partial(load_gguf, files, config, **arguments)
         else:
             load = partial(AutoModelForCausalLM.from_pretrained, files, **arguments)
         thread = threading.Thread(target=_load, args=(load, shared), daemon=True)
