@@ -9,6 +9,8 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
+from gguf.constants import GGMLQuantizationType
+from gguf_files import llama_gguf
 from hub_server import HubServer
 from tiny_models import save_folder, tiny_model
 
@@ -177,3 +179,46 @@ for _ in download_steps({REPO!r}, "all"):
     assert children
     _, alive = psutil.wait_procs(children, timeout=5)
     assert not alive
+
+
+@pytest.fixture
+def gguf_hub(hub: HubServer) -> HubServer:
+    """A repository as GGUF files are published: without a config, several quantizations, a projector."""
+    for file in hub.folder.iterdir():
+        if file.is_file():
+            file.unlink()
+    for kind in (GGMLQuantizationType.Q8_0, GGMLQuantizationType.Q4_0):
+        llama_gguf(hub.folder / f"tiny-{kind.name}.gguf", kind)
+    (hub.folder / "mmproj-tiny-Q8_0.gguf").write_bytes(b"not wanted")
+    (hub.folder / "tiny-Q2_K-00001-of-00002.gguf").write_bytes(b"not wanted")
+    return hub
+
+
+def test_a_gguf_file_from_the_hub(gguf_hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, tokenizer = load_model(f"{REPO}:q4_0")
+    assert tokenizer.decode(model.generate(**tokenizer("the", return_tensors="pt"), max_new_tokens=2)[0])
+    assert set(gguf_hub.requested) == {"tiny-Q4_0.gguf"}
+    gguf_hub.stop()
+    assert load_model(f"{REPO}:Q4_0")[0] is not None
+    with pytest.raises(errors.HubUnreachableError):
+        load_model(f"{REPO}:Q8_0")
+
+
+def test_the_estimate_of_a_gguf_file_reads_its_beginning(gguf_hub: HubServer, tmp_path: Path) -> None:
+    estimate = estimate_memory(f"{REPO}:Q8_0", dtype="float32", available=10**9)
+    assert estimate == estimate_memory(gguf_hub.folder / "tiny-Q8_0.gguf", dtype="float32", available=10**9)
+    assert not any((tmp_path / "home" / "hub").glob("models--*/blobs/*"))
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        (f"{REPO}:Q9", r"no GGUF file of Q9.* It holds GGUF files \(Q2_K, Q4_0, Q8_0\): ask for somebody/tiny-llama:"),
+        (REPO, r"no config\.json\. It holds GGUF files \(Q2_K, Q4_0, Q8_0\)"),
+        (f"{REPO}:Q2_K", r"split into several files, .*llama-gguf-split --merge"),
+    ],
+)
+def test_a_gguf_file_that_is_not_to_be_had(gguf_hub: HubServer, name: str, words: str) -> None:
+    with pytest.raises((errors.IncompleteModelError, errors.UnsupportedModelError), match=words):
+        load_model(name)
+    assert not gguf_hub.requested

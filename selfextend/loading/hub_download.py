@@ -51,8 +51,6 @@ class _Failure(Exception):
 def _download(repo_id: str, what: str, tag: str) -> str:
     patterns = _SMALL_FILES if what == "config" else _SMALL_FILES + _WEIGHT_FILES
     ignored = _IGNORED
-    if tag:
-        patterns, ignored = ["*.gguf"], []
     total = 0
     try:
         info = HfApi().model_info(repo_id, files_metadata=True, timeout=_REQUEST_TIMEOUT)
@@ -60,12 +58,17 @@ def _download(repo_id: str, what: str, tag: str) -> str:
         # Without an answer the cache may still have everything; snapshot_download below tells.
         if not _is_connection_error(error):
             raise
+        if tag:
+            found = _cached_gguf(repo_id, tag)
+            if found is None:
+                raise
+            return found
     else:
         files = {file.rfilename: file.size or 0 for file in info.siblings or []}
         if tag:
-            patterns = [_gguf_named(files, tag, repo_id)]
+            patterns, ignored = [_gguf_named(files, tag, repo_id)], []
             if what == "config":
-                return _gguf_beginning(repo_id, patterns[0], files[patterns[0]])
+                return _gguf_beginning(repo_id, patterns[0], files[patterns[0]], info.sha)
         else:
             _check_listing(files, repo_id)
         wanted = _matching(files, patterns, ignored)
@@ -106,11 +109,17 @@ def _download(repo_id: str, what: str, tag: str) -> str:
         etag_timeout=_REQUEST_TIMEOUT,
         tqdm_class=ByteCounter,
     )
-    if not tag:
-        return folder
-    # Without an answer from the hub, what the cache has is looked through.
-    names = {str(path.relative_to(folder)): 0 for path in Path(folder).rglob("*.gguf")}
-    return str(Path(folder) / _gguf_named(names, tag, repo_id))
+    return str(Path(folder, patterns[0])) if tag else folder
+
+
+def _cached_gguf(repo_id: str, tag: str) -> str | None:
+    """The GGUF file of this quantization that was downloaded before, where the hub cannot be asked for its name."""
+    snapshots = Path(constants.HF_HUB_CACHE, f"models--{repo_id.replace('/', '--')}", "snapshots")
+    names = {str(path): 0 for path in snapshots.rglob("*.gguf")}
+    try:
+        return _gguf_named(names, tag, repo_id)
+    except _Failure:
+        return None
 
 
 def _gguf_named(files: dict[str, int], tag: str, repo_id: str) -> str:
@@ -129,14 +138,14 @@ def _gguf_named(files: dict[str, int], tag: str, repo_id: str) -> str:
 
 
 def _gguf_hint(files: dict[str, int], repo_id: str) -> str:
-    """ " It holds ..." with what to ask for, or nothing where it holds no GGUF files."""
+    """The sentence "It holds ..." with what to ask for, or nothing where it holds no GGUF files."""
     kinds = {kind[1].upper() for name in files if name.endswith(".gguf") and (kind := _GGUF_KIND.search(name))}
     if not kinds:
         return ""
     return f" It holds GGUF files ({', '.join(sorted(kinds))}): ask for {repo_id}:{min(kinds)}, for instance."
 
 
-def _gguf_beginning(repo_id: str, name: str, size: int) -> str:
+def _gguf_beginning(repo_id: str, name: str, size: int, revision: str | None) -> str:
     """A file as long as the GGUF file, with nothing in it but what stands before the weights."""
     cached = try_to_load_from_cache(repo_id, name)
     if isinstance(cached, str):
@@ -145,7 +154,7 @@ def _gguf_beginning(repo_id: str, name: str, size: int) -> str:
     target.parent.mkdir(parents=True, exist_ok=True)
     headers = {**build_hf_headers(), "Range": f"bytes=0-{min(size, _GGUF_HEADER_BYTES) - 1}"}
     answer = get_session().get(
-        hf_hub_url(repo_id, name), headers=headers, timeout=_REQUEST_TIMEOUT, follow_redirects=True
+        hf_hub_url(repo_id, name, revision=revision), headers=headers, timeout=_REQUEST_TIMEOUT, follow_redirects=True
     )
     hf_raise_for_status(answer)
     with target.open("wb") as file:
