@@ -11,6 +11,7 @@ from bisect import bisect
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
@@ -20,7 +21,8 @@ from transformers.quantizers.quantizers_utils import should_convert_module
 from selfextend.errors import ModelTooBigError, UnsupportedModelError
 from selfextend.loading.gguf_header import packed_as
 from selfextend.loading.hardware import Quantization, available_bytes, has_fast_bfloat16, resolve_device
-from selfextend.loading.sources import fetch_steps, locate, read_config
+from selfextend.loading.quantized import own_quantization, stored_bytes
+from selfextend.loading.sources import Source, fetch_steps, locate, read_config
 from selfextend.steps import result_of
 from selfextend.windows import trained_window
 
@@ -28,6 +30,8 @@ _HEADROOM = 0.1
 _GROWTH = 1.125  # cache buffers grow by an eighth at a time
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _SEARCH_LIMIT = 1 << 30
+# Which of bitsandbytes' forms takes about as much as others with so many bits a weight.
+_LIKE: dict[int, Quantization] = {2: "nf4", 3: "nf4", 4: "nf4", 8: "int8"}
 
 
 @dataclass(frozen=True)
@@ -56,7 +60,8 @@ class MemoryEstimate:
         dtype: of activations, cache and whatever is not quantized.
         quantization: "none", "int8" or "nf4".
         trained_window: tokens, or None where the config does not tell.
-        unpacked_from: the quantization that the weights have in their GGUF file and lose in memory; "" for none.
+        unpacked_from: the quantization that the weights have in their file and lose in memory; "" for none.
+        kept_as: the quantization that they have in their file and keep; "" for none.
     """
 
     weights_bytes: int
@@ -67,6 +72,7 @@ class MemoryEstimate:
     quantization: Quantization
     trained_window: int | None
     unpacked_from: str = ""
+    kept_as: str = ""
 
     @property
     def fits(self) -> bool:
@@ -117,6 +123,8 @@ class MemoryEstimate:
         kinds = [self.dtype]
         if self.quantization != "none":
             kinds.append(self.quantization)
+        if self.kept_as:
+            kinds.append(f"{self.kept_as}, as stored")
         if self.unpacked_from:
             kinds.append(f"unpacked from {self.unpacked_from}")
         sizes = (
@@ -147,7 +155,7 @@ def too_big(name: str, estimate: MemoryEstimate, what_happened: str = "") -> Mod
 
 def estimate_memory(
     model: str | os.PathLike[str] | PreTrainedConfig,
-    quantization: Quantization = "none",
+    quantization: Quantization | Literal["auto"] = "none",
     device: str = "auto",
     dtype: str = "auto",
     available: int | None = None,
@@ -157,8 +165,7 @@ def estimate_memory(
     Args:
         model: "bundled", a local folder or GGUF file, a hub id (its config is downloaded, a few kB; of a GGUF file its
             header, some MB), or a config.
-        quantization: "none", "int8" or "nf4".
-        device, dtype: as for `load_model`.
+        quantization, device, dtype: as for `load_model`.
         available: bytes to count as free instead of asking the device.
 
     Raises:
@@ -166,9 +173,22 @@ def estimate_memory(
         ValueError: an unknown dtype.
     """
     if isinstance(model, PreTrainedConfig):
-        return _estimate(model, quantization, device, dtype, available)
-    files = result_of(fetch_steps(locate(model), weights=False))
-    return estimate_files(files, read_config(files), quantization, device, dtype, available)
+        return _estimate(model, "none" if quantization == "auto" else quantization, device, dtype, available)
+    source = locate(model)
+    files = result_of(fetch_steps(source, weights=False))
+    config = read_config(files)
+    settled = settled_quantization(quantization, source, config, resolve_device(device))
+    return estimate_files(files, config, settled, device, dtype, available)
+
+
+def settled_quantization(
+    quantization: Quantization | Literal["auto"], source: Source, config: PreTrainedConfig, device: torch.device
+) -> Quantization:
+    """What "auto" stands for: nf4 on CUDA for a model from the hub or from GGUF, where it is not quantized already."""
+    if quantization != "auto":
+        return quantization
+    from_elsewhere = source.files is None or source.files.is_file()
+    return "nf4" if device.type == "cuda" and from_elsewhere and own_quantization(config) is None else "none"
 
 
 def estimate_files(
@@ -183,7 +203,9 @@ def estimate_files(
     estimate = _estimate(config, quantization, device, dtype, available)
     if files.is_file():
         return replace(estimate, unpacked_from=packed_as(files))
-    return estimate
+    own = own_quantization(config)
+    stored = stored_bytes(files) if own is not None and not own.unpacked else None
+    return estimate if stored is None else replace(estimate, weights_bytes=stored)
 
 
 def _estimate(
@@ -192,19 +214,24 @@ def _estimate(
     target = resolve_device(device)
     free = available_bytes(target) if available is None else available
     skeleton = skeleton_of(config)
-    resolved = _resolve_dtype(dtype, config, skeleton, quantization, target, free)
+    own = own_quantization(config)
+    # Only guessed at: what is here to be counted is counted by `estimate_files`.
+    sized: Quantization = quantization if own is None or own.unpacked else _LIKE.get(own.bits or 4, "none")
+    resolved = _resolve_dtype(dtype, config, skeleton, sized, target, free)
     try:
         window = trained_window(config)
     except ValueError:
         window = None
     return MemoryEstimate(
-        weights_bytes=_weights_bytes(skeleton, quantization, resolved),
+        weights_bytes=_weights_bytes(skeleton, sized, resolved),
         layers=_layer_caches(skeleton, resolved),
         available_bytes=free,
         device=str(target),
         dtype=str(resolved).removeprefix("torch."),
         quantization=quantization,
         trained_window=window,
+        unpacked_from=own.method if own is not None and own.unpacked else "",
+        kept_as=own.method if own is not None and not own.unpacked else "",
     )
 
 
@@ -216,6 +243,9 @@ def skeleton_of(config: PreTrainedConfig) -> PreTrainedModel:
     """
     # Building a model writes into its config. bfloat16, since some expert layers know no other type.
     config = copy.deepcopy(config)
+    for part in (config, config.get_text_config(decoder=True)):
+        if hasattr(part, "quantization_config"):
+            del part.quantization_config
     try:
         with torch.device("meta"):
             return AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).eval()

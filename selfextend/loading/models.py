@@ -6,14 +6,22 @@ Safetensors and GGUF only, and no code from a repository is ever run. The result
 import os
 from collections.abc import Generator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
+import torch
 from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from selfextend.errors import IncompleteModelError, QuantizationUnavailableError
 from selfextend.loading.gguf import gguf_tokenizer
 from selfextend.loading.hardware import Quantization, check_quantization, resolve_device
-from selfextend.loading.memory import MemoryEstimate, estimate_files, estimate_memory, too_big
+from selfextend.loading.memory import (
+    MemoryEstimate,
+    estimate_files,
+    estimate_memory,
+    settled_quantization,
+    too_big,
+)
+from selfextend.loading.quantized import check_own_quantization, check_stored_weights, own_quantization
 from selfextend.loading.sources import bundled_folder, check_weights, fetch_steps, locate, read_config
 from selfextend.loading.weights import weights_steps
 from selfextend.steps import Progress, result_of
@@ -32,7 +40,7 @@ class Loaded(NamedTuple):
 
 def load_model(
     name_or_path: str | os.PathLike[str],
-    quantization: Quantization = "none",
+    quantization: Quantization | Literal["auto"] = "none",
     device: str = "auto",
     dtype: str = "auto",
     *,
@@ -43,7 +51,9 @@ def load_model(
     Args:
         name_or_path: "bundled", a local folder, a GGUF file or a folder with one, or a hub id (downloaded into the
             hub's cache): "owner/name", or "owner/name:Q4_K_M" for one of its GGUF files. GGUF is unpacked.
-        quantization: "none", or bitsandbytes' "int8" or "nf4", which also run on a CPU.
+        quantization: "none", which keeps a quantized checkpoint as it is; bitsandbytes' "int8" or "nf4", which also run
+            on a CPU; or "auto": "nf4" on CUDA for what comes from the hub or from a GGUF file, unless it is quantized
+            already and stays so, else "none".
         device: "auto" spreads the model over all CUDA devices (accelerate's `device_map="auto"`), or uses the CPU
             where there is none; or a device's name.
         dtype: "float32", "bfloat16", "float16", or "auto": the checkpoint's own type where the device computes well
@@ -65,7 +75,7 @@ def load_model(
 
 def load_steps(
     name_or_path: str | os.PathLike[str],
-    quantization: Quantization = "none",
+    quantization: Quantization | Literal["auto"] = "none",
     device: str = "auto",
     dtype: str = "auto",
     *,
@@ -78,33 +88,47 @@ def load_steps(
     """
     name = os.fspath(name_or_path)
     yield Progress(f"Looking for {name}")
-    check_quantization(quantization, resolve_device(device))
+    target = resolve_device(device)
+    if quantization != "auto":
+        check_quantization(quantization, target)
     source = locate(name)
     files = yield from fetch_steps(source, weights=False)
     config = read_config(files)
+    settled = settled_quantization(quantization, source, config, target)
+    _check_own_quantization(name, config, settled, target)
     if source.files is not None:
         check_weights(files)
-    _refuse_second_quantization(name, config, quantization)
-    estimate = estimate_files(files, config, quantization, device, dtype)
-    if not (estimate.fits or allow_oversize):
-        raise too_big(name, estimate)
+    estimate = estimate_files(files, config, settled, device, dtype)
+    _refuse_too_big(name, estimate, allow_oversize)
     if source.files is None:
         files = yield from fetch_steps(source, weights=True)
         config = read_config(files)
         check_weights(files)
+        estimate = estimate_files(files, config, settled, device, dtype)
+        _refuse_too_big(name, estimate, allow_oversize)
+    if files.is_dir():
+        check_stored_weights(name, files, config)
     yield Progress(f"Loading {name}: {estimate.describe()}", 0.0)
     tokenizer = load_tokenizer(files)
     model = yield from weights_steps(name, files, config, estimate, device)
     return Loaded(model, tokenizer, estimate, files)
 
 
-def _refuse_second_quantization(name: str, config: PreTrainedConfig, quantization: Quantization) -> None:
-    own = getattr(config, "quantization_config", None)
-    if own and quantization != "none":
-        method = own.get("quant_method", "some method") if isinstance(own, dict) else type(own).__name__
+def _refuse_too_big(name: str, estimate: MemoryEstimate, allow_oversize: bool) -> None:
+    if not (estimate.fits or allow_oversize):
+        raise too_big(name, estimate)
+
+
+def _check_own_quantization(
+    name: str, config: PreTrainedConfig, quantization: Quantization, device: torch.device
+) -> None:
+    own = own_quantization(config)
+    if own is not None and quantization != "none":
         raise QuantizationUnavailableError(
-            f"The weights of {name} are quantized already ({method}). Load it with quantization 'none'."
+            f"The weights of {name} are quantized already ({own.method}). Load it with quantization 'auto' or 'none', "
+            "which keep them as they are."
         )
+    check_own_quantization(name, config, device)
 
 
 def load_tokenizer(files: Path) -> PreTrainedTokenizerBase:

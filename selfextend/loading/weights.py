@@ -16,6 +16,7 @@ from transformers.utils import logging
 from selfextend.errors import IncompleteModelError, ModelLoadError, is_out_of_memory
 from selfextend.loading.gguf_weights import load_gguf
 from selfextend.loading.memory import MemoryEstimate, too_big
+from selfextend.loading.quantized import loading_arguments
 from selfextend.steps import Progress
 
 _POLL = 0.1
@@ -59,7 +60,7 @@ def weights_steps(
     model = None
     try:
         shared = _Loading()
-        arguments = _from_pretrained_arguments(estimate, device)
+        arguments = _from_pretrained_arguments(estimate, device) | loading_arguments(config)
         if files.is_file():
             load: Callable[[], Any] = partial(load_gguf, files, config, **arguments)
         else:
