@@ -20,6 +20,7 @@ APP = "app"
 """The command whose arguments the app reads itself, and not this parser: see `selfextend.cli`."""
 
 _MAPS = (*(method.kind for method in POSITION_METHODS), "difference")
+_MODEL_HELP = "bundled, a folder, a GGUF file, or a hub id: owner/name or owner/name:Q4_K_M (default: bundled)"
 _LENGTH_HELP = "tokens, or multiples of the trained window such as 8x"
 _DEPTHS_HELP = "how many from 0 to 1, or a comma-separated list"
 
@@ -72,6 +73,12 @@ def _add_settings(commands: Any) -> None:
     position_map.add_argument("--key-to", type=int)
     position_map.add_argument("--method", default="selfextend", choices=_MAPS)
     position_map.add_argument("--cells", type=int, default=16, help="most rows and columns (at most 512)")
+
+    models = _add(commands, "models", "models", "the models that are on this machine already")
+    models.add_argument("--device", default="auto", help="whose memory they should fit: auto, cpu, cuda, mps")
+    models.add_argument(
+        "--models-folder", type=Path, action="append", default=[], help="look in this folder too; may be repeated"
+    )
 
     _add(commands, "doctor", "doctor", "what this machine and installation can do")
 
@@ -179,8 +186,8 @@ def _names(text: str) -> tuple[str, ...]:
 
 def _add_model_arguments(command: argparse.ArgumentParser) -> None:
     group = command.add_argument_group("model")
-    group.add_argument("--model", "-m", default="bundled", help="bundled, a folder, or a hub id (default: bundled)")
-    group.add_argument("--quantization", choices=("none", "int8", "nf4"), default="none")
+    group.add_argument("--model", "-m", default="bundled", help=_MODEL_HELP)
+    group.add_argument("--quantization", choices=("none", "int8", "nf4", "auto"), default="none")
     group.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:0, mps")
     group.add_argument("--dtype", default="auto", help="auto, float32, bfloat16, float16")
     group.add_argument("--trained-window", "-L", type=int, help="as the model states it unless given")

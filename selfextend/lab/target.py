@@ -18,7 +18,7 @@ from selfextend.config import checked_integer
 from selfextend.lab import tensor_parallel
 from selfextend.lab.plans import Plan
 from selfextend.lab.records import header
-from selfextend.loading.hardware import Quantization
+from selfextend.loading.hardware import AskedQuantization
 from selfextend.loading.models import load_model, load_tokenizer
 from selfextend.loading.sources import fetch_steps, locate, read_config
 from selfextend.profile import Profile, profile_of
@@ -39,7 +39,7 @@ class Target:
     name: str
     files: Path
     profile: Profile
-    quantization: Quantization = "none"
+    quantization: AskedQuantization = "none"
     device: str = "auto"
     dtype: str = "auto"
 
@@ -67,7 +67,7 @@ def find_target(
     name: str,
     *,
     trained_window: int | None = None,
-    quantization: Quantization = "none",
+    quantization: AskedQuantization = "none",
     device: str = "auto",
     dtype: str = "auto",
 ) -> Target:

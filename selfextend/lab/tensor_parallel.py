@@ -44,7 +44,7 @@ def check(config: PreTrainedConfig, count: int, quantization: str = "none") -> N
             f"transformers has no plan for splitting a {text.model_type!r} model over several processes. Run it "
             "without torchrun; with several GPUs device_map='auto' spreads it over them layer by layer."
         )
-    if quantization != "none":
+    if quantization not in ("none", "auto"):
         raise TensorParallelError("A quantized model cannot be split over several processes: choose quantization none.")
     heads = {
         "attention heads": getattr(text, "num_attention_heads", count),

@@ -12,6 +12,7 @@ import torch
 from selfextend.errors import DeviceUnavailableError, QuantizationUnavailableError
 
 Quantization = Literal["none", "int8", "nf4"]
+AskedQuantization = Literal["auto", "none", "int8", "nf4"]
 
 
 def resolve_device(device: str) -> torch.device:

@@ -11,7 +11,6 @@ from bisect import bisect
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
 
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
@@ -20,8 +19,15 @@ from transformers.quantizers.quantizers_utils import should_convert_module
 
 from selfextend.errors import ModelTooBigError, UnsupportedModelError
 from selfextend.loading.gguf_header import packed_as
-from selfextend.loading.hardware import Quantization, available_bytes, has_fast_bfloat16, resolve_device
+from selfextend.loading.hardware import (
+    AskedQuantization,
+    Quantization,
+    available_bytes,
+    has_fast_bfloat16,
+    resolve_device,
+)
 from selfextend.loading.quantized import own_quantization, stored_bytes
+from selfextend.loading.sizes import readable
 from selfextend.loading.sources import Source, fetch_steps, locate, read_config
 from selfextend.steps import result_of
 from selfextend.windows import trained_window
@@ -128,8 +134,8 @@ class MemoryEstimate:
         if self.unpacked_from:
             kinds.append(f"unpacked from {self.unpacked_from}")
         sizes = (
-            f"{_readable(self.weights_bytes)} of weights ({', '.join(kinds)}) on {self.device}, "
-            f"where {_readable(self.available_bytes)} are free"
+            f"{readable(self.weights_bytes)} of weights ({', '.join(kinds)}) on {self.device}, "
+            f"where {readable(self.available_bytes)} are free"
         )
         if not self.fits:
             return sizes + ": too big."
@@ -155,7 +161,7 @@ def too_big(name: str, estimate: MemoryEstimate, what_happened: str = "") -> Mod
 
 def estimate_memory(
     model: str | os.PathLike[str] | PreTrainedConfig,
-    quantization: Quantization | Literal["auto"] = "none",
+    quantization: AskedQuantization = "none",
     device: str = "auto",
     dtype: str = "auto",
     available: int | None = None,
@@ -182,7 +188,7 @@ def estimate_memory(
 
 
 def settled_quantization(
-    quantization: Quantization | Literal["auto"], source: Source, config: PreTrainedConfig, device: torch.device
+    quantization: AskedQuantization, source: Source, config: PreTrainedConfig, device: torch.device
 ) -> Quantization:
     """What "auto" stands for: nf4 on CUDA for a model from the hub or from GGUF, where it is not quantized already."""
     if quantization != "auto":
@@ -329,7 +335,3 @@ def _layer_caches(skeleton: PreTrainedModel, dtype: torch.dtype) -> tuple[LayerC
         head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         per_token = heads * head_dim * dtype.itemsize
         return (LayerCache(per_token, per_token, None),) * config.num_hidden_layers
-
-
-def _readable(size: int) -> str:
-    return f"{size / 1e9:.2f} GB" if size >= 1e9 else f"{size / 1e6:.2f} MB"

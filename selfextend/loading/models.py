@@ -6,14 +6,14 @@ Safetensors and GGUF only, and no code from a repository is ever run. The result
 import os
 from collections.abc import Generator
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from selfextend.errors import IncompleteModelError, QuantizationUnavailableError
 from selfextend.loading.gguf import gguf_tokenizer
-from selfextend.loading.hardware import Quantization, check_quantization, resolve_device
+from selfextend.loading.hardware import AskedQuantization, Quantization, check_quantization, resolve_device
 from selfextend.loading.memory import (
     MemoryEstimate,
     estimate_files,
@@ -40,7 +40,7 @@ class Loaded(NamedTuple):
 
 def load_model(
     name_or_path: str | os.PathLike[str],
-    quantization: Quantization | Literal["auto"] = "none",
+    quantization: AskedQuantization = "none",
     device: str = "auto",
     dtype: str = "auto",
     *,
@@ -75,7 +75,7 @@ def load_model(
 
 def load_steps(
     name_or_path: str | os.PathLike[str],
-    quantization: Quantization | Literal["auto"] = "none",
+    quantization: AskedQuantization = "none",
     device: str = "auto",
     dtype: str = "auto",
     *,
