@@ -17,7 +17,7 @@ from selfextend.steps import Progress, result_of
 
 if TYPE_CHECKING:
     from selfextend.generation import ReadyModel
-    from selfextend.loading.hardware import Quantization
+    from selfextend.loading.hardware import AskedQuantization
     from selfextend.loading.memory import MemoryEstimate
     from selfextend.loading.models import Loaded
 
@@ -67,7 +67,12 @@ class LoadedModel:
     def label(self) -> str:
         """What to call it in a sentence."""
         preset = find_preset(self.name)
-        return preset.label if preset else Path(self.name).name
+        if preset:
+            return preset.label
+        path = Path(self.name)
+        # Ollama keeps its files under their checksums; a GGUF file states a name of its own.
+        stated = getattr(self.model.config, "_model_name_or_path", None) if path.name.startswith("sha256-") else None
+        return stated or path.name
 
     @property
     def is_bundled(self) -> bool:
@@ -124,7 +129,7 @@ class ModelShelf:
         return self._loaded
 
     def load_steps(
-        self, name: str, quantization: Quantization = "none", device: str = "auto"
+        self, name: str, quantization: AskedQuantization = "none", device: str = "auto"
     ) -> Generator[Progress, None, LoadedModel]:
         """Load a model in place of the loaded one, which stays if this fails or is closed before the end.
 
@@ -153,7 +158,9 @@ class ModelShelf:
         finally:
             self._lock.release()
 
-    def _in_its_place(self, name: str, quantization: Quantization, device: str) -> Generator[Progress, None, Loaded]:
+    def _in_its_place(
+        self, name: str, quantization: AskedQuantization, device: str
+    ) -> Generator[Progress, None, Loaded]:
         """Release the loaded model, then load another; if that fails, load the old one again."""
         from selfextend.loading.models import load_steps
 

@@ -16,6 +16,7 @@ from selfextend.config import suggest
 from selfextend.steps import result_of
 
 from .conversation import Entry, as_json, from_json, messages
+from .model_menu import local_choices
 from .model_shelf import LoadedModel
 from .runtime import SAMPLE, Runtime
 from .session import Session
@@ -60,7 +61,7 @@ def build_restore(runtime: Runtime, page: gr.Blocks, parts: Parts) -> None:
     restored = [states.visitor, states.entries, states.turn, parts.chat.chatbot, parts.documents.listing, *controls]
     # The view last: when it changes, the page is drawn, and that with the settings that suit it.
     fitted = [
-        model.summary, model.choice, model.other, model.facts, model.quantization, parts.drawn_for,
+        model.summary, model.choice, model.other, model.facts, parts.drawn_for,
         parts.advised_window, parts.documents.listing, controls.group_size, controls.neighbor_window, controls.log_n,
         controls.remember, states.view,
     ]  # fmt: skip
@@ -147,8 +148,9 @@ class _Handlers:
         """The page, fitted to the model that is loaded; with `advise` the controls too."""
         parts, loaded = self.parts, self.runtime.models.loaded
         view = view_of(self.runtime, session, new_tokens)
+        here = local_choices(self.runtime.settings, torch_is_here=loaded is not None)
         updates = {
-            **parts.model.showing(loaded),
+            **parts.model.showing(loaded, here),
             parts.drawn_for: _key(loaded),
             parts.documents.listing: documents_html(self.runtime, session),
             parts.states.view: view,

@@ -10,13 +10,14 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from selfextend.loading.hardware import Quantization
+    from selfextend.loading.hardware import AskedQuantization
 
 PREFIX = "SELFEXTEND_"
-QUANTIZATIONS: tuple[Quantization, ...] = ("none", "int8", "nf4")
+QUANTIZATIONS: tuple[AskedQuantization, ...] = ("auto", "none", "int8", "nf4")
+_THIS_MACHINE = {"127.0.0.1", "localhost", "::1"}
 _TRUE, _FALSE = {"1", "true", "yes", "on"}, {"0", "false", "no", "off", ""}
 
 
@@ -25,8 +26,9 @@ class Settings:
     """What the app was started with.
 
     Attributes:
-        model: "bundled", a local folder or a hub id.
-        quantization: "none", "int8", "nf4", or "auto": nf4 for a hub model on a GPU, else none.
+        model: "bundled", a local folder or GGUF file, or a hub id.
+        models_folders: where to look for more models than the usual places have.
+        quantization: "none", "int8", "nf4", or "auto": nf4 on a GPU for a hub model or a GGUF file, else none.
         device: "auto", "cpu", "cuda", "cuda:0", "mps".
         host, port: where to listen. Port 0 takes the first free one from 7860 on.
         auth: (user, password) pairs that may come in; empty lets everybody in.
@@ -42,7 +44,8 @@ class Settings:
     """
 
     model: str
-    quantization: Quantization | Literal["auto"]
+    models_folders: tuple[Path, ...]
+    quantization: AskedQuantization
     device: str
     host: str
     port: int
@@ -57,6 +60,11 @@ class Settings:
     max_pages: int
     read_seconds: float
     max_visitors: int
+
+    @property
+    def local_only(self) -> bool:
+        """Whether only this machine can open the page, so that whoever does is its operator."""
+        return self.host in _THIS_MACHINE
 
 
 def default_data_folder() -> Path:
@@ -88,13 +96,14 @@ def read_settings(
                 raise ValueError(f"--{name} must be above 0, not {value:g}.")
         if not 0 <= given["port"] <= 65535:
             raise ValueError(f"--port must be 0 (any free one) to 65535, not {given['port']}.")
-        names = ("auto", *QUANTIZATIONS)
-        if given["quantization"] not in names:
-            raise ValueError(f"--quantization must be {', '.join(names)}; not {given['quantization']!r}.")
+        if given["quantization"] not in QUANTIZATIONS:
+            raise ValueError(f"--quantization must be {', '.join(QUANTIZATIONS)}; not {given['quantization']!r}.")
     except ValueError as error:
         parser.error(str(error))
     folder = given["data_folder"]
     given["data_folder"] = Path(folder).expanduser() if folder else default_data_folder()
+    folders = filter(None, given.pop("models_folder").split(os.pathsep))
+    given["models_folders"] = tuple(Path(folder).expanduser() for folder in folders)
     given["cache_bytes"] = int(given.pop("cache_mb") * 1e6)
     given["max_file_bytes"] = int(given.pop("max_file_mb") * 1e6)
     return Settings(**given)
@@ -122,8 +131,13 @@ def _parser(environment: Mapping[str, str], program: str) -> argparse.ArgumentPa
             parser.error(str(error))
         parser.add_argument(f"--{name}", default=value, action=argparse.BooleanOptionalAction, help=text)
 
-    option("model", "bundled", "'bundled', a folder, or a hub id such as owner/name")
-    option("quantization", "auto", "none, int8, nf4, or auto: nf4 for a hub model on a GPU, else none")
+    option("model", "bundled", "'bundled', a folder, a GGUF file, or a hub id: owner/name or owner/name:Q4_K_M")
+    option(
+        "models-folder",
+        "",
+        f"where to look for more models for the menu; several with {os.pathsep!r} between them",
+    )
+    option("quantization", "auto", "none, int8, nf4, or auto: nf4 on a GPU for a hub model or a GGUF file, else none")
     option("device", "auto", "auto, cpu, cuda, cuda:0 or mps")
     option("host", "127.0.0.1", "address to listen on; 0.0.0.0 lets other machines in")
     option("port", 0, "port to listen on; 0 takes the first free one from 7860 on", type=int)

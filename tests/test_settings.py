@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import fields
+from pathlib import Path
 
 import pytest
 
@@ -62,12 +64,16 @@ def test_nonsense_ends_with_a_sentence(
     assert words in capsys.readouterr().err
 
 
+# Where a field is called otherwise than its option.
+_OPTIONS = {"cache_bytes": "cache_mb", "max_file_bytes": "max_file_mb", "models_folders": "models_folder"}
+
+
 def test_help_lists_what_can_be_set(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         read_settings(["--help"], {})
     text = capsys.readouterr().out
     for field in fields(Settings):
-        name = {"cache_bytes": "cache_mb", "max_file_bytes": "max_file_mb"}.get(field.name, field.name)
+        name = _OPTIONS.get(field.name, field.name)
         assert f"--{name.replace('_', '-')}" in text
 
 
@@ -75,7 +81,7 @@ def test_the_environment_does_the_same_as_the_arguments() -> None:
     values = {
         "model": "owner/name", "quantization": "int8", "device": "cuda:1", "host": "0.0.0.0", "port": "8123",
         "auth": "ada:one", "data-folder": "/data", "cache-mb": "250", "max-file-mb": "7", "max-pages": "9",
-        "read-seconds": "3", "max-visitors": "2",
+        "read-seconds": "3", "max-visitors": "2", "models-folder": "/models",
     }  # fmt: skip
     switches = {"persist": False, "read-ahead": False, "mcp": True, "browser": False}
     arguments = [word for name, value in values.items() for word in (f"--{name}", value)]
@@ -86,3 +92,13 @@ def test_the_environment_does_the_same_as_the_arguments() -> None:
     assert given == read_settings([], environment)
     standard = read_settings([], {})
     assert all(getattr(given, field.name) != getattr(standard, field.name) for field in fields(Settings))
+
+
+def test_several_folders_with_models() -> None:
+    given = read_settings(["--models-folder", os.pathsep.join(["/a", "/b"])], {})
+    assert given.models_folders == (Path("/a"), Path("/b"))
+
+
+@pytest.mark.parametrize(("host", "local"), [("127.0.0.1", True), ("localhost", True), ("0.0.0.0", False)])
+def test_who_is_the_operator(host: str, local: bool) -> None:
+    assert read_settings(["--host", host], {}).local_only is local

@@ -1,11 +1,10 @@
-"""Choosing and loading the model: presets, a folder, any hub id; quantization; device; memory before loading."""
+"""Choosing and loading the model: this machine's, presets, a file or hub id; how; its memory before it is loaded."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Generator, Iterator
 from html import escape
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import gradio as gr
@@ -14,16 +13,16 @@ from selfextend.presets import PRESETS, find_preset
 from selfextend.steps import Progress, Running, result_of
 
 from ..jobs import JobStopped, Pace
-from ..model_shelf import BUNDLED, LoadedModel
+from ..model_shelf import LoadedModel
 from ..runtime import SAMPLE, Runtime
 from ..settings import QUANTIZATIONS
 from .controls import LONGEST_ANSWER
 from .widgets import ON_MODEL, QUEUED, buttons, complaint_html, hint_html, on, status_html
 
 if TYPE_CHECKING:
-    from selfextend.loading.hardware import Quantization
+    from selfextend.loading.hardware import AskedQuantization
 
-OTHER = "Another: folder or hub id"
+OTHER = "Another: folder, GGUF file or hub id"
 STOPPED = "Loading was stopped. What was downloaded is kept."
 
 
@@ -44,17 +43,21 @@ class ModelPanel(NamedTuple):
     expanded: Any
     loaded: Any = None
 
-    def showing(self, loaded: LoadedModel | None) -> dict[Any, Any]:
-        """The updates after which the panel says which model is loaded, and how."""
+    def showing(self, loaded: LoadedModel | None, here: list[tuple[str, str]]) -> dict[Any, Any]:
+        """The updates after which the panel says which model is loaded, and how, and offers the models of this machine.
+
+        Args:
+            here: what to call each of those, and its name.
+        """
+        choices = _choices(here)
         if loaded is None:
-            return {self.summary: summary_html(None)}
-        known = find_preset(loaded.name) is not None
+            return {self.summary: summary_html(None), self.choice: gr.update(choices=choices)}
+        known = loaded.name in [name for _, name in choices]
         return {
             self.summary: summary_html(loaded),
-            self.choice: loaded.name if known else OTHER,
+            self.choice: gr.update(choices=choices, value=loaded.name if known else OTHER),
             self.other: gr.update(value="" if known else loaded.name, visible=not known),
             self.facts: facts_html(loaded.name),
-            self.quantization: loaded.estimate.quantization,
         }
 
 
@@ -64,7 +67,7 @@ def build_model_panel(runtime: Runtime) -> ModelPanel:
 
     def chosen(choice: str, other: str) -> tuple[Any, ...]:
         name = _name(choice, other)
-        return gr.update(visible=choice == OTHER), facts_html(name), _advised_quantization(name), ""
+        return gr.update(visible=choice == OTHER), facts_html(name), ""
 
     # What comes from the dropdown is one of its choices: Gradio refuses anything else.
     def estimated(choice: str, other: str, quantization: Any, device: str) -> Iterator[str]:
@@ -88,7 +91,7 @@ def build_model_panel(runtime: Runtime) -> ModelPanel:
         yield {**buttons(panel.load, panel.stop, busy=False), panel.status: words, panel.estimate: ""}
 
     inputs = [panel.choice, panel.other, panel.quantization, panel.device]
-    chooses = [panel.other, panel.facts, panel.quantization, panel.estimate]
+    chooses = [panel.other, panel.facts, panel.estimate]
     on([panel.choice.input, panel.other.blur], chosen, inputs[:2], chooses)
     panel.ask.click(estimated, inputs, [panel.estimate], **QUEUED)
     outputs = [panel.status, panel.estimate, panel.load, panel.stop]
@@ -102,20 +105,20 @@ def _components(runtime: Runtime) -> ModelPanel:
     with gr.Accordion("Change the model", open=False, elem_id="change-model") as change:
         known = find_preset(start.model)
         choice = gr.Dropdown(
-            [*((preset.label, preset.repo_id) for preset in PRESETS), (OTHER, OTHER)],
+            _choices([]),
             value=start.model if known else OTHER,
             label="Model",
             elem_id="model-choice",
         )
         other = gr.Textbox(
-            value="" if known else start.model, label="Folder or hub id", placeholder="/models/my-llama or owner/name",
+            value="" if known else start.model, label="Folder, GGUF file or hub id",
+            placeholder="/models/my-llama.gguf, owner/name or owner/name:Q4_K_M",
             visible=known is None, elem_id="model-other",
         )  # fmt: skip
         facts = gr.HTML(facts_html(start.model), elem_id="model-facts")
         with gr.Row():
             quantization = gr.Dropdown(
-                QUANTIZATIONS, value="none" if start.quantization == "auto" else start.quantization,
-                label="Quantization", min_width=110, elem_id="quantization",
+                QUANTIZATIONS, value=start.quantization, label="Quantization", min_width=110, elem_id="quantization",
             )  # fmt: skip
             device = gr.Dropdown(
                 ["auto", "cpu", "cuda", "mps"], value=start.device, label="Device", min_width=110,
@@ -132,7 +135,7 @@ def _components(runtime: Runtime) -> ModelPanel:
 
 
 def _load_steps(
-    runtime: Runtime, name: str, quantization: Quantization, device: str
+    runtime: Runtime, name: str, quantization: AskedQuantization, device: str
 ) -> Generator[Progress, None, LoadedModel]:
     """Load a model as the process's one job of that kind."""
     runtime.loading.begin()
@@ -150,9 +153,7 @@ def load_in_background(runtime: Runtime) -> threading.Thread:
     def load() -> None:
         settings, first = runtime.settings, runtime.first_load
         try:
-            chosen = settings.quantization
-            quantization = _advised_quantization(settings.model) if chosen == "auto" else chosen
-            result_of(_load_steps(runtime, settings.model, quantization, settings.device))
+            result_of(_load_steps(runtime, settings.model, settings.quantization, settings.device))
         except JobStopped:
             first.error = STOPPED
         except Exception as error:  # whatever it was, the page waits for this thread's word
@@ -173,13 +174,11 @@ def _name(choice: str, other: str) -> str:
     return other.strip() if choice == OTHER else choice
 
 
-def _advised_quantization(name: str) -> Quantization:
-    """nf4 for what comes from the hub onto a GPU; none elsewhere."""
-    if not name or name == BUNDLED or Path(name).expanduser().is_dir():
-        return "none"
-    import torch
-
-    return "nf4" if torch.cuda.is_available() else "none"
+def _choices(here: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    """The menu: what is on this machine, the presets, and what is to be typed."""
+    taken = {name for _, name in here}
+    presets = [(preset.label, preset.repo_id) for preset in PRESETS if preset.repo_id not in taken]
+    return [*here, *presets, (OTHER, OTHER)]
 
 
 def facts_html(name: str) -> str:
@@ -197,12 +196,12 @@ def facts_html(name: str) -> str:
     return "".join(hint_html(escape(line)) for line in lines)
 
 
-def estimate_html(name: str, quantization: Quantization, device: str) -> str:
+def estimate_html(name: str, quantization: AskedQuantization, device: str) -> str:
     """The memory a model would take, or why that cannot be told."""
     from selfextend.loading.models import estimate_memory
 
     if not name:
-        return complaint_html("Name a folder or a hub id first.")
+        return complaint_html("Name a folder, a GGUF file or a hub id first.")
     try:
         estimate = estimate_memory(name, quantization, device)
     except (ValueError, RuntimeError) as error:
@@ -217,10 +216,9 @@ def summary_html(loaded: LoadedModel | None) -> str:
         return '<p class="name">No model</p>' + hint_html("Choose one below and press Load.")
     weights = loaded.estimate.weights_bytes
     size = f"{weights / 1e9:.1f} GB" if weights >= 1e8 else f"{weights / 1e6:.0f} MB"
-    quantized = "" if loaded.estimate.quantization == "none" else f", {loaded.estimate.quantization}"
     return (
         f'<p class="name">{escape(loaded.label)}</p>'
-        f'<p class="facts">trained on {loaded.trained_window:,} tokens · {size} ({loaded.estimate.dtype}{quantized}) '
+        f'<p class="facts">trained on {loaded.trained_window:,} tokens · {size} ({loaded.estimate.number_formats}) '
         f"on {escape(str(loaded.estimate.device))}</p>"
         f'<p class="activity {"on" if loaded.supported else "off"}">{escape(loaded.activity)}</p>'
     )

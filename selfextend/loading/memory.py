@@ -86,6 +86,18 @@ class MemoryEstimate:
         return self.weights_bytes <= self.available_bytes
 
     @property
+    def number_formats(self) -> str:
+        """What the weights are in memory, and what they are in their file: "bfloat16, unpacked from Q4_K_M"."""
+        formats = [self.dtype]
+        if self.quantization != "none":
+            formats.append(self.quantization)
+        if self.kept_as:
+            formats.append(f"{self.kept_as}, as stored")
+        if self.unpacked_from:
+            formats.append(f"unpacked from {self.unpacked_from}")
+        return ", ".join(formats)
+
+    @property
     def kv_bytes_per_token(self) -> int:
         """Bytes that one more token adds to the unextended model's cache, before any sliding window is full."""
         return sum(layer.key_bytes + layer.value_bytes for layer in self.layers)
@@ -126,15 +138,8 @@ class MemoryEstimate:
 
     def describe(self) -> str:
         """One sentence for people."""
-        kinds = [self.dtype]
-        if self.quantization != "none":
-            kinds.append(self.quantization)
-        if self.kept_as:
-            kinds.append(f"{self.kept_as}, as stored")
-        if self.unpacked_from:
-            kinds.append(f"unpacked from {self.unpacked_from}")
         sizes = (
-            f"{readable(self.weights_bytes)} of weights ({', '.join(kinds)}) on {self.device}, "
+            f"{readable(self.weights_bytes)} of weights ({self.number_formats}) on {self.device}, "
             f"where {readable(self.available_bytes)} are free"
         )
         if not self.fits:

@@ -1,0 +1,68 @@
+"""The model menu: what is on this machine comes first, for its operator only, and loads under the name it has there."""
+
+from pathlib import Path
+
+import pytest
+from gguf.constants import GGMLQuantizationType
+from gguf_files import llama_gguf
+
+from app.model_menu import local_choices
+from app.model_shelf import ModelShelf
+from app.settings import Settings, read_settings
+from app.tabs.model_panel import OTHER, _choices
+from selfextend.errors import ModelLoadError
+from selfextend.loading.local import Stores
+from selfextend.presets import PRESETS
+from selfextend.steps import result_of
+
+
+@pytest.fixture
+def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    """One GGUF file on the machine, in a folder that was named."""
+
+    def only_these(folders: tuple[Path, ...]) -> Stores:
+        return Stores(tmp_path / "hub", (), tuple(("models folder", folder) for folder in folders))
+
+    monkeypatch.setattr("app.model_menu.usual_stores", only_these)
+    (tmp_path / "models").mkdir()
+    llama_gguf(tmp_path / "models" / "tiny-Q8_0.gguf", GGMLQuantizationType.Q8_0)
+    return read_settings(["--models-folder", str(tmp_path / "models")], {})
+
+
+def test_the_models_of_this_machine_come_first(settings: Settings, tmp_path: Path) -> None:
+    ((words, name),) = local_choices(settings, torch_is_here=True)
+    assert words.startswith("tiny-Q8_0 · Q8_0 · 0.1")
+    assert words.endswith(" MB · 256 tokens · fits (models folder)")
+    assert name == str(tmp_path / "models" / "tiny-Q8_0.gguf")
+    first, *presets, last = _choices([(words, name)])
+    assert (first, last) == ((words, name), (OTHER, OTHER))
+    assert len(presets) == len(PRESETS)
+    ((unsized, _),) = local_choices(settings, torch_is_here=False)
+    assert "fits" not in unsized
+
+
+def test_what_is_too_big_is_said(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("selfextend.loading.hardware.available_bytes", lambda device: 1000)
+    ((words, _),) = local_choices(settings, torch_is_here=True)
+    assert "too big for this machine now" in words
+
+
+def test_visitors_from_elsewhere_are_told_nothing(settings: Settings, tmp_path: Path) -> None:
+    open_to_all = read_settings(["--models-folder", str(tmp_path / "models"), "--host", "0.0.0.0"], {})
+    assert local_choices(open_to_all, torch_is_here=True) == []
+
+
+def test_one_is_loaded_as_it_is_chosen(settings: Settings, tmp_path: Path) -> None:
+    ((_, name),) = local_choices(settings, torch_is_here=True)
+    shelf = ModelShelf()
+    loaded = result_of(shelf.load_steps(name, "auto"))
+    assert (loaded.label, loaded.trained_window, loaded.supported) == ("tiny-Q8_0.gguf", 256, True)
+    assert "unpacked from Q8_0" in loaded.estimate.number_formats
+    # As Ollama keeps it: the name is the one that the file states.
+    blob = tmp_path / "models" / "sha256-0123"
+    Path(name).rename(blob)
+    assert result_of(shelf.load_steps(str(blob), "auto")).label == "Tiny"
+    blob.write_bytes(blob.read_bytes()[:-100])
+    with pytest.raises(ModelLoadError, match="damaged"):
+        result_of(shelf.load_steps(str(blob), "auto"))
+    assert shelf.label == "Tiny"
