@@ -60,8 +60,9 @@ def write_gguf(
     names: Mapping[str, str] | None = None,
     tensors: Mapping[str, np.ndarray[Any, Any]] | None = None,
     change: Callable[[str, np.ndarray[Any, Any]], np.ndarray[Any, Any]] | None = None,
+    tokenizer: Callable[[GGUFWriter, Path], None] | None = None,
 ) -> Path:
-    """Write a model, with the tokenizer of `tiny_models`.
+    """Write a model.
 
     Args:
         architecture: llama.cpp's name.
@@ -70,12 +71,13 @@ def write_gguf(
         names: more of llama.cpp's names for modules.
         tensors: more tensors.
         change: what the converter does to a tensor, by llama.cpp's name.
+        tokenizer: writes one; that of `tiny_models` unless given.
     """
     writer = GGUFWriter(path, architecture)
     for key, value in (_facts(model, architecture) | _spelled(architecture, facts or {})).items():
         if value is not None:
             _write(writer, key, value)
-    _write_tokenizer(writer, path.parent)
+    (tokenizer or _write_tokenizer)(writer, path.parent)
     spelled = _NAMES | dict(names or {})
     tied = model.config.tie_word_embeddings
     for name, weight in model.state_dict().items():
@@ -143,6 +145,20 @@ def _write_tokenizer(writer: GGUFWriter, folder: Path) -> None:
     writer.add_token_merges([" ".join(merge) for merge in kept["merges"]])
     writer.add_eos_token_id(tokens.index("<eos>"))
     writer.add_chat_template(CHAT_TEMPLATE)
+
+
+def write_sentencepiece(writer: GGUFWriter, _: Path) -> None:
+    """A vocabulary as older Llamas have it: bytes, a few pieces with scores, no merges."""
+    tokens = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
+    tokens += ["▁", "a", "b", "▁a", "ab", "▁ab", "<|turn|>"]
+    writer.add_tokenizer_model("llama")
+    writer.add_token_list(tokens)
+    writer.add_token_scores([0.0] * 259 + [-5.0, -6.0, -7.0, -1.0, -2.0, -3.0, 0.0])
+    writer.add_token_types([2, 3, 3] + [6] * 256 + [1] * 6 + [3])
+    writer.add_bos_token_id(1)
+    writer.add_eos_token_id(2)
+    writer.add_unk_token_id(0)
+    writer.add_add_bos_token(True)
 
 
 def original_tokenizer(path: Path) -> Any:

@@ -12,9 +12,10 @@ from tiny_models import save_folder, save_tokenizer, tiny_model
 from transformers import GptOssConfig, GptOssForCausalLM, PreTrainedModel
 
 from selfextend import SelfExtendConfig, errors, self_extend
-from selfextend.loading.memory import estimate_memory
+from selfextend.loading.memory import estimate_memory, settled_quantization
 from selfextend.loading.models import load_model
 from selfextend.loading.quantized import stored_bytes
+from selfextend.loading.sources import Source
 
 # Sizes that bitsandbytes' and FP8's blocks fill.
 SIZES = {"hidden_size": 128, "intermediate_size": 256, "num_attention_heads": 4, "num_key_value_heads": 4}
@@ -183,3 +184,19 @@ def test_bytes_are_counted_where_the_weights_are_not_here_yet(folder: Path) -> N
     index = {"metadata": {"total_size": 123_456}, "weight_map": {}}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
     assert estimate_memory(folder, device="cpu", available=10**9).weights_bytes == 123_456
+
+
+def test_what_auto_stands_for(folder: Path, tmp_path: Path) -> None:
+    plain = tiny_model().config
+    quantized = tiny_model().config
+    quantized.quantization_config = {"quant_method": "awq", "bits": 4}
+    cuda, cpu = torch.device("cuda"), torch.device("cpu")
+    hub, here = Source("owner/name", None, "owner/name"), Source(str(folder), folder)
+    (tmp_path / "tiny.gguf").touch()
+    file = Source("tiny.gguf", tmp_path / "tiny.gguf")
+    assert settled_quantization("auto", hub, plain, cuda) == "nf4"
+    assert settled_quantization("auto", file, plain, cuda) == "nf4"
+    assert settled_quantization("auto", here, plain, cuda) == "none"
+    assert settled_quantization("auto", hub, plain, cpu) == "none"
+    assert settled_quantization("auto", hub, quantized, cuda) == "none"
+    assert settled_quantization("int8", hub, quantized, cuda) == "int8"

@@ -201,8 +201,8 @@ def test_a_model_that_cannot_be_had_gets_a_sentence_and_the_old_one_stays(
         ("nobody/nothing", "did not answer"),
         (str(huge), "no weights"),
     ):
-        page.get_by_label("Folder or hub id").fill(name)
-        page.get_by_label("Folder or hub id").press("Tab")
+        page.get_by_label("Folder, GGUF file or hub id").fill(name)
+        page.get_by_label("Folder, GGUF file or hub id").press("Tab")
         page.get_by_role("button", name="Load", exact=True).click()
         expect(page.locator("#model-status .complaint")).to_contain_text(words)
         expect(page.locator("#model-summary .activity")).to_contain_text("SelfExtend active in 2 of 2 layers")

@@ -167,8 +167,8 @@ def test_another_model_is_shown_to_everybody_and_starts_a_history_of_its_own(
         page = asked(open_page, url, short, "Who answered first?")
         expect(evidence(page)).to_contain_text("Who answered first?")
         page.get_by_role("button", name="Change the model").click()
-        page.get_by_label("Folder or hub id").fill(str(second))
-        page.get_by_label("Folder or hub id").press("Tab")
+        page.get_by_label("Folder, GGUF file or hub id").fill(str(second))
+        page.get_by_label("Folder, GGUF file or hub id").press("Tab")
         page.get_by_role("button", name="Load", exact=True).click()
         expect(page.locator("#model-summary .name")).to_have_text("second")
         expect(evidence(page)).to_contain_text("Ask a question")
@@ -182,7 +182,7 @@ def test_another_model_is_shown_to_everybody_and_starts_a_history_of_its_own(
         for shown in (reload(page), ready(open_page(url, width=1500))):
             expect(shown.locator("#model-summary .name")).to_have_text("second")
             shown.get_by_role("button", name="Change the model").click()
-            expect(shown.get_by_label("Folder or hub id")).to_have_value(str(second))
+            expect(shown.get_by_label("Folder, GGUF file or hub id")).to_have_value(str(second))
             leave(shown)
 
 
