@@ -117,21 +117,19 @@ def _settings(header: GgufHeader) -> dict[str, Any]:
     """The config's settings: what transformers makes of the metadata, and what it has no line for."""
     architecture = header.architecture
     shapes = {tensor.name: tensor.shape for tensor in header.tensors}
+    vocabulary, width = shapes["token_embd.weight"]
     blocks = {name.split(".")[1] for name in shapes if name.startswith("blk.")}
-    if header.of_architecture("block_count") != len(blocks):
-        raise IncompleteModelError(
-            f"{header.path} states {header.of_architecture('block_count')} layers and has {len(blocks)}. Copy or "
-            "download it again."
-        )
+    # Before a model of any such size is built, even without data.
+    for key, words, number in (("block_count", "layers", len(blocks)), ("embedding_length", "channels", width)):
+        stated = header.of_architecture(key)
+        if stated != number:
+            raise IncompleteModelError(
+                f"{header.path} states {stated} {words} and has {number}. Copy or download it again."
+            )
     if architecture in GGUF_CONFIG_ARCHS:
         settings = get_gguf_config(dict(header.metadata), tuple(shapes))
     else:
         settings = _read_by_transformers(header)
-    vocabulary, width = shapes["token_embd.weight"]
-    if settings.get("hidden_size", width) != width:
-        raise IncompleteModelError(
-            f"{header.path} states {settings['hidden_size']} channels and has {width}. Copy or download it again."
-        )
     settings |= {"vocab_size": vocabulary, "dtype": _computing_type(header)}
     config = AutoConfig.for_model(**settings)
     for key, attribute in _CONFIG_KEYS.items():
@@ -239,8 +237,16 @@ def _scaling(header: GgufHeader) -> dict[str, Any]:
     if kind == "linear":
         return {"rope_type": "linear", "factor": factor}
     if kind == "yarn":
-        return {"rope_type": "yarn", "factor": factor, "original_max_position_embeddings": original or window}
+        return _yarn(header, {"factor": factor, "original_max_position_embeddings": original or window})
     raise _unread(header, "rope.scaling.type")
+
+
+def _yarn(header: GgufHeader, scaling: dict[str, Any]) -> dict[str, Any]:
+    for key in ("rope.scaling.attn_factor", "rope.scaling.yarn_attn_factor", "rope.scaling.yarn_ext_factor"):
+        if header.of_architecture(key) not in (None, 1.0):
+            raise _unread(header, key)
+    betas = {name: header.of_architecture(f"rope.scaling.yarn_{name}") for name in ("beta_fast", "beta_slow")}
+    return {"rope_type": "yarn", **scaling, **{name: beta for name, beta in betas.items() if beta is not None}}
 
 
 def _longrope(long: list[float], short: list[float], window: int, attention_factor: float | None) -> dict[str, Any]:

@@ -69,6 +69,8 @@ def load_gguf(path: Path, config: PreTrainedConfig, **arguments: Any) -> tuple[P
         plain = {**arguments, "gguf_file": str(path), "quantization_config": GgufConfig(dequantize=True)}
         if "quantization_config" not in arguments:
             model, info = model_class.from_pretrained(path.parent, **plain)
+            if info["unexpected_keys"]:
+                raise _without_a_place(path, config, min(info["unexpected_keys"]))
             return model, info
         # It does not combine them with a quantization, so that is a second pass, from main memory.
         unpacked, _ = model_class.from_pretrained(path.parent, **plain | {"device_map": {"": "cpu"}})
@@ -89,13 +91,17 @@ def _state_dict(header: GgufHeader, config: PreTrainedConfig) -> dict[str, _Weig
         # Several experts' tensors go into one weight, which has no suffix of its own.
         name = names.get(tensor.name) or names.get(tensor.name.removesuffix(".weight"))
         if name is None:
-            raise UnsupportedModelError(
-                f"{header.path} holds {tensor.name}, for which transformers' {config.model_type} has no place when it "
-                "reads GGUF: the model would not compute what it was made to. Get it in transformers' format."
-            )
+            raise _without_a_place(header.path, config, tensor.name)
         weights.setdefault(name, _Weight(header.path, name, processor, names)).parts.append(tensor)
     _check_sizes(header, skeleton, weights)
     return weights
+
+
+def _without_a_place(path: Path, config: PreTrainedConfig, name: str) -> UnsupportedModelError:
+    return UnsupportedModelError(
+        f"{path} holds {name}, for which transformers' {config.model_type} has no place when it reads GGUF: the model "
+        "would not compute what it was made to. Get it in transformers' format."
+    )
 
 
 def _check_sizes(header: GgufHeader, skeleton: PreTrainedModel, weights: dict[str, _Weight]) -> None:
