@@ -96,6 +96,7 @@ def answer_turn(
         )
     finally:
         caches.make_room(0)
+    loaded.reading_time.learn(answer.prompt_tokens, answer.reused_tokens, answer.prefill_seconds)
     answer, citations = _with_citations(answer, prompt)
     turn = Turn(
         id=session.new_id(),
@@ -136,6 +137,24 @@ def reading_place(loaded: LoadedModel, caches: CacheStore, session: Session, que
     prefix = caches.get(_place(loaded, session.visitor, question.documents, question.method))
     prefix.source = source
     return prefix
+
+
+def seconds_to_read(
+    loaded: LoadedModel, caches: CacheStore, session: Session, methods: Sequence[Method], tokens: int
+) -> float | None:
+    """How long this visitor waits until a prompt of so many tokens is read by each of the methods. None: unknown.
+
+    What was read of the documents before does not count again.
+    """
+    seconds = 0.0
+    for method in methods:
+        places = (_place(loaded, visitor, session.documents, method) for visitor in (session.visitor, EVERYBODY))
+        held = [len(prefix.tokens) for prefix in map(caches.held, places) if prefix is not None]
+        one = loaded.reading_time.seconds(tokens, max(held, default=0))
+        if one is None:
+            return None
+        seconds += one
+    return seconds
 
 
 def shared_place(

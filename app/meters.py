@@ -10,12 +10,21 @@ from selfextend.methods import Method
 from selfextend.positions import EXACT, largest_relative_position
 
 from .conversation import Reply
+from .reading_time import in_words
 
+_WAIT = "until the next answer begins, by how fast this machine computes; what was read is not read again"
 _LIMITED = ("Tokens", "Largest position")
 
 
 def meters(
-    trained_window: int, length: int, method: Method, *, reply: Reply | None, cache_bytes: int, gpu_bytes: int | None
+    trained_window: int,
+    length: int,
+    method: Method,
+    *,
+    reply: Reply | None,
+    wait_seconds: float | None,
+    cache_bytes: int,
+    gpu_bytes: int | None,
 ) -> str:
     """The line as HTML.
 
@@ -24,6 +33,7 @@ def meters(
         length: tokens of documents, question and room for the answer.
         method: the page's choice, settled.
         reply: the last one, for its speed; None before any.
+        wait_seconds: until the next answer begins, or None where that is not known.
         cache_bytes: keys and values of all visitors.
         gpu_bytes: taken on the GPU, or None where there is none.
 
@@ -45,6 +55,7 @@ def meters(
         ("Trained window", f"{trained_window:,}", "what the model was trained on (L)"),
         ("Reach", limit, "the longest text with no position that the model never saw"),
         ("Largest position", f"{largest:,}", f"the largest in this text; training ended at {trained_window - 1:,}"),
+        ("To read", "–" if wait_seconds is None else in_words(wait_seconds), _WAIT),
         ("Speed", speed, "of the last answer"),
         ("Memory", memory, f"of this program; keys and values take {cache_bytes / 1e6:,.0f} MB of it"),
     ]  # fmt: skip

@@ -15,6 +15,8 @@ from selfextend.presets import BUNDLED, find_preset
 from selfextend.profile import Profile, profile_of
 from selfextend.steps import Progress, result_of
 
+from .reading_time import ReadingTime, reading_time
+
 if TYPE_CHECKING:
     from selfextend.generation import ReadyModel
     from selfextend.loading.hardware import AskedQuantization
@@ -38,6 +40,7 @@ class LoadedModel:
         supported, reason: whether SelfExtend can be enabled on it, and why or why not.
         extended_layers: indices of the attention layers that SelfExtend changes; layers: how many there are.
         heads: attention heads in a layer.
+        reading_time: how long it takes to read a text here.
     """
 
     name: str
@@ -50,6 +53,7 @@ class LoadedModel:
     extended_layers: tuple[int, ...]
     layers: int
     heads: int
+    reading_time: ReadingTime
 
     @property
     def ready(self) -> ReadyModel:
@@ -201,4 +205,5 @@ def _described(name: str, loaded: Loaded) -> LoadedModel:
         extended_layers=tuple(layer.index for layer in found.layers if layer.kind == "extended"),
         layers=len(found.layers),
         heads=config.get_text_config(decoder=True).num_attention_heads,
+        reading_time=reading_time(loaded.model, len(found.layers)),
     )

@@ -13,6 +13,7 @@ from selfextend.errors import PastReachError
 from selfextend.profile import Profile
 
 from .api import add_endpoints
+from .asking import seconds_to_read
 from .conversation import Entry
 from .evidence import Citation, PassageTest, passage_test_steps
 from .meters import meters
@@ -122,7 +123,7 @@ def _opener(runtime: Runtime) -> Callable[..., tuple[Any, ...]]:
 
 
 def _keep_meters(runtime: Runtime, controls: Controls, states: States, meter: gr.HTML, fit: gr.HTML) -> None:
-    def draw(view: DocumentView, entries: list[Entry], *values: Any) -> tuple[Any, str]:
+    def draw(visitor: str, view: DocumentView, entries: list[Entry], *values: Any) -> tuple[Any, str]:
         try:
             choices = Choices.read(values)
             reply = entries[-1].replies[-1] if entries and entries[-1].replies else None
@@ -131,6 +132,7 @@ def _keep_meters(runtime: Runtime, controls: Controls, states: States, meter: gr
                 view.length,
                 choices.method,
                 reply=reply,
+                wait_seconds=_wait_seconds(runtime, visitor, choices, view),
                 cache_bytes=runtime.caches.nbytes,
                 gpu_bytes=_gpu_bytes(runtime),
             )
@@ -143,7 +145,15 @@ def _keep_meters(runtime: Runtime, controls: Controls, states: States, meter: gr
 
     changing: list[Any] = [controls.group_size, controls.neighbor_window, controls.method, states.view, states.entries]
     changes = [component.change for component in changing]
-    redraw_on("meters", changes, draw, [states.view, states.entries, *controls], [meter, fit])
+    redraw_on("meters", changes, draw, [states.visitor, states.view, states.entries, *controls], [meter, fit])
+
+
+def _wait_seconds(runtime: Runtime, visitor: str, choices: Choices, view: DocumentView) -> float | None:
+    loaded = runtime.models.loaded
+    if loaded is None or not visitor:
+        return None
+    session = runtime.sessions.get(visitor)
+    return seconds_to_read(loaded, runtime.caches, session, choices.methods, max(0, view.length - view.room))
 
 
 def _gpu_bytes(runtime: Runtime) -> int | None:

@@ -29,10 +29,11 @@ from typing import Any
 import torch
 from platformdirs import user_cache_path
 
-from app.asking import Question, answer_turn
+from app.asking import Question, answer_turn, seconds_to_read
 from app.documents.document import Limits
 from app.documents.library import Library, StoredDocument
 from app.model_shelf import LoadedModel, ModelShelf
+from app.prompting import build_prompt
 from app.session import CacheStore, Session
 from benchmarks.shapes import SETTINGS, machine, random_tokens
 from selfextend import load_model, self_extend
@@ -73,7 +74,11 @@ QUESTIONS = (
 
 @dataclass(frozen=True)
 class Answered:
-    """One question: what was answered, whether the word is in it, and the pages cited, the top one first."""
+    """One question: what was answered, whether the word is in it, and the pages cited, the top one first.
+
+    Attributes:
+        expected_seconds: until the first token, by what the page says before the question.
+    """
 
     method: str
     question: str
@@ -82,6 +87,7 @@ class Answered:
     page: int
     cited: tuple[int, ...]
     prompt_tokens: int
+    expected_seconds: float
     first_token_seconds: float
     tokens_per_second: float
 
@@ -166,6 +172,8 @@ def _ask(
     page: int,
 ) -> Answered:
     settings = GenerationSettings(max_new_tokens=ANSWER_TOKENS)
+    tokens = len(build_prompt(loaded.tokenizer, [document.document], text))
+    expected = seconds_to_read(loaded, caches, session, [method], tokens)
     turn = result_of(answer_turn(loaded, caches, session, Question(text, (document,), method, "always", settings)))
     answer = turn.answer
     return Answered(
@@ -176,6 +184,7 @@ def _ask(
         page=page,
         cited=tuple(citation.page for citation in turn.citations),
         prompt_tokens=answer.prompt_tokens,
+        expected_seconds=round(expected or 0, 1),
         first_token_seconds=round(answer.prefill_seconds, 2),
         tokens_per_second=round(answer.tokens_per_second, 2),
     )
@@ -258,8 +267,9 @@ def _questions(answered: list[dict[str, Any]]) -> None:
         rate = statistics.median(row["tokens_per_second"] for row in own)
         print(
             f"\n{METHODS[method].heading}: {sum(row['is_right'] for row in own)} of {len(own)} right; "
-            f"{first['prompt_tokens']:,} tokens read in {first['first_token_seconds']:.0f} s, after that the first "
-            f"token in {seconds:.1f} s and {rate:.1f} tokens a second (medians)"
+            f"{first['prompt_tokens']:,} tokens read in {first['first_token_seconds']:.0f} s "
+            f"(the page said {first['expected_seconds']:.0f} s), after that the first token "
+            f"in {seconds:.1f} s and {rate:.1f} tokens a second (medians)"
         )
         _head("question", "answer", "right", "its page", "pages cited")
         for row in own:
