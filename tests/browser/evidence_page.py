@@ -7,6 +7,8 @@ in seconds.
 import json
 import sys
 import tempfile
+import threading
+import time
 from collections.abc import Generator
 from dataclasses import replace
 from pathlib import Path
@@ -28,7 +30,7 @@ from app.tabs.evidence import build_evidence_tab
 from app.theme import app_css, gradio_theme
 from selfextend.generation import GenerationSettings
 from selfextend.methods import SelfExtend
-from selfextend.steps import result_of
+from selfextend.steps import Running, result_of
 
 PAGES_BEFORE, PAGES = 1, 5
 NOTES = """# Notes
@@ -87,20 +89,29 @@ def build(folder: Path) -> gr.Blocks:
         "Nothing": None,
     }
 
+    held = threading.Event()
+
     def test(turn: Turn, citation: Citation) -> Generator[Any, None, PassageTest]:
-        return passage_test_steps(
-            loaded.ready,
-            turn.prompt.ids,
-            turn.answer,
-            citation,
-            chunk_tokens=8,  # slow enough to be stopped on any machine
-        )
+        steps = passage_test_steps(loaded.ready, turn.prompt.ids, turn.answer, citation, chunk_tokens=8)
+        with Running(steps) as running:
+            for step in running:
+                yield step
+                while held.is_set():  # so that it can be stopped on any machine
+                    time.sleep(0.05)
+                    yield step
+            return running.result
+
+    def hold_tests(wanted: bool) -> str:
+        (held.set if wanted else held.clear)()
+        return "held" if wanted else "let go"
 
     with gr.Blocks(title="Evidence", analytics_enabled=False) as page:
         turn = gr.State(None)
         rank = gr.Number(1, label="Passage to open", precision=0)
         with gr.Row():
             buttons = {name: gr.Button(name) for name in turns}
+        hold = gr.Checkbox(label="Hold the test")
+        hold.change(hold_tests, [hold], [gr.HTML(elem_id="held")])
         with gr.Tab("Evidence"):
             build_evidence_tab(turn, gr.State("visitor"), test, lambda visitor: session.testing)
         with gr.Tab("Attention"):
