@@ -6,14 +6,14 @@ import time
 from collections.abc import Generator
 from typing import Any, TypeVar
 
-from selfextend.steps import Progress, Running
+from selfextend.steps import EndNow, Progress, Running
 
 S = TypeVar("S")
 T = TypeVar("T")
 
 
 class JobStopped(Exception):
-    """The person stopped the job before its steps had ended."""
+    """The person stopped the job before its steps had anything to give."""
 
 
 class Job:
@@ -37,12 +37,12 @@ class Job:
         self._stopped = self._begun
 
     def follow(self, steps: Generator[S, Any, T]) -> Generator[S, None, T]:
-        """Yield the steps and return their result. Closing this closes them.
+        """Yield the steps and return their result: of a stopped job what there is by then. Closing this closes them.
 
         Raises:
-            JobStopped: the job was stopped; the steps are closed by then.
+            JobStopped: the job was stopped, and there is nothing; the steps are closed by then.
         """
-        number = self._begun
+        number, told = self._begun, False
         with Running(steps) as running:
             if self._stopped >= number:
                 raise JobStopped
@@ -50,8 +50,12 @@ class Job:
                 if isinstance(step, Progress):
                     self.progress = step
                 yield step
-                if self._stopped >= number:
-                    raise JobStopped
+                if self._stopped >= number and not told:
+                    told = True
+                    try:
+                        running.end()
+                    except EndNow:
+                        raise JobStopped from None
             return running.result
 
 

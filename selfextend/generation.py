@@ -26,11 +26,11 @@ from selfextend.methods import Method, Vanilla
 from selfextend.profile import Profile
 from selfextend.reader import Reader
 from selfextend.reading import CHUNK_TOKENS, PrefixCache, end_tokens, exclusively, reading
-from selfextend.recording import AttentionRecord, RecordingRequest, recorder_of
-from selfextend.steps import Clock, Progress
+from selfextend.recording import AttentionRecord, AttentionRecorder, RecordingRequest, joined, recorder_of
+from selfextend.steps import Clock, EndNow, Progress
 
 ExtendWhen = Literal["always", "when_needed"]
-StoppedBy = Literal["end", "stop", "length"]
+StoppedBy = Literal["end", "stop", "length", "interrupted"]
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ class NewToken:
 
 @dataclass(frozen=True)
 class Answer:
-    """A finished answer.
+    """An answer: a finished one, or as much of it as there was when it was cut off or interrupted.
 
     Attributes:
         text: without stop strings and special tokens.
@@ -122,7 +122,7 @@ class Answer:
         prompt_tokens, reused_tokens: of the prompt, and of those the ones read before.
         prefill_seconds: until the first token's logits; decode_seconds: from there on.
         method: the one used, settled.
-        stopped_by: "end", "stop" (a stop string) or "length".
+        stopped_by: "end", "stop" (a stop string), "length" or "interrupted" (by `selfextend.steps.EndNow`).
         attention: what was recorded, or None.
     """
 
@@ -141,6 +141,11 @@ class Answer:
     def tokens_per_second(self) -> float:
         """Decoding speed; 0 where nothing was decoded after the first token."""
         return (len(self.token_ids) - 1) / self.decode_seconds if self.decode_seconds > 0 else 0.0
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether it was cut off or interrupted, so that it can be gone on with."""
+        return self.stopped_by in ("length", "interrupted")
 
 
 Event = Progress | NewToken
@@ -194,13 +199,18 @@ def answer_steps(
     *,
     prefix: PrefixCache | None = None,
     record: RecordingRequest | None = None,
+    begun: Answer | None = None,
 ) -> Generator[Event, None, Answer]:
-    """Read a prompt and answer it, step by step. Closing the generator stops between two chunks or tokens.
+    """Read a prompt and answer it, step by step. Closing the generator stops between two chunks or tokens; throwing
+    `selfextend.steps.EndNow` into it while it answers gives the answer so far.
 
     Args:
         prompt: token ids, at least one.
         prefix: what was read before; only new tokens are computed. It is brought up to date as the work goes on.
         record: attention to keep. Its rows may reach into the answer.
+        begun: an unfinished answer to this prompt, to go on with: by the same settings, what it becomes is what it
+            would have been in one go. Its tokens do not count towards max_new_tokens. What was recorded of it is
+            joined with what `record` records, whose rows go on from there.
 
     Yields:
         Progress while the model is busy, `PrefillProgress`, `NewToken`. Returns the answer.
@@ -208,16 +218,20 @@ def answer_steps(
     Raises:
         PastReachError: prompt and max_new_tokens do not fit the reach. Nothing was computed.
         OutOfMemoryError: memory ran out; the prefix was let go, the model is as before.
+        ValueError: the prompt is empty, or `begun` is finished.
     """
     if len(prompt) == 0:
         raise ValueError("The prompt is empty.")
-    total = len(prompt) + settings.max_new_tokens
+    if begun is not None and not begun.unfinished:
+        raise ValueError("This answer came to its end: there is nothing to go on with.")
+    total = len(prompt) + (len(begun.token_ids) if begun else 0) + settings.max_new_tokens
     used = method_in_use(how.method, how.extend, total, ready.profile)
     if how.past_reach == "refuse":
         used.check(ready.profile, total)
     prefix = PrefixCache() if prefix is None else prefix
-    how = replace(how, method=used, observed=how.observed or record is not None)
-    work = partial(_Answering(ready, prompt, settings, how, prefix).steps, record)
+    recorded = record is not None or (begun is not None and begun.attention is not None)
+    how = replace(how, method=used, observed=how.observed or recorded)
+    work = partial(_Answering(ready, prompt, settings, how, prefix, begun).steps, record)
     return (yield from exclusively(ready.model, prefix, work))
 
 
@@ -230,12 +244,17 @@ class _Answering:
     settings: GenerationSettings
     how: ReadingSettings
     prefix: PrefixCache
+    begun: Answer | None
+
+    def __post_init__(self) -> None:
+        self._said = list(self.begun.token_ids) if self.begun else []
+        self._text = [*self.prompt, *self._said]
 
     def steps(self, record: RecordingRequest | None) -> Generator[Event, None, Answer]:
         began = time.perf_counter()
-        total, (model, _, profile) = len(self.prompt) + self.settings.max_new_tokens, self.ready
+        length, (model, _, profile) = len(self._text) + self.settings.max_new_tokens, self.ready
         with (
-            reading(model, self.how.method, profile, total, observed=self.how.observed) as reader,
+            reading(model, self.how.method, profile, length, observed=self.how.observed) as reader,
             nullcontext() if record is None else recorder_of(model, record) as recorder,
         ):
             logits, reused = yield from self._prefill(reader)
@@ -243,30 +262,31 @@ class _Answering:
             text, ids, scores, stopped_by = yield from self._decode(reader, logits)
             decoded = time.perf_counter()
             if recorder is not None:
-                yield from recorder.finish()
-        return Answer(
+                yield from _traced(recorder)
+        answer = Answer(
             text=text,
             token_ids=tuple(ids),
             log_probabilities=tuple(scores),
             prompt_tokens=len(self.prompt),
-            reused_tokens=reused,
+            reused_tokens=min(reused, len(self.prompt)),
             prefill_seconds=prefilled - began,
             decode_seconds=decoded - prefilled,
             method=self.how.method,
             stopped_by=stopped_by,
             attention=None if recorder is None else recorder.record,
         )
+        return answer if self.begun is None else _with_beginning(answer, self.begun, len(self._text) - reused)
 
     def _prefill(self, reader: Reader) -> Generator[PrefillProgress, None, tuple[torch.Tensor, int]]:
-        """Read what of the prompt is not read yet. Returns the last logits, (1, vocabulary), and the tokens reused."""
-        total = len(self.prompt)
+        """Read what of the text is not read yet. Returns the last logits, (1, vocabulary), and the tokens reused."""
+        total = len(self._text)
         # At least one token is left to be read, for its logits.
-        done = reused = self.prefix.rewind(reader, self.prompt[:-1], total)
+        done = reused = self.prefix.rewind(reader, self._text[:-1], total)
         clock = Clock(total, reused)
         yield PrefillProgress.at(done, total, reused, None)
         logits = torch.empty(0)
         while done < total:
-            chunk = self.prompt[done : done + self.how.chunk_tokens]
+            chunk = self._text[done : done + self.how.chunk_tokens]
             logits = self.prefix.read(reader, chunk)
             done += len(chunk)
             yield PrefillProgress.at(done, total, reused, clock.seconds_left(done))
@@ -276,10 +296,12 @@ class _Answering:
         self, reader: Reader, logits: torch.Tensor
     ) -> Generator[NewToken, None, tuple[str, list[int], list[float], StoppedBy]]:
         """Sample token after token. Returns the answer's text, its tokens, their log-probabilities and its end."""
-        ends, sampler = end_tokens(self.ready.model, self.ready.tokenizer), _Sampler(self.settings)
+        ends, sampler = end_tokens(self.ready.model, self.ready.tokenizer), _Sampler(self.settings, len(self._said))
         stream = _TextStream(self.ready.tokenizer, self.settings.stop)
-        ids: list[int] = []
-        scores: list[float] = []
+        for token in self._said:
+            stream.add(token)
+        ids, scores = list(self._said), list(self.begun.log_probabilities) if self.begun else []
+        longest = len(ids) + self.settings.max_new_tokens
         stopped_by: StoppedBy = "length"
         while True:
             token, score = sampler.choose(logits, self.prompt, ids)
@@ -288,23 +310,62 @@ class _Answering:
             if token in ends:
                 stopped_by = "end"
                 break
-            yield NewToken(token, score, stream.add(token))
+            shown = stream.add(token)
             if stream.at_stop:
                 stopped_by = "stop"
+            try:
+                yield NewToken(token, score, shown)
+            except EndNow:
+                stopped_by = "stop" if stream.at_stop else "interrupted"
                 break
-            if len(ids) == self.settings.max_new_tokens:
+            if stream.at_stop or len(ids) == longest:
                 break
             logits = self.prefix.read(reader, [token])
         return stream.whole(), ids, scores, stopped_by
 
 
-class _Sampler:
-    """Chooses tokens as the settings say."""
+def _traced(recorder: AttentionRecorder) -> Generator[Progress, None, None]:
+    """Finish a record. The answer is there by now and this takes a moment, so it is not given up on request."""
+    while True:
+        try:
+            yield from recorder.finish()
+            return
+        except EndNow:
+            continue
 
-    def __init__(self, settings: GenerationSettings) -> None:
+
+def _with_beginning(answer: Answer, begun: Answer, read: int) -> Answer:
+    """An answer that went on from `begun`, with the times of both.
+
+    Args:
+        read: tokens that were read before the first new one was chosen.
+    """
+    # One token is a step of the answer like any other; more were forgotten, and read again.
+    prefill, decode = (0.0, answer.prefill_seconds) if read == 1 else (answer.prefill_seconds, 0.0)
+    attention = answer.attention
+    if begun.attention is not None:
+        attention = begun.attention if attention is None else joined(begun.attention, attention)
+    return replace(
+        answer,
+        reused_tokens=begun.reused_tokens,
+        prefill_seconds=begun.prefill_seconds + prefill,
+        decode_seconds=begun.decode_seconds + decode + answer.decode_seconds,
+        attention=attention,
+    )
+
+
+class _Sampler:
+    """Chooses tokens as the settings say.
+
+    Args:
+        chosen: tokens of the answer that were chosen before, by the same settings.
+    """
+
+    def __init__(self, settings: GenerationSettings, chosen: int = 0) -> None:
         self.settings = settings
         self.processors = settings.processors()
         self.generator = torch.Generator().manual_seed(settings.seed)
+        self._behind = chosen
 
     def choose(self, logits: torch.Tensor, prompt: Sequence[int], ids: Sequence[int]) -> tuple[int, float]:
         """The next token and its log-probability under the model itself."""
@@ -317,6 +378,9 @@ class _Sampler:
             token = int(processed.argmax())
         else:
             chances = torch.softmax(processed, dim=-1)[0].cpu()
+            for _ in range(self._behind):  # so that the generator is where it would be in one go
+                torch.multinomial(torch.ones_like(chances), 1, generator=self.generator)
+            self._behind = 0
             token = int(torch.multinomial(chances, 1, generator=self.generator))
         return token, float(scores[0, token])
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -69,6 +69,24 @@ class AttentionRecord:
     sums: np.ndarray
     maxima: np.ndarray
     neighbor_share: np.ndarray
+
+
+def joined(first: AttentionRecord, second: AttentionRecord) -> AttentionRecord:
+    """Two records of one text as one, the rows of the second going on where those of the first end.
+
+    Raises:
+        ValueError: they do not fit together.
+    """
+    fits = first.query_rows.stop == second.query_rows.start and np.array_equal(first.bin_starts, second.bin_starts)
+    if not fits or (first.layers, first.heads) != (second.layers, second.heads):
+        raise ValueError("Records are joined of the same layers, heads and bins, and of rows that follow one another.")
+    return replace(
+        first,
+        query_rows=range(first.query_rows.start, second.query_rows.stop),
+        sums=np.concatenate([first.sums, second.sums], axis=2),
+        maxima=np.concatenate([first.maxima, second.maxima], axis=2),
+        neighbor_share=np.concatenate([first.neighbor_share, second.neighbor_share], axis=2),
+    )
 
 
 @dataclass

@@ -30,6 +30,14 @@ class Progress:
     seconds_left: float | None = None
 
 
+class EndNow(BaseException):
+    """Thrown into a generator of work by `Running.end`: end here, with what there is.
+
+    Work that can give less than all of its result catches it where it yields, and returns; all other work lets it
+    through. Like GeneratorExit it is no Exception, so that nobody takes it for a failure of the work.
+    """
+
+
 class Running(Iterator[S], Generic[S, T]):
     """A generator of steps that is followed to its end: iterate over it, then read `result`.
 
@@ -57,6 +65,17 @@ class Running(Iterator[S], Generic[S, T]):
         if not self._results:
             raise RuntimeError("The work has no result yet: it was not followed to its end.")
         return self._results[0]
+
+    def end(self) -> None:
+        """Have the work end with what there is: iterate on to its result. A step that it yields in reply is dropped.
+
+        Raises:
+            EndNow: it has nothing to give yet; it is closed by then.
+        """
+        try:
+            self._steps.throw(EndNow())
+        except StopIteration as end:
+            self._results.append(end.value)
 
     def close(self) -> None:
         """Stop the work. Does nothing once it has ended."""

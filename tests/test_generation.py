@@ -3,6 +3,7 @@
 import re
 import threading
 from collections.abc import Generator, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -40,8 +41,8 @@ from selfextend.generation import (
 from selfextend.methods import Method, ReRoPE, SelfExtend, Vanilla
 from selfextend.profile import Profile
 from selfextend.reading import PrefixCache, Waiting, log_probability_steps, loss_steps, reading
-from selfextend.recording import RecordingRequest
-from selfextend.steps import Running, result_of
+from selfextend.recording import RecordingRequest, joined
+from selfextend.steps import EndNow, Running, result_of
 
 WORDS = Words()
 PROMPT = token_ids(60)[0].tolist()
@@ -54,7 +55,7 @@ def steps(
     model: PreTrainedModel, prompt: Sequence[int] = PROMPT, new: int = 8, **kwargs: Any
 ) -> Generator[Any, None, Answer]:
     settings = kwargs.pop("settings", None) or GenerationSettings(max_new_tokens=new)
-    given = {name: kwargs.pop(name) for name in ("prefix", "record") if name in kwargs}
+    given = {name: kwargs.pop(name) for name in ("prefix", "record", "begun") if name in kwargs}
     how = ReadingSettings(**({"method": EXTENDED, "chunk_tokens": 13} | kwargs))
     return answer_steps(ReadyModel(model, WORDS, PROFILE), prompt, settings, how, **given)
 
@@ -446,3 +447,69 @@ def test_settings_that_could_not_end_well_are_refused(wrong: dict[str, Any]) -> 
 def test_an_unknown_choice_of_when_to_extend_is_refused() -> None:
     with pytest.raises(ValueError, match="when_needed"):
         method_in_use(SelfExtend(group_size=2, neighbor_window=4), "sometimes", 10, Profile(100))  # type: ignore[arg-type]
+
+
+def interrupted(model: PreTrainedModel, after: int, **kwargs: Any) -> Answer:
+    """An answer that is asked to end after so many tokens."""
+    said = 0
+    with Running(steps(model, new=30, **kwargs)) as work:
+        for event in work:
+            said += isinstance(event, NewToken)
+            if said == after:
+                work.end()
+        return work.result
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_answer_that_was_cut_off_goes_on_as_if_it_had_not_been(name: str) -> None:
+    model, prefix = build(name), PrefixCache()
+    first = answer(model, new=5, prefix=prefix)
+    assert first.unfinished
+    with Running(steps(model, new=7, prefix=prefix, begun=first)) as work:
+        read = [event for event in work if isinstance(event, PrefillProgress)]
+    assert read[0].total - read[0].reused == 1
+    assert first.stopped_by == "length"
+    whole = answer(model, new=12)
+    assert work.result.token_ids == whole.token_ids
+    assert work.result.text == whole.text
+    assert work.result.prompt_tokens == whole.prompt_tokens
+    assert work.result.prefill_seconds == first.prefill_seconds
+    np.testing.assert_allclose(work.result.log_probabilities, whole.log_probabilities, atol=1e-5)
+
+
+def test_an_interrupted_answer_is_what_there_was_and_goes_on() -> None:
+    model, prefix = build("llama"), PrefixCache()
+    settings = GenerationSettings(max_new_tokens=30, temperature=1.0, top_k=20, repetition_penalty=1.2, seed=5)
+    first = interrupted(model, 9, settings=settings, prefix=prefix)
+    assert (first.stopped_by, len(first.token_ids)) == ("interrupted", 9)
+    rest = answer(model, settings=replace(settings, max_new_tokens=21), prefix=prefix, begun=first)
+    assert rest.token_ids == answer(model, settings=settings).token_ids
+
+
+def test_the_attention_of_both_parts_of_an_answer_is_kept() -> None:
+    model, prefix, start = build("llama"), PrefixCache(), len(PROMPT) - 1
+    whole = answer(model, new=12, record=RecordingRequest(range(start, start + 12), [0, 20, 60]))
+    first = interrupted(model, 5, record=RecordingRequest(range(start, start + 5), [0, 20, 60]), prefix=prefix)
+    rest = answer(
+        model, new=7, record=RecordingRequest(range(start + 5, start + 12), [0, 20, 60]), prefix=prefix, begun=first
+    )
+    assert rest.attention is not None
+    assert whole.attention is not None
+    assert rest.attention.query_rows == whole.attention.query_rows
+    np.testing.assert_allclose(rest.attention.sums, whole.attention.sums, atol=1e-5)
+    np.testing.assert_allclose(rest.attention.neighbor_share, whole.attention.neighbor_share, atol=1e-5)
+    with pytest.raises(ValueError, match="rows that follow one another"):
+        joined(whole.attention, whole.attention)
+
+
+def test_what_is_read_cannot_be_interrupted_halfway_and_an_ended_answer_not_gone_on_with() -> None:
+    model = build("llama")
+    with Running(steps(model)) as work:
+        assert isinstance(next(work), PrefillProgress)
+        with pytest.raises(EndNow):
+            work.end()
+    ended = replace(answer(model), stopped_by="end")
+    with pytest.raises(ValueError, match="nothing to go on with"):
+        answer(model, begun=ended)
+    with pytest.raises(PastReachError):
+        answer(model, new=400, begun=answer(model))
