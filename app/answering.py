@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field, fields
@@ -15,7 +16,13 @@ from .conversation import Reply, Source
 from .evidence import Citation
 from .jobs import JobStopped, Pace
 from .model_shelf import LoadedModel
+from .sample import has_foreign_text
 from .session import CacheStore, Session, Turn
+
+STOPPED = Progress("Stopped.")
+NO_LINKS = (
+    "No page links: the teaching model can read only texts like the sample, so where it looked here proves nothing."
+)
 
 
 @dataclass(frozen=True)
@@ -36,30 +43,45 @@ class Shown:
 
 
 def reply_steps(
-    loaded: LoadedModel, caches: CacheStore, session: Session, questions: Sequence[Question]
+    loaded: LoadedModel,
+    caches: CacheStore,
+    session: Session,
+    questions: Sequence[Question | None],
+    begun: Sequence[Reply] = (),
 ) -> Generator[Shown, None, None]:
     """Ask the same question in each of the ways given, and yield what to show, a few times a second at most.
 
     Stopping `session.answering` ends it between two chunks or tokens: the last `Shown` then holds what there is, with
     a word about it. Closing the generator stops the work too.
 
+    Args:
+        questions: a question for each reply; None where the one in `begun` stays as it is.
+        begun: the replies that there are already, where their answers go on.
+
     Raises:
         PastReachError, OutOfMemoryError, ValueError: as `app.asking.answer_turn`.
     """
-    replies: list[Reply] = []
+    replies: list[Reply] = list(begun)
     turns: list[Turn] = []
-    for question in questions:
+    for place, question in enumerate(questions):
+        if question is None:
+            continue
+        before, after = replies[:place], replies[place + 1 :]
         watched = _Watched(question, f"{question.method.title}: " if len(questions) > 1 else "")
         try:
             with Running(session.answering.follow(answer_turn(loaded, caches, session, question))) as answering:
                 for event in answering:
                     if watched.sees(event):
-                        yield Shown((*replies, watched.reply()), watched.progress, tuple(turns))
+                        yield Shown((*before, watched.reply(), *after), watched.progress, tuple(turns))
                 turns.append(answering.result)
         except JobStopped:
-            yield Shown((*replies, watched.stopped()), Progress("Stopped."), tuple(turns), True)
+            reply = replies[place] if question.begun else watched.stopped()
+            yield Shown((*before, reply, *after), STOPPED, tuple(turns), True)
             return
-        replies.append(_reply_of(turns[-1]))
+        replies = [*before, _reply_of(turns[-1], loaded), *after]
+        if turns[-1].answer.stopped_by == "interrupted":
+            yield Shown(tuple(replies), STOPPED, tuple(turns), True)
+            return
     yield Shown(tuple(replies), Progress(""), tuple(turns), True)
 
 
@@ -69,51 +91,55 @@ class _Watched:
 
     question: Question
     prefix: str
-    text: str = ""
     progress: Progress = field(default_factory=lambda: Progress("starting"))
-    began: float = field(default_factory=time.perf_counter)
     tokens: int = 0
     _read: Any = None
     _first: float = 0.0
     _pace: Pace = field(default_factory=Pace)
+    _began: float = field(default_factory=time.perf_counter)
+
+    def __post_init__(self) -> None:
+        answer = self.question.begun.answer if self.question.begun else None
+        self.text, self._before = (answer.text, len(answer.token_ids)) if answer else ("", 0)
 
     def sees(self, event: Any) -> bool:
         """Take in an event. Whether there is something to show again."""
         from selfextend.generation import NewToken, PrefillProgress
 
-        now = time.perf_counter()
         if isinstance(event, NewToken):
             self.tokens, self.text = self.tokens + 1, event.text
-            if self.tokens == 1:
-                self._first, self._pace = now, Pace()
-            speed = f", {(self.tokens - 1) / (now - self._first):.0f} tokens/s" if self.tokens > 1 else ""
-            self.progress = Progress(f"{self.prefix}answering: {self.tokens} tokens{speed}")
+            self.progress = Progress(self.prefix + self._pace_words())
         else:
             if isinstance(event, PrefillProgress):
                 self._read = event
             self.progress = Progress(self.prefix + event.words, event.fraction, event.seconds_left)
         return self._pace.due()
 
+    def _pace_words(self) -> str:
+        now, words = time.perf_counter(), f"answering: {self._before + self.tokens:,} tokens"
+        if self.tokens == 1:
+            self._first, self._pace = now, Pace()
+            return words
+        rate = (self.tokens - 1) / max(now - self._first, 1e-6)
+        # An answer ends where the model ends it, so this is all that can be said of the time left.
+        left = (self.question.generation.max_new_tokens - self.tokens) / rate
+        return f"{words}, {rate:,.0f} tokens/s" + (f", at most {math.ceil(left):,} s more" if left >= 1 else "")
+
     def reply(self, **more: Any) -> Reply:
         return reply_by(self.question.method, turn=0, text=self.text, **more)
 
     def stopped(self) -> Reply:
+        """The reply where it was stopped before its first word."""
         read = self._read
-        if self.tokens:
-            words = f"Stopped after {self.tokens} tokens; a stopped answer cites nothing. Ask again for the rest."
-        elif read is not None and read.done < read.total:
+        if read is not None and read.done < read.total:
             words = (
                 f"Stopped after reading {read.done:,} of {read.total:,} tokens. What was read is kept: "
                 "the next question goes on from there."
             )
         else:
             words = "Stopped before the answer began."
-        return self.reply(
-            stopped=words,
-            prompt_tokens=read.total if read else 0,
-            new_tokens=self.tokens,
-            seconds=time.perf_counter() - self.began,
-        )
+        seconds = time.perf_counter() - self._began
+        return self.reply(stopped=words, prompt_tokens=read.total if read else 0, seconds=seconds)
 
 
 def reply_by(method: Method, **more: Any) -> Reply:
@@ -122,16 +148,21 @@ def reply_by(method: Method, **more: Any) -> Reply:
     return Reply(method=method.kind, query_scaling=method.query_scaling, **numbers, **more)
 
 
-def _reply_of(turn: Turn) -> Reply:
+def _reply_of(turn: Turn, loaded: LoadedModel) -> Reply:
     answer = turn.answer
+    tokens = len(answer.token_ids)
+    proves_nothing = loaded.is_bundled and has_foreign_text(turn.documents)
     return reply_by(
         turn.method,
         turn=turn.id,
         text=answer.text.strip(),
-        sources=tuple(map(_source_of, turn.citations)),
+        sources=() if proves_nothing else tuple(map(_source_of, turn.citations)),
+        stopped=f"Stopped after {tokens:,} tokens." if answer.stopped_by == "interrupted" else "",
+        unfinished=answer.unfinished,
+        note=NO_LINKS if proves_nothing and turn.citations else "",
         prompt_tokens=answer.prompt_tokens,
         reused_tokens=answer.reused_tokens,
-        new_tokens=len(answer.token_ids),
+        new_tokens=tokens,
         first_token_seconds=answer.prefill_seconds,
         seconds=answer.prefill_seconds + answer.decode_seconds,
         tokens_per_second=answer.tokens_per_second,

@@ -25,7 +25,8 @@ from selfextend.steps import result_of
 
 from .asking import Question, answer_turn, prompt_of
 from .model_shelf import LoadedModel, NoModelError
-from .runtime import SAMPLE, Runtime
+from .runtime import Runtime
+from .sample import SAMPLE
 from .session import Session, Turn
 from .tabs.widgets import MODEL_QUEUE
 

@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING, Any
 from selfextend.methods import Method
 
 from .documents.library import StoredDocument
-from .evidence import passages_behind, recording_request, trimmed
+from .evidence import further_request, passages_behind, recording_request, trimmed
 from .model_shelf import LoadedModel
-from .prompting import Exchange, Prompt, build_prompt
+from .prompting import PLAIN, Exchange, Instructions, Prompt, build_prompt
 from .session import CacheStore, Session, Turn
 
 if TYPE_CHECKING:
     from selfextend.generation import Answer, Event, ExtendWhen, GenerationSettings
     from selfextend.reading import PrefixCache
+    from selfextend.recording import RecordingRequest
 
     from .evidence import Citation
 
@@ -39,6 +40,8 @@ class Question:
         extend: "always", or "when_needed": only past the trained window.
         generation: how to answer. A plain prompt's stop strings are added.
         earlier: questions and answers that stay in the prompt.
+        instructions: the system prompt, and whether to think.
+        begun: the turn whose unfinished answer is to go on; its prompt is read, and the answer takes its place.
     """
 
     text: str
@@ -47,6 +50,13 @@ class Question:
     extend: ExtendWhen
     generation: GenerationSettings
     earlier: tuple[Exchange, ...] = ()
+    instructions: Instructions = PLAIN
+    begun: Turn | None = None
+
+    @staticmethod
+    def going_on(turn: Turn, generation: GenerationSettings) -> Question:
+        """The question of a turn once more, for its answer to go on."""
+        return Question(turn.question, turn.documents, turn.method, turn.extend, generation, begun=turn)
 
 
 def chunk_tokens(model: Any) -> int:
@@ -55,9 +65,15 @@ def chunk_tokens(model: Any) -> int:
 
 
 def prompt_of(loaded: LoadedModel, question: Question) -> Prompt:
-    """What the model will read."""
+    """What the model will read.
+
+    Raises:
+        SystemPromptError: the model takes no system prompt.
+    """
+    if question.begun is not None:
+        return question.begun.prompt
     documents = [stored.document for stored in question.documents]
-    return build_prompt(loaded.tokenizer, documents, question.text, question.earlier)
+    return build_prompt(loaded.tokenizer, documents, question.text, question.earlier, question.instructions)
 
 
 def answer_turn(
@@ -65,12 +81,13 @@ def answer_turn(
 ) -> Generator[Event, None, Turn]:
     """Ask, and yield what `selfextend.generation.answer_steps` yields. Returns the turn, kept in the session.
 
-    Closing the generator stops the work; what was read stays in the visitor's cache.
+    Closing the generator stops the work; what was read stays in the visitor's cache. `selfextend.steps.EndNow` ends an
+    answer that has begun; the turn then holds what was said, with the passages behind it.
 
     Raises:
         PastReachError: prompt and answer do not fit the settings' reach; nothing was computed.
         OutOfMemoryError: memory ran out; the cache was let go.
-        ValueError: the question is empty.
+        ValueError: the question is empty, or the model takes no system prompt.
     """
     from selfextend.generation import ReadingSettings, answer_steps
 
@@ -78,13 +95,9 @@ def answer_turn(
         raise ValueError("Type a question first.")
     prompt = prompt_of(loaded, question) if prompt is None else prompt
     settings = replace(question.generation, stop=(*question.generation.stop, *prompt.stop))
-    prefix = reading_place(loaded, caches, session, question)
-    caches.make_room(_cache_bytes(loaded, question.method, len(prompt) + settings.max_new_tokens))
-    recording = None
-    if loaded.supported:
-        recording = recording_request(
-            prompt.index, settings.max_new_tokens, layers=loaded.extended_layers, heads=loaded.heads
-        )
+    prefix, begun = reading_place(loaded, caches, session, question), question.begun
+    said = len(begun.answer.token_ids) if begun else 0
+    caches.make_room(_cache_bytes(loaded, question.method, len(prompt) + said + settings.max_new_tokens))
     try:
         answer = yield from answer_steps(
             loaded.ready,
@@ -92,17 +105,19 @@ def answer_turn(
             settings,
             ReadingSettings(question.method, question.extend, chunk_tokens=chunk_tokens(loaded.model)),
             prefix=prefix,
-            record=recording,
+            record=_recording(loaded, prompt, settings.max_new_tokens, begun),
+            begun=begun.answer if begun else None,
         )
     finally:
         caches.make_room(0)
     loaded.reading_time.learn(answer.prompt_tokens, answer.reused_tokens, answer.prefill_seconds)
     answer, citations = _with_citations(answer, prompt)
     turn = Turn(
-        id=session.new_id(),
+        id=begun.id if begun else session.new_id(),
         prompt=prompt,
         answer=answer,
         method=question.method,
+        extend=question.extend,
         profile=loaded.profile,
         model_name=loaded.label,
         documents=question.documents,
@@ -114,6 +129,16 @@ def answer_turn(
     return turn
 
 
+def _recording(loaded: LoadedModel, prompt: Prompt, max_new_tokens: int, begun: Turn | None) -> RecordingRequest | None:
+    """The attention to keep; None where the model hides it, or enough of the answer's is kept already."""
+    if not loaded.supported:
+        return None
+    if begun is not None:
+        record = begun.answer.attention
+        return None if record is None else further_request(record, max_new_tokens)
+    return recording_request(prompt.index, max_new_tokens, layers=loaded.extended_layers, heads=loaded.heads)
+
+
 def _cache_bytes(loaded: LoadedModel, method: Method, tokens: int) -> int:
     """What keys and values of so many tokens will take."""
     bands = () if method.positions is None else method.positions.bands
@@ -123,11 +148,11 @@ def _cache_bytes(loaded: LoadedModel, method: Method, tokens: int) -> int:
 def _with_citations(answer: Answer, prompt: Prompt) -> tuple[Answer, tuple[Citation, ...]]:
     """The answer with its record cut to what was said, and the passages behind it."""
     positions = answer.method.positions
-    if answer.attention is None or positions is None or not prompt.index.passages:
+    if answer.attention is None or positions is None:
         return answer, ()
     tokens = len(answer.token_ids)
     attention = trimmed(answer.attention, tokens)
-    citations = passages_behind(attention, prompt.index, tokens, positions)
+    citations = passages_behind(attention, prompt.index, tokens, positions) if prompt.index.passages else []
     return replace(answer, attention=attention), tuple(citations)
 
 

@@ -9,6 +9,8 @@ from typing import Any
 
 from selfextend.methods import Method, method_from, method_named
 
+from .prompting import split_thinking
+
 MAX_KEPT = 30
 """Entries that are kept in the browser; the oldest go first."""
 
@@ -38,6 +40,8 @@ class Reply:
         text: the answer.
         sources: cited passages, the one looked at most first.
         stopped: what to say where it was stopped before its end, else "".
+        unfinished: whether it was stopped or cut off after some words, so that it can go on.
+        note: what to say below it, else "".
         group_size, neighbor_window, query_scaling: the method's numbers, where it has them.
         prompt_tokens, reused_tokens, new_tokens: of prompt and answer.
         first_token_seconds, seconds, tokens_per_second: until the answer began, in all, and while answering.
@@ -49,6 +53,8 @@ class Reply:
     text: str
     sources: tuple[Source, ...] = ()
     stopped: str = ""
+    unfinished: bool = False
+    note: str = ""
     group_size: int = 1
     neighbor_window: int = 0
     query_scaling: str = "none"
@@ -137,7 +143,7 @@ def typed(kind: Any, record: dict[str, Any]) -> Any:
     Raises:
         TypeError: a field is missing, unknown or of another type.
     """
-    plain: dict[str, Any] = {"int": int, "str": str, "float": (int, float)}
+    plain: dict[str, Any] = {"int": int, "str": str, "float": (int, float), "bool": bool}
     for known in fields(kind):
         expected = plain.get(str(known.type))
         if expected is not None and known.name in record and not isinstance(record[known.name], expected):
@@ -159,30 +165,48 @@ def placed_messages(entries: Sequence[Entry]) -> list[tuple[int, dict[str, Any]]
             shown.append((place, {"role": "assistant", "content": divider}))
         shown.append((place, {"role": "user", "content": entry.question}))
         if entry.replies:
-            shown.append((place, {"role": "assistant", "content": reply_text(entry.replies)}))
+            text = reply_text(entry.replies, newest=place == len(entries) - 1)
+            shown.append((place, {"role": "assistant", "content": text}))
     return shown
 
 
-def reply_text(replies: Sequence[Reply]) -> str:
-    """What the chat shows of an entry's replies: one below the other's heading in two columns, or just the one."""
+def reply_text(replies: Sequence[Reply], *, newest: bool) -> str:
+    """What the chat shows of an entry's replies: one below the other's heading in two columns, or just the one.
+
+    Args:
+        newest: of the conversation's last entry, the one whose answers can go on.
+    """
     if len(replies) == 1:
-        return _markdown(replies[0])
-    columns = (f"<div>\n\n**{reply.made_by.title}**\n\n{_markdown(reply)}\n\n</div>" for reply in replies)
+        return _markdown(replies[0], newest)
+    columns = (f"<div>\n\n**{reply.made_by.title}**\n\n{_markdown(reply, newest)}\n\n</div>" for reply in replies)
     return f'<div class="columns">\n{"".join(columns)}\n</div>'
 
 
-def _markdown(reply: Reply) -> str:
-    parts = [reply.text or "…"]
+def _markdown(reply: Reply, newest: bool) -> str:
+    thought, text = split_thinking(reply.text)
+    parts = [_thinking_html(thought, open_=not text)] if thought else []
+    parts.append(text or "…")
+    if reply.unfinished and newest:
+        words = "" if reply.stopped else "Cut off here: "
+        parts.append(f'<span class="cut">{words}<a class="continue" href="#continue-{reply.turn}">Continue</a></span>')
     if reply.sources:
         # One link a page, to the passage on it that was looked at most; the Evidence tab lists the others.
         first = {(source.document, source.page): source for source in reversed(reply.sources)}
         links = sorted(first.values(), key=lambda source: source.rank)
         parts.append(" ".join(page_link(reply.turn, source) for source in links))
+    if reply.note:
+        parts.append(f'<span class="note">{escape(reply.note)}</span>')
     if reply.stopped:
         parts.append(f'<span class="stopped">{escape(reply.stopped)}</span>')
     elif reply.seconds:
         parts.append(f'<span class="measures">{escape(measures(reply))}</span>')
     return "\n\n".join(parts)
+
+
+def _thinking_html(thought: str, *, open_: bool) -> str:
+    """What the model thought before it answered, folded up once the answer begins."""
+    words = f"Thinking ({len(thought.split()):,} words)"
+    return f'<details class="thinking"{" open" if open_ else ""}><summary>{words}</summary>\n\n{thought}\n\n</details>'
 
 
 def page_link(turn: int, source: Source) -> str:

@@ -171,6 +171,27 @@ def recording_request(
     return RecordingRequest(range(first, first + rows), starts, layers=layers, max_bytes=max(max_bytes, 2**20))
 
 
+def further_request(
+    record: AttentionRecord, max_new_tokens: int, *, max_bytes: int = MAX_BYTES
+) -> RecordingRequest | None:
+    """What to record of an answer that goes on, to be joined with the record of its beginning.
+
+    Returns:
+        None where the beginning takes all of the room already.
+    """
+    from selfextend.recording import RecordingRequest
+
+    layers, heads, rows, bins = record.sums.shape
+    most = min(MAX_ROWS, max_bytes // (2 * 4 * layers * heads * bins))
+    first, rows = record.query_rows.stop, min(max_new_tokens, most - rows)
+    if rows < 1:
+        return None
+    starts = [int(start) for start in record.bin_starts]
+    return RecordingRequest(
+        range(first, first + rows), starts, layers=record.layers, heads=record.heads, max_bytes=max(max_bytes, 2**20)
+    )
+
+
 def _half_of(layers: tuple[int, ...]) -> tuple[int, ...]:
     """Every other layer, the last among them: what an answer is copied with tends to stand late."""
     return layers[::-2][::-1]

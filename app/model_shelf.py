@@ -24,6 +24,12 @@ if TYPE_CHECKING:
     from selfextend.loading.models import Loaded
 
 
+LONGEST_ANSWER = 64
+"""Tokens, before anybody chooses."""
+LONGEST_CHAT_ANSWER = 512
+"""The same of a model that was made to chat: it ends its answers itself, and few end within 64."""
+
+
 class NoModelError(RuntimeError):
     """A question came before a model; the message says what to do."""
 
@@ -82,6 +88,12 @@ class LoadedModel:
     def is_bundled(self) -> bool:
         """Whether it is the small model that comes with the project."""
         return self.name == BUNDLED
+
+    @property
+    def longest_answer(self) -> int:
+        """The longest answer that suits it, in tokens: the bundled model answers in a sentence."""
+        chats = not self.is_bundled and bool(getattr(self.tokenizer, "chat_template", None))
+        return min(LONGEST_CHAT_ANSWER, self.trained_window // 4) if chats else LONGEST_ANSWER
 
     @property
     def activity(self) -> str:

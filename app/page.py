@@ -29,6 +29,7 @@ from .tabs.evidence import build_evidence_tab
 from .tabs.lab import build_lab_tab
 from .tabs.learn import build_learn_tab
 from .tabs.model_panel import build_model_panel
+from .tabs.offers_panel import build_offers_panel, connect_offers
 from .tabs.parameters import build_parameters_tab
 from .tabs.position_map import build_position_map_tab
 from .tabs.runs import build_runs_tab
@@ -41,13 +42,15 @@ TITLE = "SelfExtend explorer"
 def build_page(runtime: Runtime) -> gr.Blocks:
     """The whole app as a gr.Blocks, ready to be launched."""
     with gr.Blocks(title=TITLE, analytics_enabled=False, fill_width=True) as page:
-        states = States(gr.State(""), gr.State([]), gr.State(None), gr.State(None), gr.State(NO_MODEL))
+        states = States(gr.State(""), gr.State([]), gr.State(None), gr.State(None), gr.State(NO_MODEL), gr.State())
+        script = (ASSETS / "page.js").read_text(encoding="utf-8")
+        links = gr.HTML(elem_id="page-links", js_on_load=script, visible="hidden")
         with gr.Row(elem_id="top"):
             gr.HTML(f"<h1>{TITLE}</h1>", elem_id="title")
             meter = gr.HTML(elem_id="meters")
         with gr.Tabs(elem_id="main-tabs"):
             with gr.Tab("Read", id="read"):
-                parts, tabs = _reading(runtime, states, meter)
+                parts, tabs = _reading(runtime, states, meter, links)
             with gr.Tab("Lab", id="lab"):
                 build_lab_tab(runtime, states.visitor)
             with gr.Tab("Learn", id="learn"):
@@ -59,14 +62,12 @@ def build_page(runtime: Runtime) -> gr.Blocks:
             [parts.chat.chatbot],
         )
         add_endpoints(runtime)
-        script = (ASSETS / "page.js").read_text(encoding="utf-8")
-        links = gr.HTML(elem_id="page-links", js_on_load=script, visible="hidden")
         on(links.passage, _opener(runtime), [states.visitor], [states.turn, tabs, parts.chat.status])
         build_restore(runtime, page, parts)
     return page
 
 
-def _reading(runtime: Runtime, states: States, meter: gr.HTML) -> tuple[Parts, gr.Tabs]:
+def _reading(runtime: Runtime, states: States, meter: gr.HTML, links: gr.HTML) -> tuple[Parts, gr.Tabs]:
     """The three columns of the Read tab. Returns what is kept and restored of them, and the tabs on the right."""
     advised_window = gr.State(None)
     with gr.Row(elem_id="workspace", equal_height=False):
@@ -75,11 +76,13 @@ def _reading(runtime: Runtime, states: States, meter: gr.HTML) -> tuple[Parts, g
             controls = build_controls(states.view, advised_window)
             _keep_meters(runtime, controls, states, meter, gr.HTML(elem_id="fit"))
         with gr.Column(scale=6, min_width=330, elem_id="middle"):
-            documents = build_documents_panel(runtime, states, controls.max_new_tokens)
-            chat = build_chat(runtime, controls, states)
+            documents = build_documents_panel(runtime, states, controls)
+            offers = build_offers_panel()
+            chat = build_chat(runtime, controls, states, links)
+            offers = connect_offers(runtime, offers, states, chat.question)
         with gr.Column(scale=7, min_width=330, elem_id="right"), gr.Tabs(elem_id="right-tabs") as tabs:
             _right_tabs(runtime, controls, states, chat.answered)
-    return Parts(controls, states, chat, documents, model, advised_window, gr.State("")), tabs
+    return Parts(controls, states, chat, documents, offers, model, advised_window, gr.State("")), tabs
 
 
 def _right_tabs(runtime: Runtime, controls: Controls, states: States, answered: list[Any]) -> None:

@@ -15,6 +15,12 @@ from .documents.document import Document
 from .documents.index import TokenIndex, find_documents
 
 BETWEEN = "\n\n"
+_SYSTEM_PROBE, _QUESTION_PROBE = "Answer in one word.", "Who?"
+_THINKING = ("<think>", "</think>")
+
+
+class SystemPromptError(ValueError):
+    """The model takes no system prompt; the message says what to do."""
 
 
 @dataclass(frozen=True)
@@ -23,6 +29,23 @@ class Exchange:
 
     question: str
     answer: str
+
+
+@dataclass(frozen=True)
+class Instructions:
+    """What the model is told besides documents and questions.
+
+    Attributes:
+        system: the system prompt; empty for the one that the chat template brings, if any.
+        thinking: have a model that can think aloud before it answers do so.
+    """
+
+    system: str = ""
+    thinking: bool = False
+
+
+PLAIN = Instructions()
+"""No instructions."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,7 +79,11 @@ class Prompt:
 
 
 def build_prompt(
-    tokenizer: Any, documents: Sequence[Document], question: str, earlier: Sequence[Exchange] = ()
+    tokenizer: Any,
+    documents: Sequence[Document],
+    question: str,
+    earlier: Sequence[Exchange] = (),
+    instructions: Instructions = PLAIN,
 ) -> Prompt:
     """The prompt for a question about documents.
 
@@ -69,14 +96,23 @@ def build_prompt(
         documents: in this order, each after its name.
         question: may be empty, to count the tokens of the documents alone.
         earlier: exchanges to keep in the prompt, oldest first.
+        instructions: the system prompt, and whether to think.
 
     Raises:
+        SystemPromptError: there is a system prompt, and the template takes none or is not used.
         ValueError: a slow tokenizer, which cannot tell where its tokens come from.
     """
+    if instructions.system:
+        _check_system(tokenizer)
     if getattr(tokenizer, "chat_template", None):
-        text = _from_template(tokenizer, documents, question, earlier)
+        text = _from_template(tokenizer, documents, _messages(documents, question, earlier, instructions), instructions)
         if text is not None:
             return Prompt(TokenIndex(tokenizer, text, documents, add_special_tokens=False), question, ())
+    if instructions.system:
+        raise SystemPromptError(
+            "This model's chat template would change the documents, so it is not used, and there is no system prompt "
+            "without it: empty the System prompt under Answering."
+        )
     text = _plain(documents, question, earlier)
     return Prompt(TokenIndex(tokenizer, text, documents), question, ("\nQuestion:", "\n\n"))
 
@@ -85,24 +121,75 @@ def _head(documents: Sequence[Document]) -> str:
     return "".join(f"{document.name}{BETWEEN}{document.text}{BETWEEN}" for document in documents)
 
 
-def _from_template(
-    tokenizer: Any, documents: Sequence[Document], question: str, earlier: Sequence[Exchange]
-) -> str | None:
+def can_switch_thinking(tokenizer: Any) -> bool:
+    """Whether the chat template has a switch for thinking, `enable_thinking`."""
+    messages = [{"role": "user", "content": _QUESTION_PROBE}]
+    try:
+        with_it, without = (_rendered(tokenizer, messages, Instructions(thinking=on)) for on in (True, False))
+    except Exception:  # no template, or one that fails
+        return False
+    return with_it != without
+
+
+def split_thinking(text: str) -> tuple[str, str]:
+    """What a model thought aloud, without its tags, and what it answered then. Either may be empty."""
+    opening, closing = _THINKING
+    thought, ended, answer = text.partition(closing)
+    if ended:
+        return thought.strip().removeprefix(opening).strip(), answer.strip()
+    if text.startswith(opening):
+        return text.removeprefix(opening).strip(), ""
+    return "", text
+
+
+def _check_system(tokenizer: Any) -> None:
+    """Raises SystemPromptError where there is no template, or the template refuses or drops a system prompt."""
+    if not getattr(tokenizer, "chat_template", None):
+        raise SystemPromptError(
+            "This model has no chat template, so it takes no system prompt: empty the System prompt under Answering."
+        )
+    messages = [{"role": "system", "content": _SYSTEM_PROBE}, {"role": "user", "content": _QUESTION_PROBE}]
+    try:
+        taken = _SYSTEM_PROBE in _rendered(tokenizer, messages, PLAIN)
+    except Exception:  # that is how templates refuse
+        taken = False
+    if not taken:
+        raise SystemPromptError(
+            "This model's chat template takes no system prompt: empty the System prompt under Answering."
+        )
+
+
+def _messages(
+    documents: Sequence[Document], question: str, earlier: Sequence[Exchange], instructions: Instructions
+) -> list[dict[str, str]]:
     messages = []
     for exchange in earlier:
         messages.append({"role": "user", "content": exchange.question})
         messages.append({"role": "assistant", "content": exchange.answer})
     messages.append({"role": "user", "content": question})
     messages[0]["content"] = _head(documents) + messages[0]["content"]
+    system = [{"role": "system", "content": instructions.system}] if instructions.system else []
+    return [*system, *messages]
+
+
+def _from_template(
+    tokenizer: Any, documents: Sequence[Document], messages: list[dict[str, str]], instructions: Instructions
+) -> str | None:
     try:
-        # Models that think aloud first do so only where asked; templates without such a switch ignore it.
-        text = tokenizer.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=True, enable_thinking=False
-        )
+        text = _rendered(tokenizer, messages, instructions)
         find_documents(text, documents)
     except Exception:  # a template is a program of the model's author: some refuse, some fail, some change the text
         return None
-    return str(text)
+    return text
+
+
+def _rendered(tokenizer: Any, messages: list[dict[str, str]], instructions: Instructions) -> str:
+    # Templates without a switch for thinking ignore it.
+    return str(
+        tokenizer.apply_chat_template(
+            messages, tokenize=False, add_generation_prompt=True, enable_thinking=instructions.thinking
+        )
+    )
 
 
 def _plain(documents: Sequence[Document], question: str, earlier: Sequence[Exchange]) -> str:

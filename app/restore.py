@@ -18,12 +18,15 @@ from selfextend.steps import result_of
 from .conversation import Entry, as_json, from_json, messages
 from .model_menu import local_choices
 from .model_shelf import LoadedModel
-from .runtime import SAMPLE, Runtime
+from .prompting import can_switch_thinking
+from .runtime import Runtime
+from .sample import SAMPLE, only_the_sample
 from .session import Session
 from .tabs.chat import ChatPane
 from .tabs.controls import Choices, Controls, slider_updates
-from .tabs.documents_panel import DocumentsPane, documents_html, keep_document, shows_only_the_sample, view_of
+from .tabs.documents_panel import DocumentsPane, documents_html, keep_document, view_of
 from .tabs.model_panel import ModelPanel
+from .tabs.offers_panel import OffersPane, ask_again_after
 from .tabs.widgets import QUEUED, DocumentView, Latest, States, complaint_html, status_html
 
 STORAGE_KEY = "selfextend-explorer-1"
@@ -43,6 +46,7 @@ class Parts(NamedTuple):
     states: States
     chat: ChatPane
     documents: DocumentsPane
+    offers: OffersPane
     model: ModelPanel
     advised_window: gr.State
     drawn_for: gr.State
@@ -63,16 +67,17 @@ def build_restore(runtime: Runtime, page: gr.Blocks, parts: Parts) -> None:
     fitted = [
         model.summary, model.choice, model.other, model.facts, parts.drawn_for,
         parts.advised_window, parts.documents.listing, controls.group_size, controls.neighbor_window, controls.log_n,
-        controls.remember, states.view,
+        controls.remember, controls.max_new_tokens, controls.thinking, states.view,
     ]  # fmt: skip
     waited = [model.status, model.stop, parts.documents.status]
-    size = controls.max_new_tokens
     page.load(handlers.restore, [browser], restored, **QUEUED).then(
-        handlers.ready, [states.visitor, browser, size], [*waited, *fitted], **QUEUED
+        handlers.ready, [states.visitor, browser, *controls.room], [*waited, *fitted], **QUEUED
     )
-    seen = [parts.drawn_for, states.visitor, states.entries, size]
+    seen = [parts.drawn_for, states.visitor, states.entries, *controls.room]
     for event in (model.expanded, *(after.then for after in (model.loaded, *parts.chat.answered))):
         event(handlers.follow_model, seen, [states.turn, *fitted], **QUEUED)
+    fits = parts.offers.taken.then(handlers.follow_model, seen, [states.turn, *fitted], **QUEUED)
+    ask_again_after(fits, parts.offers, states)
 
 
 class _Handlers:
@@ -115,7 +120,7 @@ class _Handlers:
             **_as_left(parts.controls, kept.get("controls")),
         }
 
-    def ready(self, visitor: str, kept: Any, new_tokens: float) -> Iterator[dict[Any, Any]]:
+    def ready(self, visitor: str, kept: Any, *room: Any) -> Iterator[dict[Any, Any]]:
         """Waits for the model that the app was started with, then fits the page to the model that is loaded."""
         parts, runtime, began = self.parts, self.runtime, time.monotonic()
         while not runtime.first_load.done.wait(0.3):
@@ -129,25 +134,31 @@ class _Handlers:
             yield {parts.documents.status: status_html("reading the sample")}
             keep_document(session, result_of(runtime.library.add_steps(SAMPLE, SAMPLE.name)))
         # What was set stays; only the sliders' ends follow the model.
-        yield {parts.documents.status: "", **self._fitted(session, int(new_tokens), advise=is_new)}
-        while (progress := runtime.ahead.progress) and shows_only_the_sample(session):
+        yield {parts.documents.status: "", **self._fitted(session, room, advise=is_new)}
+        while (progress := runtime.ahead.progress) and only_the_sample(session.documents):
             yield {parts.documents.status: status_html(progress)}
             time.sleep(0.3)
-        if shows_only_the_sample(session):
+        if only_the_sample(session.documents):
             yield {parts.documents.status: ""}
 
-    def follow_model(self, drawn_for: str, visitor: str, entries: list[Entry], new_tokens: float) -> dict[Any, Any]:
+    def follow_model(self, drawn_for: str, visitor: str, entries: list[Entry], *room: Any) -> dict[Any, Any]:
         """Where another model is loaded than the page shows, whoever loaded it: shows that one, with its advice."""
         if _key(self.runtime.models.loaded) == drawn_for:
             return {self.parts.drawn_for: gr.skip()}
         session = self.runtime.sessions.get(visitor)
         turn = session.last_turn(entries, self.runtime.models.label)
-        return {self.parts.states.turn: turn, **self._fitted(session, int(new_tokens), advise=True)}
+        return {self.parts.states.turn: turn, **self._fitted(session, room, advise=True)}
 
-    def _fitted(self, session: Session, new_tokens: int, *, advise: bool) -> dict[Any, Any]:
-        """The page, fitted to the model that is loaded; with `advise` the controls too."""
+    def _fitted(self, session: Session, room: tuple[Any, ...], *, advise: bool) -> dict[Any, Any]:
+        """The page, fitted to the model that is loaded; with `advise` the controls too.
+
+        Args:
+            room: the values of `Controls.room`.
+        """
         parts, loaded = self.parts, self.runtime.models.loaded
-        view = view_of(self.runtime, session, new_tokens)
+        if loaded is not None and advise:
+            room = (loaded.longest_answer, *room[1:])
+        view = view_of(self.runtime, session, *room)
         here = local_choices(self.runtime.settings, torch_is_here=loaded is not None)
         updates = {
             **parts.model.showing(loaded, here),
@@ -157,6 +168,7 @@ class _Handlers:
         }
         if loaded is not None:
             updates[parts.advised_window] = loaded.profile.neighbors
+            updates[parts.controls.thinking] = gr.update(visible=can_switch_thinking(loaded.tokenizer))
             if advise:
                 updates |= _advised(parts.controls, loaded, view)
             else:
@@ -196,4 +208,5 @@ def _advised(controls: Controls, loaded: LoadedModel, view: DocumentView) -> dic
         controls.neighbor_window: window,
         controls.log_n: loaded.profile.query_scaling == "logn",
         controls.remember: not loaded.is_bundled,
+        controls.max_new_tokens: loaded.longest_answer,
     }

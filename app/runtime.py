@@ -17,10 +17,6 @@ from .model_shelf import ModelShelf
 from .reading_ahead import ReadingAhead
 from .session import CacheStore, SessionStore
 from .settings import Settings
-from .theme import ASSETS
-
-SAMPLE = ASSETS / "sample.pdf"
-SAMPLE_QUESTIONS = ASSETS / "sample_questions.json"
 
 
 @dataclass(eq=False)

@@ -18,7 +18,7 @@ from .jobs import Job
 from .prompting import Prompt
 
 if TYPE_CHECKING:
-    from selfextend.generation import Answer
+    from selfextend.generation import Answer, ExtendWhen
     from selfextend.methods import Method
     from selfextend.profile import Profile
     from selfextend.reading import PrefixCache
@@ -38,6 +38,7 @@ class Turn:
         prompt: what the model read; `prompt.index` says where each token comes from.
         answer: what it said; `answer.attention` is the record that evidence is made from.
         method: asked for; `answer.method` is the one used.
+        extend: when it was to extend, as in `app.asking.Question`.
         profile: of the model that answered.
         model_name: of that model.
         documents: the documents in the prompt, with their files, in the prompt's order.
@@ -51,6 +52,7 @@ class Turn:
     prompt: Prompt
     answer: Answer
     method: Method
+    extend: ExtendWhen
     profile: Profile
     model_name: str
     documents: tuple[StoredDocument, ...]

@@ -1,10 +1,12 @@
-// Follows the chat's page links (#passage-TURN-RANK). They are plain links since Gradio's sanitizer strips data attributes.
+// Follows the chat's links: to a passage (#passage-TURN-RANK), and to go on with an answer (#continue-TURN). They are
+// plain links since Gradio's sanitizer strips data attributes.
 document.addEventListener("click", (event) => {
-  const link = event.target.closest('a[href*="#passage-"]');
+  const link = event.target.closest('a[href*="#passage-"], a[href*="#continue-"]');
   if (!link || !element.isConnected) return;
   event.preventDefault();
   const href = link.getAttribute("href");
-  trigger("passage", { href: href.slice(href.indexOf("#")) });
+  const place = href.slice(href.indexOf("#"));
+  trigger(place.startsWith("#continue-") ? "go_on" : "passage", { href: place });
 });
 
 // Gradio resets a slider to the value it was built with. These two have an advised value, which Suggest knows.

@@ -38,6 +38,8 @@ class Preset:
         published: settings that somebody published, the one to start from first.
         gated: the hub asks for an account that has accepted the licence.
         query_scaling: "logn" where the model was found to need it past its window, else "none".
+        download_bytes: of a model that was made to answer questions, what has to be downloaded for it, in 16 bits a
+            weight; None for others and for large ones.
     """
 
     label: str
@@ -47,10 +49,12 @@ class Preset:
     published: tuple[PublishedSetting, ...] = ()
     gated: bool = False
     query_scaling: QueryScaling = "none"
+    download_bytes: int | None = None
 
 
 BUNDLED = "bundled"
 _LONGLM = "github.com/datamllab/LongLM"
+_SMOL = "HuggingFaceTB"
 
 # The trained windows are max_position_embeddings in each config.json. Only Mistral's configs say 32,768 with a sliding
 # window of 4,096, without which SelfExtend runs; 8,192 is from its paper (arXiv 2310.06825, table 1) and from LongLM's
@@ -88,12 +92,28 @@ PRESETS: tuple[Preset, ...] = (
             PublishedSetting(8, 512, 6144, "arXiv 2401.01325, table 5"),
         ),
     ),
+    Preset("SmolLM2-135M-Instruct", f"{_SMOL}/SmolLM2-135M-Instruct", 8192, "Apache-2.0", download_bytes=273_000_000),
+    Preset("SmolLM2-360M-Instruct", f"{_SMOL}/SmolLM2-360M-Instruct", 8192, "Apache-2.0", download_bytes=727_000_000),
+    Preset("Qwen3-0.6B", "Qwen/Qwen3-0.6B", 40_960, "Apache-2.0", download_bytes=1_520_000_000),
     Preset(
-        "Llama-3.2-1B-Instruct", "meta-llama/Llama-3.2-1B-Instruct", 131_072, "Llama 3.2 Community License", gated=True
+        "Gemma-3-1b-it",
+        "google/gemma-3-1b-it",
+        32_768,
+        "Gemma Terms of Use",
+        gated=True,
+        download_bytes=2_040_000_000,
     ),
-    Preset("Qwen3-0.6B", "Qwen/Qwen3-0.6B", 40_960, "Apache-2.0"),
-    Preset("Gemma-3-1b-it", "google/gemma-3-1b-it", 32_768, "Gemma Terms of Use", gated=True),
-    Preset("SmolLM2-135M-Instruct", "HuggingFaceTB/SmolLM2-135M-Instruct", 8192, "Apache-2.0"),
+    Preset(
+        "Llama-3.2-1B-Instruct",
+        "meta-llama/Llama-3.2-1B-Instruct",
+        131_072,
+        "Llama 3.2 Community License",
+        gated=True,
+        download_bytes=2_480_000_000,
+    ),
+    Preset("SmolLM2-1.7B-Instruct", f"{_SMOL}/SmolLM2-1.7B-Instruct", 8192, "Apache-2.0", download_bytes=3_430_000_000),
+    Preset("Qwen3-1.7B", "Qwen/Qwen3-1.7B", 40_960, "Apache-2.0", download_bytes=4_080_000_000),
+    Preset("Phi-4-mini-instruct", "microsoft/Phi-4-mini-instruct", 131_072, "MIT", download_bytes=7_690_000_000),
 )
 
 

@@ -347,7 +347,7 @@ def test_a_tokenizer_without_a_neutral_token_is_refused() -> None:
 
 
 def turn_of(prompt: Prompt, answer: Answer) -> Turn:
-    return Turn(1, prompt, answer, GROUPED, "selfextend", 4 * TRAINED_WINDOW, "tiny", (), PrefixCache(), ())
+    return Turn(1, prompt, answer, GROUPED, "always", PROFILE, "tiny", (), PrefixCache(), ())
 
 
 @pytest.mark.parametrize(("layer", "head"), [("all", "all"), ("1", "all"), ("all", "2"), ("0", "3")])

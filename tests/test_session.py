@@ -11,6 +11,7 @@ from app_parts import stored, tiny, tiny_folder  # noqa: F401 (fixtures)
 from app.answering import Shown, reply_steps
 from app.asking import Question, answer_turn, prompt_of, reading_place
 from app.conversation import Entry, as_json, from_json, messages
+from app.evidence import MAX_ROWS
 from app.model_shelf import LoadedModel
 from app.session import MAX_TURNS, CacheStore, Session, SessionStore, Turn
 from selfextend.errors import OutOfMemoryError, PastReachError
@@ -163,10 +164,59 @@ def test_stop_in_the_answer_keeps_its_words(tiny: LoadedModel) -> None:  # noqa:
         if "answering" in one.progress.words:
             session.answering.stop()
     assert last is not None
-    assert last.replies[0].stopped.startswith("Stopped after")
-    assert not last.replies[0].sources
-    assert not last.turns
-    assert 0 < last.replies[0].new_tokens < 400
+    (reply,), (turn,) = last.replies, last.turns
+    assert reply.stopped == f"Stopped after {reply.new_tokens} tokens."
+    assert 0 < reply.new_tokens < 400
+    assert reply.unfinished
+    # What was said so far is traced to its passages.
+    assert reply.sources
+    assert turn.answer.attention is not None
+    assert len(turn.answer.attention.query_rows) == min(reply.new_tokens, MAX_ROWS)
+    assert session.turns[reply.turn] is turn
+
+
+def test_a_cut_answer_goes_on_in_its_place_and_nothing_is_read_again(tiny: LoadedModel) -> None:  # noqa: F811
+    caches, session = CacheStore(10**9), Session("v")
+    settings = GenerationSettings(max_new_tokens=6, temperature=1.0, seed=3)
+    asked = [question(method=Vanilla(), generation=settings), question(generation=settings)]
+    *_, cut = reply_steps(tiny, caches, session, asked)
+    assert [reply.unfinished for reply in cut.replies] == [True, True]
+    further = Question.going_on(cut.turns[1], replace(settings, max_new_tokens=8))
+    shown = list(reply_steps(tiny, caches, session, [None, further], cut.replies))
+    assert all(one.replies[0] == cut.replies[0] for one in shown)
+    assert all(one.replies[1].text.startswith(cut.replies[1].text[:-1]) for one in shown)
+    assert "answering: 7 tokens" in " ".join(one.progress.words for one in shown)
+    reply, turn = shown[-1].replies[1], session.turns[cut.replies[1].turn]
+    assert reply.turn == turn.id == cut.replies[1].turn
+    assert reply.first_token_seconds == cut.replies[1].first_token_seconds
+    whole, _ = run(
+        tiny, CacheStore(10**9), Session("w"), replace(asked[1], generation=replace(settings, max_new_tokens=14))
+    )
+    assert turn.answer.token_ids == whole.answer.token_ids
+    assert [citation.text for citation in turn.citations] == [citation.text for citation in whole.citations]
+
+
+def test_stopped_before_it_goes_on_an_answer_stays_as_it_is(tiny: LoadedModel) -> None:  # noqa: F811
+    caches, session = CacheStore(10**9), Session("v")
+    *_, cut = reply_steps(tiny, caches, session, [question()])
+    caches.clear()
+    steps = reply_steps(tiny, caches, session, [Question.going_on(cut.turns[0], GenerationSettings())], cut.replies)
+    next(steps)
+    session.answering.stop()
+    *_, last = steps
+    assert last.done
+    assert last.replies == cut.replies
+
+
+def test_attention_is_recorded_up_to_its_limit_however_often_an_answer_goes_on(tiny: LoadedModel) -> None:  # noqa: F811
+    caches, session = CacheStore(10**9), Session("v")
+    settings = GenerationSettings(max_new_tokens=MAX_ROWS - 8)
+    turn, _ = run(tiny, caches, session, question(generation=settings))
+    for _ in range(2):
+        turn, _ = run(tiny, caches, session, Question.going_on(turn, replace(settings, max_new_tokens=30)))
+        assert turn.answer.attention is not None
+        assert len(turn.answer.attention.query_rows) == MAX_ROWS
+    assert turn.citations
 
 
 @pytest.mark.parametrize("call", [2, 12], ids=["while reading", "while answering"])

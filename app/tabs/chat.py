@@ -14,12 +14,13 @@ import gradio as gr
 from ..answering import reply_steps
 from ..asking import Question
 from ..conversation import Entry, as_text, messages, placed_messages, same_thread
-from ..prompting import Exchange, build_prompt
-from ..runtime import SAMPLE, SAMPLE_QUESTIONS, Runtime
+from ..prompting import Exchange, build_prompt, split_thinking
+from ..runtime import Runtime
+from ..sample import SAMPLE, SAMPLE_QUESTIONS, only_the_sample
 from ..session import Session, Turn
 from .controls import Choices, Controls
-from .documents_panel import shows_only_the_sample
-from .widgets import ON_MODEL, States, buttons, complaint_html, on, save_on_click, saved, skipped, status_html
+from .offers_panel import Again
+from .widgets import ON_MODEL, States, buttons, complaint_html, on, save_on_click, saved, skipped, status_html, told
 
 BUSY = complaint_html("An answer is on its way: wait for it, or stop it.")
 PLACEHOLDER = "### Ask the document\nThe answer streams, and its page links open the passages it comes from."
@@ -33,12 +34,14 @@ class Pending(NamedTuple):
         entries: the conversation that it goes on from.
         before: the conversation to go back to where there is no answer.
         notes: shared with the answer under way: "busy" (another question came), "cleared" (the conversation was).
+        begun: the turn whose answer is to go on, in the last entry of `before`, or None.
     """
 
     question: str
     entries: list[Entry]
     before: list[Entry]
     notes: set[str]
+    begun: Turn | None = None
 
 
 class ChatPane(NamedTuple):
@@ -57,15 +60,19 @@ class ChatPane(NamedTuple):
 
 def examples_for(session: Session) -> list[dict[str, str]]:
     """Questions to ask with one click: those on the sample, while it is the only document."""
-    if not shows_only_the_sample(session):
+    if not only_the_sample(session.documents):
         return []
     if not (SAMPLE.is_file() and SAMPLE_QUESTIONS.is_file()):
         return []
     return [{"text": record["question"]} for record in json.loads(SAMPLE_QUESTIONS.read_text(encoding="utf-8"))]
 
 
-def build_chat(runtime: Runtime, controls: Controls, states: States) -> ChatPane:
-    """The chat's components and handlers, inside the open gr.Blocks."""
+def build_chat(runtime: Runtime, controls: Controls, states: States, links: gr.HTML) -> ChatPane:
+    """The chat's components and handlers, inside the open gr.Blocks.
+
+    Args:
+        links: tells, as its event `go_on`, that somebody wants an answer to go on.
+    """
     pane = _components()
     handlers = _Handlers(runtime, pane, states)
     conversation = [states.entries, states.visitor, states.pending]
@@ -75,6 +82,8 @@ def build_chat(runtime: Runtime, controls: Controls, states: States) -> ChatPane
         on(pane.chatbot.retry, handlers.retry, conversation, waiting),
         on(pane.chatbot.edit, handlers.edit, conversation, waiting),
         on(pane.chatbot.example_select, handlers.example, conversation, waiting),
+        on(links.go_on, handlers.go_on, conversation, waiting),
+        on(states.again.change, handlers.again, [states.again, *conversation], waiting),
     ]
     given = [states.pending, states.visitor, *controls]
     for event in begun:
@@ -85,7 +94,12 @@ def build_chat(runtime: Runtime, controls: Controls, states: States) -> ChatPane
     cleared = [states.entries, states.turn, pane.status]
     on(pane.chatbot.clear, handlers.clear, [states.visitor, states.pending], cleared)
     save_on_click(pane.download, handlers.save, [states.entries, states.visitor], pane.status)
-    on(pane.show_prompt.click, handlers.show_prompt, [states.turn, states.visitor, pane.question], [pane.prompt])
+    on(
+        pane.show_prompt.click,
+        handlers.show_prompt,
+        [states.turn, states.visitor, pane.question, *controls],
+        [pane.prompt],
+    )
     return pane
 
 
@@ -131,6 +145,34 @@ class _Handlers:
     def example(self, event: gr.SelectData, entries: list[Entry], *rest: Any) -> tuple[Any, ...]:
         return self._begin(_plain(event.value), entries, entries, *rest)
 
+    def again(self, again: Again | None, entries: list[Entry], *rest: Any) -> tuple[Any, ...]:
+        return skipped(6) if again is None else self._begin(again.question, entries, entries, *rest)
+
+    def go_on(
+        self, event: gr.EventData, entries: list[Entry], visitor: str, pending: Pending | None
+    ) -> tuple[Any, ...]:
+        """The last entry's answer of the turn that a link names goes on."""
+        session, href = self.runtime.sessions.get(visitor), str(told(event, "href"))
+        named = href.rpartition("-")[2]
+        turn = session.turns.get(int(named)) if named.isdecimal() else None
+        if pending is not None:
+            pending.notes.add("busy")
+            return *skipped(5), BUSY
+        if turn is None or not entries or turn.id not in [reply.turn for reply in entries[-1].replies]:
+            return (
+                None,
+                *skipped(4),
+                complaint_html("This answer is no longer in memory, so it cannot go on: ask again."),
+            )
+        if turn.model_name != self.runtime.models.label:
+            words = f"{turn.model_name} gave this answer: load it again for it to go on, or ask again."
+            return None, *skipped(4), complaint_html(words)
+        session.answering.begin()
+        return (
+            Pending(turn.question, entries[:-1], entries, set(), turn), messages(entries), gr.skip(),
+            gr.update(visible=False), gr.update(visible=True), status_html("waiting for the model"),
+        )  # fmt: skip
+
     def _begin(
         self, text: str, entries: list[Entry], before: list[Entry], visitor: str, pending: Pending | None
     ) -> tuple[Any, ...]:
@@ -159,9 +201,14 @@ class _Handlers:
             choices = Choices.read(values)
             loaded = self.runtime.models.need()
             entry = Entry(pending.question, (), loaded.label, session.contents)
-            earlier = same_thread(pending.entries, entry) if choices.remember else []
-            questions = _questions(session, choices, entry.question, earlier)
-            with closing(reply_steps(loaded, self.runtime.caches, session, questions)) as steps:
+            if pending.begun is None:
+                earlier = same_thread(pending.entries, entry) if choices.remember else []
+                questions: list[Question | None] = [*_questions(session, choices, entry.question, earlier)]
+            else:
+                entry = pending.before[-1]
+                further = Question.going_on(pending.begun, choices.generation)
+                questions = [further if reply.turn == pending.begun.id else None for reply in entry.replies]
+            with closing(reply_steps(loaded, self.runtime.caches, session, questions, entry.replies)) as steps:
                 for shown in steps:
                     if "cleared" in pending.notes:
                         yield {pane.chatbot: [], pane.status: "", states.entries: [], states.turn: None, **idle}
@@ -183,7 +230,9 @@ class _Handlers:
             # typed, and Send comes back.
             words = error if isinstance(error, (ValueError, RuntimeError)) else _unexpected(error)
             before = [] if "cleared" in pending.notes else pending.before
-            back = {pane.chatbot: messages(before), pane.question: pending.question}
+            back: dict[Any, Any] = {pane.chatbot: messages(before)}
+            if pending.begun is None:
+                back[pane.question] = pending.question
             yield {**back, pane.status: complaint_html(words), **idle}
 
     def undo(self, event: gr.UndoData, entries: list[Entry], visitor: str, pending: Pending | None) -> tuple[Any, ...]:
@@ -209,7 +258,7 @@ class _Handlers:
         names = [stored.document.name for stored in self.runtime.sessions.get(visitor).documents]
         return saved("conversation.md", as_text(entries, names)), ""
 
-    def show_prompt(self, turn: Turn | None, visitor: str, text: str) -> Any:
+    def show_prompt(self, turn: Turn | None, visitor: str, text: str, *values: Any) -> Any:
         loaded = self.runtime.models.loaded
         if turn is not None:
             prompt = turn.prompt.text
@@ -217,13 +266,17 @@ class _Handlers:
             prompt = "No model is loaded, so there is no prompt yet."
         else:
             documents = [stored.document for stored in self.runtime.sessions.get(visitor).documents]
-            prompt = build_prompt(loaded.tokenizer, documents, text).text
+            try:
+                instructions = Choices.read(values).instructions
+                prompt = build_prompt(loaded.tokenizer, documents, text, (), instructions).text
+            except ValueError as error:
+                prompt = str(error)
         return gr.update(value=prompt, visible=True)
 
 
 def _questions(session: Session, choices: Choices, text: str, earlier: Sequence[Entry]) -> list[Question]:
     exchanges = tuple(
-        Exchange(entry.question, entry.replies[-1].text)
+        Exchange(entry.question, split_thinking(entry.replies[-1].text)[1])
         for entry in earlier
         if entry.replies and entry.replies[-1].turn
     )
@@ -235,6 +288,7 @@ def _questions(session: Session, choices: Choices, text: str, earlier: Sequence[
             extend="when_needed" if choices.when_needed else "always",
             generation=choices.generation,
             earlier=exchanges,
+            instructions=choices.instructions,
         )
         for method in choices.methods
     ]

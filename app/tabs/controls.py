@@ -14,10 +14,9 @@ from selfextend.config import SelfExtendConfig, suggest
 from selfextend.methods import Method, SelfExtend, Vanilla
 from selfextend.positions import QueryScaling
 
+from ..model_shelf import LONGEST_ANSWER
+from ..prompting import Instructions
 from .widgets import COMPARE, METHODS, DocumentView, method_of, on, settings_of
-
-LONGEST_ANSWER = 64
-"""Tokens, before anybody chooses."""
 
 ALWAYS, WHEN_NEEDED = "Always", "Only past the trained window"
 LOG_N = "Log-n query scaling"
@@ -39,6 +38,13 @@ class Controls(NamedTuple):
     seed: gr.Number
     remember: gr.Checkbox
     four: gr.Checkbox
+    system: gr.Textbox
+    thinking: gr.Checkbox
+
+    @property
+    def room(self) -> list[Any]:
+        """Those that decide, besides the documents, how long the text will be."""
+        return [self.max_new_tokens, self.system, self.thinking]
 
 
 @dataclass(frozen=True)
@@ -50,6 +56,7 @@ class Choices:
         config: SelfExtend's settings.
         when_needed: leave the model as it is inside its trained window.
         remember: keep earlier questions and answers in the prompt.
+        instructions: the system prompt, and whether to think.
         answering: how to answer, by the names of `GenerationSettings`' fields; not checked yet.
     """
 
@@ -57,6 +64,7 @@ class Choices:
     config: SelfExtendConfig
     when_needed: bool
     remember: bool
+    instructions: Instructions
     answering: dict[str, Any]
 
     @staticmethod
@@ -66,7 +74,8 @@ class Choices:
         Raises:
             ValueError: a number is missing or out of range.
         """
-        method, group, window, log_n, extend, new, temperature, top_p, top_k, penalty, seed, remember, four = values
+        method, group, window, log_n, extend, new, temperature, top_p, top_k, penalty, seed, *rest = values
+        remember, four, system, thinking = rest
         if any(number is None for number in (group, window, new, temperature, top_p, top_k, penalty, seed)):
             raise ValueError("One of the number boxes is empty: fill it in.")
         scaling: QueryScaling = "logn" if log_n else "none"
@@ -82,6 +91,7 @@ class Choices:
             config=replace(settings_of(group, window), query_scaling=scaling),
             when_needed=extend == WHEN_NEEDED,
             remember=bool(remember),
+            instructions=Instructions(str(system or "").strip(), bool(thinking)),
             answering={
                 "max_new_tokens": int(new),
                 "temperature": float(temperature),
@@ -131,6 +141,16 @@ def build_controls(view: gr.State, neighbor_window: gr.State) -> Controls:
         info="a second, separate remedy, for SelfExtend: sharpens attention over many tokens.",
     )
     with gr.Accordion("Answering", open=False, elem_id="answering"):
+        system = gr.Textbox(
+            label="System prompt", lines=2, max_lines=8, elem_id="system-prompt", placeholder="The model's own",
+            info="what the model is told before the documents; they are read again after a change",
+        )  # fmt: skip
+        thinking = gr.Checkbox(
+            label="Think before answering",
+            elem_id="thinking",
+            visible=False,
+            info="what it thinks counts towards the longest answer",
+        )
         extend = gr.Radio([ALWAYS, WHEN_NEEDED], value=ALWAYS, label="Use SelfExtend", elem_id="extend")
         new_tokens = gr.Slider(
             1, 4096, value=LONGEST_ANSWER, step=1, label="Longest answer", info="tokens", elem_id="max-new-tokens"
@@ -148,8 +168,9 @@ def build_controls(view: gr.State, neighbor_window: gr.State) -> Controls:
         )
     on(suggest_button.click, suggested, [view, neighbor_window, new_tokens], [group, window])
     return Controls(
-        method, group, window, log_n, extend, new_tokens, temperature, top_p, top_k, penalty, seed, remember, four
-    )
+        method, group, window, log_n, extend, new_tokens, temperature, top_p, top_k, penalty, seed, remember, four,
+        system, thinking,
+    )  # fmt: skip
 
 
 def suggested(view: DocumentView, neighbor_window: int | None, new_tokens: int) -> tuple[Any, Any]:

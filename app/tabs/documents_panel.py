@@ -14,9 +14,11 @@ from selfextend.steps import Running
 from ..documents.document import DocumentError
 from ..documents.library import StoredDocument
 from ..jobs import JobStopped
-from ..prompting import build_prompt
-from ..runtime import SAMPLE, Runtime
+from ..prompting import PLAIN, Instructions, SystemPromptError, build_prompt
+from ..runtime import Runtime
+from ..sample import SAMPLE, is_sample
 from ..session import Session
+from .controls import Controls
 from .widgets import QUEUED, DocumentView, States, complaint_html, hint_html, on, status_html, told
 
 NO_MODEL = DocumentView(512, 2048)
@@ -40,11 +42,11 @@ class DocumentsPane(NamedTuple):
     status: gr.HTML
 
 
-def build_documents_panel(runtime: Runtime, states: States, max_new_tokens: gr.Slider) -> DocumentsPane:
+def build_documents_panel(runtime: Runtime, states: States, controls: Controls) -> DocumentsPane:
     """The components and handlers, inside the open gr.Blocks. Sets `states.view` whenever the documents change."""
     pane = _components()
 
-    def add(files: list[str] | None, visitor: str, new_tokens: float) -> Iterator[dict[Any, Any]]:
+    def add(files: list[str] | None, visitor: str, *room: Any) -> Iterator[dict[Any, Any]]:
         session = runtime.sessions.get(visitor)
         session.reading.begin()
         complaints: list[str] = []
@@ -63,28 +65,28 @@ def build_documents_panel(runtime: Runtime, states: States, max_new_tokens: gr.S
             pane.stop: gr.update(visible=False),
             pane.status: "".join(map(complaint_html, complaints)),
             pane.listing: documents_html(runtime, session),
-            states.view: view_of(runtime, session, int(new_tokens)),
+            states.view: view_of(runtime, session, *room),
         }
 
-    def remove(event: gr.EventData, visitor: str, new_tokens: float) -> tuple[Any, ...]:
+    def remove(event: gr.EventData, visitor: str, *room: Any) -> tuple[Any, ...]:
         session, wanted = runtime.sessions.get(visitor), told(event, "sha256")
         session.documents = [stored for stored in session.documents if stored.document.sha256 != wanted]
-        return documents_html(runtime, session), "", view_of(runtime, session, int(new_tokens))
+        return documents_html(runtime, session), "", view_of(runtime, session, *room)
 
-    def use_sample(visitor: str, new_tokens: float) -> Iterator[dict[Any, Any]]:
+    def use_sample(visitor: str, *room: Any) -> Iterator[dict[Any, Any]]:
         runtime.sessions.get(visitor).documents.clear()
-        yield from add([str(SAMPLE)], visitor, new_tokens)
+        yield from add([str(SAMPLE)], visitor, *room)
 
-    def resized(visitor: str, new_tokens: float) -> DocumentView:
-        return view_of(runtime, runtime.sessions.get(visitor), int(new_tokens))
+    def resized(visitor: str, *room: Any) -> DocumentView:
+        return view_of(runtime, runtime.sessions.get(visitor), *room)
 
     outputs = [*pane, states.view]
-    given = [states.visitor, max_new_tokens]
+    given = [states.visitor, *controls.room]
     pane.upload.upload(add, [pane.upload, *given], outputs, **QUEUED)
     pane.sample.click(use_sample, given, outputs, **QUEUED)
     on(pane.listing.remove, remove, given, [pane.listing, pane.status, states.view])
     on(pane.stop.click, lambda visitor: runtime.sessions.get(visitor).reading.stop(), [states.visitor])
-    on(max_new_tokens.release, resized, given, [states.view])
+    on([controls.max_new_tokens.release, controls.system.blur, controls.thinking.input], resized, given, [states.view])
     return pane
 
 
@@ -106,27 +108,26 @@ def _components() -> DocumentsPane:
 
 def keep_document(session: Session, stored: StoredDocument) -> None:
     """Put a document into the session. A visitor's own takes the place of the sample, which was only there to try."""
-    from_sample = SAMPLE.is_file() and stored.document.name == SAMPLE.name
-    session.documents = [
-        other
-        for other in session.documents
-        if other.document.sha256 != stored.document.sha256 and (from_sample or other.document.name != SAMPLE.name)
-    ]
-    session.documents.append(stored)
+    others = [other for other in session.documents if other.document.sha256 != stored.document.sha256]
+    session.documents = [other for other in others if is_sample(stored) or not is_sample(other)] + [stored]
 
 
-def shows_only_the_sample(session: Session) -> bool:
-    """Whether the sample is the visitor's only document."""
-    return [stored.document.name for stored in session.documents] == [SAMPLE.name]
+def view_of(
+    runtime: Runtime, session: Session, max_new_tokens: float, system: str = "", thinking: bool = False
+) -> DocumentView:
+    """The tokens that documents and answer take with the model at hand.
 
-
-def view_of(runtime: Runtime, session: Session, max_new_tokens: int) -> DocumentView:
-    """The tokens that documents and answer take with the model at hand."""
+    Args:
+        max_new_tokens, system, thinking: the values of `Controls.room`.
+    """
     loaded = runtime.models.loaded
     if loaded is None:
         return NO_MODEL
-    documents = [stored.document for stored in session.documents]
-    index = build_prompt(loaded.tokenizer, documents, "").index
+    documents, room = [stored.document for stored in session.documents], int(max_new_tokens)
+    try:
+        index = build_prompt(loaded.tokenizer, documents, "", (), Instructions((system or "").strip(), thinking)).index
+    except SystemPromptError:  # told when something is asked
+        index = build_prompt(loaded.tokenizer, documents, "", (), PLAIN).index
 
     def words(token: int) -> str:
         if token >= len(index):
@@ -134,7 +135,7 @@ def view_of(runtime: Runtime, session: Session, max_new_tokens: int) -> Document
         start, end = index.chars[token]
         return index.prompt[int(start) : int(end)]
 
-    return DocumentView(loaded.trained_window, len(index) + max_new_tokens, words, max_new_tokens)
+    return DocumentView(loaded.trained_window, len(index) + room, words, room)
 
 
 def documents_html(runtime: Runtime, session: Session) -> str:

@@ -13,10 +13,10 @@ from selfextend.presets import PRESETS, find_preset
 from selfextend.steps import Progress, Running, result_of
 
 from ..jobs import JobStopped, Pace
-from ..model_shelf import LoadedModel
-from ..runtime import SAMPLE, Runtime
+from ..model_shelf import LONGEST_ANSWER, LoadedModel
+from ..runtime import Runtime
+from ..sample import SAMPLE
 from ..settings import QUANTIZATIONS
-from .controls import LONGEST_ANSWER
 from .widgets import ON_MODEL, QUEUED, buttons, complaint_html, hint_html, on, status_html
 
 if TYPE_CHECKING:
@@ -77,18 +77,10 @@ def build_model_panel(runtime: Runtime) -> ModelPanel:
 
     def load(choice: str, other: str, quantization: Any, device: str) -> Iterator[dict[Any, Any]]:
         yield {**buttons(panel.load, panel.stop, busy=True), panel.status: ""}
-        words, pace = "", Pace()
-        try:
-            with Running(_load_steps(runtime, _name(choice, other), quantization, device)) as running:
-                for progress in running:
-                    if pace.due():
-                        yield {panel.status: status_html(progress)}
-            runtime.caches.clear()
-        except JobStopped:
-            words = complaint_html(STOPPED)
-        except (ValueError, RuntimeError) as error:
-            words = complaint_html(error)
-        yield {**buttons(panel.load, panel.stop, busy=False), panel.status: words, panel.estimate: ""}
+        with Running(told_load(runtime, _name(choice, other), quantization, device)) as loading:
+            for line in loading:
+                yield {panel.status: line}
+        yield {**buttons(panel.load, panel.stop, busy=False), panel.status: loading.result, panel.estimate: ""}
 
     inputs = [panel.choice, panel.other, panel.quantization, panel.device]
     chooses = [panel.other, panel.facts, panel.estimate]
@@ -140,6 +132,22 @@ def _load_steps(
     """Load a model as the process's one job of that kind."""
     runtime.loading.begin()
     return runtime.loading.follow(runtime.models.load_steps(name, quantization, device))
+
+
+def told_load(runtime: Runtime, name: str, quantization: AskedQuantization, device: str) -> Generator[str, None, str]:
+    """Load a model, and yield how far it is, as HTML, a few times a second. Returns what went wrong, or ""."""
+    pace = Pace()
+    try:
+        with Running(_load_steps(runtime, name, quantization, device)) as running:
+            for progress in running:
+                if pace.due():
+                    yield status_html(progress)
+        runtime.caches.clear()
+    except JobStopped:
+        return complaint_html(STOPPED)
+    except (ValueError, RuntimeError) as error:
+        return complaint_html(error)
+    return ""
 
 
 def _reads_ahead(runtime: Runtime) -> bool:

@@ -63,6 +63,7 @@ class States(NamedTuple):
         turn: the Turn that the tabs beside the chat look into, or None.
         pending: what is being asked (see `app.tabs.chat`), or None.
         view: the DocumentView.
+        again: a question that the page asks by itself (see `app.tabs.offers_panel.Again`), or None.
     """
 
     visitor: gr.State
@@ -70,6 +71,7 @@ class States(NamedTuple):
     turn: gr.State
     pending: gr.State
     view: gr.State
+    again: gr.State
 
 
 class SharedInputs(NamedTuple):

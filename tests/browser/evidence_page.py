@@ -23,7 +23,7 @@ from app.documents.library import StoredDocument
 from app.documents.reader import read_document_steps
 from app.evidence import Citation, PassageTest, passage_test_steps
 from app.model_shelf import BUNDLED, LoadedModel, ModelShelf
-from app.runtime import SAMPLE, SAMPLE_QUESTIONS
+from app.sample import SAMPLE, SAMPLE_QUESTIONS
 from app.session import CacheStore, Session, Turn
 from app.tabs.attention import build_attention_tab
 from app.tabs.evidence import build_evidence_tab

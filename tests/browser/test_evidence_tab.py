@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 import pytest
 from playwright.sync_api import Page, expect
 
-from app.runtime import SAMPLE_QUESTIONS
+from app.sample import SAMPLE_QUESTIONS
 from benchmarks.serving import served
 
 pytestmark = pytest.mark.browser

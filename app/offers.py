@@ -1,0 +1,68 @@
+"""Models to load instead of the teaching model, once a document comes that it cannot answer about."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from selfextend.presets import PRESETS
+
+if TYPE_CHECKING:
+    import torch
+
+_ROOM = 0.9
+"""The part of the free memory that weights may take; keys and values want some too."""
+
+
+@dataclass(frozen=True)
+class Offer:
+    """A model that was made to answer questions.
+
+    Attributes:
+        name: what to load: a hub id, a folder, a file.
+        label: what to call it.
+        file_bytes: to be downloaded, or on the disk already.
+        memory_bytes: about what its weights take.
+        here: whether it is on this machine already.
+        trained_window: tokens, or None where nobody says it.
+        licence: as its card names it; "" where nobody says it.
+        gated: whether the hub wants an account that has accepted the licence.
+    """
+
+    name: str
+    label: str
+    file_bytes: int
+    memory_bytes: int
+    here: bool = False
+    trained_window: int | None = None
+    licence: str = ""
+    gated: bool = False
+
+
+def preset_offers(device: torch.device) -> list[Offer]:
+    """The presets that were made to answer questions, as `device` would hold them."""
+    from selfextend.loading.hardware import has_fast_bfloat16
+
+    # A processor that is slow with 16 bits a weight computes in 32.
+    wider = 2 if device.type == "cpu" and not has_fast_bfloat16(device) else 1
+    return [
+        Offer(
+            preset.repo_id,
+            preset.label,
+            preset.download_bytes,
+            preset.download_bytes * wider,
+            trained_window=preset.trained_window,
+            licence=preset.licence,
+            gated=preset.gated,
+        )
+        for preset in PRESETS
+        if preset.download_bytes is not None
+    ]
+
+
+def fitting(offers: Sequence[Offer], free_bytes: int) -> list[Offer]:
+    """The offers that fit the memory that is free: those on this machine first, then those to be had with one click,
+    the smallest first."""
+    fit = [offer for offer in offers if offer.memory_bytes <= _ROOM * free_bytes]
+    return sorted(fit, key=lambda offer: (not offer.here, offer.gated, offer.file_bytes))

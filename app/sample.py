@@ -1,0 +1,33 @@
+"""The document that comes with the app, to try it with: the kind of text that the bundled model was trained on."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from functools import cache
+
+from .documents.library import StoredDocument
+from .theme import ASSETS
+
+SAMPLE = ASSETS / "sample.pdf"
+SAMPLE_QUESTIONS = ASSETS / "sample_questions.json"
+
+
+@cache
+def _checksum() -> str:
+    return hashlib.sha256(SAMPLE.read_bytes()).hexdigest() if SAMPLE.is_file() else ""
+
+
+def is_sample(stored: StoredDocument) -> bool:
+    """Whether this is the sample, whatever it is called."""
+    return stored.document.sha256 == _checksum()
+
+
+def only_the_sample(documents: Sequence[StoredDocument]) -> bool:
+    """Whether there is one document, the sample."""
+    return len(documents) == 1 and is_sample(documents[0])
+
+
+def has_foreign_text(documents: Sequence[StoredDocument]) -> bool:
+    """Whether there is any document but the sample."""
+    return not all(map(is_sample, documents))
