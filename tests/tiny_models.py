@@ -57,3 +57,24 @@ def save_endless(folder: Path) -> Path:
     tiny_model(eos_token_id=None).save_pretrained(folder)
     save_tokenizer(folder, eos_token=None)
     return folder
+
+
+THINKING_TEMPLATE = (
+    "{% for message in messages %}<|{{ message.role }}|>\n{{ message.content }}\n{% endfor %}<|assistant|>\n"
+    "{% if enable_thinking is defined and not enable_thinking %}<think>\n\n</think>\n\n{% endif %}"
+)
+"""A chat template that takes a system prompt and switches thinking, as Qwen3's does."""
+
+BARE_TEMPLATE = (
+    "{% if messages[0].role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+    "{% for message in messages %}<|{{ message.role }}|>\n{{ message.content }}\n{% endfor %}<|assistant|>\n"
+)
+"""A chat template that refuses a system prompt, as Gemma's did."""
+
+
+def save_instruct(folder: Path, template: str = THINKING_TEMPLATE) -> Path:
+    """A model with a chat template and a trained window of 4,096 tokens, whose answers are as long as they may be."""
+    tiny_model(eos_token_id=None, max_position_embeddings=4096).save_pretrained(folder)
+    save_tokenizer(folder, eos_token=None)
+    (folder / "chat_template.jinja").write_text(template, encoding="utf-8")
+    return folder
