@@ -6,9 +6,17 @@ from typing import Any
 
 import pytest
 from app_parts import document, tiny, tiny_folder  # noqa: F401 (fixtures)
+from tiny_models import BARE_TEMPLATE, THINKING_TEMPLATE
 
 from app.model_shelf import LoadedModel
-from app.prompting import Exchange, build_prompt
+from app.prompting import (
+    Exchange,
+    Instructions,
+    SystemPromptError,
+    build_prompt,
+    can_switch_thinking,
+    split_thinking,
+)
 
 CHAT = (
     "{{ bos_token }}{% for message in messages %}[{{ message['role'] }}]{{ message['content'] | trim }}[end]"
@@ -86,3 +94,56 @@ def test_nothing_is_cut(tokenizer: Any) -> None:
     prompt = build_prompt(tokenizer, [long], "Who?")
     assert prompt.text.count("Page ") == 40
     assert len(prompt) > 10 * 256
+
+
+def test_the_system_prompt_comes_first_and_the_documents_stay_whole(tokenizer: Any) -> None:
+    tokenizer.chat_template = THINKING_TEMPLATE
+    instructions = Instructions("Answer like a pirate.")
+    prompt = build_prompt(tokenizer, [document()], "Who jumps?", [Exchange("Why?", "So.")], instructions)
+    assert prompt.text.startswith("<|system|>\nAnswer like a pirate.\n<|user|>\nnotes.txt")
+    assert document().text in prompt.text
+    assert prompt.stop == ()
+
+
+DROPPING = "{% for message in messages if message.role != 'system' %}{{ message.content }}{% endfor %}"
+
+
+@pytest.mark.parametrize(
+    ("template", "words"),
+    [
+        (None, "has no chat template"),
+        (BARE_TEMPLATE, "takes no system prompt"),
+        (DROPPING, "takes no system prompt"),
+        (FILTERING, "takes no system prompt"),
+        ("{% for message in messages %}{{ message.content | replace('quick', 'slow') }}{% endfor %}", "would change"),
+    ],
+)
+def test_a_system_prompt_that_would_not_be_read_is_refused(tokenizer: Any, template: str | None, words: str) -> None:
+    tokenizer.chat_template = template
+    with pytest.raises(SystemPromptError, match=f"{words}.*: empty the System prompt under Answering."):
+        build_prompt(tokenizer, [document()], "Who?", (), Instructions("Answer like a pirate."))
+    assert build_prompt(tokenizer, [document()], "Who?").text
+
+
+def test_thinking_is_switched_where_the_template_has_a_switch(tokenizer: Any) -> None:
+    tokenizer.chat_template = THINKING_TEMPLATE
+    assert can_switch_thinking(tokenizer)
+    assert build_prompt(tokenizer, [], "Who?").text.endswith("<think>\n\n</think>\n\n")
+    assert build_prompt(tokenizer, [], "Who?", (), Instructions(thinking=True)).text.endswith("<|assistant|>\n")
+    for other in (None, CHAT, FAILING):
+        tokenizer.chat_template = other
+        assert not can_switch_thinking(tokenizer)
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("The fox.", ("", "The fox.")),
+        ("<think>\nWho? A fox.\n</think>\n\nThe fox.", ("Who? A fox.", "The fox.")),
+        ("Who? A fox.\n</think>\n\nThe fox.", ("Who? A fox.", "The fox.")),  # the prompt ended in the opening tag
+        ("<think>\nWho? A", ("Who? A", "")),
+        ("<think>\n\n</think>\n\nThe fox.", ("", "The fox.")),
+    ],
+)
+def test_what_was_thought_is_told_from_the_answer(text: str, parts: tuple[str, str]) -> None:
+    assert split_thinking(text) == parts
