@@ -110,7 +110,8 @@ def answer_turn(
         )
     finally:
         caches.make_room(0)
-    loaded.reading_time.learn(answer.prompt_tokens, answer.reused_tokens, answer.prefill_seconds)
+    if begun is None:
+        loaded.reading_time.learn(answer.prompt_tokens, answer.reused_tokens, answer.prefill_seconds)
     answer, citations = _with_citations(answer, prompt)
     turn = Turn(
         id=begun.id if begun else session.new_id(),

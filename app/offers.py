@@ -6,7 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from selfextend.loading.local import local_models, usual_stores
 from selfextend.presets import PRESETS
+
+from .settings import Settings
 
 if TYPE_CHECKING:
     import torch
@@ -17,7 +20,7 @@ _ROOM = 0.9
 
 @dataclass(frozen=True)
 class Offer:
-    """A model that was made to answer questions.
+    """A model to answer questions with.
 
     Attributes:
         name: what to load: a hub id, a folder, a file.
@@ -38,6 +41,30 @@ class Offer:
     trained_window: int | None = None
     licence: str = ""
     gated: bool = False
+
+
+def offers_for(settings: Settings, device: torch.device, free_bytes: int) -> list[Offer]:
+    """What fits this machine: models that are on it already, and presets."""
+    here = _local_offers(settings, nf4=device.type == "cuda")
+    names = {offer.name for offer in here}
+    return fitting([*here, *(offer for offer in preset_offers(device) if offer.name not in names)], free_bytes)
+
+
+def _local_offers(settings: Settings, *, nf4: bool) -> list[Offer]:
+    """The models on the operator's own machine; none for visitors from elsewhere."""
+    if not settings.local_only:
+        return []
+    return [
+        Offer(
+            model.name,
+            f"{model.label} ({model.quantization})",
+            model.file_bytes,
+            model.memory_bytes(nf4=nf4),
+            here=True,
+            trained_window=model.trained_window,
+        )
+        for model in local_models(usual_stores(settings.models_folders))
+    ]
 
 
 def preset_offers(device: torch.device) -> list[Offer]:

@@ -9,12 +9,14 @@ from pathlib import Path
 import pytest
 import torch
 from app_parts import stored
+from tiny_models import save_folder, tiny_model
 
 from app.conversation import Entry, Reply, messages
 from app.documents.library import StoredDocument
-from app.offers import Offer, fitting, preset_offers
+from app.offers import Offer, fitting, offers_for, preset_offers
 from app.sample import SAMPLE, has_foreign_text, is_sample, only_the_sample
 from app.session import Session
+from app.settings import read_settings
 from app.tabs.offers_panel import AT_FIRST, offers_html
 from selfextend.loading.hardware import has_fast_bfloat16
 
@@ -53,6 +55,22 @@ def test_the_presets_that_answer_questions_are_offered_with_what_a_person_decide
         assert each.trained_window
         assert each.licence
         assert each.memory_bytes == each.file_bytes * (1 if has_fast_bfloat16(device) else 2)
+
+
+def test_a_model_that_is_here_is_offered_once_and_to_its_operator_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("HOME", "OLLAMA_MODELS", "LLAMA_CACHE"):
+        monkeypatch.setenv(name, str(tmp_path / "nothing"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    snapshot = tmp_path / "hub" / "models--Qwen--Qwen3-0.6B" / "snapshots" / "abc"
+    save_folder(snapshot, tiny_model())
+    device = torch.device("cpu")
+    here, *others = offers_for(read_settings([], {}), device, 100 * GB)
+    assert (here.name, here.here, here.trained_window) == ("Qwen/Qwen3-0.6B", True, 256)
+    assert "Qwen/Qwen3-0.6B" not in [each.name for each in others]
+    elsewhere = offers_for(read_settings(["--host", "0.0.0.0"], {}), device, 100 * GB)
+    assert not any(each.here for each in elsewhere)
 
 
 def test_the_page_names_the_document_and_each_model() -> None:

@@ -12,12 +12,12 @@ import gradio as gr
 from selfextend.steps import Running
 
 from ..conversation import Entry
-from ..offers import Offer, fitting, preset_offers
+from ..offers import Offer, offers_for
 from ..runtime import Runtime
 from ..sample import has_foreign_text, is_sample
 from ..session import Session
 from .model_panel import told_load
-from .widgets import ON_MODEL, QUEUED, States, on, status_html, told
+from .widgets import ON_MODEL, QUEUED, States, on, redraw_on, status_html, told
 
 AT_FIRST = 3
 """Offers in sight; the others are folded up."""
@@ -81,7 +81,7 @@ def connect_offers(runtime: Runtime, pane: OffersPane, states: States, question:
         }
 
     given = [states.visitor, states.entries, question]
-    on([states.view.change, states.entries.change], drawn, given, [pane.listing])
+    redraw_on("offers", [states.view.change, states.entries.change], drawn, given, [pane.listing])
     on(pane.stop.click, runtime.loading.stop)
     return pane._replace(taken=pane.listing.take(take, given, list(pane)[:4], **ON_MODEL))
 
@@ -97,13 +97,14 @@ def ask_again_after(event: Any, pane: OffersPane, states: States) -> None:
 
 def offers_of(runtime: Runtime, session: Session) -> list[Offer] | None:
     """The models to offer: None while the loaded one suits the documents."""
-    from selfextend.loading.hardware import available_bytes
-
     loaded = runtime.models.loaded
     if loaded is None or not loaded.is_bundled or not has_foreign_text(session.documents):
         return None
+    # Not before a model is loaded: two threads that import torch at once break each other's import.
+    from selfextend.loading.hardware import available_bytes
+
     device = loaded.model.device
-    return fitting(preset_offers(device), available_bytes(device))
+    return offers_for(runtime.settings, device, available_bytes(device))
 
 
 def _asked(runtime: Runtime, session: Session, entries: Sequence[Entry], text: str) -> str:
@@ -135,7 +136,7 @@ def offers_html(offers: Sequence[Offer] | None, session: Session, *, question: s
     more = "".join(rows[AT_FIRST:])
     folded = f"<details><summary>{len(rows) - AT_FIRST} more</summary><ul>{more}</ul></details>" if more else ""
     shown = f"<ul>{''.join(rows[:AT_FIRST])}</ul>{folded}"
-    return f'<div class="offers">{words} Load one that was made to answer{after}:</p>{shown}</div>'
+    return f'<div class="offers">{words} Load a model that can{after}:</p>{shown}</div>'
 
 
 def _row(offer: Offer) -> str:
