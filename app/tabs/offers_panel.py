@@ -59,11 +59,11 @@ def build_offers_panel() -> OffersPane:
 def connect_offers(runtime: Runtime, pane: OffersPane, states: States, question: gr.Textbox) -> OffersPane:
     """The handlers, inside the open gr.Blocks."""
 
-    def drawn(visitor: str, entries: list[Entry], text: str) -> str:
+    def drawn(visitor: str, entries: list[Entry], text: str | None) -> str:
         session = runtime.sessions.get(visitor)
         return offers_html(offers_of(runtime, session), session, question=_asked(runtime, session, entries, text))
 
-    def take(event: gr.EventData, visitor: str, entries: list[Entry], text: str) -> Iterator[dict[Any, Any]]:
+    def take(event: gr.EventData, visitor: str, entries: list[Entry], text: str | None) -> Iterator[dict[Any, Any]]:
         session, name = runtime.sessions.get(visitor), told(event, "name")
         if name not in [offer.name for offer in offers_of(runtime, session) or ()]:
             yield {pane.status: gr.skip()}
@@ -107,9 +107,9 @@ def offers_of(runtime: Runtime, session: Session) -> list[Offer] | None:
     return offers_for(runtime.settings, device, available_bytes(device))
 
 
-def _asked(runtime: Runtime, session: Session, entries: Sequence[Entry], text: str) -> str:
+def _asked(runtime: Runtime, session: Session, entries: Sequence[Entry], text: str | None) -> str:
     """The question to ask again: the one in the box, else the last one about these documents."""
-    if text.strip():
+    if text and text.strip():
         return text.strip()
     last = entries[-1] if entries else None
     same = last is not None and last.documents == session.contents and last.model == runtime.models.label
