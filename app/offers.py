@@ -57,7 +57,7 @@ def _local_offers(settings: Settings, *, nf4: bool) -> list[Offer]:
     return [
         Offer(
             model.name,
-            f"{model.label} ({model.quantization})",
+            model.label if model.quantization in model.label else f"{model.label} ({model.quantization})",
             model.file_bytes,
             model.memory_bytes(nf4=nf4),
             here=True,
