@@ -118,3 +118,10 @@ def test_a_title_states_model_trials_and_seed() -> None:
     title = Run(first()).title()
     for part in ("passkey", "m (", "256", "float32", "n = 2", "seed 0"):
         assert part in title
+
+
+@pytest.mark.parametrize(
+    ("name", "told"), [("/home/ada/models/tiny-Q8_0.gguf", " tiny-Q8_0.gguf ("), ("owner/name", " owner/name (")]
+)
+def test_a_title_keeps_the_folders_of_a_machine_to_itself(name: str, told: str) -> None:
+    assert told in Run(first(model={**MODEL, "name": name})).title()

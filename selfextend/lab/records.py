@@ -42,11 +42,12 @@ class Run:
         return str(self.header["probe"])
 
     def title(self) -> str:
-        """Model, seed and number of trials, as every figure states them."""
+        """Model, seed and number of trials, as every figure states them. Of a path only its end: figures are shared."""
         model = self.header["model"]
+        name = Path(model["name"]).name if Path(model["name"]).is_absolute() else model["name"]
         size = f"{model['parameters'] / 1e6:,.1f} M parameters"
         facts = f"{size}, trained window {model['trained_window']:,}, {model['dtype']}"
-        parts = [self.probe, f"{model['name']} ({facts})"]
+        parts = [self.probe, f"{name} ({facts})"]
         settings = self.header["settings"]
         if settings.get("trials"):
             parts.append(f"n = {settings['trials']} per cell")

@@ -156,7 +156,7 @@ def _curve_panel(view: CurveView) -> _Panel:
         _line(panel, points, colour, dashes=dashes)
         y = legend + (number + 1) * _LINE
         _line(panel, [(_LEFT, y - 4), (_LEFT + 26, y - 4)], colour, dashes=dashes)
-        _text(panel, _LEFT + 34, y, f"{curve.name}: {curve.last_quarter:,.3g} over the last quarter")
+        _text(panel, _LEFT + 34, y, f"{curve.name}: {_perplexity(curve.last_quarter)} over the last quarter")
     return _Panel(_LEFT + _CHART_WIDTH + 24, legend + (len(view.curves) + 1) * _LINE, panel)
 
 
@@ -186,6 +186,11 @@ def _line(
 ) -> None:
     path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
     _add(into, "polyline", points=path, fill="none", stroke=colour, stroke_width=width, stroke_dasharray=dashes)
+
+
+def _perplexity(value: float) -> str:
+    """Three digits, and no powers of ten for large ones."""
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
 
 
 def _text(into: Element, x: float, y: float, words: str, **style: str | float) -> None:
