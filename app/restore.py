@@ -135,7 +135,8 @@ class _Handlers:
             keep_document(session, result_of(runtime.library.add_steps(SAMPLE, SAMPLE.name)))
         # What was set stays; only the sliders' ends follow the model.
         yield {parts.documents.status: "", **self._fitted(session, room, advise=is_new)}
-        while (progress := runtime.ahead.progress) and only_the_sample(session.documents):
+        # It is of interest until this visitor has asked, who by then has read the sample.
+        while (progress := runtime.ahead.progress) and only_the_sample(session.documents) and not session.turns:
             yield {parts.documents.status: status_html(progress)}
             time.sleep(0.3)
         if only_the_sample(session.documents):

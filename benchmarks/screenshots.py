@@ -43,6 +43,8 @@ class Photographer:
         self.page.goto(f"{address}/?__theme={theme}")
         expect(self.page.locator("#model-summary .activity")).to_contain_text("SelfExtend active in")
         expect(self.page.locator(".document-list")).to_contain_text("sample.pdf")
+        self.page.wait_for_timeout(SETTLED_MILLISECONDS)
+        expect(self.page.locator("#documents-status")).not_to_contain_text("ahead")
 
     def shoot(self, name: str) -> None:
         self.page.wait_for_timeout(SETTLED_MILLISECONDS)
