@@ -8,6 +8,11 @@ from selfextend.loading.sizes import readable
 from .settings import Settings
 
 
+def models_here(settings: Settings) -> list[LocalModel]:
+    """The models on the operator's own machine; none for visitors from elsewhere."""
+    return local_models(usual_stores(settings.models_folders)) if settings.local_only else []
+
+
 def local_choices(settings: Settings, *, torch_is_here: bool) -> list[tuple[str, str]]:
     """What to call each model on this machine, its facts, and its name; none for visitors from elsewhere.
 
@@ -15,15 +20,13 @@ def local_choices(settings: Settings, *, torch_is_here: bool) -> list[tuple[str,
         torch_is_here: whether torch was imported, which knows how much memory is free. It takes seconds to import, and
             is imported where the first model is loaded.
     """
-    if not settings.local_only:
-        return []
+    found = models_here(settings)
     free = nf4 = None
     if torch_is_here:
         from selfextend.loading.hardware import available_bytes, resolve_device
 
         device = resolve_device("auto")
         free, nf4 = available_bytes(device), device.type == "cuda"
-    found = local_models(usual_stores(settings.models_folders))
     return [(_words(model, free, nf4=bool(nf4)), model.name) for model in found]
 
 

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from selfextend.loading.local import local_models, usual_stores
 from selfextend.presets import PRESETS
 
+from .model_menu import models_here
 from .settings import Settings
 
 if TYPE_CHECKING:
@@ -51,9 +51,6 @@ def offers_for(settings: Settings, device: torch.device, free_bytes: int) -> lis
 
 
 def _local_offers(settings: Settings, *, nf4: bool) -> list[Offer]:
-    """The models on the operator's own machine; none for visitors from elsewhere."""
-    if not settings.local_only:
-        return []
     return [
         Offer(
             model.name,
@@ -63,7 +60,7 @@ def _local_offers(settings: Settings, *, nf4: bool) -> list[Offer]:
             here=True,
             trained_window=model.trained_window,
         )
-        for model in local_models(usual_stores(settings.models_folders))
+        for model in models_here(settings)
     ]
 
 

@@ -119,7 +119,7 @@ def _opener(runtime: Runtime) -> Callable[..., tuple[Any, ...]]:
         turn = runtime.sessions.get(visitor).turns.get(int(parts[1]))
         if turn is None:
             words = complaint_html("This answer's evidence is no longer in memory. Ask again to see it.")
-            return gr.skip(), gr.skip(), words
+            return *skipped(2), words
         return replace(turn, opens_at=int(parts[2])), gr.Tabs(selected="evidence"), gr.skip()
 
     return open_passage

@@ -124,11 +124,8 @@ def _head(documents: Sequence[Document]) -> str:
 def can_switch_thinking(tokenizer: Any) -> bool:
     """Whether the chat template has a switch for thinking, `enable_thinking`."""
     messages = [{"role": "user", "content": _QUESTION_PROBE}]
-    try:
-        with_it, without = (_rendered(tokenizer, messages, Instructions(thinking=on)) for on in (True, False))
-    except Exception:  # no template, or one that fails
-        return False
-    return with_it != without
+    with_it, without = (_rendered(tokenizer, messages, Instructions(thinking=on)) for on in (True, False))
+    return None not in (with_it, without) and with_it != without
 
 
 def split_thinking(text: str) -> tuple[str, str]:
@@ -149,11 +146,7 @@ def _check_system(tokenizer: Any) -> None:
             "This model has no chat template, so it takes no system prompt: empty the System prompt under Answering."
         )
     messages = [{"role": "system", "content": _SYSTEM_PROBE}, {"role": "user", "content": _QUESTION_PROBE}]
-    try:
-        taken = _SYSTEM_PROBE in _rendered(tokenizer, messages, PLAIN)
-    except Exception:  # that is how templates refuse
-        taken = False
-    if not taken:
+    if _SYSTEM_PROBE not in (_rendered(tokenizer, messages, PLAIN) or ""):
         raise SystemPromptError(
             "This model's chat template takes no system prompt: empty the System prompt under Answering."
         )
@@ -175,21 +168,25 @@ def _messages(
 def _from_template(
     tokenizer: Any, documents: Sequence[Document], messages: list[dict[str, str]], instructions: Instructions
 ) -> str | None:
+    text = _rendered(tokenizer, messages, instructions)
     try:
-        text = _rendered(tokenizer, messages, instructions)
-        find_documents(text, documents)
-    except Exception:  # a template is a program of the model's author: some refuse, some fail, some change the text
+        if text is not None:
+            find_documents(text, documents)
+    except ValueError:  # it changes the documents: some trim, some filter
         return None
     return text
 
 
-def _rendered(tokenizer: Any, messages: list[dict[str, str]], instructions: Instructions) -> str:
-    # Templates without a switch for thinking ignore it.
-    return str(
-        tokenizer.apply_chat_template(
+def _rendered(tokenizer: Any, messages: list[dict[str, str]], instructions: Instructions) -> str | None:
+    """The messages in the chat template; None where there is none or it refuses them."""
+    try:
+        # Templates without a switch for thinking ignore it.
+        text = tokenizer.apply_chat_template(
             messages, tokenize=False, add_generation_prompt=True, enable_thinking=instructions.thinking
         )
-    )
+    except Exception:  # a template is a program of the model's author, which may raise anything
+        return None
+    return str(text)
 
 
 def _plain(documents: Sequence[Document], question: str, earlier: Sequence[Exchange]) -> str:

@@ -82,7 +82,7 @@ def test_the_page_names_the_document_and_each_model() -> None:
     assert html.count("<button") == len(many)
     assert f"<summary>{len(many) - AT_FIRST} more</summary>" in html
     assert "asked again" not in offers_html(many, session)
-    assert "4.0 GB on this machine" in offers_html([offer("mine", 4, here=True)], session)
+    assert "4.00 GB on this machine" in offers_html([offer("mine", 4, here=True)], session)
     assert "nothing listed fits" in offers_html([], session)
     assert offers_html(None, session) == ""
 

@@ -104,7 +104,8 @@ def _answer(event: gr.EventData, turn: Turn | None, *values: Any) -> tuple[Any, 
     draws, describes = zoom or told(event, "draw"), pick or told(event, "describe")
     if turn is None or told(event, "open") or not (draws or describes):
         return _open(turn, log)
-    shown, figure, described, cell = gr.skip(), gr.skip(), gr.skip(), skipped(2)
+    shown, figure, described = skipped(3)  # what is not asked for stays as it is
+    cell = skipped(2)
     try:
         if zoom:
             length = len(turn.prompt.index) + len(turn.answer.token_ids)

@@ -169,7 +169,8 @@ class _Handlers:
             return None, *skipped(4), complaint_html(words)
         session.answering.begin()
         return (
-            Pending(turn.question, entries[:-1], entries, set(), turn), messages(entries), gr.skip(),
+            Pending(turn.question, entries[:-1], entries, set(), turn), messages(entries),
+            gr.skip(),  # what is being typed stays
             gr.update(visible=False), gr.update(visible=True), status_html("waiting for the model"),
         )  # fmt: skip
 
@@ -193,7 +194,7 @@ class _Handlers:
     def answer(self, pending: Pending | None, visitor: str, *values: Any) -> Iterator[dict[Any, Any]]:
         pane, states = self.pane, self.states
         if pending is None:
-            yield {pane.status: gr.skip()}
+            yield {pane.status: gr.skip()}  # there was nothing to ask, and a generator has to yield
             return
         session = self.runtime.sessions.get(visitor)
         idle = {**buttons(pane.send, pane.stop, busy=False), states.pending: None}

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import gradio as gr
 
+from selfextend.loading.sizes import readable
 from selfextend.presets import PRESETS, find_preset
 from selfextend.steps import Progress, Running, result_of
 
@@ -222,8 +223,7 @@ def summary_html(loaded: LoadedModel | None) -> str:
     """The loaded model in a few lines."""
     if loaded is None:
         return '<p class="name">No model</p>' + hint_html("Choose one below and press Load.")
-    weights = loaded.estimate.weights_bytes
-    size = f"{weights / 1e9:.1f} GB" if weights >= 1e8 else f"{weights / 1e6:.0f} MB"
+    size = readable(loaded.estimate.weights_bytes)
     return (
         f'<p class="name">{escape(loaded.label)}</p>'
         f'<p class="facts">trained on {loaded.trained_window:,} tokens · {size} ({loaded.estimate.number_formats}) '

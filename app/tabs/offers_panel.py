@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import gradio as gr
 
+from selfextend.loading.sizes import readable
 from selfextend.steps import Running
 
 from ..conversation import Entry
@@ -140,7 +141,7 @@ def offers_html(offers: Sequence[Offer] | None, session: Session, *, question: s
 
 
 def _row(offer: Offer) -> str:
-    size = f"{offer.file_bytes / 1e9:.1f} GB" if offer.file_bytes >= 1e9 else f"{offer.file_bytes / 1e6:.0f} MB"
+    size = readable(offer.file_bytes)
     facts = [f"{size} on this machine" if offer.here else f"{size} to download"]
     if offer.trained_window:
         facts.append(f"window {offer.trained_window:,}")
