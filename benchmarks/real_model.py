@@ -170,7 +170,10 @@ def ask_all(model: Path, pdf: Path, method: Method) -> list[Answered]:
     caches, session = CacheStore(8 * 10**9), Session("benchmark")
     with tempfile.TemporaryDirectory() as folder:
         document = result_of(Library(Path(folder), Limits()).add_steps(pdf, pdf.name))
-        return [_ask(loaded, caches, session, document, method, *question) for question in QUESTIONS]
+        prompts = (build_prompt(loaded.tokenizer, [document.document], text) for text, _, _ in QUESTIONS)
+        # One setting for all of them, so that the document is read once.
+        settled = method.at(loaded.profile, max(map(len, prompts)) + ANSWER_TOKENS)
+        return [_ask(loaded, caches, session, document, settled, *question) for question in QUESTIONS]
 
 
 def _ask(
