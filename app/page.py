@@ -43,7 +43,7 @@ def build_page(runtime: Runtime) -> gr.Blocks:
     """The whole app as a gr.Blocks, ready to be launched."""
     with gr.Blocks(title=TITLE, analytics_enabled=False, fill_width=True) as page:
         states = States(gr.State(""), gr.State([]), gr.State(None), gr.State(None), gr.State(NO_MODEL), gr.State())
-        script = (ASSETS / "page.js").read_text(encoding="utf-8")
+        script = "\n".join((ASSETS / name).read_text(encoding="utf-8") for name in ("selection.js", "page.js"))
         links = gr.HTML(elem_id="page-links", js_on_load=script, visible="hidden")
         with gr.Row(elem_id="top"):
             gr.HTML(f"<h1>{TITLE}</h1>", elem_id="title")
