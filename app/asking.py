@@ -136,7 +136,7 @@ def _recording(loaded: LoadedModel, prompt: Prompt, max_new_tokens: int, begun: 
         return None
     if begun is not None:
         record = begun.answer.attention
-        return None if record is None else further_request(record, max_new_tokens)
+        return None if record is None else further_request(record, prompt.index, max_new_tokens)
     return recording_request(prompt.index, max_new_tokens, layers=loaded.extended_layers, heads=loaded.heads)
 
 

@@ -194,12 +194,13 @@ def _markdown(reply: Reply, newest: bool) -> str:
         first = {(source.document, source.page): source for source in reversed(reply.sources)}
         links = sorted(first.values(), key=lambda source: source.rank)
         parts.append(" ".join(page_link(reply.turn, source) for source in links))
+    traced = f" turn-{reply.turn}" if reply.turn else ""  # assets/answer_tokens.js looks for it
     if reply.note:
         parts.append(f'<span class="note">{escape(reply.note)}</span>')
     if reply.stopped:
-        parts.append(f'<span class="stopped">{escape(reply.stopped)}</span>')
+        parts.append(f'<span class="stopped{traced}">{escape(reply.stopped)}</span>')
     elif reply.seconds:
-        parts.append(f'<span class="measures">{escape(measures(reply))}</span>')
+        parts.append(f'<span class="measures{traced}">{escape(measures(reply))}</span>')
     return "\n\n".join(parts)
 
 

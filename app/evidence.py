@@ -31,6 +31,8 @@ Floats = npt.NDArray[np.floating[Any]]
 MAX_BYTES = 128 * 2**20
 MAX_ROWS = 128
 """Answer tokens whose attention is kept."""
+TOP_KEYS = 24
+"""Of each answer token under each head, so many tokens of the documents are kept one by one: what glows on the page."""
 ENOUGH_LAYERS = 8
 """As many layers are kept before passages are merged to save room."""
 CITATIONS = 5
@@ -136,6 +138,8 @@ def recording_request(
     `MAX_ROWS`. Every passage is a bin; so is every stretch that belongs to no passage: what stands before the first
     document (where models park attention that they have no use for), between pages, the question, the answer.
 
+    The documents' tokens with the largest weights are kept one by one besides, as many as `TOP_KEYS` for each row.
+
     Where that does not fit `max_bytes`, in this order: layers are thinned out evenly, down to 8; neighboring
     passages of a page are merged, two, four, eight at a time, up to whole pages; rows are halved, so that only the
     answer's beginning is kept; the remaining layers are thinned out.
@@ -152,9 +156,11 @@ def recording_request(
     merged = 1
     longest_page = _most_passages_on_a_page(index)
     starts = _bin_starts(index, merged)
+    within = _in_documents(index)
+    top = min(TOP_KEYS, len(within))
 
     def too_big() -> bool:
-        return 2 * 4 * len(layers) * heads * rows * len(starts) > max_bytes
+        return 2 * 4 * len(layers) * heads * rows * (len(starts) + top) > max_bytes
 
     layers = tuple(layers)
     while too_big() and len(layers) > ENOUGH_LAYERS:
@@ -168,13 +174,18 @@ def recording_request(
         layers = _half_of(layers)
     first = len(index) - 1
     # Some room beyond the record is what its computation needs for one row of a long prompt.
-    return RecordingRequest(range(first, first + rows), starts, layers=layers, max_bytes=max(max_bytes, 2**20))
+    return RecordingRequest(
+        range(first, first + rows), starts, layers=layers, top=top, top_within=within, max_bytes=max(max_bytes, 2**20)
+    )
 
 
 def further_request(
-    record: AttentionRecord, max_new_tokens: int, *, max_bytes: int = MAX_BYTES
+    record: AttentionRecord, index: TokenIndex, max_new_tokens: int, *, max_bytes: int = MAX_BYTES
 ) -> RecordingRequest | None:
     """What to record of an answer that goes on, to be joined with the record of its beginning.
+
+    Args:
+        index: of the prompt, as it was for the beginning.
 
     Returns:
         None where the beginning takes all of the room already.
@@ -182,14 +193,27 @@ def further_request(
     from selfextend.recording import RecordingRequest
 
     layers, heads, rows, bins = record.sums.shape
-    most = min(MAX_ROWS, max_bytes // (2 * 4 * layers * heads * bins))
+    top = record.top_keys.shape[3]
+    most = min(MAX_ROWS, max_bytes // (2 * 4 * layers * heads * (bins + top)))
     first, rows = record.query_rows.stop, min(max_new_tokens, most - rows)
     if rows < 1:
         return None
     starts = [int(start) for start in record.bin_starts]
     return RecordingRequest(
-        range(first, first + rows), starts, layers=record.layers, heads=record.heads, max_bytes=max(max_bytes, 2**20)
+        range(first, first + rows),
+        starts,
+        layers=record.layers,
+        heads=record.heads,
+        top=top,
+        top_within=_in_documents(index),
+        max_bytes=max(max_bytes, 2**20),
     )
+
+
+def _in_documents(index: TokenIndex) -> range:
+    """From the documents' first token to their last."""
+    inside = np.flatnonzero(index.document >= 0)
+    return range(int(inside[0]), int(inside[-1]) + 1) if len(inside) else range(0)
 
 
 def _half_of(layers: tuple[int, ...]) -> tuple[int, ...]:
@@ -232,13 +256,8 @@ def answer_rows(record: AttentionRecord, answer_tokens: int) -> int:
 def trimmed(record: AttentionRecord, answer_tokens: int) -> AttentionRecord:
     """The record without the rows that the answer did not come to: what is worth keeping of it."""
     rows = answer_rows(record, answer_tokens)
-    return replace(
-        record,
-        query_rows=record.query_rows[:rows],
-        sums=record.sums[:, :, :rows].copy(),
-        maxima=record.maxima[:, :, :rows].copy(),
-        neighbor_share=record.neighbor_share[:, :, :rows].copy(),
-    )
+    kept: dict[str, Any] = {name: array[:, :, :rows].copy() for name, array in record.arrays_of_rows.items()}
+    return replace(record, query_rows=record.query_rows[:rows], **kept)
 
 
 def recorded_passages(record: AttentionRecord, index: TokenIndex) -> list[tuple[int, Passage]]:

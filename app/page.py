@@ -32,6 +32,7 @@ from .tabs.model_panel import build_model_panel
 from .tabs.offers_panel import build_offers_panel, connect_offers
 from .tabs.parameters import build_parameters_tab
 from .tabs.position_map import build_position_map_tab
+from .tabs.reader import build_reader_tab
 from .tabs.runs import build_runs_tab
 from .tabs.widgets import DocumentView, SharedInputs, States, complaint_html, on, redraw_on, skipped, told
 from .theme import ASSETS
@@ -50,7 +51,7 @@ def build_page(runtime: Runtime) -> gr.Blocks:
             meter = gr.HTML(elem_id="meters")
         with gr.Tabs(elem_id="main-tabs"):
             with gr.Tab("Read", id="read"):
-                parts, tabs = _reading(runtime, states, meter, links)
+                parts = _reading(runtime, states, meter, links)
             with gr.Tab("Lab", id="lab"):
                 build_lab_tab(runtime, states.visitor)
             with gr.Tab("Learn", id="learn"):
@@ -62,13 +63,13 @@ def build_page(runtime: Runtime) -> gr.Blocks:
             [parts.chat.chatbot],
         )
         add_endpoints(runtime)
-        on(links.passage, _opener(runtime), [states.visitor], [states.turn, tabs, parts.chat.status])
+        on(links.passage, _opener(runtime), [states.visitor], [states.turn, parts.chat.status])
         build_restore(runtime, page, parts)
     return page
 
 
-def _reading(runtime: Runtime, states: States, meter: gr.HTML, links: gr.HTML) -> tuple[Parts, gr.Tabs]:
-    """The three columns of the Read tab. Returns what is kept and restored of them, and the tabs on the right."""
+def _reading(runtime: Runtime, states: States, meter: gr.HTML, links: gr.HTML) -> Parts:
+    """The three columns of the Read tab. Returns what is kept and restored of them."""
     advised_window = gr.State(None)
     with gr.Row(elem_id="workspace", equal_height=False):
         with gr.Column(scale=3, min_width=270, elem_id="left"):
@@ -80,13 +81,15 @@ def _reading(runtime: Runtime, states: States, meter: gr.HTML, links: gr.HTML) -
             offers = build_offers_panel()
             chat = build_chat(runtime, controls, states, links)
             offers = connect_offers(runtime, offers, states, chat.question)
-        with gr.Column(scale=7, min_width=330, elem_id="right"), gr.Tabs(elem_id="right-tabs") as tabs:
+        with gr.Column(scale=7, min_width=330, elem_id="right"), gr.Tabs(elem_id="right-tabs"):
             _right_tabs(runtime, controls, states, chat.answered)
-    return Parts(controls, states, chat, documents, offers, model, advised_window, gr.State("")), tabs
+    return Parts(controls, states, chat, documents, offers, model, advised_window, gr.State(""))
 
 
 def _right_tabs(runtime: Runtime, controls: Controls, states: States, answered: list[Any]) -> None:
     shared = SharedInputs(controls.group_size, controls.neighbor_window, controls.method, states.view)
+    with gr.Tab("Document", id="document"):
+        build_reader_tab(runtime, states)
     with gr.Tab("Evidence", id="evidence"):
         test = partial(_test_passage, runtime)
         build_evidence_tab(states.turn, states.visitor, test, lambda visitor: runtime.sessions.get(visitor).testing)
@@ -110,17 +113,17 @@ def _test_passage(runtime: Runtime, turn: Turn, citation: Citation) -> Generator
 
 
 def _opener(runtime: Runtime) -> Callable[..., tuple[Any, ...]]:
-    """Follows a page link, #passage-TURN-RANK: sets the turn, the open tab and the chat's status."""
+    """Follows a page link, #passage-TURN-RANK: sets the turn and the chat's status. assets/page.js shows the page."""
 
     def open_passage(event: gr.EventData, visitor: str) -> tuple[Any, ...]:
         parts = str(told(event, "href")).split("-")
         if len(parts) != 3 or not (parts[1].isdecimal() and parts[2].isdecimal()):
-            return skipped(3)
+            return skipped(2)
         turn = runtime.sessions.get(visitor).turns.get(int(parts[1]))
         if turn is None:
             words = complaint_html("This answer's evidence is no longer in memory. Ask again to see it.")
-            return *skipped(2), words
-        return replace(turn, opens_at=int(parts[2])), gr.Tabs(selected="evidence"), gr.skip()
+            return gr.skip(), words
+        return replace(turn, opens_at=int(parts[2])), ""
 
     return open_passage
 

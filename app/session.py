@@ -173,6 +173,11 @@ class SessionStore:
         self._sessions: OrderedDict[str, Session] = OrderedDict()
         self._lock = threading.Lock()
 
+    def find(self, visitor: str) -> Session | None:
+        """The visitor's session, if there is one."""
+        with self._lock:
+            return self._sessions.get(visitor)
+
     def get(self, visitor: str) -> Session:
         """The visitor's session, a new one the first time."""
         with self._lock:

@@ -6,6 +6,8 @@ document.addEventListener("click", (event) => {
   event.preventDefault();
   const href = link.getAttribute("href");
   const place = href.slice(href.indexOf("#"));
+  const passage = /^#passage-(\d+)-(\d+)$/.exec(place);
+  if (passage) window.selfextendReader?.openPassage(Number(passage[1]), Number(passage[2]));
   trigger(place.startsWith("#continue-") ? "go_on" : "passage", { href: place });
 });
 

@@ -31,6 +31,8 @@ class RecordingRequest:
         bin_starts: where each bin of keys begins, ascending, the first 0; the last bin takes all that follows.
         layers: layer indices; all extended ones unless given.
         heads: head indices; all unless given.
+        top: so many keys of each row are kept one by one, those with the largest weights.
+        top_within: the keys that these are chosen from; all unless given.
         max_bytes: what the record may hold, and what its computation may hold at a time besides.
     """
 
@@ -38,6 +40,8 @@ class RecordingRequest:
     bin_starts: Sequence[int]
     layers: tuple[int, ...] | None = None
     heads: tuple[int, ...] | None = None
+    top: int = 0
+    top_within: range | None = None
     max_bytes: int = 256 * 2**20
 
     def __post_init__(self) -> None:
@@ -46,6 +50,9 @@ class RecordingRequest:
             raise ValueError("bin_starts must ascend from 0, each bin holding at least one token.")
         if len(self.query_rows) == 0 or self.query_rows.step != 1 or self.query_rows.start < 0:
             raise ValueError("query_rows must be a range of at least one token index, in steps of 1.")
+        within = self.top_within
+        if self.top < 0 or (within is not None and (within.step != 1 or within.start < 0)):
+            raise ValueError("top must be 0 or more, and top_within a range of token indices in steps of 1.")
 
 
 @dataclass(frozen=True)
@@ -60,6 +67,9 @@ class AttentionRecord:
         maxima: the same shape: the largest single weight in each bin. Means hide needles; this shows them.
         neighbor_share: (layers, heads, rows): what fell on keys in the nearest band, closer than neighbor_window. The
             rest, 1 minus it, fell on grouped keys.
+        top_keys: (layers, heads, rows, top) int32: token indices of the keys with the largest weights, the largest
+            first; -1 where there are fewer keys.
+        top_weights: the same shape, fp32: their weights.
     """
 
     query_rows: range
@@ -69,6 +79,14 @@ class AttentionRecord:
     sums: np.ndarray
     maxima: np.ndarray
     neighbor_share: np.ndarray
+    top_keys: np.ndarray
+    top_weights: np.ndarray
+
+    @property
+    def arrays_of_rows(self) -> dict[str, np.ndarray]:
+        """The arrays whose third axis is the rows, by name."""
+        names = ("sums", "maxima", "neighbor_share", "top_keys", "top_weights")
+        return {name: getattr(self, name) for name in names}
 
 
 def joined(first: AttentionRecord, second: AttentionRecord) -> AttentionRecord:
@@ -78,15 +96,15 @@ def joined(first: AttentionRecord, second: AttentionRecord) -> AttentionRecord:
         ValueError: they do not fit together.
     """
     fits = first.query_rows.stop == second.query_rows.start and np.array_equal(first.bin_starts, second.bin_starts)
-    if not fits or (first.layers, first.heads) != (second.layers, second.heads):
-        raise ValueError("Records are joined of the same layers, heads and bins, and of rows that follow one another.")
-    return replace(
-        first,
-        query_rows=range(first.query_rows.start, second.query_rows.stop),
-        sums=np.concatenate([first.sums, second.sums], axis=2),
-        maxima=np.concatenate([first.maxima, second.maxima], axis=2),
-        neighbor_share=np.concatenate([first.neighbor_share, second.neighbor_share], axis=2),
-    )
+    kept = [(record.layers, record.heads, record.top_keys.shape[3]) for record in (first, second)]
+    if not fits or kept[0] != kept[1]:
+        raise ValueError(
+            "Records are joined of the same layers, heads, bins and number of top keys, and of rows that follow one "
+            "another."
+        )
+    rows, more = first.arrays_of_rows, second.arrays_of_rows
+    arrays: dict[str, Any] = {name: np.concatenate([rows[name], more[name]], axis=2) for name in rows}
+    return replace(first, query_rows=range(first.query_rows.start, second.query_rows.stop), **arrays)
 
 
 @dataclass
@@ -138,12 +156,13 @@ class AttentionRecorder:
         if not set(heads) <= set(range(count)):
             raise ValueError(f"This model has heads 0 ... {count - 1}, not {heads}.")
         shape = (len(layers), len(heads), len(request.query_rows))
-        needed = 4 * int(np.prod(shape)) * (2 * len(request.bin_starts) + 1)
+        needed = 4 * int(np.prod(shape)) * (2 * len(request.bin_starts) + 2 * request.top + 1)
         if needed > request.max_bytes:
+            top = f" and {request.top} top keys" if request.top else ""
             raise ValueError(
-                f"Recording {shape[0]} layers x {shape[1]} heads x {shape[2]} rows x {len(request.bin_starts)} bins "
-                f"takes {needed / 2**20:.0f} MB, more than the {request.max_bytes / 2**20:.0f} MB allowed. Ask for "
-                "fewer layers, heads, rows or bins."
+                f"Recording {shape[0]} layers x {shape[1]} heads x {shape[2]} rows x {len(request.bin_starts)} bins"
+                f"{top} takes {needed / 2**20:.0f} MB, more than the {request.max_bytes / 2**20:.0f} MB allowed. Ask "
+                "for fewer layers, heads, rows, bins or top keys."
             )
         self.request = request
         self._pending: dict[int, _Pending] = {}
@@ -152,8 +171,17 @@ class AttentionRecorder:
         self._bin_starts = np.asarray(request.bin_starts, dtype=np.int64)
         pooled = np.full((2, *shape, len(request.bin_starts)), np.nan, dtype=np.float32)
         near = np.full(shape, np.nan, dtype=np.float32)
+        keys = np.full((*shape, request.top), -1, dtype=np.int32)
         self.record = AttentionRecord(
-            request.query_rows, np.asarray(request.bin_starts), layers, heads, pooled[0], pooled[1], near
+            request.query_rows,
+            np.asarray(request.bin_starts),
+            layers,
+            heads,
+            pooled[0],
+            pooled[1],
+            near,
+            keys,
+            np.zeros(keys.shape, dtype=np.float32),
         )
 
     @torch.no_grad()
@@ -203,9 +231,11 @@ class AttentionRecorder:
         past = states.value_states.shape[2] - states.queries[0].shape[2]
         queries = [query[:, :, rows.start - past : rows.stop - past] for query in states.queries]
         all_heads = attention_weights(queries, states.keys, first_query=rows.start, **options._asdict())[0]
-        weights = all_heads[self._heads.to(all_heads.device)].float().cpu().numpy()
+        chosen = all_heads[self._heads.to(all_heads.device)].float()
         first = rows.start - self.request.query_rows.start
         target = slice(first, first + len(rows))
+        self._keep_top(layer, chosen, target)
+        weights = chosen.cpu().numpy()
         starts = self._bin_starts[self._bin_starts < weights.shape[-1]]
         for pooled, pool in ((self.record.sums, np.add), (self.record.maxima, np.maximum)):
             pooled[layer, :, target] = 0
@@ -215,6 +245,16 @@ class AttentionRecorder:
         begin = max(0, rows.start - nearest + 1)
         distance = np.arange(rows.start, rows.stop)[:, None] - np.arange(begin, weights.shape[-1])
         self.record.neighbor_share[layer, :, target] = (weights[..., begin:] * (distance < nearest)).sum(axis=-1)
+
+    def _keep_top(self, layer: int, weights: torch.Tensor, target: slice) -> None:
+        """Keep the keys with the largest ones of these weights, (heads, rows, t)."""
+        within = self.request.top_within or range(weights.shape[-1])
+        inside = weights[..., within.start : within.stop]
+        values, places = inside.topk(min(self.request.top, inside.shape[-1]))
+        # A key that a row may not see has no weight; it is none of the row's.
+        keys = torch.where(values > 0, places + within.start, -1)
+        self.record.top_keys[layer, :, target, : keys.shape[-1]] = keys.cpu().numpy()
+        self.record.top_weights[layer, :, target, : keys.shape[-1]] = values.cpu().numpy()
 
 
 @contextmanager

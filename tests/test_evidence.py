@@ -210,7 +210,7 @@ def test_a_request_keeps_to_its_bytes(
     request = recording_request(index, new_tokens, layers=range(layers), heads=heads, max_bytes=limit)
     assert request.layers is not None
     rows = len(request.query_rows)
-    assert 2 * 4 * len(request.layers) * heads * rows * len(request.bin_starts) <= limit
+    assert 2 * 4 * len(request.layers) * heads * rows * (len(request.bin_starts) + request.top) <= limit
     assert request.query_rows.start == len(index) - 1
     assert request.layers[-1] == layers - 1
     starts = np.asarray(request.bin_starts)
@@ -229,7 +229,7 @@ def test_a_request_keeps_to_its_bytes(
 
 def test_merged_passages_are_cited_as_one(model: Any, tokenizer: Any, prompt: Prompt) -> None:
     fine = recording_request(prompt.index, NEW_TOKENS, layers=range(LAYERS), heads=HEADS)
-    limit = 2 * 4 * LAYERS * HEADS * NEW_TOKENS * (len(fine.bin_starts) - 2)
+    limit = 2 * 4 * LAYERS * HEADS * NEW_TOKENS * (len(fine.bin_starts) + fine.top - 2)
     answer = answered(model, tokenizer, prompt, GROUPED, max_bytes=limit)
     record = answer.attention
     assert record is not None
@@ -254,7 +254,7 @@ def test_trimming_keeps_what_was_answered(model: Any, tokenizer: Any, prompt: Pr
     assert answer.attention is not None
     said = len(answer.token_ids)
     kept = evidence.trimmed(answer.attention, said)
-    assert kept.sums.shape[2] == kept.maxima.shape[2] == kept.neighbor_share.shape[2] == said
+    assert {array.shape[2] for array in kept.arrays_of_rows.values()} == {said}
     assert len(kept.query_rows) == said < 40
     assert not np.isnan(kept.sums).any()
     np.testing.assert_allclose(kept.sums.sum(axis=-1), 1, atol=1e-5)

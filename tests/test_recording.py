@@ -50,6 +50,27 @@ def check(record: object, maps: dict[int, np.ndarray], request: RecordingRequest
                 assert record.neighbor_share[n, m, r] == pytest.approx(near, abs=2e-5)
 
 
+@pytest.mark.parametrize("within", [None, range(10, 40)], ids=str)
+@pytest.mark.parametrize("sizes", [(LENGTH,), (64, *[1] * 9)], ids=str)
+def test_top_keys_are_the_oracles_largest_weights(sizes: tuple[int, ...], within: range | None) -> None:
+    request = RecordingRequest(query_rows=range(3, LENGTH), bin_starts=[0], top=5, top_within=within)
+    with extended(model := build("llama")), recording(model, request) as record:
+        in_chunks(model, token_ids(LENGTH), sizes)
+    for layer, maps in expected_maps("llama").items():
+        for row, query in enumerate(request.query_rows):
+            for head in record.heads:
+                keys, weights = record.top_keys[layer, head, row], record.top_weights[layer, head, row]
+                seen = np.arange(LENGTH)[
+                    (within or range(LENGTH)).start : min((within or range(LENGTH)).stop, query + 1)
+                ]
+                largest = np.sort(maps[head, query][seen])[::-1][:5]
+                np.testing.assert_allclose(weights[: len(largest)], largest, atol=2e-5)
+                assert (keys[len(largest) :] == -1).all(), "no key after the query, nor outside the range"
+                found = keys[keys >= 0]
+                assert set(found.tolist()) <= set(seen.tolist())
+                np.testing.assert_allclose(weights[: len(found)], maps[head, query][found], atol=2e-5)
+
+
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("sizes", [(LENGTH,), (20, 30, 1, 22), (64, *[1] * 9)], ids=str)
 def test_records_are_the_oracles(name: str, sizes: tuple[int, ...]) -> None:
@@ -175,6 +196,12 @@ def test_bins_ascend_from_zero(bins: list[int]) -> None:
 def test_rows_are_a_plain_range(rows: range) -> None:
     with pytest.raises(ValueError, match="query_rows"):
         RecordingRequest(query_rows=rows, bin_starts=[0])
+
+
+@pytest.mark.parametrize("arguments", [{"top": -1}, {"top": 1, "top_within": range(0, 9, 2)}], ids=str)
+def test_top_keys_are_a_number_of_keys_in_a_plain_range(arguments: dict) -> None:
+    with pytest.raises(ValueError, match="top"):
+        RecordingRequest(query_rows=range(3), bin_starts=[0], **arguments)
 
 
 def test_without_selfextend_there_is_nothing_to_record() -> None:

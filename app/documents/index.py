@@ -123,6 +123,27 @@ class TokenIndex:
         row = self._page_row[document, page]
         return int(first[row]), int(stop[row])
 
+    def place(self, token: int) -> tuple[int, int, int, int] | None:
+        """Document, page, and the characters of the page's text, [from, to), that a token covers; None where it is
+        outside every document. A token across two pages covers the first one's last characters."""
+        row = int(self._page_owner[token])
+        if row < 0:
+            return None
+        document, page, start, stop = self._pages[row].tolist()
+        first, last = self.chars[token].tolist()
+        return document, page, max(first, start) - start, min(last, stop) - start
+
+    def token_at(self, document: int, page: int, char: int) -> int:
+        """The token that covers a character of a page's text.
+
+        Raises:
+            KeyError: no such page, or no such character on it.
+        """
+        _, _, start, stop = self._pages[self._page_row[document, page]].tolist()
+        if not 0 <= char < stop - start:
+            raise KeyError(char)
+        return int(np.searchsorted(self.chars[:, 1], start + char, side="right"))
+
     def text(self, passage: Passage) -> str:
         """The words of a passage, without the blanks around them."""
         page_start = int(self._pages[self._page_row[passage.document, passage.page], 2])

@@ -16,6 +16,9 @@ LIGATURES = {
 }  # fmt: skip
 """Only these: full NFKC would also turn a superscript 2 into a plain one, and 10² into 102."""
 
+WORDS = re.compile(r"[\u2e80-\u9fff\uac00-\ud7a3\uf900-\ufaff]|[^\s\u2e80-\u9fff\uac00-\ud7a3\uf900-\ufaff]+")
+"""What can be pointed at on a page: a run without blanks, or one character where writing has no blanks."""
+
 Rectangle = tuple[float, float, float, float]
 """left, bottom, right, top in PDF units, the origin at the bottom left."""
 

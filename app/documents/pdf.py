@@ -1,23 +1,22 @@
-"""PDF pages with pypdfium2: their text, the boxes of a passage, their picture. Runs in the child process."""
+"""PDF pages with pypdfium2: their text, their picture, where their words are. Runs in the child process."""
 
 from __future__ import annotations
 
+import base64
 import ctypes
 import io
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from functools import partial
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pypdfium2
 import pypdfium2.raw as pdfium_c
-from PIL import Image, ImageChops, ImageDraw
 
 from .messages import Message, Refused, check_pages, too_long
-from .page_text import CleanPage, Rectangle, clean_page
+from .page_text import WORDS, CleanPage, Rectangle, clean_page
 
 GRID = 10_000
 """Steps across a page in which boxes are computed before they become fractions."""
@@ -29,8 +28,7 @@ UNMAPPED_SHARE = 0.2
 UNMAPPED = "its fonts do not say which letters they show: needs OCR"
 PICTURE = "only a picture, no text: needs OCR"
 
-HIGHLIGHT = (255, 226, 110)
-OUTLINE = (166, 84, 0)
+A4 = (595.0, 842.0)
 
 FractionBox = tuple[float, float, float, float]
 """left, top, right, bottom as fractions of the page as it is shown, the origin at the top left."""
@@ -148,36 +146,70 @@ def has_picture(page: Any) -> bool:
     return any(True for _ in page.get_objects(filter=[pdfium_c.FPDF_PAGEOBJ_IMAGE], max_depth=4))
 
 
-def get_page(pdf: Any, number: int) -> Any:
-    if not 1 <= number <= len(pdf):
-        raise Refused(f"has no page {number}: it has {len(pdf)}.")
-    try:
-        return pdf[number - 1]
-    except pypdfium2.PdfiumError:
-        raise Refused(f"cannot be opened at page {number}: the page is damaged.") from None
+def page_sizes(path: str) -> list[tuple[float, float]]:
+    """Width and height of each page as it is shown, in PDF units; of an A4 page where it is damaged."""
+    sizes = []
+    with closing(open_pdf(path)) as pdf:
+        for index in range(len(pdf)):
+            try:
+                width, height = pdf.get_page_size(index)
+            except pypdfium2.PdfiumError:
+                width, height = A4
+            sizes.append((max(width, 1.0), max(height, 1.0)))
+    return sizes
 
 
-def passage_boxes(path: str, number: int, start: int, end: int) -> list[FractionBox]:
-    """Boxes of the characters `start` to `end` of the page's clean text, one for each line that they are on."""
-    with (
-        closing(open_pdf(path)) as pdf,
-        closing(get_page(pdf, number)) as page,
-        closing(page.get_textpage()) as textpage,
-    ):
+def page_views(path: str, numbers: Sequence[int], width: int) -> Iterator[Message]:
+    """Each of these pages as it is shown: its picture, `width` pixels wide, and where its words are.
+
+    A page so long that this would exceed `MAX_PIXELS` comes out narrower; one that cannot be opened has no picture.
+
+    Raises:
+        Refused: no such page.
+    """
+    with closing(open_pdf(path)) as pdf:
+        # Before a page is loaded, else the fields of a form stay blank.
+        pdf.init_forms()
+        for number in numbers:
+            if not 1 <= number <= len(pdf):
+                raise Refused(f"has no page {number}: it has {len(pdf)}.")
+            try:
+                with closing(pdf[number - 1]) as page:
+                    view = {"number": number, "png": _png(page, width), "words": _words(page)}
+            except pypdfium2.PdfiumError:
+                view = {"number": number, "png": "", "words": []}
+            yield {"view": view}
+
+
+def _words(page: Any) -> list[tuple[int, int, float, float, float, float]]:
+    """The words of the page's clean text: first character, the one after the last, and the box, for each line that a
+    word is on."""
+    with closing(page.get_textpage()) as textpage:
         clean = extract(textpage)
-        if not 0 <= start <= end <= len(clean.text):
-            raise Refused(f"has no characters {start} to {end} on page {number}: it has {len(clean.text)}.")
-        wanted = {clean.source[k] for k in range(start, end) if not clean.text[k].isspace()}
-        characters = [box for index in sorted(wanted) if (box := loose_box(textpage, index)) is not None]
         convert = pypdfium2.PdfPosConv(page, (0, 0, GRID, GRID, 0))
-        boxes = []
-        for line in merge_lines(characters):
-            corners = [convert.to_bitmap(line[0], line[1]), convert.to_bitmap(line[2], line[3])]
-            left, right = sorted(min(max(x, 0), GRID) / GRID for x, _ in corners)
-            top, bottom = sorted(min(max(y, 0), GRID) / GRID for _, y in corners)
-            if right > left and bottom > top:
-                boxes.append((left, top, right, bottom))
-        return boxes
+        words = []
+        for word in WORDS.finditer(clean.text):
+            boxes = [loose_box(textpage, index) for index in clean.source[word.start() : word.end()]]
+            lines = (_on_page(line, convert) for line in merge_lines([box for box in boxes if box is not None]))
+            words += [(word.start(), word.end(), *line) for line in lines if line is not None]
+        return words
+
+
+def _on_page(rectangle: Rectangle, convert: Any) -> FractionBox | None:
+    """A rectangle in PDF units as fractions of the page as it is shown; None where nothing of it is on the page."""
+    corners = [convert.to_bitmap(rectangle[0], rectangle[1]), convert.to_bitmap(rectangle[2], rectangle[3])]
+    left, right = sorted(min(max(x, 0), GRID) / GRID for x, _ in corners)
+    top, bottom = sorted(min(max(y, 0), GRID) / GRID for _, y in corners)
+    return (left, top, right, bottom) if right > left and bottom > top else None
+
+
+def _png(page: Any, width: int) -> str:
+    """The page as a PNG, in base64."""
+    page_width, page_height = max(page.get_width(), 1.0), max(page.get_height(), 1.0)
+    scale = min(width / page_width, (MAX_PIXELS / (page_width * page_height)) ** 0.5)
+    buffer = io.BytesIO()
+    page.render(scale=scale).to_pil().convert("RGB").save(buffer, "PNG", compress_level=3)
+    return base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
 def merge_lines(boxes: list[Rectangle]) -> list[Rectangle]:
@@ -194,41 +226,3 @@ def merge_lines(boxes: list[Rectangle]) -> list[Rectangle]:
                 continue
         merged.append(box)
     return merged
-
-
-def highlighter(size: tuple[int, int], boxes: list[list[float]]) -> Image.Image:
-    """The marks alone, on white: boxes that stand close one below the other share one outline."""
-    width, height = size
-    marks = Image.new("RGB", size, "white")
-    draw = ImageDraw.Draw(marks)
-    line = max(round(width / 500), 1)
-    corners = [
-        (round(left * width), round(top * height), round(right * width), round(bottom * height))
-        for left, top, right, bottom in boxes
-    ]
-    for left, top, right, bottom in corners:
-        draw.rectangle((left - line, top - line, right + line, bottom + line), fill=OUTLINE)
-    for box in corners:
-        draw.rectangle(box, fill=HIGHLIGHT)
-    for above, below in pairwise(corners):
-        left, right = max(above[0], below[0]), min(above[2], below[2])
-        if left < right and 0 < below[1] - above[3] < 2 * line:
-            draw.rectangle((left, above[3], right, below[1]), fill=HIGHLIGHT)
-    return marks
-
-
-def page_png(path: str, number: int, boxes: list[list[float]], width: int) -> bytes:
-    """The page as a PNG `width` pixels wide, its `boxes` marked as with a highlighter."""
-    with closing(open_pdf(path)) as pdf:
-        # Before the page is loaded, else the fields of a form stay blank.
-        pdf.init_forms()
-        with closing(get_page(pdf, number)) as page:
-            page_width, page_height = max(page.get_width(), 1.0), max(page.get_height(), 1.0)
-            scale = min(width / page_width, (MAX_PIXELS / (page_width * page_height)) ** 0.5)
-            image = page.render(scale=scale).to_pil().convert("RGB")
-    if boxes:
-        # Multiplying keeps the letters black under the colour.
-        image = ImageChops.multiply(image, highlighter(image.size, boxes))
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG", compress_level=3)
-    return buffer.getvalue()

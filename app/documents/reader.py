@@ -1,4 +1,4 @@
-"""Reads PDF, TXT, MD and DOCX files into pages of text, finds where a passage is on a page, and draws the page.
+"""Reads PDF, TXT, MD and DOCX files into pages of text, draws PDF pages and finds where their words are.
 
 Every file is opened in a child process with limits, so that a malicious one cannot harm the app. Nothing is left out
 silently: a file that cannot be read completely is refused with a sentence that says what to do, and pages without text
@@ -7,7 +7,6 @@ are listed.
 
 from __future__ import annotations
 
-import base64
 import hashlib
 from collections.abc import Generator, Sequence
 from contextlib import closing
@@ -22,13 +21,27 @@ from .kinds import kind_of
 from .messages import Message
 
 
-class Box(NamedTuple):
-    """A rectangle on a page, in fractions of the page as it is shown; 0, 0 is the top left corner."""
+class Word(NamedTuple):
+    """A word on a page, or the part of it that is on one line.
 
+    `start` to `end` are characters of `Page.text`. The box is in fractions of the page as it is shown; 0, 0 is the top
+    left corner.
+    """
+
+    start: int
+    end: int
     left: float
     top: float
     right: float
     bottom: float
+
+
+class PageView(NamedTuple):
+    """How a PDF page looks: its picture, a PNG in base64 ("" where the page is damaged), and where its words are."""
+
+    number: int
+    png: str
+    words: tuple[Word, ...]
 
 
 def read_document_steps(path: Path, limits: Limits, name: str) -> Generator[Progress, None, Document]:
@@ -67,38 +80,36 @@ def read_document_steps(path: Path, limits: Limits, name: str) -> Generator[Prog
     return Document(name, sha256, kind, tuple(pages), page_word, tuple(notes))
 
 
-def passage_boxes(path: str | Path, page: int, char_start: int, char_end: int) -> list[Box]:
-    """Where characters `char_start` to `char_end` of a PDF page's text are on it: one box for each line.
+def page_sizes(path: Path) -> list[tuple[float, float]]:
+    """Width and height of each page of a PDF, in PDF units.
+
+    Raises:
+        DocumentError: no PDF, or one that cannot be opened.
+    """
+    (message,) = _pdf_answers(path, {"task": "sizes"})
+    return [(width, height) for width, height in message["sizes"]]
+
+
+def page_views(path: Path, numbers: Sequence[int], width: int) -> list[PageView]:
+    """How PDF pages look, in one go: starting the child process takes longer than drawing a page.
 
     Args:
-        path: the PDF that the `Document` was read from.
-        page: the page's number, from 1.
-        char_start: first character in `Page.text`.
-        char_end: the character after the last.
+        numbers: of the pages, from 1.
+        width: of the pictures, in pixels. A page so long that it would exceed 16 million pixels comes out narrower.
 
     Raises:
-        DocumentError: no such page or characters, or no PDF: the other kinds have no page to point at.
+        DocumentError: no such page, no PDF, or one that cannot be opened.
     """
-    message = _pdf_answer(path, {"task": "boxes", "page": page, "start": char_start, "end": char_end})
-    return [Box(*box) for box in message["boxes"]]
+    messages = _pdf_answers(path, {"task": "views", "pages": list(numbers), "width": width})
+    return [
+        PageView(view["number"], view["png"], tuple(Word(*word) for word in view["words"]))
+        for view in (message["view"] for message in messages)
+    ]
 
 
-def page_image(path: str | Path, page: int, boxes: Sequence[Box] = (), width: int = 1000) -> bytes:
-    """A PDF page as PNG, `width` pixels wide, with `boxes` marked as with a highlighter.
-
-    A page so long that this would exceed 16 million pixels comes out narrower.
-
-    Raises:
-        DocumentError: no such page, or no PDF.
-    """
-    message = _pdf_answer(path, {"task": "image", "page": page, "boxes": boxes, "width": width})
-    return base64.b64decode(message["png"])
-
-
-def _pdf_answer(path: str | Path, request: Message) -> Message:
-    path, limits = Path(path), Limits()
+def _pdf_answers(path: Path, request: Message) -> list[Message]:
+    limits = Limits()
     if kind_of(path, path.name, limits) != "pdf":
         raise DocumentError(f"{path.name} is not a PDF: there is no page to draw.")
     with closing(answers(path, path.name, request, limits)) as messages:
-        (message,) = filter(None, messages)  # empty ones only mark time
-    return message
+        return list(filter(None, messages))  # empty ones only mark time

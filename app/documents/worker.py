@@ -2,13 +2,12 @@
 
 Started by `app.documents.child` with `python -m`. Reads one JSON request from stdin, limits its own
 memory and processor time, and writes one JSON message a line to stdout: `{"pages_total": n}`, then a `{"page": ...}`
-for each page, and `{"notes": [...]}`; or `{"boxes": ...}`; or `{"png": ...}`. The last one is `{"done": true}`,
-`{"refused": sentence}` or `{"out_of_memory": true}`.
+for each page, and `{"notes": [...]}`; or `{"sizes": ...}`; or a `{"view": ...}` for each page. The last one is
+`{"done": true}`, `{"refused": sentence}` or `{"out_of_memory": true}`.
 """
 
 from __future__ import annotations
 
-import base64
 import json
 import os
 import sys
@@ -44,11 +43,10 @@ def answer(request: Message) -> Iterator[Message]:
 
     if request["task"] == "read":
         yield from pdf_reader.read_pdf(path, request["max_pages"], request["max_characters"])
-    elif request["task"] == "boxes":
-        yield {"boxes": pdf_reader.passage_boxes(path, request["page"], request["start"], request["end"])}
+    elif request["task"] == "sizes":
+        yield {"sizes": pdf_reader.page_sizes(path)}
     else:
-        png = pdf_reader.page_png(path, request["page"], request["boxes"], request["width"])
-        yield {"png": base64.b64encode(png).decode("ascii")}
+        yield from pdf_reader.page_views(path, request["pages"], request["width"])
 
 
 def main() -> int:

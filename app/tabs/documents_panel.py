@@ -28,6 +28,8 @@ _REMOVE = """
 element.addEventListener("click", (event) => {
   const button = event.target.closest("button[data-sha]");
   if (button) trigger("remove", { sha256: button.dataset.sha });
+  const name = event.target.closest("button[data-open]");
+  if (name) window.selfextendReader?.openDocument(name.dataset.open);
 });
 """
 
@@ -163,7 +165,8 @@ def _item(runtime: Runtime, stored: StoredDocument) -> str:
         )
     lines += [hint_html(escape(note)) for note in document.notes]
     return (
-        f'<li><div><p class="name">{escape(document.name)}</p>{"".join(lines)}</div>'
+        f'<li><div><button type="button" class="name" data-open="{document.sha256}" title="Look at it">'
+        f"{escape(document.name)}</button>{''.join(lines)}</div>"
         f'<button type="button" data-sha="{document.sha256}" aria-label="Remove {escape(document.name, quote=True)}" '
         'title="Remove">✕</button></li>'
     )

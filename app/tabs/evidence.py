@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import math
 from collections.abc import Callable, Generator, Iterator
 from html import escape
@@ -12,8 +11,6 @@ import gradio as gr
 
 from selfextend.steps import Progress, Running
 
-from ..documents.document import DocumentError
-from ..documents.reader import page_image, passage_boxes
 from ..evidence import Citation, PageShare, PassageTest, page_shares
 from ..figures.answers import page_bars
 from ..jobs import Job, JobStopped, Pace
@@ -36,7 +33,6 @@ MOST_PAGES = 12
 """Bars that still carry their labels at 390 px."""
 LONG_PASSAGE = 180
 """Characters of a passage that stand in the list; the page below has all of it."""
-PICTURE_WIDTH = 900
 
 NOT_PROOF = hint_html(
     "<b>Attention is not proof.</b> It shows where the model looked, not what it used. <i>Test this passage</i> blanks "
@@ -67,7 +63,6 @@ def build_evidence_tab(turn: gr.State, visitor: gr.State, test: PassageTester, j
             start = gr.Button("Test this passage", variant="primary", elem_id="evidence-test-start", min_width=150)
             stop = gr.Button("Stop the test", elem_id="evidence-test-stop", min_width=120, interactive=False)
         result = gr.HTML(elem_id="evidence-result", elem_classes=["readout", "evidence-result"])
-        picture = gr.HTML(elem_id="evidence-picture")
 
     def run(visitor: str, turn: Turn | None, rank: int | None) -> Iterator[tuple[Any, Any, Any]]:
         idle = (gr.update(interactive=True), gr.update(interactive=False))
@@ -92,13 +87,10 @@ def build_evidence_tab(turn: gr.State, visitor: gr.State, test: PassageTester, j
             words = complaint_html(error)
         yield words, *idle
 
-    # The page takes longest, so what it was found with is shown before it.
     showing = IN_ORDER | {"concurrency_id": "evidence"}
-    turn.change(_draw, [turn], [summary, bars, passage, result, picture], **showing).then(
-        _open_passage, [turn, passage], [result, picture], **showing
-    )
-    passage.input(_open_passage, [turn, passage], [result, picture], **showing)
-    bars.pick(_open_page, [turn], [passage, result, picture], **showing)
+    turn.change(_draw, [turn], [summary, bars, passage, result], **showing)
+    passage.input(lambda: "", None, [result], **showing)
+    bars.pick(_open_page, [turn], [passage, result], **showing)
     start.click(run, [visitor, turn, passage], [result, start, stop], **ON_MODEL)
     on(stop.click, lambda visitor: job_of(visitor).stop(), [visitor])
 
@@ -110,13 +102,13 @@ def _pages_of(turn: Turn) -> list[PageShare]:
 
 
 def _draw(turn: Turn | None) -> tuple[Any, ...]:
-    """The tab for `turn`, open at the passage that it names, without the page."""
+    """The tab for `turn`, open at the passage that it names."""
     if turn is None or not turn.citations:
         words = NOTHING_YET if turn is None else NO_RECORD if turn.answer.attention is None else NOTHING_FOUND
-        return words, None, gr.update(choices=[], value=None), "", ""
+        return words, None, gr.update(choices=[], value=None), ""
     rank = turn.opens_at if _passage(turn, turn.opens_at) else 1
     choices = [(_choice(citation, turn), citation.rank) for citation in turn.citations]
-    return answer_html(turn), packed(_bars(turn)), gr.update(choices=choices, value=rank), "", ""
+    return answer_html(turn), packed(_bars(turn)), gr.update(choices=choices, value=rank), ""
 
 
 def _choice(citation: Citation, turn: Turn) -> str:
@@ -147,49 +139,19 @@ def _bars(turn: Turn) -> Any:
     return page_bars([_bar_label(page, turn) for page in pages], [page.share for page in pages], cited=marked)
 
 
-def _open_passage(turn: Turn | None, rank: int | None) -> tuple[str, Any]:
-    chosen = _passage(turn, rank)
-    return "", "" if turn is None or chosen is None else page_html(turn, chosen)
-
-
 def _passage(turn: Turn | None, rank: int | None) -> Citation | None:
     return next((citation for citation in turn.citations if citation.rank == rank), None) if turn else None
 
 
 def _open_page(event: gr.EventData, turn: Turn | None) -> tuple[Any, ...]:
-    """A bar was clicked: its most-looked-at passage, or the page without a box where none is among the first."""
+    """A bar was clicked: its most-looked-at passage, or none where none is among the first."""
     if turn is None or not turn.citations:
-        return skipped(3)
+        return skipped(2)
     for page in _pages_of(turn):
         if _bar_label(page, turn) == str(told(event, "x")):
             here = [c for c in turn.citations if (c.document, c.page) == (page.document, page.page)]
-            return (here[0].rank, "", page_html(turn, here[0])) if here else (None, "", page_html(turn, page))
-    return skipped(3)
-
-
-def page_html(turn: Turn, where: Citation | PageShare) -> str:
-    """The page as a picture with the passage boxed, or as text with it marked where the file has no pages to draw."""
-    stored = turn.documents[where.document]
-    start, end = (where.char_start, where.char_end) if isinstance(where, Citation) else (0, 0)
-    caption = f"{escape(where.name)}, {where.page_word} {where.page}"
-    complaint = ""
-    if stored.document.kind == "pdf":
-        try:
-            boxes = passage_boxes(stored.path, where.page, start, end) if end > start else []
-            png = base64.b64encode(page_image(stored.path, where.page, boxes, PICTURE_WIDTH)).decode()
-            described = escape(f"Page {where.page} of {where.name}{', the passage boxed' if boxes else ''}", quote=True)
-            return (
-                f"<figure class='evidence-page'><figcaption>{caption}</figcaption>"
-                f"<img src='data:image/png;base64,{png}' alt='{described}'></figure>"
-            )
-        except DocumentError as error:
-            complaint = complaint_html(f"{error} Its text:")
-    text = next((page.text for page in stored.document.pages if page.number == where.page), "")
-    marked = f"{escape(text[:start])}<mark>{escape(text[start:end])}</mark>{escape(text[end:])}"
-    return (
-        f"<figure class='evidence-page'><figcaption>{caption}</figcaption>{complaint}"
-        f"<div class='evidence-text' tabindex='0'>{marked if end > start else escape(text)}</div></figure>"
-    )
+            return here[0].rank if here else None, ""
+    return skipped(2)
 
 
 def _verdict(done: PassageTest, turn: Turn) -> str:

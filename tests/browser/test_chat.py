@@ -49,7 +49,7 @@ def test_upload_ask_click_a_citation_and_ask_on(address: str, open_page: Open, s
     assert number
     page.get_by_role("tab", name="Parameters").click()
     link.click()
-    expect(page.get_by_role("tab", name="Evidence")).to_have_attribute("aria-selected", "true")
+    expect(page.get_by_role("tab", name="Document")).to_have_attribute("aria-selected", "true")
     expect(page.locator("#evidence-passages input:checked")).to_have_value("1")
     expect(page.locator("#evidence-passages label").first).to_contain_text(f"page {number[0]}")
     assert not page.url.endswith(link.get_attribute("href") or "-")

@@ -1,0 +1,216 @@
+// Joins the chat's answers to the pages, token by token. Stands below assets/reader.js in the same function body.
+// Gradio's sanitizer lets no data through but classes: an answer's measures carry the class turn-N.
+{
+  let chat = null;
+  const LEVELS = 5; // shades of "this token looked at the word"
+  let pinned = null; // the token that was clicked: {turn, number}
+
+  // The place that holds one answer: a column where several were given, or the whole message.
+  const answerOf = (mark) => mark.closest(".columns > div") ?? mark.closest(".message") ?? mark.parentElement;
+  const markOf = (answer) => answer?.querySelector("[class*='turn-']");
+  const turnOf = (mark) => Number(/\bturn-(\d+)/.exec(mark.className)?.[1] ?? 0);
+
+  // The words of the answer without what stands below it.
+  function textNodes(answer) {
+    const walker = document.createTreeWalker(answer, NodeFilter.SHOW_TEXT, {
+      acceptNode: (node) =>
+        node.parentElement.closest(".measures, .stopped, .note, .cut, .page-link, .answer-token, summary, button")
+          ? NodeFilter.FILTER_REJECT
+          : NodeFilter.FILTER_ACCEPT,
+    });
+    const found = [];
+    while (walker.nextNode()) found.push(walker.currentNode);
+    return found;
+  }
+
+  // Where each token's letters are in the text; Markdown's signs are in the tokens only, so some have none.
+  function placesOf(tokens, text) {
+    const FAR = 12;
+    let at = 0;
+    return tokens.map((token) => {
+      for (const wanted of [token.trim(), token.replace(/[*_`#>~|\\-]/g, "").trim()]) {
+        if (!wanted) continue;
+        const place = text.indexOf(wanted, at);
+        if (place >= 0 && place - at <= FAR) {
+          at = place + wanted.length;
+          return [place, at];
+        }
+      }
+      return null;
+    });
+  }
+
+  async function join(mark) {
+    const answer = answerOf(mark);
+    const turn = turnOf(mark);
+    if (!answer || !turn || answer.querySelector(".answer-token")) return;
+    let traced;
+    try {
+      traced = await traceOf(turn);
+    } catch {
+      return; // no longer in memory
+    }
+    if (!answer.isConnected || answer.querySelector(".answer-token")) return;
+    const nodes = textNodes(answer);
+    const text = nodes.map((node) => node.data).join("");
+    const places = placesOf(traced.tokens, text);
+    let start = 0;
+    for (const node of nodes) {
+      const end = start + node.data.length;
+      const pieces = [];
+      let done = start;
+      places.forEach((place, number) => {
+        if (!place || place[1] <= start || place[0] >= end || number >= traced.rows.length) return;
+        const [from, to] = [Math.max(place[0], start), Math.min(place[1], end)];
+        if (from > done) pieces.push(text.slice(done, from));
+        const token = document.createElement("span");
+        token.className = "answer-token";
+        token.textContent = text.slice(from, to);
+        token.dataset.number = number;
+        token.tabIndex = -1;
+        pieces.push(token);
+        done = to;
+      });
+      if (done > start) {
+        if (end > done) pieces.push(text.slice(done, end));
+        node.replaceWith(...pieces);
+      }
+      start = end;
+    }
+    const first = answer.querySelector(".answer-token");
+    if (first) first.tabIndex = 0;
+  }
+
+  function joinAll() {
+    chat.querySelectorAll("[class*='turn-']").forEach(join);
+  }
+
+  async function look(token) {
+    const turn = turnOf(markOf(answerOf(token)));
+    if (!turn) return;
+    const traced = await traceOf(turn).catch(() => null);
+    if (!traced) return;
+    const number = Number(token.dataset.number);
+    const [best] = traced.rows[number] ?? [];
+    lookAt(traced);
+    window.selfextendSelection.select(traced.first_query + number, best ? traced.keys[best[0]][0] : null, "chat");
+    lookFrom(traced, number);
+  }
+
+  function lookAt(traced) {
+    if (trace !== traced) {
+      trace = traced;
+      opened = null;
+    }
+  }
+
+  function lookFrom(traced, number) {
+    row = number;
+    tell();
+    paintAll();
+    chat.querySelectorAll(".answer-token.looked").forEach(clear);
+  }
+
+  function clear(token) {
+    token.classList.remove("looked");
+    token.style.removeProperty("--looked");
+  }
+
+  function rest() {
+    if (pinned?.isConnected) return look(pinned);
+    if (row === null) return undefined;
+    row = null;
+    window.selfextendSelection.select(null, null, "chat");
+    tell();
+    paintAll();
+    return undefined;
+  }
+
+  async function pin(token) {
+    chat.querySelectorAll(".answer-token.pinned").forEach((each) => each.classList.remove("pinned"));
+    pinned = pinned === token ? null : token;
+    if (!pinned) return rest();
+    token.classList.add("pinned");
+    await look(token);
+    // To where it looked hardest.
+    const [best] = trace.rows[Number(token.dataset.number)] ?? [];
+    if (!best) return undefined;
+    const [, document_, page, from, to] = trace.keys[best[0]];
+    const there = contents.documents.find((each) => each.sha256 === trace.documents[document_]);
+    if (!there) return undefined;
+    openTab("document");
+    await show(there);
+    await goTo(page, from, to);
+    paintAll();
+    return undefined;
+  }
+
+  // The chat may come into the page after this.
+  (function attach() {
+    chat = document.getElementById("chat");
+    if (!chat) return setTimeout(attach, 200);
+    let leaving = null;
+    chat.addEventListener("pointerover", (event) => {
+      const token = event.target.closest(".answer-token");
+      clearTimeout(leaving);
+      if (token) look(token);
+      else leaving = setTimeout(rest, 120);
+    });
+    chat.addEventListener("pointerleave", () => (leaving = setTimeout(rest, 120)));
+    chat.addEventListener("click", (event) => {
+      const token = event.target.closest(".answer-token");
+      if (token && String(window.getSelection()).length === 0) pin(token);
+    });
+    chat.addEventListener("focusin", (event) => {
+      const token = event.target.closest(".answer-token");
+      if (token) look(token);
+    });
+    chat.addEventListener("keydown", (event) => {
+      const token = event.target.closest(".answer-token");
+      if (!token || event.altKey || event.ctrlKey || event.metaKey) return;
+      const steps = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -1, ArrowDown: 1 };
+      if (event.key === "Enter" || event.key === " ") {
+        pin(token);
+      } else if (event.key in steps) {
+        const all = [...answerOf(token).querySelectorAll(".answer-token")];
+        const next = all[all.indexOf(token) + steps[event.key]];
+        if (next) {
+          token.tabIndex = -1;
+          next.tabIndex = 0;
+          next.focus();
+        }
+      } else {
+        return;
+      }
+      event.preventDefault();
+    });
+
+    // A word was chosen on the page, or a cell in a figure: the tokens that looked there, by weight.
+    window.selfextendSelection?.follow(element, "chat", ({ query, key, from }) => {
+      chat.querySelectorAll(".answer-token.looked").forEach(clear);
+      if (!trace) return;
+      const mark = [...chat.querySelectorAll(`.turn-${trace.turn}`)].at(-1);
+      const tokens = mark ? [...answerOf(mark).querySelectorAll(".answer-token")] : [];
+      const place_ = trace.keys.find(([token]) => token === key);
+      const same = place_ && trace.keys.map((at, n) => [at, n]).filter(([at]) => at[1] === place_[1] && at[2] === place_[2] && Math.abs(at[0] - key) < 2).map(([, n]) => n);
+      for (const token of tokens) {
+        const number = Number(token.dataset.number);
+        let weight = from === "document" ? 0 : Number(trace.first_query + number === query);
+        if (from === "document" && same) {
+          for (const [n, each] of trace.rows[number] ?? []) if (same.includes(n)) weight = Math.max(weight, each);
+        }
+        if (weight > 0.02) {
+          token.classList.add("looked");
+          token.style.setProperty("--looked", (Math.ceil(Math.sqrt(weight) * LEVELS) / LEVELS).toFixed(2));
+        }
+      }
+    });
+    const changes = new MutationObserver(() => {
+      clearTimeout(changes.waiting);
+      changes.waiting = setTimeout(joinAll, 60);
+    });
+    changes.observe(chat, { childList: true, subtree: true });
+    document.addEventListener("selfextend-traced", joinAll);
+    return joinAll();
+  })();
+}
