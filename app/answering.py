@@ -16,7 +16,6 @@ from .conversation import Reply, Source
 from .evidence import Citation
 from .jobs import JobStopped, Pace
 from .model_shelf import LoadedModel
-from .sample import has_foreign_text
 from .session import CacheStore, Session, Turn
 
 STOPPED = Progress("Stopped.")
@@ -151,15 +150,14 @@ def reply_by(method: Method, **more: Any) -> Reply:
 def _reply_of(turn: Turn, loaded: LoadedModel) -> Reply:
     answer = turn.answer
     tokens = len(answer.token_ids)
-    proves_nothing = loaded.is_bundled and has_foreign_text(turn.documents)
     return reply_by(
         turn.method,
         turn=turn.id,
         text=answer.text.strip(),
-        sources=() if proves_nothing else tuple(map(_source_of, turn.citations)),
+        sources=() if turn.proves_nothing else tuple(map(_source_of, turn.citations)),
         stopped=f"Stopped after {tokens} tokens." if answer.stopped_by == "interrupted" else "",
         unfinished=answer.unfinished,
-        note=NO_LINKS if proves_nothing and turn.citations else "",
+        note=NO_LINKS if turn.proves_nothing and turn.citations else "",
         prompt_tokens=answer.prompt_tokens,
         reused_tokens=answer.reused_tokens,
         new_tokens=tokens,

@@ -12,6 +12,7 @@ from .documents.library import StoredDocument
 from .evidence import further_request, passages_behind, recording_request, trimmed
 from .model_shelf import LoadedModel
 from .prompting import PLAIN, Exchange, Instructions, Prompt, build_prompt
+from .sample import has_foreign_text
 from .session import CacheStore, Session, Turn
 
 if TYPE_CHECKING:
@@ -125,6 +126,7 @@ def answer_turn(
         prefix=prefix,
         citations=citations,
         token_texts=tuple(loaded.tokenizer.decode([token]) for token in answer.token_ids),
+        proves_nothing=loaded.is_bundled and has_foreign_text(question.documents),
     )
     session.keep(turn)
     return turn

@@ -45,7 +45,9 @@ class Turn:
         prefix: what was read, to be read on from (by a test of a passage, say).
         citations: the passages that the answer's tokens looked at most, the first first.
         token_texts: the text of each of the answer's tokens, by the tokenizer of the model that gave it.
-        opens_at: rank of the passage that the Evidence tab opens at.
+        proves_nothing: whether the teaching model answered about texts of another kind than it can read: where it
+            looked is then no evidence.
+        opens_at: rank of the passage that the tabs open at.
     """
 
     id: int
@@ -59,6 +61,7 @@ class Turn:
     prefix: PrefixCache
     citations: tuple[Citation, ...]
     token_texts: tuple[str, ...] = ()
+    proves_nothing: bool = False
     opens_at: int = 1
 
     @property

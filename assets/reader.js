@@ -7,7 +7,7 @@ const GAP = 14; // CSS pixels between two pages
 const root = element.querySelector(".reader");
 
 root.innerHTML = `
-  <div class="reader-bar" role="toolbar" aria-label="Document">
+  <div class="reader-bar" role="toolbar" aria-label="Pages and search">
     <select class="reader-document" aria-label="Document"></select>
     <span class="reader-paging">
       <button type="button" data-go="-1" aria-label="Page before">‹</button>
@@ -544,10 +544,12 @@ async function choose(word, number) {
   pane.querySelectorAll(".chosen").forEach((each) => each.classList.remove("chosen"));
   word.element.classList.add("chosen");
   const query = best.row === null ? null : trace.first_query + best.row;
-  const looked = trace.rows.filter((each) => each.some(([n]) => keys.some((at) => at.n === n))).length;
-  words.textContent = looked
-    ? `${looked} of the answer's ${trace.rows.length} tokens looked at “${word.element.textContent.trim()}”.`
-    : `None of the answer's tokens looked at “${word.element.textContent.trim()}” enough to be kept.`;
+  const looked = trace.tokens.filter((_, n) => trace.rows[n]?.some(([at]) => keys.some((each) => each.n === at)));
+  const named = looked.slice(0, 8).map((token) => `“${token.trim()}”`).join(" ");
+  const chosen = `“${word.element.textContent.trim()}”`;
+  words.textContent = looked.length
+    ? `${looked.length} of the answer's tokens looked at ${chosen}: ${named}${looked.length > 8 ? " …" : ""}`
+    : `None of the answer's tokens looked at ${chosen} enough to be kept.`;
   window.selfextendSelection?.select(query, key, "document");
 }
 
@@ -649,8 +651,8 @@ async function redraw() {
 
 // The pages that the answer's links lead to are drawn at the server before one is clicked.
 async function prefetch() {
-  const first = trace.citations.find((each) => each[0] === contents.opens_at) ?? trace.citations[0];
-  if (!first) return;
+  const first = trace.citations.find((each) => each[0] === contents.opens_at);
+  if (!first) return; // nothing that would count as proof
   const there = contents.documents.find((each) => each.sha256 === trace.documents[first[1]]);
   if (!there) return;
   opened = [there.sha256, first[2], first[3], first[4], first[0]];

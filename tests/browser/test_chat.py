@@ -149,6 +149,7 @@ def test_reload_keeps_conversation_documents_and_settings(address: str, open_pag
     expect(page.locator(".document-list")).to_contain_text(short.name)
     expect(page.get_by_label("number input for Group size")).to_have_value("77")
     # The evidence is there by itself, and its links work.
+    page.get_by_role("tab", name="Evidence").click()
     expect(page.locator("#evidence-summary")).to_contain_text("What is kept?")
     expect(page.locator("#evidence-passages input:checked")).to_have_value("1")
     page.locator("#evidence-passages input").last.check()

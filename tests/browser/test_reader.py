@@ -1,0 +1,174 @@
+"""The Document tab in Chromium, beside real answers of the bundled model: pages, links, glowing words, search."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from chat_parts import Open, answered, ask, ready, until, upload
+from evidence_page import NOTES
+from playwright.sync_api import Locator, Page, expect
+
+from app.sample import SAMPLE_QUESTIONS
+from benchmarks.serving import served
+
+
+class Asked(NamedTuple):
+    """A question on the sample that the bundled model answers right."""
+
+    question: str
+    value: str
+    page: str
+
+
+@pytest.fixture(scope="module")
+def asked() -> Asked:
+    record = json.loads(SAMPLE_QUESTIONS.read_text(encoding="utf-8"))[0]
+    return Asked(record["question"], record["value"], str(record["page"]))
+
+
+@pytest.fixture(scope="module")
+def bundled_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    command = [sys.executable, "app.py", "--no-browser", "--data-folder", str(tmp_path_factory.mktemp("data"))]
+    with served(lambda port: [*command, "--port", str(port)]) as url:
+        yield url
+
+
+def with_answer(page: Page, asked: Asked) -> Page:
+    ready(page)
+    expect(page.locator("#documents-status progress")).to_have_count(0, timeout=600_000)  # the sample is read
+    ask(page, asked.question)
+    expect(page.locator("#chat .measures")).to_have_count(1, timeout=600_000)
+    until(page, lambda: tokens(page).count() > 0, "the answer's tokens are joined to the pages")
+    return page
+
+
+def tokens(page: Page) -> Locator:
+    return page.locator("#chat .answer-token")
+
+
+def strongest(page: Page) -> str:
+    """The word that glows most."""
+    words: list[str] = page.evaluate(
+        """() => [...document.querySelectorAll('.reader-sheet .glow')]
+            .map((word) => [Number(word.style.getPropertyValue('--glow')), word.textContent.trim()])
+            .sort((a, b) => b[0] - a[0]).map(([, text]) => text)"""
+    )
+    return words[0] if words else ""
+
+
+def current(page: Page) -> str:
+    return page.get_by_label("Page", exact=True).input_value()
+
+
+def test_a_hovered_token_lights_up_the_words_it_looked_at(open_page: Open, bundled_address: str, asked: Asked) -> None:
+    page = with_answer(open_page(bundled_address, width=1440, height=900), asked)
+    # The page that the answer comes from is there by itself, and the passage is marked.
+    expect(page.locator(".reader-marks .cited").first).to_be_in_viewport()
+    assert current(page) == asked.page
+    texts = tokens(page).all_inner_texts()
+    assert asked.value in "".join(texts)
+    value = next(number for number, text in enumerate(texts) if text.strip().isdigit())
+    tokens(page).nth(value).hover()
+    expect(page.locator(".reader-words")).to_contain_text(
+        f"“{texts[value].strip()}” looked hardest at page {asked.page}"
+    )
+    assert texts[value].strip() in strongest(page)
+    page.locator("#title").hover()
+    expect(page.locator(".reader-words")).to_contain_text("Glowing: where the answer looked")
+
+    # By keyboard: arrows go from token to token, Enter holds one.
+    tokens(page).first.focus()
+    for _ in range(value):
+        page.keyboard.press("ArrowRight")
+    expect(page.locator(".reader-words")).to_contain_text("looked hardest at")
+    page.keyboard.press("Enter")
+    expect(tokens(page).nth(value)).to_have_class("answer-token pinned")
+    page.locator("#title").hover()
+    page.wait_for_timeout(300)
+    assert texts[value].strip() in strongest(page), "a held token stays"
+
+    # And back: a word on the page says which tokens looked at it.
+    page.locator(".reader-sheet .glow").first.click()
+    expect(page.locator(".reader-words")).to_contain_text("of the answer's tokens looked at")
+    expect(page.locator("#chat .answer-token.looked").first).to_be_visible()
+
+
+def test_links_paging_search_and_selection(open_page: Open, bundled_address: str, asked: Asked) -> None:
+    page = with_answer(open_page(bundled_address, width=1440, height=900), asked)
+    page.get_by_role("tab", name="Parameters").click()
+    link = page.locator("#chat a.page-link").last
+    number = link.inner_text().removeprefix("p. ")
+    link.click()
+    expect(page.get_by_role("tab", name="Document")).to_have_attribute("aria-selected", "true")
+    until(page, lambda: current(page) == number, "the link's page")
+    expect(page.locator(".reader-marks .cited").first).to_be_in_viewport()
+
+    page.get_by_label("Page", exact=True).fill("43")
+    page.get_by_label("Page", exact=True).press("Enter")
+    expect(page.locator(".reader-page[data-number='43'] img")).to_be_in_viewport()
+    page.get_by_role("button", name="Page before").click()
+    until(page, lambda: current(page) == "42", "one page back")
+    page.get_by_role("button", name="Page after").click()
+    expect(page.get_by_role("button", name="Page after")).to_be_disabled()
+
+    # What the answer says is found in the text, by any case.
+    page.get_by_label("Find in the document").fill(asked.value)
+    expect(page.locator(".reader-hits")).to_contain_text("1 of")
+    until(page, lambda: current(page) == asked.page, "the hit's page")
+    expect(page.locator(".reader-marks .hit.now").first).to_be_in_viewport()
+    page.get_by_label("Find in the document").fill("no such words anywhere")
+    expect(page.locator(".reader-hits")).to_have_text("not found")
+
+    # The words over the picture are text that can be selected, as wide as they look.
+    on_page = f".reader-page[data-number='{asked.page}']"
+    word = page.locator(f"{on_page} .reader-layer span", has_text=asked.value).first
+    word.dblclick()
+    assert asked.value in page.evaluate("String(window.getSelection())")
+    drawn = word.bounding_box()
+    sheet = page.locator(f"{on_page} .reader-sheet").bounding_box()
+    assert drawn
+    assert sheet
+    assert 0.02 < drawn["width"] / sheet["width"] < 0.2
+
+
+def test_on_a_phone_the_page_comes_up_as_a_sheet(open_page: Open, bundled_address: str, asked: Asked) -> None:
+    page = with_answer(open_page(bundled_address, width=390, height=844), asked)
+    page.locator("#chat a.page-link").first.click()
+    expect(page.locator(".reader-marks .cited").first).to_be_in_viewport()
+    box = page.locator(".reader").bounding_box()
+    assert box
+    assert box["y"] > 0
+    assert box["y"] + box["height"] == pytest.approx(844, abs=1)
+    page.get_by_role("button", name="Close the document").click()
+    expect(page.get_by_label("Question", exact=True)).to_be_in_viewport()
+
+
+def test_text_files_are_set_as_text_and_documents_are_kept_apart(
+    open_page: Open, bundled_address: str, tmp_path: Path
+) -> None:
+    notes, other = tmp_path / "notes.md", tmp_path / "other.txt"
+    notes.write_text(NOTES, encoding="utf-8")
+    other.write_text("Nothing of this is about gates.", encoding="utf-8")
+    page = ready(open_page(bundled_address, width=1440, height=900))
+    upload(page, notes, other)
+    expect(page.locator(".reader-text")).to_contain_text("Nothing of this")
+    page.get_by_label("Document", exact=True).select_option("notes.md")
+    expect(page.locator(".reader-text")).to_contain_text("Nobody has counted its bars")
+    # A click on a file's name opens it.
+    page.locator(".document-list button.name", has_text="other.txt").click()
+    expect(page.locator(".reader-text")).to_contain_text("Nothing of this")
+    ask(page, "What is the access code of the Orchard gate?")
+    answered(page)
+    # The teaching model cannot read such texts: where it looked glows, but nothing is marked as a proof.
+    page.get_by_label("Document", exact=True).select_option("notes.md")
+    expect(page.locator(".reader-text .glow").first).to_be_visible()
+    expect(page.locator(".reader-text .cited")).to_have_count(0)
+    page.get_by_role("button", name="Remove notes.md").click()
+    expect(page.locator(".document-list li")).to_have_count(1)
+    page.get_by_role("button", name="Remove other.txt").click()
+    expect(page.locator(".document-list")).to_have_count(0)
