@@ -1,0 +1,99 @@
+"""How quick the page is under the hand: from a click on a page link to its page, from a hovered token to its glow.
+
+    python -m benchmarks.page
+
+On the sample (17,000 tokens) and the bundled model, in Chromium: medians and the slowest of several tries, in
+milliseconds, measured in the browser from the event to the frame that shows its effect; and what a first visit loads.
+Wants an idle machine, Debian's chromium, and playwright from requirements-dev.txt.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+from typing import Any
+
+from playwright.sync_api import Page, Response, expect, sync_playwright
+
+from benchmarks.screenshots import WAIT_MILLISECONDS, app
+from benchmarks.serving import ROOT, launched_chromium
+
+# Both wait for the frame after the one in which the effect was seen, which is when it is on screen.
+LINK_TO_PAGE = """async (number) => {
+  const link = document.querySelectorAll("#chat a.page-link")[number];
+  const wanted = link.textContent.replace("p. ", "");
+  const pane = document.querySelector(".reader-pages");
+  pane.scrollTop = pane.scrollHeight; // far from it
+  await new Promise((resolve) => setTimeout(resolve, 400));
+  const seen = () => {
+    const mark = document.querySelector(`.reader-page[data-number="${wanted}"] .reader-marks .cited`);
+    const picture = mark?.closest(".reader-sheet").querySelector("img");
+    if (!mark || !picture.complete) return false;
+    const [at, all] = [mark.getBoundingClientRect(), pane.getBoundingClientRect()];
+    return at.top >= all.top && at.bottom <= all.bottom;
+  };
+  const began = performance.now();
+  link.click();
+  while (!seen()) await new Promise(requestAnimationFrame);
+  await new Promise(requestAnimationFrame);
+  return performance.now() - began;
+}"""
+HOVER_TO_GLOW = """async (number) => {
+  const words = () => document.querySelector(".reader-words").textContent;
+  const token = document.querySelectorAll("#chat .answer-token")[number];
+  const before = words();
+  const began = performance.now();
+  token.dispatchEvent(new PointerEvent("pointerover", { bubbles: true }));
+  while (words() === before) await new Promise(requestAnimationFrame);
+  await new Promise(requestAnimationFrame);
+  return performance.now() - began;
+}"""
+
+
+def measure() -> dict[str, Any]:
+    """Milliseconds, and bytes of the first visit (decoded, by kind)."""
+    question = json.loads((ROOT / "assets" / "sample_questions.json").read_text(encoding="utf-8"))[0]["question"]
+    loaded: dict[str, int] = {}
+    with app() as address, sync_playwright() as playwright:
+        browser = launched_chromium(playwright)
+        page = browser.new_page(viewport={"width": 1440, "height": 900})
+        page.set_default_timeout(WAIT_MILLISECONDS)
+
+        def count(response: Response) -> None:
+            kind = response.request.resource_type
+            loaded[kind] = loaded.get(kind, 0) + int(response.headers.get("content-length", 0))
+
+        page.on("response", count)
+        page.goto(address)
+        expect(page.locator(".document-list")).to_contain_text("sample.pdf", timeout=WAIT_MILLISECONDS)
+        page.wait_for_timeout(2000)
+        page.remove_listener("response", count)
+        expect(page.locator("#documents-status progress")).to_have_count(0, timeout=WAIT_MILLISECONDS)
+        page.get_by_label("Question", exact=True).fill(question)
+        page.get_by_role("button", name="Send", exact=True).click()
+        expect(page.locator("#chat .answer-token").first).to_be_visible(timeout=WAIT_MILLISECONDS)
+        links = page.locator("#chat a.page-link").count()
+        to_page = [page.evaluate(LINK_TO_PAGE, n % links) for n in range(3 * links)]
+        to_glow = _hovers(page)
+        browser.close()
+    return {
+        "link_to_page_ms": _summary(to_page),
+        "hover_to_glow_ms": _summary(to_glow),
+        "first_visit_bytes": dict(sorted(loaded.items())),
+    }
+
+
+def _hovers(page: Page) -> list[float]:
+    tokens = page.locator("#chat .answer-token").count()
+    # Neighbors may say the same of themselves, so every other one.
+    return [page.evaluate(HOVER_TO_GLOW, n) for _ in range(3) for n in range(0, tokens, 2)]
+
+
+def _summary(values: list[float]) -> dict[str, float]:
+    return {"median": round(statistics.median(values), 1), "slowest": round(max(values), 1), "tries": len(values)}
+
+
+if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
+    print(json.dumps(measure()))
