@@ -24,7 +24,7 @@ import numpy.typing as npt
 
 from .conversation import Entry, Reply, from_json, measures, settings_words, typed
 from .evidence import PageShare, page_shares
-from .figures.answers import attention_heatmap, page_bars
+from .figures.answers import Columns, attention_heatmap, page_bars
 from .figures.style import offline_html
 from .session import Turn
 
@@ -215,9 +215,9 @@ def figures_of(capsule: Capsule) -> list[Any]:
             attention_heatmap(
                 capsule.pooled.shares,
                 [text.strip() or "␣" for text in capsule.pooled.tokens],
-                capsule.pooled.edges,
-                pooled="max",
-                what="the largest over all layers, all heads",
+                Columns(capsule.pooled.edges[:-1], capsule.pooled.edges[1:]),
+                title="Where each word of the answer looked: the largest weight of all layers and heads",
+                unit="largest weight",
             )
         )
     return figures

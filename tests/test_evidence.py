@@ -22,7 +22,7 @@ from app.documents.document import Document, Page
 from app.evidence import passage_test_steps, passages_behind, recording_request
 from app.prompting import Prompt, build_prompt
 from app.session import Turn
-from app.tabs.attention import view_of
+from app.tabs.heatmap import Looked, picture_of, view_of
 from selfextend import SelfExtendConfig, self_extend
 from selfextend.generation import Answer, GenerationSettings, ReadingSettings, ReadyModel, answer_steps
 from selfextend.methods import Method, SelfExtend, Vanilla
@@ -350,9 +350,18 @@ def turn_of(prompt: Prompt, answer: Answer) -> Turn:
     return Turn(1, prompt, answer, GROUPED, "always", PROFILE, "tiny", (), PrefixCache(), ())
 
 
+def naive(weights: np.ndarray, pooled: str) -> np.ndarray:
+    """(layers, heads, rows, keys of a stretch) -> (rows,), as the words under the picture say it."""
+    if pooled == "max":
+        return weights.max((0, 1, 3))
+    shares = weights.sum(-1)
+    return np.sqrt((shares**2).mean((0, 1))) if pooled == "cited" else shares.mean((0, 1))
+
+
+@pytest.mark.parametrize("pooled", ["cited", "max", "sum"])
 @pytest.mark.parametrize(("layer", "head"), [("all", "all"), ("1", "all"), ("all", "2"), ("0", "3")])
 def test_the_attention_map_pools_the_full_attention(
-    model: Any, tokenizer: Any, prompt: Prompt, layer: str, head: str
+    model: Any, tokenizer: Any, prompt: Prompt, layer: str, head: str, pooled: str
 ) -> None:
     answer = answered(model, tokenizer, prompt, GROUPED)
     attention = full_attention(model, [*prompt.ids, *answer.token_ids], GROUPED)
@@ -361,36 +370,71 @@ def test_the_attention_map_pools_the_full_attention(
     weights = of_layers[:, [int(head)] if head != "all" else slice(None)][:, :, rows]
     turn = turn_of(prompt, answer)
     for sink in (True, False):
-        for pooled in ("sum", "max"):
-            shown = view_of(turn, layer, head, pooled, sink)
-            for column, (start, stop) in enumerate(pairwise(shown.edges.tolist())):
-                cells = weights[..., start:stop]
-                expected = cells.max((0, 1, 3)) if pooled == "max" else cells.sum(-1).mean((0, 1))
-                if not sink and prompt.index.passage[start] < 0:
-                    expected = 0 * expected
-                np.testing.assert_allclose(shown.shares[:, column], expected, atol=1e-5)
-            inside = np.flatnonzero(prompt.index.passage >= 0)
-            everything = (0, len(prompt) + len(answer.token_ids))
-            assert (shown.edges[0], shown.edges[-1]) == (everything if sink else (inside[0], inside[-1] + 1))
+        looked = Looked(layer, head, pooled, sink)
+        shown, picture = view_of(turn, looked), picture_of(turn, looked)
+        for column, (start, stop) in enumerate(pairwise(shown.edges.tolist())):
+            expected = naive(weights[..., start:stop], pooled)
+            if not sink and prompt.index.passage[start] < 0:
+                expected = 0 * expected
+            np.testing.assert_allclose(shown.shares[:, column], expected, atol=1e-5)
+        inside = np.flatnonzero(prompt.index.passage >= 0)
+        everything = (0, len(prompt) + len(answer.token_ids))
+        assert (shown.edges[0], shown.edges[-1]) == (everything if sink else (inside[0], inside[-1] + 1))
+
+        starts, stops = picture.columns.starts.tolist(), picture.columns.stops.tolist()
+        for column, (start, stop) in enumerate(zip(starts, stops, strict=True)):
+            np.testing.assert_allclose(picture.shares[:, column], naive(weights[..., start:stop], pooled), atol=1e-5)
+            assert ((start <= picture.keys[:, column]) & (picture.keys[:, column] < stop)).all()
+        covered = [token for start, stop in zip(starts, stops, strict=True) for token in range(start, stop)]
+        assert covered == (list(range(everything[1])) if sink else inside.tolist())
 
 
-def test_the_attention_map_puts_columns_together_and_zooms_in(
+def pages(picture: Any) -> list[tuple[str, int, bool]]:
+    return [(group.label, group.stop - group.first, group.folded) for group in picture.columns.groups]
+
+
+def test_pages_that_do_not_matter_are_folded_to_what_is_strongest_there(
+    model: Any, tokenizer: Any, prompt: Prompt
+) -> None:
+    turn = turn_of(prompt, answered(model, tokenizer, prompt, GROUPED))
+    assert pages(picture_of(turn)) == [("1:1", 3, False), ("1:2", 3, False), ("2:1", 2, False)]
+    folded = picture_of(turn, kept={(0, 2)})
+    assert pages(folded) == [("1:1", 1, True), ("1:2", 3, False), ("2:1", 1, True)]
+    whole = picture_of(turn, kept={(1, 1)})
+    assert pages(whole) == [("1:1–1:2", 1, True), ("2:1", 2, False)]
+    for pooled in ("cited", "max", "sum"):
+        loose = picture_of(turn, Looked(pooled=pooled))
+        tight = picture_of(turn, Looked(pooled=pooled), {(1, 1)})
+        np.testing.assert_array_equal(tight.shares[:, 1:], loose.shares[:, 6:])
+        np.testing.assert_array_equal(tight.shares[:, 0], loose.shares[:, :6].max(axis=1))
+        strongest = loose.keys[np.arange(len(loose.shares)), loose.shares[:, :6].argmax(axis=1)]
+        np.testing.assert_array_equal(tight.keys[:, 0], strongest)
+    # With what belongs to no page, and zoomed in.
+    named = [label for label, _, _ in pages(picture_of(turn, Looked(sink=True), {(0, 1)}))]
+    assert named == ["start", "1:1", "1:2–2:1", "question", "answer"]
+    start = turn.prompt.index.page_tokens(0, 2)[0]
+    assert pages(picture_of(turn, kept={(0, 2)}, span=(start + 1, start + 2))) == [("1:2", 1, False)]
+    # A view within folded pages shows them apart.
+    assert pages(picture_of(turn, kept={(1, 1)}, span=(0, start))) == [("1:1", 3, False)]
+
+
+def test_the_attention_map_puts_columns_together(
     model: Any, tokenizer: Any, prompt: Prompt, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     turn = turn_of(prompt, answered(model, tokenizer, prompt, GROUPED))
-    fine = {pooled: view_of(turn, "all", "all", pooled, True) for pooled in ("sum", "max")}
-    monkeypatch.setattr("app.tabs.attention.COLUMNS", 4)
+    fine = {pooled: view_of(turn, Looked(pooled=pooled, sink=True)) for pooled in ("sum", "max")}
+    monkeypatch.setattr("app.tabs.heatmap.COLUMNS", 4)
     for pooled, whole in fine.items():
-        coarse = view_of(turn, "all", "all", pooled, True)
+        coarse = view_of(turn, Looked(pooled=pooled, sink=True))
         assert coarse.shares.shape[1] == 4
         assert set(coarse.edges) <= set(whole.edges)
         np.testing.assert_allclose(
             coarse.shares.sum(1) if pooled == "sum" else coarse.shares.max(1),
             whole.shares.sum(1) if pooled == "sum" else whole.shares.max(1),
         )
-        start, stop = int(whole.edges[3]), int(whole.edges[5])
-        close = view_of(turn, "all", "all", pooled, True, (start + 1, stop))
-        np.testing.assert_array_equal(close.edges, whole.edges[3:6])
-        np.testing.assert_array_equal(close.shares, whole.shares[:, 3:5])
+    # In the picture, passages are put together on their own page only.
+    assert pages(picture_of(turn)) == [("1:1", 2, False), ("1:2", 2, False), ("2:1", 1, False)]
     with pytest.raises(ValueError, match="no recorded layer 7"):
-        view_of(turn, "7", "all", "sum", True)
+        view_of(turn, Looked("7"))
+    with pytest.raises(ValueError, match="one of cited, max, sum"):
+        view_of(turn, Looked(pooled="most"))

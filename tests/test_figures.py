@@ -2,13 +2,15 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
 import pytest
 from app_parts import unpacked
 
-from app.figures.answers import attention_heatmap, page_bars
+from app.figures.answers import Columns, Group, attention_heatmap, page_bars
 from app.figures.lab import figure as lab_figure
 from app.figures.maps import parameter_plane_figure, position_curve_figure, position_map_figure
 from app.figures.style import template
@@ -27,6 +29,18 @@ RANDOM = np.random.default_rng(0)
 def shares(rows: int, bins: int) -> np.ndarray:
     values = RANDOM.random((rows, bins))
     return values / values.sum(axis=1, keepdims=True)
+
+
+def columns(bins: int, *groups: Group) -> Columns:
+    """Columns of ten tokens each."""
+    edges = np.arange(bins + 1) * 10
+    return Columns(edges[:-1], edges[1:], groups)
+
+
+def attention(rows: int, bins: int, *groups: Group, **more: Any) -> go.Figure:
+    labels = [f"word {n}" for n in range(rows)]
+    given = {"shares": shares(rows, bins), "labels": labels, "columns": columns(bins, *groups), **more}
+    return attention_heatmap(**given, title="Where each word of the answer looked", unit="share of attention")
 
 
 def curve(name: str, method: str) -> Curve:
@@ -60,8 +74,9 @@ FIGURES: dict[str, Draw] = {
     "plane": lambda: parameter_plane_figure(
         parameter_plane(64, 300, CONFIG), length=300, trained_window=64, here=(2, 4)
     ),
-    "attention": lambda: attention_heatmap(shares(5, 64), list("abcde"), np.arange(65) * 8, page_borders={"p. 2": 100}),
-    "linear attention": lambda: attention_heatmap(shares(5, 64), list("abcde"), np.arange(65) * 8, scale="linear"),
+    "attention": lambda: attention(5, 64, Group("1", 0, 30), Group("2–4", 30, 31, True), Group("5", 31, 64)),
+    "shared attention": lambda: attention(5, 64, scale="shared"),
+    "log attention": lambda: attention(5, 64, *(Group(f"{n}", n, n + 1) for n in range(64)), scale="log"),
     "pages": lambda: page_bars([f"{n}" for n in range(1, 31)], shares(1, 30)[0], cited=[3]),
     "losses": lambda: lab_figure(LOSSES),
     "accuracy": lambda: lab_figure(ACCURACY),
@@ -151,18 +166,90 @@ def test_curve_keeps_selfextend_readable_beside_vanilla() -> None:
     assert curve.relative.max() <= top < 2 * 4096
 
 
-def test_log_attention_keeps_true_shares_for_the_hover() -> None:
-    values = np.array([[0.5, 0.5 - 1e-9, 1e-9]])
-    (heatmap,) = attention_heatmap(values, ["a"], [0, 10, 20, 30]).data
-    assert heatmap.z[0].tolist() == pytest.approx([np.log10(0.5), np.log10(0.5), -6], abs=1e-6)
-    assert heatmap.customdata[0].tolist() == pytest.approx(values[0].tolist())
+def heat(figure: go.Figure) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Colours, shares and key tokens of a heatmap's strips."""
+    (trace,) = figure.data
+    return trace.z, trace.customdata[..., 0], trace.customdata[..., 1]
 
 
-def test_page_borders_stand_where_the_pages_begin_in_light_on_dark() -> None:
-    figure = attention_heatmap(shares(2, 3), ["a", "b"], [0, 10, 20, 30], page_borders={"1: 1": 3, "1: 2": 17})
-    assert [(line.name, line.x0, line.line.width) for line in figure.layout.shapes] == [
-        ("1: 1", 3, 3), ("1: 1", 3, 1), ("1: 2", 17, 3), ("1: 2", 17, 1),
-    ]  # fmt: skip
+def test_each_scale_colours_the_same_shares() -> None:
+    values = np.array([[0.5, 0.5 - 1e-9, 1e-9], [0.2, 0.1, 0.0]])
+    by_scale = {scale: attention(2, 3, shares=values, scale=scale) for scale in ("row", "shared", "log")}
+    np.testing.assert_allclose(heat(by_scale["row"])[0], [[1, 1, 0], [1, 0.5, 0]], atol=1e-6)
+    np.testing.assert_allclose(heat(by_scale["shared"])[0], values, atol=1e-6)
+    low = np.log10(0.5) - 4
+    np.testing.assert_allclose(
+        heat(by_scale["log"])[0], [[np.log10(0.5)] * 2 + [low], [np.log10(0.2), -1, low]], atol=1e-6
+    )
+    for scale, words in (("row", "row's largest"), ("shared", "one scale for all rows"), ("log", "logarithmic")):
+        np.testing.assert_allclose(heat(by_scale[scale])[1], values, atol=1e-6)
+        assert words in by_scale[scale].layout.coloraxis.colorbar.title.text
+    assert by_scale["shared"].layout.coloraxis.cmax == 0.5
+    assert attention(2, 3, shares=values, scale="shared", largest=0.9).layout.coloraxis.cmax == 0.9
+
+
+def test_a_row_that_looked_nowhere_has_no_colour() -> None:
+    assert heat(attention(1, 3, shares=np.zeros((1, 3))))[0].tolist() == [[0, 0, 0]]
+
+
+def test_pages_stand_apart_with_their_numbers_outside() -> None:
+    figure = attention(2, 5, Group("1", 0, 2), Group("2–9", 2, 3, True), Group("10", 3, 5))
+    colours, _, keys = heat(figure)
+    cells = figure.layout.meta["cells"]
+    assert np.isnan(colours[0]).tolist() == [False, False, True, False, True, False, False]
+    assert cells["starts"] == [0, 10, -1, 20, -1, 30, 40]
+    assert cells["stops"] == [10, 20, -1, 30, -1, 40, 50]
+    assert keys[0][[0, 1, 3, 5, 6]].tolist() == [4, 14, 24, 34, 44]
+    widths = np.diff(figure.data[0].x)
+    assert widths[[0, 1, 5, 6]] == pytest.approx(1)
+    assert (widths[[2, 3, 4]] < 1).all()
+    axis = figure.layout.xaxis
+    assert axis.ticktext == ("<b>1</b>", "<br>2–9", "<b>10</b>")
+    assert axis.tickvals == pytest.approx([1, (cells["edges"][3] + cells["edges"][4]) / 2, cells["edges"][-1] - 1])
+    assert not figure.layout.shapes, "no line stands inside the plot"
+
+
+def test_many_pages_stand_close_with_every_so_many_labelled() -> None:
+    figure = attention(1, 60, *(Group(f"{n + 1}", n, n + 1) for n in range(60)))
+    assert figure.layout.xaxis.ticktext == tuple(str(n) for n in range(1, 61, 5))
+    assert figure.layout.xaxis.minor.tickvals == tuple(range(60))
+    assert not np.isnan(heat(figure)[0]).any()
+
+
+@pytest.mark.parametrize("rows", [1, 12, 60, 128])
+def test_rows_are_all_in_view_and_their_labels_do_not_touch(rows: int) -> None:
+    figure = attention(rows, 3)
+    labelled = figure.layout.yaxis.tickvals
+    height = figure.layout.height - 150
+    assert height <= 768
+    assert height / rows * (labelled[1] - labelled[0] if len(labelled) > 1 else 1) >= 14
+    assert figure.layout.yaxis.range == (rows - 0.5, -0.5), "read from top to bottom"
+
+
+def test_tags_in_words_are_words() -> None:
+    figure = attention(1, 1, Group("<b>", 0, 1), labels=["</s>"])
+    assert figure.layout.yaxis.ticktext == ("&lt;/s&gt;",)
+    assert figure.layout.xaxis.ticktext == ("<b>&lt;b&gt;</b>",)
+
+
+def test_weak_attention_stays_near_the_ground_in_light_and_dark() -> None:
+    def brightness(colour: str) -> float:
+        return sum(int(colour[at : at + 2], 16) for at in (1, 3, 5)) / 3
+
+    for dark in (False, True):
+        ramp = [brightness(colour) for _, colour in template(dark).layout.coloraxis.colorscale]
+        assert ramp == sorted(ramp, reverse=not dark)
+        assert abs(ramp[0] - ramp[-1]) > 180
+
+
+def test_a_loss_curve_ends_where_the_text_does() -> None:
+    figure = lab_figure(LOSSES)
+    assert figure.layout.xaxis.range == (0, 6400)
+    assert [line.x0 for line in figure.layout.shapes] == [512]
+    assert "," not in figure.data[0].hovertemplate.replace(":,.0f", "")
+    inside = lab_figure(replace(LOSSES, trained_window=8192))
+    assert inside.layout.xaxis.range == (0, 6400)
+    assert not inside.layout.shapes, "no line where there is no text"
 
 
 def test_accuracy_grid_states_samples_and_marks_the_window() -> None:
@@ -174,8 +261,9 @@ def test_accuracy_grid_states_samples_and_marks_the_window() -> None:
 @pytest.mark.parametrize(
     ("draw", "message"),
     [
-        (lambda: attention_heatmap(shares(2, 3), ["a"], [0, 1, 2, 3]), "2 token labels and 4 bin edges"),
-        (lambda: attention_heatmap(shares(2, 3), ["a", "b"], [0, 1, 2]), "not 2 and 3"),
+        (lambda: attention(2, 3, labels=["a"]), r"shape \(2, 3\) need .*, not 1 labels"),
+        (lambda: attention(2, 3, columns=columns(4)), "4 columns"),
+        (lambda: attention(2, 3, keys=np.zeros((2, 4), dtype=int)), r"keys of shape \(2, 4\)"),
     ],
 )
 def test_refuses_what_does_not_fit(draw: Callable[[], go.Figure], message: str) -> None:

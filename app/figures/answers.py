@@ -7,93 +7,218 @@ stay numpy, which plotly sends as packed bytes; lists would be ten times as long
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from html import escape
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import plotly.graph_objects as go
 
 from ..theme import BLUE, ORANGE
-from .style import SEQUENTIAL, finish, horizontal_colour_bar
+from .style import finish, horizontal_colour_bar
 
-PAGE_BORDER = ({"color": "rgba(0,0,0,0.45)", "width": 3}, {"color": "rgba(255,255,255,0.9)", "width": 1})
-"""A bright line within a dark one, visible on dark and on bright colours."""
+Scale = Literal["row", "shared", "log"]
+"""What the strongest colour stands for: each row's own largest share, the largest of all, or that, logarithmically."""
+
+LOG_DECADES = 4
+"""What a logarithmic scale shows below the largest value, in powers of ten."""
+LABELLED_GROUPS = 12
+"""Most groups of columns that stand apart, each with its label; more stand close, and every so many has one."""
+TALL_ROW, SHORT_ROW, LABEL_ROW = 22, 6, 14
+"""Pixels: a row where there are few, where there are many, and the least that a row's label needs."""
+FULL_HEIGHT = 616
+"""Pixels that rows may take before they get shorter."""
+
+
+class Group(NamedTuple):
+    """Neighboring columns that belong together, first to stop - 1: those of a page, or one for a folded stretch."""
+
+    label: str
+    first: int
+    stop: int
+    folded: bool = False
+
+
+class Columns(NamedTuple):
+    """The columns of a heatmap, from left to right.
+
+    Attributes:
+        starts, stops: (columns,) prompt tokens; column c covers starts[c] ... stops[c] - 1.
+        groups: those that have a label, in order. Where there are none, the axis counts tokens.
+        words: what stands in each column, for the pointer; may be empty.
+        title: of the axis.
+    """
+
+    starts: npt.NDArray[np.int64]
+    stops: npt.NDArray[np.int64]
+    groups: tuple[Group, ...] = ()
+    words: tuple[str, ...] = ()
+    title: str = "token of the prompt"
 
 
 def attention_heatmap(
     shares: npt.NDArray[np.floating[Any]],
-    token_labels: Sequence[str],
-    bin_edges: Sequence[int] | npt.NDArray[np.int_],
+    labels: Sequence[str],
+    columns: Columns,
     *,
-    page_borders: Mapping[str, int] | None = None,
-    scale: Literal["log", "linear"] = "log",
-    pooled: str = "sum",
-    what: str = "mean of all layers and heads",
+    title: str,
+    unit: str,
+    scale: Scale = "row",
+    largest: float | None = None,
+    keys: npt.NDArray[np.integer[Any]] | None = None,
+    rows: Sequence[str] = (),
+    first_query: int | None = None,
+    chosen: tuple[int, int] | None = None,
 ) -> go.Figure:
-    """How much each answer token attended to each stretch of the document.
+    """How much each token of an answer attended to each stretch of the prompt. Rows are read from top to bottom.
+
+    Columns are equally wide, however many tokens they cover; a folded group is narrow. `meta.cells` tells a plot pane
+    which tokens rows and columns stand for.
 
     Args:
-        shares: shape (answer tokens, bins), each 0 to 1.
-        token_labels: one for each row.
-        bin_edges: bins + 1 ascending token positions; bin b covers [bin_edges[b], bin_edges[b + 1]).
-        page_borders: page label -> its first token position; drawn as thin lines.
-        scale: "log" colours by log10, cut off six powers of ten below 1, since shares span that many.
-        pooled: how the bins were made ("sum" or "max"), for the title.
-        what: the layers and heads shown, for the title.
+        shares: (rows, columns), each 0 to 1.
+        labels: one for each row.
+        unit: what a share is, for the colour bar.
+        largest: what the strongest colour stands for where all rows share a scale; the largest share unless given.
+        keys: (rows, columns) the key token that stands for each cell; the middle of its column unless given.
+        rows: the words of each row for the pointer; `labels` unless given.
+        first_query: token index of the first row's query; None where nobody else knows these rows.
+        chosen: row and key token of the cell to mark; the one that was chosen before unless given.
 
     Raises:
-        ValueError: the labels or edges do not fit `shares`.
+        ValueError: labels, columns or keys do not fit `shares`.
     """
-    rows, bins = shares.shape
-    edges = np.asarray(bin_edges, dtype=np.int64)
-    if len(token_labels) != rows or len(edges) != bins + 1:
+    if keys is None:
+        keys = np.broadcast_to((columns.starts + columns.stops - 1) // 2, (shares.shape[0], len(columns.starts)))
+    if (len(labels), len(columns.starts)) != shares.shape or keys.shape != shares.shape:
         raise ValueError(
-            f"shares of shape {shares.shape} need {rows} token labels and {bins + 1} bin edges, "
-            f"not {len(token_labels)} and {len(edges)}."
+            f"shares of shape {shares.shape} need as many labels, columns and keys, not {len(labels)} labels, "
+            f"{len(columns.starts)} columns and keys of shape {keys.shape}."
         )
+    edges, order = _laid_out(columns)
+    gaps = order < 0
+    values, colours = _coloured(shares, scale, unit, largest)
+    values = np.where(gaps, np.nan, values[:, order]).astype(np.float32)
+    told = np.stack([np.where(gaps, np.nan, shares[:, order]), np.where(gaps, np.nan, keys[:, order])], axis=-1)
     figure = go.Figure(
         go.Heatmap(
-            **(_log_colours(shares) if scale == "log" else _linear_colours(shares)),
+            z=values,
             x=edges,
-            y=np.arange(rows + 1) - 0.5,
-            customdata=shares.astype(np.float32),
-            colorscale=SEQUENTIAL,
-            hovertemplate=(
-                "answer token %{y}<br>tokens around %{x:,}<br>%{customdata:.3%} of its attention<extra></extra>"
-            ),
+            y=np.arange(len(labels) + 1) - 0.5,
+            customdata=told.astype(np.float32),
+            coloraxis="coloraxis",
+            ygap=1,
+            hoverongaps=False,
+            hovertemplate="%{customdata[0]:.2%} at token %{customdata[1]:,}<extra></extra>",
         )
     )
-    for label, first in (page_borders or {}).items():
-        for line in PAGE_BORDER:
-            figure.add_vline(first, line=line, name=label)
-    every = max(1, -(-rows // 24))
-    figure.update_yaxes(
-        title="answer token",
-        range=[rows - 0.5, -0.5],
-        tickvals=list(range(0, rows, every)),
-        # Plotly reads tags in labels, and an end-of-sequence token looks like one.
-        ticktext=[escape(_short(label)) for label in token_labels[::every]],
+    figure.update_layout(coloraxis=colours)
+    figure.update_xaxes(
+        **_column_axis(columns, edges, order),
+        title={"text": columns.title, "font": {"size": 12}},
+        ticklabeloverflow="allow",
+        range=[0, float(edges[-1])],
         showgrid=False,
         zeroline=False,
     )
-    figure.update_xaxes(
-        title="position in the prompt (tokens)", range=[int(edges[0]), int(edges[-1])], showgrid=False, zeroline=False
+    height = max(min(FULL_HEIGHT, TALL_ROW * len(labels)), SHORT_ROW * len(labels))
+    every = -(-LABEL_ROW * len(labels) // height) if len(labels) else 1
+    figure.update_yaxes(
+        title={"text": "the answer, from top to bottom", "font": {"size": 12}},
+        range=[len(labels) - 0.5, -0.5],
+        tickvals=list(range(0, len(labels), every)),
+        # Plotly reads tags in labels, and an end-of-sequence token looks like one.
+        ticktext=[_plain(_short(label)) for label in labels[::every]],
+        ticks="",
+        showgrid=False,
+        zeroline=False,
+        fixedrange=True,  # all rows are always in view
     )
-    return finish(figure, f"Where each answer token looked ({pooled} per bin, {what})", colour_bar=True)
+    finish(figure, title, colour_bar=True)
+    words = np.append(np.asarray(columns.words or [""] * len(columns.starts), dtype=object), "")
+    cells = {
+        "first_query": first_query,
+        "edges": edges.tolist(),
+        "starts": np.where(gaps, -1, columns.starts[order]).tolist(),
+        "stops": np.where(gaps, -1, columns.stops[order]).tolist(),
+        "words": words[order].tolist(),
+        "rows": [*(rows or labels)],
+        "unit": unit,
+        "chosen": chosen,
+    }
+    return figure.update_layout(height=int(height) + AROUND, margin_r=24, meta={**figure.layout.meta, "cells": cells})
 
 
-def _log_colours(shares: npt.NDArray[np.floating[Any]]) -> dict[str, Any]:
-    labels = ["≤ 10⁻⁶", "10⁻⁵", "10⁻⁴", "10⁻³", "1%", "10%", "100%"]
-    bar = horizontal_colour_bar("share of attention") | {"tickvals": list(range(-6, 1)), "ticktext": labels}
-    return {"z": np.log10(np.maximum(shares, 1e-6)).astype(np.float32), "zmin": -6, "zmax": 0, "colorbar": bar}
+AROUND = 150
+"""Pixels that title, colour bar and axis take above and below the rows."""
 
 
-def _linear_colours(shares: npt.NDArray[np.floating[Any]]) -> dict[str, Any]:
-    bar = horizontal_colour_bar("share of attention") | {"tickformat": ".1%"}
-    top = max(float(shares.max(initial=0.0)), 1e-9)
-    return {"z": shares.astype(np.float32), "zmin": 0, "zmax": top, "colorbar": bar}
+def _laid_out(columns: Columns) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
+    """Where each strip of the picture ends on the axis, after 0, and its column, -1 for a gap between two groups."""
+    count = len(columns.starts)
+    groups = columns.groups or (Group("", 0, count),)
+    apart = len(groups) <= LABELLED_GROUPS
+    broad = sum(group.stop - group.first for group in groups if not group.folded)
+    narrow, gap = max(0.6, broad / 45), max(0.15, broad / 90)
+    widths: list[float] = []
+    order: list[int] = []
+    for number, group in enumerate(groups):
+        if apart and number:
+            widths.append(gap)
+            order.append(-1)
+        inside = range(group.first, group.stop)
+        widths += [narrow if group.folded else 1.0] * len(inside)
+        order += inside
+    return np.append(0.0, np.cumsum(widths)), np.asarray(order, dtype=np.int64)
+
+
+def _column_axis(columns: Columns, edges: npt.NDArray[np.float64], order: npt.NDArray[np.int64]) -> dict[str, Any]:
+    """Ticks below the plot: a page's number under its columns, and that of folded pages in a second line."""
+    if not columns.groups:
+        some = np.unique(np.linspace(0, len(order) - 1, 6).astype(int))
+        return {"tickvals": edges[some].tolist(), "ticktext": [f"{columns.starts[order[place]]:,}" for place in some]}
+    place = {int(column): strip for strip, column in enumerate(order) if column >= 0}
+    spans = [(edges[place[group.first]], edges[place[group.stop - 1] + 1]) for group in columns.groups]
+    if len(columns.groups) <= LABELLED_GROUPS:
+        texts = [
+            f"<br>{_plain(each.label)}" if each.folded else f"<b>{_plain(each.label)}</b>" for each in columns.groups
+        ]
+        centers = [float(sum(span)) / 2 for span in spans]
+        return {"tickvals": centers, "ticktext": texts, "ticks": "", "tickangle": 0}
+    steps = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
+    every = next((step for step in steps if len(spans) <= step * LABELLED_GROUPS), len(spans))
+    starts = [float(span[0]) for span in spans]
+    return {
+        "tickvals": starts[::every],
+        "ticktext": [_plain(group.label) for group in columns.groups[::every]],
+        "ticklen": 7,
+        "tickangle": 0,
+        "minor": {"tickvals": starts, "ticks": "outside", "ticklen": 3},
+    }
+
+
+def _coloured(
+    shares: npt.NDArray[np.floating[Any]], scale: Scale, unit: str, largest: float | None
+) -> tuple[npt.NDArray[np.floating[Any]], dict[str, Any]]:
+    """The values to colour, and the colour axis for them."""
+    if scale == "row":
+        tops = shares.max(axis=1, keepdims=True, initial=0.0)
+        values = np.divide(shares, tops, out=np.zeros(shares.shape), where=tops > 0)
+        bar = horizontal_colour_bar(f"{unit}, as part of the row's largest") | {"tickformat": ".0%"}
+        return values, {"cmin": 0, "cmax": 1, "colorbar": bar}
+    top = max(float(shares.max(initial=0.0)) if largest is None else largest, 1e-9)
+    if scale == "shared":
+        bar = horizontal_colour_bar(f"{unit}, one scale for all rows") | {"tickformat": ".0%" if top > 0.08 else ".1%"}
+        return shares, {"cmin": 0, "cmax": top, "colorbar": bar}
+    high = float(np.log10(top))
+    ticks = list(range(int(np.ceil(high)) - LOG_DECADES, int(np.floor(high)) + 1))
+    bar = horizontal_colour_bar(f"{unit}, one logarithmic scale") | {
+        "tickvals": ticks,
+        "ticktext": [f"{100 * 10.0**power:g}%" for power in ticks],
+    }
+    low = high - LOG_DECADES
+    return np.log10(np.maximum(shares, 10**low)), {"cmin": low, "cmax": high, "colorbar": bar}
 
 
 def page_bars(
@@ -123,6 +248,11 @@ def page_bars(
     highest = headroom * float(values.max(initial=0.01))
     figure.update_yaxes(title="share of attention", tickformat=".0%", range=[0, highest])
     return finish(figure, "Pages by the answer's attention, most first")
+
+
+def _plain(words: str) -> str:
+    """Words for a label: plotly reads tags and the escapes of these signs, but not those of quotes."""
+    return escape(words, quote=False)
 
 
 def _short(label: str, most: int = 14) -> str:

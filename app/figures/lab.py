@@ -34,15 +34,17 @@ def _curves(view: CurveView) -> go.Figure:
                 mode="lines+markers" if len(curve.losses) < 40 else "lines",
                 line=METHOD_LINES.get(curve.method, colour) | {"width": 2},
                 name=curve.name,
-                hovertemplate="position %{x:,}<br>%{y:.3f} nats<extra>" + curve.name + "</extra>",
+                hovertemplate="position %{x:,.0f}<br>%{y:.3f} nats<extra>" + curve.name + "</extra>",
             )
         )
-    made.add_vline(
-        view.trained_window,
-        line={"color": GREY, "dash": "dot", "width": 1.5},
-        annotation={"text": f"trained window: {view.trained_window:,}", "yanchor": "bottom", "y": 1},
-    )
-    made.update_xaxes(title="position (tokens)", rangemode="tozero")
+    if not view.length or view.trained_window <= view.length:
+        made.add_vline(
+            view.trained_window,
+            line={"color": GREY, "dash": "dot", "width": 1.5},
+            annotation={"text": f"trained window: {view.trained_window:,}", "yanchor": "bottom", "y": 1},
+        )
+    # The axis ends where the text does.
+    made.update_xaxes(title="position (tokens)", range=[0, view.length] if view.length else None, rangemode="tozero")
     made.update_yaxes(title="loss (nats per token)")
     return finish(made, view.title, room=30)
 

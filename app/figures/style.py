@@ -14,6 +14,13 @@ import plotly.graph_objects as go
 from ..theme import ACCENTS, BLUE, FONT_STACK, GREY, GRID, INK, PAPER
 
 SEQUENTIAL = "Cividis"
+"""Of grids whose every cell means something. Amounts that are mostly near nothing take `RAMPS`."""
+
+RAMPS = {
+    "light": ("#F1F4F8", "#C5DBEF", "#7DB1DD", "#2C7BBE", "#0B4A85", "#04213F"),
+    "dark": ("#20262F", "#1F4167", "#2568A5", "#4C9EDD", "#9DCCF3", "#F4F9FE"),
+}
+"""From nothing to the most, on each ground: what is near nothing stays near the ground, so that the rest stands out."""
 
 LINE = 20
 COLOUR_BAR_ROOM, COLOUR_BAR_LIFT = 58, 24
@@ -65,6 +72,7 @@ def template(dark: bool) -> go.layout.Template:
             },
             "xaxis": axis,
             "yaxis": axis,
+            "coloraxis": {"colorscale": [[n / 5, colour] for n, colour in enumerate(RAMPS[tone])]},
             "modebar": {"bgcolor": "rgba(0,0,0,0)", "color": GREY, "activecolor": BLUE},
         }
     )

@@ -1,12 +1,13 @@
-"""The Compare tab: both methods' times and memories, and each one's loss over the documents."""
+"""The Compare tab: the methods' times and memories, where each one's answer looked, and its loss over the documents."""
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from html import escape
 from typing import Any
 
 import gradio as gr
+import plotly.graph_objects as go
 
 from selfextend.config import SelfExtendConfig
 from selfextend.lab.views import curve_view
@@ -19,15 +20,42 @@ from ..jobs import JobStopped
 from ..model_shelf import LoadedModel
 from ..prompting import build_prompt
 from ..runtime import Runtime
+from ..session import Session, Turn
+from .attention import SCALE_CHOICES
 from .controls import Choices, Controls
+from .heatmap import (
+    EVERYTHING,
+    MANY_PAGES,
+    Picture,
+    cell_html,
+    heatmap_of,
+    pages_of,
+    pages_that_matter,
+    picture_of,
+    pooled_words,
+    shortened,
+)
 from .plot_pane import ONCE_DRAWN, packed, plot_pane
-from .widgets import ON_MODEL, States, buttons, complaint_html, hint_html, on, status_html
+from .widgets import (
+    ON_MODEL,
+    States,
+    buttons,
+    caption_of,
+    cell_of,
+    complaint_html,
+    hint_html,
+    on,
+    redraw_on,
+    status_html,
+)
 
 NOTHING_YET = hint_html(
     "Choose the method <b>Compare</b> and ask: both answers stand side by side in the chat, and here is what each "
     "took. The loss shows where a model loses the thread; a low loss alone does not prove that it reads far back."
 )
 
+MOST_COMPARED = 4
+"""Answers to one question (see `Choices.read`)."""
 BINS = 64
 """Of the curves of loss by position."""
 UNBROKEN = str.maketrans({"-": "\N{NON-BREAKING HYPHEN}"})
@@ -41,6 +69,7 @@ def build_compare_tab(runtime: Runtime, controls: Controls, states: States, answ
         answered: the events after which an answer is complete: the loss is measured after each comparison.
     """
     table = gr.HTML(NOTHING_YET, elem_id="compare-table")
+    _build_heatmaps(runtime, states)
     with gr.Row():
         start = gr.Button("Measure the loss over the documents", size="sm", elem_id="measure-loss")
         stop = gr.Button("Stop measuring", size="sm", variant="stop", visible=False, elem_id="stop-loss")
@@ -83,6 +112,80 @@ def build_compare_tab(runtime: Runtime, controls: Controls, states: States, answ
         event.then(measure_after_comparison, [states.entries, *given], outputs, **ON_MODEL)
 
 
+def _build_heatmaps(runtime: Runtime, states: States) -> None:
+    """The compared answers' heatmaps, one above the other, with the same columns and colours."""
+    looked = gr.HTML(elem_id="compare-looked", elem_classes=["status-line"])
+    with gr.Column(elem_id="compare-heatmaps", elem_classes=[ONCE_DRAWN], min_width=0):
+        with gr.Row(elem_classes=["heatmap-controls"]):
+            scale = gr.Dropdown(SCALE_CHOICES, value="shared", label="Colours", elem_id="compare-scale", min_width=150)
+            fold = gr.Checkbox(True, label="Only the pages that matter", elem_id="compare-fold", min_width=150)
+        panes = []
+        for number in range(1, MOST_COMPARED + 1):
+            with gr.Column(elem_classes=[ONCE_DRAWN], min_width=0):
+                name = f"compare-attention-{number}"
+                panes.append(plot_pane(label=f"Answer {number} by document", height=300, elem_id=name, selects=name))
+        readout = gr.HTML(elem_id="compare-readout", elem_classes=["readout"])
+
+    def draw(entries: list[Entry], visitor: str, scale: Any, fold: bool) -> tuple[Any, ...]:
+        turns, words = _compared_turns(runtime.sessions.get(visitor), entries)
+        figures = [packed(figure, caption=caption) for figure, caption in _heatmaps(turns, scale, fold)]
+        return words, "", *figures, *[None] * (MOST_COMPARED - len(figures))
+
+    def describer(number: int) -> Callable[..., Any]:
+        def describe(event: gr.EventData, entries: list[Entry], visitor: str, fold: bool) -> Any:
+            turns, _ = _compared_turns(runtime.sessions.get(visitor), entries)
+            try:
+                turn, picture = turns[number], _pictures(turns, fold)[number]
+                words = cell_html(turn, picture, EVERYTHING, *cell_of(event))
+            except (ValueError, IndexError):  # no cell, or of a comparison before this one
+                return gr.skip()
+            return f'<p class="hint">{escape(turn.method.title)}</p>{words}'
+
+        return describe
+
+    drawing = [states.entries.change, scale.input, fold.input]
+    redraw_on(
+        "compare-heatmaps", drawing, draw, [states.entries, states.visitor, scale, fold], [looked, readout, *panes]
+    )
+    for number, pane in enumerate(panes):
+        on(pane.pick, describer(number), [states.entries, states.visitor, fold], [readout])
+
+
+def _compared_turns(session: Session, entries: list[Entry]) -> tuple[list[Turn], str]:
+    """The answers of the last comparison whose attention is in memory, and what to say of it."""
+    compared = _last_comparison(entries)
+    if compared is None:
+        return [], ""
+    turns = [session.turns.get(reply.turn) for reply in compared.replies]
+    kept = [turn for turn in turns if turn is not None and turn.answer.attention is not None]
+    if len(kept) < 2:
+        gone = "was stopped" if any(reply.stopped for reply in compared.replies) else "is no longer in memory"
+        return [], hint_html(f"Where both answers looked is not shown, since one of them {gone}: ask again to see it.")
+    words = "Where each answer looked, with the same columns and colours. " + pooled_words(kept[0], EVERYTHING)
+    return kept, f"<h3>The same document, seen by each method</h3>{hint_html(words)}"
+
+
+def _pictures(turns: list[Turn], fold: bool) -> list[Picture]:
+    """Every answer's attention on the pages that matter to any of them."""
+    many = bool(turns) and len(pages_of(turns[0])) > MANY_PAGES
+    kept = pages_that_matter(turns) if fold and many else None
+    return [picture_of(turn, EVERYTHING, kept) for turn in turns]
+
+
+def _heatmaps(turns: list[Turn], scale: Any, fold: bool) -> Iterator[tuple[go.Figure, str]]:
+    """Each answer's figure, headed by its method and its words, with its caption."""
+    pictures = _pictures(turns, fold)
+    largest = max((float(picture.shares.max(initial=0)) for picture in pictures), default=0.0)
+    for turn, picture in zip(turns, pictures, strict=True):
+        title = f"{turn.method.title}: “{shortened(turn.answer.text, 80)}”"
+        # The page's other panels look into the answer of the last method.
+        last = turn is turns[-1]
+        yield (
+            heatmap_of(turn, picture, EVERYTHING, scale, title=title, largest=largest, selectable=last),
+            caption_of(turn),
+        )
+
+
 def _loss_steps(loaded: LoadedModel, tokens: list[int], config: SelfExtendConfig) -> Generator[Any, None, None]:
     """The lab's perplexity of vanilla and SelfExtend over the documents."""
     from selfextend.lab.perplexity import PerplexityPlan
@@ -93,9 +196,13 @@ def _loss_steps(loaded: LoadedModel, tokens: list[int], config: SelfExtendConfig
     return run_plan(loaded.model, loaded.tokenizer, plan, loaded.profile)
 
 
+def _last_comparison(entries: list[Entry]) -> Entry | None:
+    return next((entry for entry in reversed(entries) if len(entry.replies) > 1), None)
+
+
 def table_html(entries: list[Entry]) -> str:
     """The last comparison in numbers."""
-    compared = next((entry for entry in reversed(entries) if len(entry.replies) > 1), None)
+    compared = _last_comparison(entries)
     if compared is None:
         return NOTHING_YET
     columns = [

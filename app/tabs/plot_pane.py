@@ -17,7 +17,7 @@ import plotly
 import plotly.graph_objects as go
 
 from ..figures.style import template
-from ..theme import ASSETS
+from ..theme import ASSETS, VERMILLION
 
 PLOTLY_JS = Path(plotly.__file__).resolve().parent / "package_data" / "plotly.min.js"
 
@@ -29,11 +29,14 @@ _TEMPLATE = """
 <figure class="plot-pane">
   <figcaption class="plot-title"></figcaption>
   <div class="plot-area" tabindex="0" role="application"></div>
+  <div class="plot-tip" hidden></div>
 </figure>
 """
 
 
-def plot_pane(*, label: str, height: int, elem_id: str, hover: bool = False, latest: str = "") -> gr.HTML:
+def plot_pane(
+    *, label: str, height: int, elem_id: str, hover: bool = False, latest: str = "", selects: str = ""
+) -> gr.HTML:
     """A place for a figure in the page, empty at first. Handlers that draw into it return `packed(figure)`.
 
     A function and no class of its own, because Gradio writes a stub file next to every module that derives a
@@ -45,12 +48,16 @@ def plot_pane(*, label: str, height: int, elem_id: str, hover: bool = False, lat
     - `point`: the pointer rests on a point: the same, at most some ten times a second. Only with `hover=True`.
     - `zoom`: the view was changed by mouse or keys: {"x": [from, to], "y": [from, to]}, or {} for "show all".
 
+    Of a figure whose `meta.cells` says which tokens its cells stand for (see `attention_heatmap`), x is a key token.
+
     These are open endpoints, as all events are: handlers have to check what comes in.
 
     Args:
         label: what a screen reader calls the plot.
         height: of the plot, in CSS pixels.
         hover: report where the pointer rests.
+        selects: the name under which the pane sends a clicked cell as the page's selection, and follows what other
+            panels select (see assets/selection.js). For figures with `meta.cells`.
         latest: the name of the `Latest` that is asked instead of an event: {"zoom": {"x": ..., "y": ...}}, for one.
     """
     gr.set_static_paths([PLOTLY_JS])
@@ -59,6 +66,8 @@ def plot_pane(*, label: str, height: int, elem_id: str, hover: bool = False, lat
         "pane_height": height,
         "pane_hover": hover,
         "latest": latest,
+        "selects": selects,
+        "mark": VERMILLION,
         "plotly_path": PLOTLY_JS.as_posix(),
         "templates": {tone: template(tone == "dark").to_plotly_json() for tone in ("light", "dark")},
     }
@@ -73,6 +82,12 @@ def plot_pane(*, label: str, height: int, elem_id: str, hover: bool = False, lat
     )
 
 
-def packed(figure: go.Figure) -> str:
-    """The figure as the pane takes it, deflated: a map of 512 x 512 cells shrinks from 1.4 MB to 0.2 MB at most."""
+def packed(figure: go.Figure, *, caption: str = "") -> str:
+    """The figure as the pane takes it, deflated: a map of 512 x 512 cells shrinks from 1.4 MB to 0.2 MB at most.
+
+    Args:
+        caption: stands below the title of the picture that a reader saves: model, settings and document, for one.
+    """
+    if caption:
+        figure.update_layout(meta={**(figure.layout.meta or {}), "caption": caption})
     return base64.b64encode(zlib.compress(figure.to_json().encode(), level=1)).decode()

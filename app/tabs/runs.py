@@ -13,7 +13,7 @@ from .. import capsule
 from ..capsule import Capsule, CapsuleError, Pooled
 from ..conversation import Entry
 from ..session import Turn
-from .attention import ALL, MAX, view_of
+from .heatmap import MAX, Looked, view_of
 from .plot_pane import ONCE_DRAWN, packed, plot_pane
 from .widgets import QUEUED, States, complaint_html, hint_html, save_on_click, saved
 
@@ -95,6 +95,6 @@ def _capsule(turn: Turn | None, entries: list[Entry]) -> Capsule:
         raise CapsuleError("There is no answer to save yet: ask a question first, or click a page link of an answer.")
     pooled = None
     if turn.answer.attention is not None and turn.prompt.index.passages:
-        view = view_of(turn, ALL, ALL, MAX, False)
+        view = view_of(turn, Looked(pooled=MAX))
         pooled = Pooled(turn.token_texts[: len(view.shares)], view.edges, view.shares.astype("float32"))
     return capsule.capsule_of(turn, replies[-1], pooled)
