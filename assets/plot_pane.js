@@ -103,7 +103,12 @@ function marks() {
   const box = (place, width) => ({ type: "rect", ...place, line: { color: made.mark, width } });
   const ofRow = row === null ? null : { y0: row - 0.5, y1: row + 0.5 };
   const ofStrip = strip < 0 ? null : { x0: edges[strip], x1: edges[strip + 1] };
-  if (ofRow && ofStrip) return [box({ ...across, ...ofRow }, 1), box({ ...ofStrip, ...ofRow }, 3)];
+  // Around a narrow cell, not over it.
+  const beside = (2 * edges.at(-1)) / (area._fullLayout?._size.w || area.offsetWidth);
+  if (ofRow && ofStrip) {
+    const around = { x0: ofStrip.x0 - beside, x1: ofStrip.x1 + beside };
+    return [box({ ...across, ...ofRow }, 1), box({ ...around, ...ofRow }, 2.5)];
+  }
   if (ofRow) return [box({ ...across, ...ofRow }, 2)];
   return ofStrip ? [box({ ...ofStrip, ...down }, 2)] : [];
 }

@@ -424,6 +424,7 @@ def test_the_attention_map_puts_columns_together(
     turn = turn_of(prompt, answered(model, tokenizer, prompt, GROUPED))
     fine = {pooled: view_of(turn, Looked(pooled=pooled, sink=True)) for pooled in ("sum", "max")}
     monkeypatch.setattr("app.tabs.heatmap.COLUMNS", 4)
+    monkeypatch.setattr("app.tabs.heatmap.SHOWN", 4)
     for pooled, whole in fine.items():
         coarse = view_of(turn, Looked(pooled=pooled, sink=True))
         assert coarse.shares.shape[1] == 4

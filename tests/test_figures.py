@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 import pytest
 from app_parts import unpacked
 
-from app.figures.answers import Columns, Group, attention_heatmap, page_bars
+from app.figures.answers import AROUND, Columns, Group, attention_heatmap, page_bars
 from app.figures.lab import figure as lab_figure
 from app.figures.maps import parameter_plane_figure, position_curve_figure, position_map_figure
 from app.figures.style import template
@@ -204,14 +204,22 @@ def test_pages_stand_apart_with_their_numbers_outside() -> None:
     assert widths[[0, 1, 5, 6]] == pytest.approx(1)
     assert (widths[[2, 3, 4]] < 1).all()
     axis = figure.layout.xaxis
-    assert axis.ticktext == ("<b>1</b>", "<br>2–9", "<b>10</b>")
+    assert axis.ticktext == ("<b>1</b><br>", "<br>2–9", "<b>10</b><br>")
     assert axis.tickvals == pytest.approx([1, (cells["edges"][3] + cells["edges"][4]) / 2, cells["edges"][-1] - 1])
     assert not figure.layout.shapes, "no line stands inside the plot"
 
 
+def test_labels_of_what_is_no_page_stand_below_the_pages() -> None:
+    others = [Group(label, n, n + 1, page=False) for n, label in ((0, "start"), (2, "question"), (3, "answer"))]
+    figure = attention(2, 4, others[0], Group("1", 1, 2), *others[1:])
+    assert figure.layout.xaxis.ticktext == (
+        "<br><br>start<br>", "<b>1</b><br><br><br>", "<br><br>question<br>", "<br><br><br>answer",
+    )  # fmt: skip
+
+
 def test_many_pages_stand_close_with_every_so_many_labelled() -> None:
     figure = attention(1, 60, *(Group(f"{n + 1}", n, n + 1) for n in range(60)))
-    assert figure.layout.xaxis.ticktext == tuple(str(n) for n in range(1, 61, 5))
+    assert figure.layout.xaxis.ticktext == ("1", *(str(n) for n in range(5, 61, 5)))
     assert figure.layout.xaxis.minor.tickvals == tuple(range(60))
     assert not np.isnan(heat(figure)[0]).any()
 
@@ -220,7 +228,7 @@ def test_many_pages_stand_close_with_every_so_many_labelled() -> None:
 def test_rows_are_all_in_view_and_their_labels_do_not_touch(rows: int) -> None:
     figure = attention(rows, 3)
     labelled = figure.layout.yaxis.tickvals
-    height = figure.layout.height - 150
+    height = figure.layout.height - AROUND
     assert height <= 768
     assert height / rows * (labelled[1] - labelled[0] if len(labelled) > 1 else 1) >= 14
     assert figure.layout.yaxis.range == (rows - 0.5, -0.5), "read from top to bottom"

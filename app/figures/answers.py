@@ -32,12 +32,18 @@ FULL_HEIGHT = 616
 
 
 class Group(NamedTuple):
-    """Neighboring columns that belong together, first to stop - 1: those of a page, or one for a folded stretch."""
+    """Neighboring columns that belong together, first to stop - 1.
+
+    Attributes:
+        folded: one column stands for several pages.
+        page: it is a page or several, and not the question, say.
+    """
 
     label: str
     first: int
     stop: int
     folded: bool = False
+    page: bool = True
 
 
 class Columns(NamedTuple):
@@ -150,7 +156,7 @@ def attention_heatmap(
     return figure.update_layout(height=int(height) + AROUND, margin_r=24, meta={**figure.layout.meta, "cells": cells})
 
 
-AROUND = 150
+AROUND = 140
 """Pixels that title, colour bar and axis take above and below the rows."""
 
 
@@ -174,28 +180,44 @@ def _laid_out(columns: Columns) -> tuple[npt.NDArray[np.float64], npt.NDArray[np
 
 
 def _column_axis(columns: Columns, edges: npt.NDArray[np.float64], order: npt.NDArray[np.int64]) -> dict[str, Any]:
-    """Ticks below the plot: a page's number under its columns, and that of folded pages in a second line."""
+    """Ticks below the plot: a page's number under its columns, those of folded pages in a second line."""
     if not columns.groups:
         some = np.unique(np.linspace(0, len(order) - 1, 6).astype(int))
         return {"tickvals": edges[some].tolist(), "ticktext": [f"{columns.starts[order[place]]:,}" for place in some]}
     place = {int(column): strip for strip, column in enumerate(order) if column >= 0}
     spans = [(edges[place[group.first]], edges[place[group.stop - 1] + 1]) for group in columns.groups]
     if len(columns.groups) <= LABELLED_GROUPS:
-        texts = [
-            f"<br>{_plain(each.label)}" if each.folded else f"<b>{_plain(each.label)}</b>" for each in columns.groups
-        ]
         centers = [float(sum(span)) / 2 for span in spans]
-        return {"tickvals": centers, "ticktext": texts, "ticks": "", "tickangle": 0}
+        return {"tickvals": centers, "ticktext": _tick_texts(columns.groups), "ticks": "", "tickangle": 0}
+    pages = [(float(span[0]), group.label) for span, group in zip(spans, columns.groups, strict=True) if group.page]
     steps = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
-    every = next((step for step in steps if len(spans) <= step * LABELLED_GROUPS), len(spans))
-    starts = [float(span[0]) for span in spans]
+    every = next((step for step in steps if len(pages) <= step * LABELLED_GROUPS), len(pages))
+    labelled = pages[every - 1 :: every] if every < 5 else [pages[0], *pages[every - 1 :: every]]
     return {
-        "tickvals": starts[::every],
-        "ticktext": [_plain(group.label) for group in columns.groups[::every]],
+        "tickvals": [start for start, _ in labelled],
+        "ticktext": [_plain(label) for _, label in labelled],
         "ticklen": 7,
         "tickangle": 0,
-        "minor": {"tickvals": starts, "ticks": "outside", "ticklen": 3},
+        "minor": {"tickvals": [start for start, _ in pages], "ticks": "outside", "ticklen": 3},
     }
+
+
+def _tick_texts(groups: Sequence[Group]) -> list[str]:
+    """The groups' labels: pages in the first line, folded ones in the second, the others below, no two side by side.
+
+    All have as many lines, so that the axis' title stands below them.
+    """
+    lines = []
+    for number, group in enumerate(groups):
+        beside = number > 0 and not groups[number - 1].page
+        lines.append((1 if group.folded else 0) if group.page else 3 if beside else 2)
+    deepest = max(lines)
+    return [
+        "<br>" * line
+        + (f"<b>{_plain(group.label)}</b>" if line == 0 else _plain(group.label))
+        + "<br>" * (deepest - line)
+        for line, group in zip(lines, groups, strict=True)
+    ]
 
 
 def _coloured(

@@ -45,7 +45,7 @@ NOTHING_YET = hint_html(
 )
 HINT = hint_html("Point at a cell for its text, click to choose it for the whole page, drag sideways to zoom in.")
 POOL_CHOICES = [("as cited", CITED), ("largest weight", MAX), ("mean share", SUM)]
-SCALE_CHOICES = [("all rows alike", "shared"), ("row by row", "row"), ("logarithmic", "log")]
+SCALE_CHOICES = [("one scale", "shared"), ("row by row", "row"), ("logarithmic", "log")]
 
 
 class _Choices(NamedTuple):
@@ -164,7 +164,7 @@ def _picture(turn: Turn, choices: _Choices, span: tuple[int, int] | None) -> Pic
 
 def _drawn(turn: Turn, picture: Picture, choices: _Choices, chosen: tuple[int, int] | None = None) -> tuple[str, str]:
     """The figure for the pane, with a cell marked, and how its cells were made."""
-    how = pooled_words(turn, choices.looked)
+    how = pooled_words(turn, choices.looked, folded=picture.folded)
     figure = heatmap_of(turn, picture, choices.looked, choices.scale, chosen=chosen)
     return packed(figure, caption=f"{caption_of(turn)} {how}"), hint_html(how) + HINT
 

@@ -128,7 +128,11 @@ def _build_heatmaps(runtime: Runtime, states: States) -> None:
 
     def draw(entries: list[Entry], visitor: str, scale: Any, fold: bool) -> tuple[Any, ...]:
         turns, words = _compared_turns(runtime.sessions.get(visitor), entries)
-        figures = [packed(figure, caption=caption) for figure, caption in _heatmaps(turns, scale, fold)]
+        pictures = _pictures(turns, fold)
+        figures = [packed(figure, caption=caption) for figure, caption in _heatmaps(turns, pictures, scale)]
+        if turns:
+            how = pooled_words(turns[0], EVERYTHING, folded=pictures[0].folded)
+            words = f"<h3>Where each answer looked</h3>{hint_html(f'The same columns and colours for all. {how}')}"
         return words, "", *figures, *[None] * (MOST_COMPARED - len(figures))
 
     def describer(number: int) -> Callable[..., Any]:
@@ -152,7 +156,7 @@ def _build_heatmaps(runtime: Runtime, states: States) -> None:
 
 
 def _compared_turns(session: Session, entries: list[Entry]) -> tuple[list[Turn], str]:
-    """The answers of the last comparison whose attention is in memory, and what to say of it."""
+    """The answers of the last comparison whose attention is in memory; or none, and why."""
     compared = _last_comparison(entries)
     if compared is None:
         return [], ""
@@ -161,8 +165,7 @@ def _compared_turns(session: Session, entries: list[Entry]) -> tuple[list[Turn],
     if len(kept) < 2:
         gone = "was stopped" if any(reply.stopped for reply in compared.replies) else "is no longer in memory"
         return [], hint_html(f"Where both answers looked is not shown, since one of them {gone}: ask again to see it.")
-    words = "Where each answer looked, with the same columns and colours. " + pooled_words(kept[0], EVERYTHING)
-    return kept, f"<h3>The same document, seen by each method</h3>{hint_html(words)}"
+    return kept, ""
 
 
 def _pictures(turns: list[Turn], fold: bool) -> list[Picture]:
@@ -172,9 +175,8 @@ def _pictures(turns: list[Turn], fold: bool) -> list[Picture]:
     return [picture_of(turn, EVERYTHING, kept) for turn in turns]
 
 
-def _heatmaps(turns: list[Turn], scale: Any, fold: bool) -> Iterator[tuple[go.Figure, str]]:
+def _heatmaps(turns: list[Turn], pictures: list[Picture], scale: Any) -> Iterator[tuple[go.Figure, str]]:
     """Each answer's figure, headed by its method and its words, with its caption."""
-    pictures = _pictures(turns, fold)
     largest = max((float(picture.shares.max(initial=0)) for picture in pictures), default=0.0)
     for turn, picture in zip(turns, pictures, strict=True):
         title = f"{turn.method.title}: “{shortened(turn.answer.text, 80)}”"

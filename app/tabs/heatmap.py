@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 Floats = npt.NDArray[np.float64]
 
 COLUMNS = 480
-"""Most columns in the picture; more are pooled, and zooming in shows them apart."""
+"""Most columns of a `View`; more are pooled."""
+SHOWN = 200
+"""Columns that can still be told apart in the picture; more are pooled, and zooming in shows them apart."""
 MANY_PAGES = 8
 """Of more pages only those that matter are shown at first."""
 KEPT_PAGES = 5
@@ -118,6 +120,11 @@ class Picture(NamedTuple):
     shares: Floats
     columns: Columns
     keys: npt.NDArray[np.int64]
+
+    @property
+    def folded(self) -> bool:
+        """Whether some of its columns stand for several pages."""
+        return any(group.folded for group in self.columns.groups)
 
 
 def view_of(turn: Turn, looked: Looked = EVERYTHING) -> View:
@@ -226,7 +233,7 @@ def picture_of(
         edges[[b for _, b in cuts]],
         tuple(groups),
         tuple(_column_words(turn, int(edges[a]), int(edges[b]), n in folded) for n, (a, b) in enumerate(cuts)),
-        _axis_title(turn, folded=bool(folded)),
+        _axis_title(turn) + (", then the question and the answer" if looked.sink else ""),
     )
     return Picture(shares, columns, (edges[best] + edges[best + 1] - 1) // 2)
 
@@ -276,7 +283,14 @@ def _owners(turn: Turn, starts: npt.NDArray[np.int64]) -> list[Page]:
 def _cut(turn: Turn, stretches: Sequence[_Stretch]) -> tuple[list[tuple[int, int]], list[Group]]:
     """The columns, as bins [a, b), and the groups that they make."""
     total = sum(stretch.stop - stretch.first for stretch in stretches if not stretch.folded)
-    together = max(1, -(-total // COLUMNS))
+    together = max(1, -(-total // SHOWN))
+    if len(stretches) > 2 * SHOWN:  # more pages than columns
+        some = -(-len(stretches) // SHOWN)
+        runs = [stretches[at : at + some] for at in range(0, len(stretches), some)]
+        stretches = [
+            _Stretch(tuple(owner for each in run for owner in each.owners), run[0].first, run[-1].stop, False)
+            for run in runs
+        ]
     cuts: list[tuple[int, int]] = []
     groups: list[Group] = []
     for stretch in stretches:
@@ -285,11 +299,11 @@ def _cut(turn: Turn, stretches: Sequence[_Stretch]) -> tuple[list[tuple[int, int
         cuts += [(a, min(a + step, stretch.stop)) for a in range(stretch.first, stretch.stop, step)]
         label = _label(turn, [owner for owner in stretch.owners if owner != BETWEEN])
         if label:
-            groups.append(Group(label, begin, len(cuts), stretch.folded))
+            groups.append(Group(label, begin, len(cuts), stretch.folded, page=stretch.owners[-1][0] >= 0))
         elif groups:  # between two pages: with the one before
             groups[-1] = groups[-1]._replace(stop=len(cuts))
         else:
-            groups.append(Group("", begin, len(cuts), stretch.folded))
+            groups.append(Group("", begin, len(cuts), page=False))
     return cuts, groups
 
 
@@ -303,23 +317,13 @@ def _label(turn: Turn, owners: Sequence[Page]) -> str:
     return first if first == last else f"{first}–{last}"
 
 
-def _axis_title(turn: Turn, folded: bool) -> str:
+def _axis_title(turn: Turn) -> str:
     documents = turn.prompt.index.documents
-    if not documents:
-        return "part of the prompt"
     if len(documents) == 1:
-        title = f"{documents[0].page_word} of {shortened(documents[0].name, 30)}"
-    else:
-        title = (
-            "document:page"
-            + "".join(
-                f", {place} = {shortened(document.name, 14)}" for place, document in enumerate(documents[:3], start=1)
-            )
-            + (", …" if len(documents) > 3 else "")
-        )
-    return escape(title, quote=False) + (
-        "<br>a narrow column is the strongest of the pages folded there" if folded else ""
-    )
+        return escape(f"{documents[0].page_word} of {shortened(documents[0].name, 30)}", quote=False)
+    names = [f"{place} = {shortened(document.name, 12)}" for place, document in enumerate(documents[:3], start=1)]
+    more = ["…"] if len(documents) > 3 else []
+    return escape(", ".join(["document:page", *names, *more]), quote=False) if names else "part of the prompt"
 
 
 # Words
@@ -349,7 +353,7 @@ def row_labels(turn: Turn, rows: int) -> list[tuple[str, str]]:
 def _word_at(text: str, at: int) -> str:
     """The word that holds a character."""
     first = max(text.rfind(blank, 0, at + 1) for blank in " \n\t") + 1
-    return text[first:].split(maxsplit=1)[0] if text[first:].strip() else ""
+    return text[first:].split(maxsplit=1)[0].strip('.,;:!?()[]“”"') if text[first:].strip() else ""
 
 
 def row_words(turn: Turn, rows: int) -> list[str]:
@@ -357,7 +361,7 @@ def row_words(turn: Turn, rows: int) -> list[str]:
     named = {"(end)": "the end of the answer", "⏎": "a line break", "␣": "a blank"}
     words = []
     for label, word in row_labels(turn, rows):
-        part = f" of “{word}”" if label.startswith("·") else ""
+        part = f" in “{word}”" if label.startswith("·") else ""
         words.append(named.get(label, f"“{label.lstrip('·')}”{part}"))
     return words
 
@@ -372,9 +376,12 @@ def views_words(turn: Turn, looked: Looked) -> str:
     return f"{heads} of each of the {len(record.layers)} recorded layers"
 
 
-def pooled_words(turn: Turn, looked: Looked) -> str:
-    """One sentence that says how layers and heads were made one number."""
-    return POOLS[looked.pooled].sentence.format(views=views_words(turn, looked))
+def pooled_words(turn: Turn, looked: Looked, *, folded: bool) -> str:
+    """How layers and heads were made one number, and what a column of folded pages shows."""
+    words = POOLS[looked.pooled].sentence.format(views=views_words(turn, looked))
+    return words + (
+        " A narrow column stands for several pages and shows the strongest passage there." if folded else ""
+    )
 
 
 def _column_words(turn: Turn, start: int, stop: int, folded: bool) -> str:
@@ -482,7 +489,7 @@ def cell_html(turn: Turn, picture: Picture, looked: Looked, row: int, position: 
     if (positions := turn.answer.method.positions) is not None and key <= query:
         off = positions.uncertainty(query - key)
         known = f"place known to ±{off:,} tokens" if off else "at its exact place"
-        seen = f"<dt>Seen</dt><dd>{known} <code>{escape(positions.explain(query, key))}</code></dd>"
+        seen = f"<dt>Seen</dt><dd>{known}<br><code>{escape(positions.explain(query, key))}</code></dd>"
     return (
         f"<p><b>{escape(row_words(turn, rows)[row])}</b> (token {row} of the answer) looked at "
         f"{escape(whereabouts(turn, start, stop) + strongest)} (tokens {start:,} to {stop - 1:,})</p><dl>"

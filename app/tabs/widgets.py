@@ -300,8 +300,8 @@ def answer_html(turn: Turn) -> str:
 def caption_of(turn: Turn) -> str:
     """What an answer was made with, for a picture that leaves the page: question, model, settings and documents."""
     names = ", ".join(stored.document.name for stored in turn.documents) or "no document"
-    method, setting = turn.answer.method.title, turn.answer.method.setting
-    by = f"{method} ({setting})" if setting else method
+    method = turn.answer.method
+    by = f"{method.heading} ({method.setting})" if method.setting else method.title
     return f"“{turn.question}” {turn.model_name}, {by}, {names}, {turn.answer.prompt_tokens:,} tokens."
 
 
