@@ -120,9 +120,12 @@ def attention_heatmap(
         )
     )
     figure.update_layout(coloraxis=colours)
+    axis = _column_axis(columns, edges, order)
+    # Plotly knows of the first line of its labels only.
+    further = max((text.count("<br>") for text in axis["ticktext"]), default=0)
     figure.update_xaxes(
-        **_column_axis(columns, edges, order),
-        title={"text": columns.title, "font": {"size": 12}},
+        **axis,
+        title={"text": columns.title, "font": {"size": 12}, "standoff": 10 + LABEL_ROW * further},
         ticklabeloverflow="allow",
         range=[0, float(edges[-1])],
         showgrid=False,
@@ -153,10 +156,12 @@ def attention_heatmap(
         "unit": unit,
         "chosen": chosen,
     }
-    return figure.update_layout(height=int(height) + AROUND, margin_r=24, meta={**figure.layout.meta, "cells": cells})
+    return figure.update_layout(
+        height=int(height) + AROUND + LABEL_ROW * further, margin_r=24, meta={**figure.layout.meta, "cells": cells}
+    )
 
 
-AROUND = 140
+AROUND = 126
 """Pixels that title, colour bar and axis take above and below the rows."""
 
 

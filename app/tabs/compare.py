@@ -69,7 +69,7 @@ def build_compare_tab(runtime: Runtime, controls: Controls, states: States, answ
         answered: the events after which an answer is complete: the loss is measured after each comparison.
     """
     table = gr.HTML(NOTHING_YET, elem_id="compare-table")
-    _build_heatmaps(runtime, states)
+    build_heatmaps(runtime.sessions.get, states.visitor, states.entries)
     with gr.Row():
         start = gr.Button("Measure the loss over the documents", size="sm", elem_id="measure-loss")
         stop = gr.Button("Stop measuring", size="sm", variant="stop", visible=False, elem_id="stop-loss")
@@ -112,8 +112,13 @@ def build_compare_tab(runtime: Runtime, controls: Controls, states: States, answ
         event.then(measure_after_comparison, [states.entries, *given], outputs, **ON_MODEL)
 
 
-def _build_heatmaps(runtime: Runtime, states: States) -> None:
-    """The compared answers' heatmaps, one above the other, with the same columns and colours."""
+def build_heatmaps(session_of: Callable[[str], Session], visitor: gr.State, entries: gr.State) -> None:
+    """The compared answers' heatmaps, one above the other, with the same columns and colours.
+
+    Args:
+        session_of: a visitor's session, where the answers are.
+        visitor: holds who this is. entries: holds the conversation.
+    """
     looked = gr.HTML(elem_id="compare-looked", elem_classes=["status-line"])
     with gr.Column(elem_id="compare-heatmaps", elem_classes=[ONCE_DRAWN], min_width=0):
         with gr.Row(elem_classes=["heatmap-controls"]):
@@ -127,7 +132,7 @@ def _build_heatmaps(runtime: Runtime, states: States) -> None:
         readout = gr.HTML(elem_id="compare-readout", elem_classes=["readout"])
 
     def draw(entries: list[Entry], visitor: str, scale: Any, fold: bool) -> tuple[Any, ...]:
-        turns, words = _compared_turns(runtime.sessions.get(visitor), entries)
+        turns, words = _compared_turns(session_of(visitor), entries)
         pictures = _pictures(turns, fold)
         figures = [packed(figure, caption=caption) for figure, caption in _heatmaps(turns, pictures, scale)]
         if turns:
@@ -137,7 +142,7 @@ def _build_heatmaps(runtime: Runtime, states: States) -> None:
 
     def describer(number: int) -> Callable[..., Any]:
         def describe(event: gr.EventData, entries: list[Entry], visitor: str, fold: bool) -> Any:
-            turns, _ = _compared_turns(runtime.sessions.get(visitor), entries)
+            turns, _ = _compared_turns(session_of(visitor), entries)
             try:
                 turn, picture = turns[number], _pictures(turns, fold)[number]
                 words = cell_html(turn, picture, EVERYTHING, *cell_of(event))
@@ -147,12 +152,10 @@ def _build_heatmaps(runtime: Runtime, states: States) -> None:
 
         return describe
 
-    drawing = [states.entries.change, scale.input, fold.input]
-    redraw_on(
-        "compare-heatmaps", drawing, draw, [states.entries, states.visitor, scale, fold], [looked, readout, *panes]
-    )
+    drawing = [entries.change, scale.input, fold.input]
+    redraw_on("compare-heatmaps", drawing, draw, [entries, visitor, scale, fold], [looked, readout, *panes])
     for number, pane in enumerate(panes):
-        on(pane.pick, describer(number), [states.entries, states.visitor, fold], [readout])
+        on(pane.pick, describer(number), [entries, visitor, fold], [readout])
 
 
 def _compared_turns(session: Session, entries: list[Entry]) -> tuple[list[Turn], str]:

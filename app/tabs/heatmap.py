@@ -299,7 +299,9 @@ def _cut(turn: Turn, stretches: Sequence[_Stretch]) -> tuple[list[tuple[int, int
         cuts += [(a, min(a + step, stretch.stop)) for a in range(stretch.first, stretch.stop, step)]
         label = _label(turn, [owner for owner in stretch.owners if owner != BETWEEN])
         if label:
-            groups.append(Group(label, begin, len(cuts), stretch.folded, page=stretch.owners[-1][0] >= 0))
+            groups.append(
+                Group(label, begin, len(cuts), stretch.folded, page=any(owner[0] >= 0 for owner in stretch.owners))
+            )
         elif groups:  # between two pages: with the one before
             groups[-1] = groups[-1]._replace(stop=len(cuts))
         else:

@@ -1,7 +1,7 @@
-"""The Evidence and Attention tabs on a page of their own, over real answers of the bundled model.
+"""The Evidence, Attention and Compare tabs on a page of their own, over real answers of the bundled model.
 
-`python tests/browser/evidence_page.py PORT` serves it: five pages of the sample and a Markdown file, so that it is up
-in seconds.
+`python tests/browser/evidence_page.py PORT` serves it: a few pages of the sample and a Markdown file, so that
+it is up in seconds.
 """
 
 import json
@@ -9,7 +9,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,9 @@ from typing import Any
 import gradio as gr
 import pypdfium2
 
+from app.answering import reply_by
 from app.asking import Question, answer_turn
+from app.conversation import Entry
 from app.documents.document import Limits
 from app.documents.library import StoredDocument
 from app.documents.reader import read_document_steps
@@ -26,13 +28,14 @@ from app.model_shelf import BUNDLED, LoadedModel, ModelShelf
 from app.sample import SAMPLE, SAMPLE_QUESTIONS
 from app.session import CacheStore, Session, Turn
 from app.tabs.attention import build_attention_tab
+from app.tabs.compare import build_heatmaps
 from app.tabs.evidence import build_evidence_tab
-from app.theme import app_css, gradio_theme
+from app.theme import ASSETS, app_css, gradio_theme
 from selfextend.generation import GenerationSettings
-from selfextend.methods import SelfExtend
+from selfextend.methods import Method, SelfExtend, Vanilla
 from selfextend.steps import Running, result_of
 
-PAGES_BEFORE, PAGES = 1, 5
+PAGES_BEFORE, PAGES, MANY = 1, 5, 12
 NOTES = """# Notes
 
 The gate is old and painted green. Nobody has counted its bars, and nobody means to begin.
@@ -47,24 +50,24 @@ def bundled() -> LoadedModel:
     return result_of(ModelShelf().load_steps(BUNDLED))
 
 
-def ask(loaded: LoadedModel, session: Session, text: str, path: Path) -> Turn:
-    """A real answer, with everything that the tabs look into."""
+def ask(loaded: LoadedModel, session: Session, text: str, path: Path, method: Method | None = None) -> Turn:
+    """A real answer, with everything that the tabs look into; by SelfExtend unless told otherwise."""
     stored = StoredDocument(result_of(read_document_steps(path, Limits(), path.name)), path)
     question = Question(
         text,
         (stored,),
-        method=SelfExtend.of(loaded.advice(4000)),
+        method=method or SelfExtend.of(loaded.advice(4000)),
         extend="always",
         generation=GenerationSettings(max_new_tokens=48),
     )
     return result_of(answer_turn(loaded, CacheStore(2**30), session, question))
 
 
-def part_of_the_sample(path: Path, page: int) -> Path:
+def part_of_the_sample(path: Path, page: int, pages: int = PAGES) -> Path:
     """The pages around one page of the sample document, as a PDF of their own."""
     with pypdfium2.PdfDocument(SAMPLE) as sample, pypdfium2.PdfDocument.new() as part:
         first = page - 1 - PAGES_BEFORE
-        part.import_pages(sample, list(range(first, first + PAGES)))
+        part.import_pages(sample, list(range(first, first + pages)))
         part.save(path)
     return path
 
@@ -79,6 +82,18 @@ def right_answer(loaded: LoadedModel, session: Session, path: Path) -> Turn:
     raise RuntimeError("The bundled model answers none of the sample's questions.")
 
 
+def asked_page(question: str) -> int:
+    """The page of the sample that answers one of its questions."""
+    records = json.loads(SAMPLE_QUESTIONS.read_text(encoding="utf-8"))
+    return next(int(record["page"]) for record in records if record["question"] == question)
+
+
+def compared(turns: Sequence[Turn]) -> list[Entry]:
+    """A conversation of one comparison."""
+    replies = (reply_by(turn.method, turn=turn.id, text=turn.answer.text) for turn in turns)
+    return [Entry(turns[0].question, tuple(replies), turns[0].model_name)]
+
+
 def build(folder: Path) -> gr.Blocks:
     loaded, session = bundled(), Session("visitor")
     notes = folder / "notes.md"
@@ -88,6 +103,9 @@ def build(folder: Path) -> gr.Blocks:
         "Markdown": ask(loaded, session, "What is the access code of the Orchard gate?", notes),
         "Nothing": None,
     }
+    question = turns["PDF"].question
+    long = part_of_the_sample(folder / "long.pdf", asked_page(question), MANY)
+    turns |= {"Vanilla": ask(loaded, session, question, long, Vanilla()), "Long": ask(loaded, session, question, long)}
 
     held = threading.Event()
 
@@ -106,7 +124,8 @@ def build(folder: Path) -> gr.Blocks:
         return "held" if wanted else "let go"
 
     with gr.Blocks(title="Evidence", analytics_enabled=False) as page:
-        turn = gr.State(None)
+        turn, entries = gr.State(None), gr.State([])
+        gr.HTML(js_on_load=(ASSETS / "selection.js").read_text(encoding="utf-8"), visible="hidden")
         rank = gr.Number(1, label="Passage to open", precision=0)
         with gr.Row():
             buttons = {name: gr.Button(name) for name in turns}
@@ -116,6 +135,9 @@ def build(folder: Path) -> gr.Blocks:
             build_evidence_tab(turn, gr.State("visitor"), test, lambda visitor: session.testing)
         with gr.Tab("Attention"):
             build_attention_tab(turn)
+        with gr.Tab("Compare"):
+            build_heatmaps(lambda visitor: session, gr.State("visitor"), entries)
+        gr.Button("Compared").click(lambda: compared([turns["Vanilla"], turns["Long"]]), None, [entries])
         for name, button in buttons.items():
             button.click(lambda rank, name=name: turns[name] and replace(turns[name], opens_at=rank), [rank], [turn])
     return page

@@ -1,9 +1,11 @@
-"""The Evidence and Attention tabs in a real browser, over real answers of the bundled model."""
+"""The Evidence, Attention and Compare tabs in a real browser, over real answers of the bundled model."""
 
 import json
 import re
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 from playwright.sync_api import Page, expect
@@ -16,6 +18,11 @@ pytestmark = pytest.mark.browser
 Open = Callable[..., Page]
 PASSAGES = "#evidence-passages label"
 MAP = "#attention-map .plot-area"
+DRAWN = {
+    "Evidence": "#evidence-pages .bars path",
+    "Attention": f"{MAP} .hm image",
+    "Compare": "#compare-attention-2 .hm image",
+}
 LABEL = re.compile(
     r"(page|part) \d+ · \d+% of the attention\s+"
     r"(neighbor: exact position|grouped: ±\d+ tokens) · relative position \d+\s+“.+”"
@@ -39,10 +46,12 @@ def chosen(page: Page) -> str:
     return page.locator(f"{PASSAGES}:has(input:checked)").inner_text()
 
 
-def heatmap(page: Page) -> list[list[float]]:
+def heatmap(page: Page) -> list[list[float | None]]:
+    """The heatmap's colours, None for the gaps between pages."""
     page.wait_for_selector(f"{MAP} .hm image")
-    rows: list[list[float]] = page.evaluate(
-        f"Array.from(document.querySelector('{MAP}')._fullData[0].z, (row) => Array.from(row))"
+    rows: list[list[float | None]] = page.evaluate(
+        f"Array.from(document.querySelector('{MAP}')._fullData[0].z, (row) => "
+        "Array.from(row, (value) => (Number.isNaN(value) ? null : value)))"
     )
     return rows
 
@@ -112,75 +121,182 @@ def test_testing_a_passage_changes_the_answer_and_can_be_stopped(open_page: Open
     expect(stop).to_be_disabled()
 
 
-def test_the_attention_map_and_its_controls(open_page: Open, evidence_address: str) -> None:
-    page = with_answer(open_page(evidence_address), "PDF")
-    page.get_by_role("tab", name="Attention").click()
-    largest = heatmap(page)
-    assert len(largest) > 3
-    assert all(0 <= value <= 1 for row in largest for value in row)
-
-    page.get_by_label("sum", exact=True).check()
-    title = page.locator("#attention-map .plot-title")
-    expect(title).to_contain_text("sum per bin, mean of all layers, all heads")
-    page.get_by_label("Show the attention sink").check()
-    page.wait_for_function(f"document.querySelector('{MAP}')._fullLayout.xaxis.range[0] === 0")
-    for row in heatmap(page):
-        assert sum(row) == pytest.approx(1, abs=1e-3)
-
-    page.get_by_label("Layer").click()
-    page.get_by_role("option", name="1", exact=True).click()
-    expect(title).to_contain_text("mean of layer 1, all heads")
-    page.get_by_label("Head").click()
-    page.get_by_role("option", name="3", exact=True).click()
-    expect(title).to_contain_text("mean of layer 1, head 3")
-    for row in heatmap(page):
-        assert sum(row) == pytest.approx(1, abs=1e-3)
+def cells(page: Page, selector: str = MAP) -> dict[str, Any]:
+    """Which tokens the heatmap's rows and strips stand for."""
+    page.wait_for_selector(f"{selector} .hm image")
+    found: dict[str, Any] = page.evaluate(f"document.querySelector('{selector}').layout.meta.cells")
+    return found
 
 
-def test_a_cell_says_what_it_stands_for_and_zoom_goes_to_single_passages(
-    open_page: Open, evidence_address: str
-) -> None:
-    page = with_answer(open_page(evidence_address), "PDF")
-    page.get_by_role("tab", name="Attention").click()
-    cells = heatmap(page)
-    readout = page.locator("#attention-readout")
-    row, column = 2, len(cells[0]) // 2
-    spot = page.evaluate(
-        f"""([row, column]) => {{
-            const area = document.querySelector('{MAP}'), layout = area._fullLayout, x = area._fullData[0].x;
+def spot(page: Page, row: int, strip: int, selector: str = MAP) -> tuple[float, float]:
+    """The middle of a cell on the screen."""
+    page.locator(selector).scroll_into_view_if_needed()
+    x, y = page.evaluate(
+        f"""([row, strip]) => {{
+            const area = document.querySelector('{selector}'), layout = area._fullLayout, x = area._fullData[0].x;
             const box = area.getBoundingClientRect();
-            return [box.x + layout._size.l + layout.xaxis.d2p((x[column] + x[column + 1]) / 2),
-                    box.y + layout._size.t + layout.yaxis.d2p(row), x[column], x[column + 1]];
+            return [box.x + layout._size.l + layout.xaxis.d2p((x[strip] + x[strip + 1]) / 2),
+                    box.y + layout._size.t + layout.yaxis.d2p(row)];
         }}""",
-        [row, column],
+        [row, strip],
     )
-    page.mouse.click(spot[0], spot[1])
-    expect(readout).to_contain_text(f"(tokens {spot[2]:,.0f} … {spot[3] - 1:,.0f})")
-    expect(readout).to_contain_text(f"Answer token {row} ")
-    expect(readout).to_contain_text(re.compile(r"part\.pdf, page \d|no document"))
-    expect(readout).to_contain_text(f"{cells[row][column]:.3%}"[:4])
-    expect(readout).to_contain_text(re.compile(r"(neighbor|grouped): \d+"))
+    return x, y
+
+
+def marks(page: Page, selector: str = MAP) -> int:
+    count: int = page.evaluate(f"(document.querySelector('{selector}').layout.shapes || []).length")
+    return count
+
+
+def open_attention(page: Page, name: str) -> Page:
+    page.get_by_role("tab", name="Attention").click()
+    page.get_by_role("button", name=name, exact=True).click()
+    page.wait_for_selector(f"{MAP} .hm image")
+    return page
+
+
+def choose(page: Page, label: str, option: str) -> None:
+    page.get_by_label(label, exact=True).click()
+    page.get_by_role("option", name=option, exact=True).click()
+
+
+def test_the_attention_map_and_its_controls(open_page: Open, evidence_address: str) -> None:
+    page = open_attention(open_page(evidence_address), "PDF")
+    page.wait_for_function(f"document.querySelector('{MAP}').layout.xaxis.ticktext.length === 5")
+    how = page.locator("#attention-how")
+    expect(how).to_contain_text("root mean square of all 8 heads of each of the 4 recorded layers")
+    for row in heatmap(page):
+        assert all(value is None or 0 <= value <= 1 for value in row)
+    expect(page.get_by_label("Only the pages that matter").first).to_be_disabled()  # there are only five
+
+    choose(page, "A cell shows", "mean share")
+    expect(how).to_contain_text("the mean of all 8 heads of each of the 4 recorded layers")
+    page.get_by_label("What is on no page too").check()
+    page.wait_for_function(f"document.querySelector('{MAP}').layout.meta.cells.starts[0] === 0")
+    for row in heatmap(page):
+        assert sum(value or 0 for value in row) == pytest.approx(1, abs=1e-3)
+
+    choose(page, "Layer", "1")
+    expect(how).to_contain_text("the mean of all 8 heads of layer 1")
+    choose(page, "Head", "3")
+    expect(how).to_contain_text("the mean of head 3 of layer 1")
+    for row in heatmap(page):
+        assert sum(value or 0 for value in row) == pytest.approx(1, abs=1e-3)
+
+    choose(page, "Colours", "row by row")
+    page.wait_for_function(f"document.querySelector('{MAP}')._fullLayout.coloraxis.cmax === 1")
+    for row in heatmap(page):
+        assert max(value or 0 for value in row) == pytest.approx(1)
+
+
+def test_a_cell_is_told_chosen_and_zoomed_to(open_page: Open, evidence_address: str) -> None:
+    page = open_attention(open_page(evidence_address), "PDF")
+    told = cells(page)
+    readout = page.locator("#attention-readout")
+    row, strip = 2, len(told["starts"]) // 2
+    page.mouse.move(*spot(page, row, strip))
+    tip = page.locator("#attention-map .plot-tip")
+    expect(tip).to_contain_text("share of attention")
+    expect(tip).to_contain_text(re.compile(r"part\.pdf, page \d: “.+”"))
+    page.mouse.click(*spot(page, row, strip))
+    expect(readout).to_contain_text(f"(tokens {told['starts'][strip]:,} to {told['stops'][strip] - 1:,})")
+    expect(readout).to_contain_text(f"{told['rows'][row]} (token {row} of the answer) looked at part.pdf, page")
+    expect(readout).to_contain_text(re.compile("at its exact place|place known to ±[0-9]+ tokens"))
+    assert marks(page) == 2
 
     page.locator(MAP).focus()
-    whole = page.evaluate(f"document.querySelector('{MAP}')._fullLayout.xaxis.range")
+    page.keyboard.press("Shift+ArrowDown")
+    expect(readout).to_contain_text(f"(token {row + 1} of the answer)")
     page.keyboard.press("+")
     page.wait_for_function(
-        f"(whole) => {{ const r = document.querySelector('{MAP}')._fullLayout.xaxis.range;"
-        " return r[1] - r[0] < 0.8 * (whole[1] - whole[0]); }",
-        arg=whole,
+        f"(whole) => document.querySelector('{MAP}').layout.meta.cells.starts.length < 0.8 * whole",
+        arg=len(told["starts"]),
     )
     page.keyboard.press("0")
     page.wait_for_function(
-        f"(whole) => document.querySelector('{MAP}')._fullLayout.xaxis.range.join() === whole.join()", arg=whole
+        f"(whole) => document.querySelector('{MAP}').layout.meta.cells.starts.length === whole",
+        arg=len(told["starts"]),
     )
+
+
+def test_a_long_document_shows_the_pages_that_matter_and_follows_the_selection(
+    open_page: Open, evidence_address: str
+) -> None:
+    page = open_attention(open_page(evidence_address), "Long")
+    page.wait_for_function(f"document.querySelector('{MAP}').layout.xaxis.ticktext.some((text) => text.includes('–'))")
+    told = cells(page)
+    assert "<b>2</b>" in " ".join(page.evaluate(f"document.querySelector('{MAP}').layout.xaxis.ticktext"))
+    expect(page.locator("#attention-how")).to_contain_text("A narrow column stands for several pages")
+    page.evaluate(
+        "() => { window.heard = []; "
+        "document.addEventListener('selfextend-select', (event) => window.heard.push(event.detail)); }"
+    )
+    strip = next(n for n, start in enumerate(told["starts"]) if start >= 0)
+    page.mouse.click(*spot(page, 1, strip))
+    page.wait_for_function("window.heard.length === 1")
+    heard = page.evaluate("window.heard[0]")
+    assert (heard["query"], heard["from"]) == (told["first_query"] + 1, "attention")
+    assert told["starts"][strip] <= heard["key"] < told["stops"][strip]
+
+    # What another panel selects is marked, and told in words: a cell, or a row alone, where it looked hardest.
+    readout = page.locator("#attention-readout")
+    for query, key, row, lines in ((3, told["starts"][-1], 3, 2), (4, None, 4, 1)):
+        page.evaluate(
+            "([query, key]) => window.selfextendSelection.select(query, key, 'chat')",
+            [told["first_query"] + query, key],
+        )
+        expect(readout).to_contain_text(f"(token {row} of the answer) looked at long.pdf")
+        page.wait_for_function(f"document.querySelector('{MAP}').layout.shapes.length === {lines}")
+
+    page.get_by_label("Only the pages that matter").first.uncheck()
+    page.wait_for_function(f"document.querySelector('{MAP}').layout.meta.cells.starts.length > {len(told['starts'])}")
+
+
+def test_pictures_are_saved_with_what_they_were_made_with(
+    open_page: Open, evidence_address: str, tmp_path: Path
+) -> None:
+    page = open_attention(open_page(evidence_address), "PDF")
+    page.mouse.move(*spot(page, 1, 1))
+    for kind in ("PNG", "SVG"):
+        with page.expect_download() as download:
+            page.locator(f"{MAP} .modebar-btn[data-title='Save as {kind}']").click()
+        download.value.save_as(tmp_path / f"map.{kind}")
+    assert (tmp_path / "map.PNG").read_bytes().startswith(b"\x89PNG")
+    words = (tmp_path / "map.SVG").read_text(encoding="utf-8")
+    for said in ("Where each word of the answer looked", "SelfExtend (G = ", "part.pdf", "Bundled teaching model"):
+        assert said in words
+
+
+def test_compared_answers_stand_one_above_the_other(open_page: Open, evidence_address: str) -> None:
+    page = open_page(evidence_address)
+    page.get_by_role("tab", name="Compare").click()
+    page.get_by_role("button", name="Compared", exact=True).click()
+    first, second = (f"#compare-attention-{number} .plot-area" for number in (1, 2))
+    upper, lower = cells(page, first), cells(page, second)
+    expect(page.locator("#compare-attention-1 .plot-title")).to_contain_text("Vanilla: “")
+    expect(page.locator("#compare-attention-2 .plot-title")).to_contain_text("SelfExtend with log-n: “")
+    assert upper["starts"] == lower["starts"]
+    tops = [page.evaluate(f"document.querySelector('{pane}')._fullLayout.coloraxis.cmax") for pane in (first, second)]
+    assert tops[0] == tops[1]
+    boxes = [page.locator(pane).bounding_box() for pane in (first, second)]
+    assert boxes[0] is not None
+    assert boxes[1] is not None
+    assert boxes[0]["y"] + boxes[0]["height"] <= boxes[1]["y"]
+    expect(page.locator("#compare-attention-3")).to_be_hidden()
+
+    page.mouse.click(*spot(page, 1, 3, first))
+    expect(page.locator("#compare-readout")).to_contain_text("Vanilla")
+    page.wait_for_function(f"document.querySelector('{second}').layout.shapes.length === 1")  # the same column
+    assert marks(page, first) == 2
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_nothing_scrolls_sideways_on_a_phone(open_page: Open, evidence_address: str, theme: str) -> None:
     page = with_answer(open_page(evidence_address, width=390, theme=theme), "PDF")
-    for tab in ("Evidence", "Attention"):
+    page.get_by_role("button", name="Compared", exact=True).click()
+    for tab in ("Evidence", "Attention", "Compare"):
         page.get_by_role("tab", name=tab).click()
-        page.wait_for_selector(f"{MAP} .hm image" if tab == "Attention" else "#evidence-pages .bars path")
+        page.wait_for_selector(DRAWN[tab])
         assert page.evaluate("document.documentElement.scrollWidth") <= 390
     layout = page.evaluate(f"document.querySelector('{MAP}')._fullLayout._size")
     assert layout["w"] > 150, "the labels leave the map its room"
