@@ -24,7 +24,7 @@ import numpy.typing as npt
 
 from .conversation import Entry, Reply, from_json, measures, settings_words, typed
 from .evidence import PageShare, page_shares
-from .figures.answers import Columns, attention_heatmap, page_bars
+from .figures.answers import Columns, Group, attention_heatmap, page_bars
 from .figures.style import offline_html
 from .session import Turn
 
@@ -48,11 +48,26 @@ class Pooled:
         tokens: the text of each answer token, one a row.
         edges: (bins + 1,) prompt tokens; bin b covers edges[b] ... edges[b + 1] - 1.
         shares: (rows, bins) largest weight in the bin under any layer and head, 0 to 1.
+        pages: each page's label and its first prompt token, in order; empty in capsules of earlier versions.
     """
 
     tokens: tuple[str, ...]
     edges: npt.NDArray[np.int64]
     shares: npt.NDArray[np.float32]
+    pages: tuple[tuple[str, int], ...] = ()
+
+    @property
+    def columns(self) -> Columns:
+        """The bins as a heatmap's columns, each page's together."""
+        firsts = [max(0, int(np.searchsorted(self.edges, first, side="right")) - 1) for _, first in self.pages]
+        stops = [*firsts[1:], len(self.edges) - 1]
+        groups = (
+            Group(label, first, stop)
+            for (label, _), first, stop in zip(self.pages, firsts, stops, strict=True)
+            if first < stop  # of pages that share a bin, the last one
+        )
+        title = "page" if self.pages else "token of the prompt"
+        return Columns(self.edges[:-1], self.edges[1:], tuple(groups), title=title)
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,6 +141,7 @@ def as_json(capsule: Capsule) -> dict[str, Any]:
             "tokens": list(capsule.pooled.tokens),
             "edges": capsule.pooled.edges.tolist(),
             "shares": base64.b64encode(shares.tobytes()).decode(),
+            "pages": [*map(list, capsule.pooled.pages)],
         }
     return {
         "format": FORMAT,
@@ -157,7 +173,8 @@ def from_dict(record: Any) -> Capsule:
             kept = record["attention"]
             tokens, edges = tuple(map(str, kept["tokens"])), np.asarray(kept["edges"], dtype=np.int64)
             shares = np.frombuffer(base64.b64decode(kept["shares"]), dtype=np.float16).astype(np.float32)
-            pooled = Pooled(tokens, edges, shares.reshape(len(tokens), len(edges) - 1))
+            pages = tuple((str(label), int(first)) for label, first in kept.get("pages", []))
+            pooled = Pooled(tokens, edges, shares.reshape(len(tokens), len(edges) - 1), pages)
         capsule = Capsule(
             entry=entry,
             trained_window=int(record["trained_window"]),
@@ -215,7 +232,7 @@ def figures_of(capsule: Capsule) -> list[Any]:
             attention_heatmap(
                 capsule.pooled.shares,
                 [text.strip() or "␣" for text in capsule.pooled.tokens],
-                Columns(capsule.pooled.edges[:-1], capsule.pooled.edges[1:]),
+                capsule.pooled.columns,
                 title="Where each word of the answer looked: the largest weight of all layers and heads",
                 unit="largest weight",
             )

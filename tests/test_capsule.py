@@ -47,7 +47,8 @@ def capsule(tiny: LoadedModel) -> Capsule:  # noqa: F811
     *_, last = reply_steps(tiny, CacheStore(10**9), Session("v"), [asked])
     rows = len(last.turns[0].answer.token_ids)
     shares = np.random.default_rng(0).random((rows, 7), dtype=np.float32)
-    pooled = Pooled(tuple(f"token {n}" for n in range(rows)), np.arange(8) * 10, shares)
+    pages = (("1", 0), ("2", 25), ("3", 28), ("4", 50))
+    pooled = Pooled(tuple(f"token {n}" for n in range(rows)), np.arange(8) * 10, shares, pages)
     return capsule_of(last.turns[0], last.replies[0], pooled)
 
 
@@ -63,6 +64,7 @@ def test_it_comes_back(capsule: Capsule) -> None:
     assert again.pooled is not None
     np.testing.assert_allclose(again.pooled.shares, capsule.pooled.shares, rtol=1e-3)
     assert again.pooled.edges.tolist() == capsule.pooled.edges.tolist()
+    assert again.pooled.pages == capsule.pooled.pages
 
 
 def test_the_file_asks_nobody_for_anything(capsule: Capsule) -> None:
@@ -80,7 +82,19 @@ def test_no_text_becomes_markup(capsule: Capsule) -> None:
 def test_figures_are_drawn_from_what_was_saved(capsule: Capsule) -> None:
     bars, heat = figures_of(read_capsule(as_html(capsule)))
     assert sum(bars.data[0].y) == pytest.approx(1, abs=1e-3)
+    rows, bins = capsule.pooled.shares.shape  # type: ignore[union-attr]
+    assert heat.data[0].z.shape == (rows, bins + 2)  # two gaps between three pages, since one page shares its bin
+    assert [text.strip("</b>") for text in heat.layout.xaxis.ticktext] == ["1", "3", "4"]
+    assert heat.layout.xaxis.title.text == "page"
+
+
+def test_a_capsule_of_an_earlier_version_opens(capsule: Capsule) -> None:
+    record = json.loads(json.dumps(as_json(capsule)))
+    del record["attention"]["pages"]
+    _, heat = figures_of(from_dict(record))
+    assert heat.layout.xaxis.title.text == "token of the prompt"
     assert heat.data[0].z.shape == capsule.pooled.shares.shape  # type: ignore[union-attr]
+    assert heat.layout.xaxis.ticktext[0] == "0"
 
 
 def test_csv_has_each_page_and_each_passage(capsule: Capsule) -> None:

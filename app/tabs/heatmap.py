@@ -182,6 +182,13 @@ def pages_of(turn: Turn) -> list[Page]:
     return [(place, page.number) for place, doc in enumerate(turn.prompt.index.documents) for page in doc.pages]
 
 
+def page_starts(turn: Turn) -> tuple[tuple[str, int], ...]:
+    """Each page's label and its first prompt token, without the pages that have none."""
+    index = turn.prompt.index
+    spans = [(page, *index.page_tokens(*page)) for page in pages_of(turn)]
+    return tuple((_label(turn, [page]), start) for page, start, stop in spans if stop > start)
+
+
 def pages_that_matter(turns: Sequence[Turn]) -> set[Page]:
     """The pages that the answers' attention fell on most, as the Evidence tab ranks them; at least one an answer."""
     kept: set[Page] = set()

@@ -13,7 +13,7 @@ from .. import capsule
 from ..capsule import Capsule, CapsuleError, Pooled
 from ..conversation import Entry
 from ..session import Turn
-from .heatmap import MAX, Looked, view_of
+from .heatmap import MAX, Looked, page_starts, view_of
 from .plot_pane import ONCE_DRAWN, packed, plot_pane
 from .widgets import QUEUED, States, complaint_html, hint_html, save_on_click, saved
 
@@ -96,5 +96,7 @@ def _capsule(turn: Turn | None, entries: list[Entry]) -> Capsule:
     pooled = None
     if turn.answer.attention is not None and turn.prompt.index.passages:
         view = view_of(turn, Looked(pooled=MAX))
-        pooled = Pooled(turn.token_texts[: len(view.shares)], view.edges, view.shares.astype("float32"))
+        pooled = Pooled(
+            turn.token_texts[: len(view.shares)], view.edges, view.shares.astype("float32"), page_starts(turn)
+        )
     return capsule.capsule_of(turn, replies[-1], pooled)
