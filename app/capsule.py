@@ -60,12 +60,9 @@ class Pooled:
     def columns(self) -> Columns:
         """The bins as a heatmap's columns, each page's together."""
         firsts = [max(0, int(np.searchsorted(self.edges, first, side="right")) - 1) for _, first in self.pages]
-        stops = [*firsts[1:], len(self.edges) - 1]
-        groups = (
-            Group(label, first, stop)
-            for (label, _), first, stop in zip(self.pages, firsts, stops, strict=True)
-            if first < stop  # of pages that share a bin, the last one
-        )
+        runs = zip(self.pages, pairwise([*firsts, len(self.edges) - 1]), strict=True)
+        # Of pages that share a bin, the last one names it.
+        groups = (Group(label, first, stop) for (label, _), (first, stop) in runs if first < stop)
         title = "page" if self.pages else "token of the prompt"
         return Columns(self.edges[:-1], self.edges[1:], tuple(groups), title=title)
 

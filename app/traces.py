@@ -71,7 +71,7 @@ def trace_of(turn: Turn, layer: str = ALL, head: str = ALL) -> dict[str, Any]:
     count = answer_rows(record, len(turn.answer.token_ids))
     places: dict[int, int] = {}
     for row in range(count):
-        looked = _weights_by_key(record, layers, heads, row)
+        looked = weights_by_key(record, layers, heads, row)
         traced["rows"].append(
             [[places.setdefault(key, len(places)), weight] for key, weight in looked if index.place(key) is not None]
         )
@@ -94,7 +94,7 @@ def chosen(choice: str, recorded: Sequence[int], what: str) -> list[int]:
     return [list(recorded).index(int(choice))]
 
 
-def _weights_by_key(record: AttentionRecord, layers: list[int], heads: list[int], row: int) -> list[tuple[int, float]]:
+def weights_by_key(record: AttentionRecord, layers: list[int], heads: list[int], row: int) -> list[tuple[int, float]]:
     """The keys that a row looked at most and their weights, the largest first, as parts of the largest."""
     picked = np.ix_(layers, heads, [row], range(record.top_keys.shape[3]))
     keys, weights = record.top_keys[picked].ravel(), record.top_weights[picked].ravel().astype(np.float64)

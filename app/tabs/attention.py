@@ -26,6 +26,7 @@ from .heatmap import (
 from .plot_pane import ONCE_DRAWN, packed, plot_pane
 from .widgets import (
     NO_RECORD,
+    QUEUED,
     Latest,
     answer_html,
     caption_of,
@@ -39,6 +40,9 @@ from .widgets import (
 )
 
 LOOKING = "attention-map"
+_TELL_LOOKING = """(layer, head) => {
+  document.dispatchEvent(new CustomEvent("selfextend-looking", { detail: { layer, head } }));
+}"""
 SMALLEST_VIEW = 4
 NOTHING_YET = hint_html(
     "Ask a question: here each word of the answer gets a row that shows on which pages it looked, and how hard."
@@ -104,6 +108,8 @@ def build_attention_tab(turn: gr.State) -> None:
         [summary, *choices, span, pane, how, readout, *cell],
     )
     looking.on([turn.change], open=True)
+    # The document's words are lit for the same layers and heads (assets/reader.js).
+    gr.on([layer.change, head.change], None, [layer, head], js=_TELL_LOOKING, **QUEUED)
     looking.on([choice.input for choice in choices], draw=True, describe=True)
     looking.on([whole.click], zoom={})
     looking.on([event for box in cell for event in (box.submit, box.blur)], describe=True)
@@ -165,7 +171,7 @@ def _picture(turn: Turn, choices: _Choices, span: tuple[int, int] | None) -> Pic
 def _drawn(turn: Turn, picture: Picture, choices: _Choices, chosen: tuple[int, int] | None = None) -> tuple[str, str]:
     """The figure for the pane, with a cell marked, and how its cells were made."""
     how = pooled_words(turn, choices.looked, folded=picture.folded)
-    figure = heatmap_of(turn, picture, choices.looked, choices.scale, chosen=chosen)
+    figure = heatmap_of(turn, picture, choices.looked, choices.scale, marked=chosen)
     return packed(figure, caption=f"{caption_of(turn)} {how}"), hint_html(how) + HINT
 
 

@@ -13,6 +13,7 @@ import plotly.graph_objects as go
 from ..evidence import answer_rows, page_shares
 from ..figures.answers import Columns, Group, Scale, attention_heatmap
 from ..session import Turn
+from ..traces import ALL, chosen, weights_by_key
 
 if TYPE_CHECKING:
     from selfextend.recording import AttentionRecord
@@ -31,7 +32,6 @@ KEPT_PAGES = 5
 """As many pages matter at most: what is on them is wide enough to be seen on a phone too."""
 LEAST_SHARE = 0.02
 """Of the answer's attention to all pages, for a page to matter."""
-ALL = "all"
 CITED, MAX, SUM = "cited", "max", "sum"
 LONG_TEXT = 600
 SHORT_TEXT = 140
@@ -114,7 +114,8 @@ class Picture(NamedTuple):
     Attributes:
         shares: (rows, columns).
         columns: what they stand for.
-        keys: (rows, columns) the middle token of the stretch that was looked at most within each cell.
+        keys: (rows, columns) the token that was looked at most within each cell: of its strongest stretch the strongest
+            token, or the middle one where that is not among those kept one by one.
     """
 
     shares: Floats
@@ -152,20 +153,12 @@ def _bins(turn: Turn, looked: Looked) -> tuple[Floats, npt.NDArray[np.int64]]:
     if looked.pooled not in POOLS:
         raise ValueError(f"Attention is pooled by one of {', '.join(POOLS)}.")
     rows = answer_rows(record, len(turn.answer.token_ids))
-    layers, heads = _chosen(looked.layer, record.layers, "layer"), _chosen(looked.head, record.heads, "head")
+    layers, heads = chosen(looked.layer, record.layers, "layer"), chosen(looked.head, record.heads, "head")
     bins = POOLS[looked.pooled].of_views(record, np.ix_(layers, heads, range(rows), range(len(record.bin_starts))))
     edges = np.append(record.bin_starts, len(turn.prompt.index) + rows).astype(np.int64)
     if not looked.sink:
         bins[:, ~_in_documents(edges[:-1], turn.prompt.index)] = 0.0
     return bins, edges
-
-
-def _chosen(choice: str, recorded: tuple[int, ...], what: str) -> list[int]:
-    if choice == ALL:
-        return list(range(len(recorded)))
-    if choice not in map(str, recorded):
-        raise ValueError(f"There is no recorded {what} {choice}. Recorded: {', '.join(map(str, recorded))}.")
-    return [recorded.index(int(choice))]
 
 
 def _in_documents(starts: npt.NDArray[np.int64], index: TokenIndex) -> npt.NDArray[np.bool_]:
@@ -235,6 +228,11 @@ def picture_of(
     joined = [join.reduce(bins[:, a:b], axis=1) for join, (a, b) in zip(joins, cuts, strict=True)]
     shares = pool.finish(np.stack(joined, axis=1))
     best = np.stack([a + bins[:, a:b].argmax(axis=1) for a, b in cuts], axis=1)
+    middles = (edges[:-1] + edges[1:] - 1) // 2
+    strongest = _strongest_keys(turn, looked, edges, len(bins))
+    keys = [
+        [found.get(stretch, middles[stretch]) for stretch in row] for found, row in zip(strongest, best, strict=True)
+    ]
     columns = Columns(
         edges[[a for a, _ in cuts]],
         edges[[b for _, b in cuts]],
@@ -242,7 +240,20 @@ def picture_of(
         tuple(_column_words(turn, int(edges[a]), int(edges[b]), n in folded) for n, (a, b) in enumerate(cuts)),
         _axis_title(turn) + (", then the question and the answer" if looked.sink else ""),
     )
-    return Picture(shares, columns, (edges[best] + edges[best + 1] - 1) // 2)
+    return Picture(shares, columns, np.asarray(keys, dtype=np.int64).reshape(best.shape))
+
+
+def _strongest_keys(turn: Turn, looked: Looked, edges: npt.NDArray[np.int64], rows: int) -> list[dict[int, int]]:
+    """For each row, by bin, the key token that was looked at most, where it is known one by one."""
+    record = turn.answer.attention
+    assert record is not None
+    layers, heads = chosen(looked.layer, record.layers, "layer"), chosen(looked.head, record.heads, "head")
+    found: list[dict[int, int]] = []
+    for row in range(rows):
+        keys = [key for key, _ in weights_by_key(record, layers, heads, row)]
+        stretches = (np.searchsorted(edges, keys, side="right") - 1).tolist() if keys else []
+        found.append(dict(zip(reversed(stretches), reversed(keys), strict=True)))  # the first of a bin stays
+    return found
 
 
 def _stretches(
@@ -441,14 +452,14 @@ def heatmap_of(
     title: str = "Where each word of the answer looked",
     largest: float | None = None,
     selectable: bool = True,
-    chosen: tuple[int, int] | None = None,
+    marked: tuple[int, int] | None = None,
 ) -> go.Figure:
     """The picture as a figure.
 
     Args:
         largest: what the strongest colour stands for where rows share a scale.
         selectable: these rows are the ones that the page's other panels mean.
-        chosen: row and key token of the cell to mark at first.
+        marked: row and key token of the cell to mark at first.
     """
     rows = len(picture.shares)
     record = turn.answer.attention
@@ -464,7 +475,7 @@ def heatmap_of(
         keys=picture.keys,
         rows=row_words(turn, rows),
         first_query=record.query_rows.start if selectable else None,
-        chosen=chosen,
+        chosen=marked,
     )
 
 
