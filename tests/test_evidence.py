@@ -385,6 +385,12 @@ def test_the_attention_map_pools_the_full_attention(
         for column, (start, stop) in enumerate(zip(starts, stops, strict=True)):
             np.testing.assert_allclose(picture.shares[:, column], naive(weights[..., start:stop], pooled), atol=1e-5)
             assert ((start <= picture.keys[:, column]) & (picture.keys[:, column] < stop)).all()
+        if not sink:
+            # The hardest look of each row goes to the token that the selection names.
+            by_key = np.square(weights).sum((0, 1))
+            for row, column in enumerate(picture.shares.argmax(axis=1)):
+                inside_it = by_key[row, starts[column] : stops[column]]
+                assert picture.keys[row, column] == starts[column] + inside_it.argmax()
         covered = [token for start, stop in zip(starts, stops, strict=True) for token in range(start, stop)]
         assert covered == (list(range(everything[1])) if sink else inside.tolist())
 

@@ -176,7 +176,11 @@ def test_the_attention_map_and_its_controls(open_page: Open, evidence_address: s
     for row in heatmap(page):
         assert sum(value or 0 for value in row) == pytest.approx(1, abs=1e-3)
 
+    page.evaluate(
+        "() => document.addEventListener('selfextend-looking', (event) => { window.looking = event.detail; })"
+    )
     choose(page, "Layer", "1")
+    page.wait_for_function("window.looking?.layer === '1' && window.looking.head === 'all'")
     expect(how).to_contain_text("the mean of all 8 heads of layer 1")
     choose(page, "Head", "3")
     expect(how).to_contain_text("the mean of head 3 of layer 1")
