@@ -189,7 +189,7 @@ def test_each_scale_colours_the_same_shares() -> None:
 
 
 def test_a_row_that_looked_nowhere_has_no_colour() -> None:
-    assert heat(attention(1, 3, shares=np.zeros((1, 3))))[0].tolist() == [[0, 0, 0]]
+    assert heat(attention(1, 3, shares=np.zeros((1, 3)), scale="row"))[0].tolist() == [[0, 0, 0]]
 
 
 def test_pages_stand_apart_with_their_numbers_outside() -> None:
@@ -207,6 +207,14 @@ def test_pages_stand_apart_with_their_numbers_outside() -> None:
     assert axis.ticktext == ("<b>1</b><br>", "<br>2–9", "<b>10</b><br>")
     assert axis.tickvals == pytest.approx([1, (cells["edges"][3] + cells["edges"][4]) / 2, cells["edges"][-1] - 1])
     assert not figure.layout.shapes, "no line stands inside the plot"
+
+
+def test_labels_of_many_folded_stretches_take_turns() -> None:
+    groups = [Group(f"{n}", n, n + 1, folded=n % 2 == 0) for n in range(11)]
+    lines = [text.split("<br>") for text in attention(1, 11, *groups).layout.xaxis.ticktext]
+    at = [next(n for n, words in enumerate(text) if words) for text in lines]
+    assert at == [1, 0, 2, 0, 1, 0, 2, 0, 1, 0, 2]
+    assert {len(text) for text in lines} == {3}
 
 
 def test_labels_of_what_is_no_page_stand_below_the_pages() -> None:

@@ -92,13 +92,13 @@ def test_an_answer_opens_at_its_strongest_cell_on_the_pages_that_matter(turns: t
 
 
 def test_short_documents_are_never_folded(tiny: LoadedModel, turns: tuple[Turn, Turn]) -> None:  # noqa: F811
-    asked = replace_question(turns[1], stored(pages=3))
+    asked = question_of(turns[1], stored(pages=3))
     opened = looked_at(result_of(answer_turn(tiny, CacheStore(10**9), Session("w"), asked)), {"open": True})
     assert opened["fold"]["value"] is opened["fold"]["interactive"] is False
     assert unpacked(opened["figure"])["layout"]["xaxis"]["ticktext"] == ["<b>1</b>", "<b>2</b>", "<b>3</b>"]
 
 
-def replace_question(turn: Turn, document: Any) -> Question:
+def question_of(turn: Turn, document: Any) -> Question:
     return Question(turn.question, (document,), turn.method, turn.extend, GenerationSettings(max_new_tokens=6))
 
 
@@ -147,6 +147,15 @@ def test_rows_are_words_in_reading_order() -> None:
     assert [label for label, _ in labels] == ["The", "Cold", "·stream", "dome", "is", "99", "·434", ".", "(end)"]
     assert labels[2][1] == "Coldstream"
     assert labels[6][1] == "99434"
+
+
+def test_a_question_without_documents_shows_the_prompt(tiny: LoadedModel, turns: tuple[Turn, Turn]) -> None:  # noqa: F811
+    asked = replace(question_of(turns[1], stored()), documents=())
+    opened = looked_at(result_of(answer_turn(tiny, CacheStore(10**9), Session("w"), asked)), {"open": True})
+    layout = unpacked(opened["figure"])["layout"]
+    assert layout["xaxis"]["title"]["text"].startswith("part of the prompt")
+    assert cells_of(opened["figure"])["starts"][0] == 0
+    assert "(token" in opened["readout"]
 
 
 def test_nothing_is_shown_before_the_first_answer_or_without_a_record(turns: tuple[Turn, Turn]) -> None:

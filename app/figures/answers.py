@@ -25,6 +25,8 @@ LOG_DECADES = 4
 """What a logarithmic scale shows below the largest value, in powers of ten."""
 LABELLED_GROUPS = 12
 """Most groups of columns that stand apart, each with its label; more stand close, and every so many has one."""
+MANY_FOLDED = 4
+"""Labels of folded groups that fit into one line on a phone."""
 TALL_ROW, SHORT_ROW, LABEL_ROW = 22, 6, 14
 """Pixels: a row where there are few, where there are many, and the least that a row's label needs."""
 FULL_HEIGHT = 616
@@ -70,7 +72,7 @@ def attention_heatmap(
     *,
     title: str,
     unit: str,
-    scale: Scale = "row",
+    scale: Scale = "shared",
     largest: float | None = None,
     keys: npt.NDArray[np.integer[Any]] | None = None,
     rows: Sequence[str] = (),
@@ -210,12 +212,21 @@ def _column_axis(columns: Columns, edges: npt.NDArray[np.float64], order: npt.ND
 def _tick_texts(groups: Sequence[Group]) -> list[str]:
     """The groups' labels: pages in the first line, folded ones in the second, the others below, no two side by side.
 
-    All have as many lines, so that the axis' title stands below them.
+    All have as many lines, so that the axis' title stands below them. Many folded ones take two lines: "101–148" is
+    wider than what stands between two of them on a phone.
     """
-    lines = []
+    lines: list[int] = []
+    folded = 0
+    deep = 2 if sum(group.folded for group in groups) > MANY_FOLDED else 1
     for number, group in enumerate(groups):
-        beside = number > 0 and not groups[number - 1].page
-        lines.append((1 if group.folded else 0) if group.page else 3 if beside else 2)
+        if group.folded:
+            lines.append(1 + folded % deep)
+            folded += 1
+        elif group.page:
+            lines.append(0)
+        else:
+            beside = number > 0 and not groups[number - 1].page
+            lines.append(deep + (2 if beside else 1))
     deepest = max(lines)
     return [
         "<br>" * line

@@ -45,7 +45,7 @@ def _curves(view: CurveView) -> go.Figure:
         )
     # The axis ends where the text does.
     made.update_xaxes(title="position (tokens)", range=[0, view.length] if view.length else None, rangemode="tozero")
-    made.update_yaxes(title="loss (nats per token)")
+    made.update_yaxes(title="loss (nats per token; lower is better)")
     return finish(made, view.title, room=30)
 
 

@@ -11,10 +11,10 @@ import plotly.graph_objects as go
 
 from selfextend.config import SelfExtendConfig
 from selfextend.lab.views import curve_view
-from selfextend.methods import SelfExtend, Vanilla
+from selfextend.methods import Method, SelfExtend, Vanilla
 from selfextend.steps import Progress, Running
 
-from ..conversation import Entry, settings_words
+from ..conversation import Entry
 from ..figures.lab import figure, table
 from ..jobs import JobStopped
 from ..model_shelf import LoadedModel
@@ -92,7 +92,9 @@ def build_compare_tab(runtime: Runtime, controls: Controls, states: States, answ
                         yield {status: status_html(step)}
                     else:
                         rows += step.rows
-            yield {**done, pane: packed(figure(curve_view(rows, loaded.trained_window)))}
+            names = ", ".join(stored.document.name for stored in session.documents)
+            drawn = packed(figure(curve_view(rows, loaded.trained_window)), caption=f"{loaded.label}, {names}.")
+            yield {**done, pane: drawn}
         except JobStopped:
             yield {**done, status: status_html("Measuring the loss was stopped.")}
         except (ValueError, RuntimeError) as error:
@@ -205,6 +207,12 @@ def _last_comparison(entries: list[Entry]) -> Entry | None:
     return next((entry for entry in reversed(entries) if len(entry.replies) > 1), None)
 
 
+def _settings(method: Method) -> str:
+    """A method's numbers by their names, as the sliders have them."""
+    numbers = [f"{name.replace('_', ' ')} {getattr(method, name):,}" for name, _ in method.symbols]
+    return ", ".join([*numbers, *(["log-n"] if method.query_scaling == "logn" else [])]) or "none"
+
+
 def table_html(entries: list[Entry]) -> str:
     """The last comparison in numbers."""
     compared = _last_comparison(entries)
@@ -217,9 +225,9 @@ def table_html(entries: list[Entry]) -> str:
             "First page cited": str(reply.sources[0].page) if reply.sources else "–",
             "Time in all": f"{reply.seconds:.1f} s",
             "First token after": f"{reply.first_token_seconds:.1f} s",
-            "Read before": f"{reply.reused_tokens:,} of {reply.prompt_tokens:,}",
+            "Read before": f"{reply.reused_tokens:,} of {reply.prompt_tokens:,} tokens",
             "Keys and values": f"{reply.cache_bytes / 1e6:,.0f} MB",
-            "Settings": settings_words(reply).translate(UNBROKEN),
+            "Settings": _settings(reply.made_by).translate(UNBROKEN),
         }
         for reply in compared.replies
     ]

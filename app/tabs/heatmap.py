@@ -217,6 +217,8 @@ def picture_of(
     Raises:
         ValueError: a layer, head or pool that there is none of.
     """
+    if not len(turn.prompt.index.passages):  # a question without documents: there is nothing else to show
+        looked = looked._replace(sink=True)
     bins, edges = _bins(turn, looked)
     stretches = _stretches(turn, edges, looked.sink, kept, span)
     if kept is not None and all(stretch.folded for stretch in stretches):
