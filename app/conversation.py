@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
-from html import escape
 from typing import Any
 
 from selfextend.methods import Method, method_from, method_named
 
 from .prompting import split_thinking
+from .safe_text import inert, safe_markdown, safe_question
 
 MAX_KEPT = 30
 """Entries that are kept in the browser; the oldest go first."""
@@ -161,9 +161,9 @@ def placed_messages(entries: Sequence[Entry]) -> list[tuple[int, dict[str, Any]]
     shown = []
     for place, entry in enumerate(entries):
         if place and (words := entry.divides(entries[place - 1])):
-            divider = f'<span class="divider">{escape(words)}</span>'
+            divider = f'<span class="divider">{inert(words)}</span>'
             shown.append((place, {"role": "assistant", "content": divider}))
-        shown.append((place, {"role": "user", "content": entry.question}))
+        shown.append((place, {"role": "user", "content": safe_question(entry.question)}))
         if entry.replies:
             text = reply_text(entry.replies, newest=place == len(entries) - 1)
             shown.append((place, {"role": "assistant", "content": text}))
@@ -185,7 +185,7 @@ def reply_text(replies: Sequence[Reply], *, newest: bool) -> str:
 def _markdown(reply: Reply, newest: bool) -> str:
     thought, text = split_thinking(reply.text)
     parts = [_thinking_html(thought, open_=not text)] if thought else []
-    parts.append(text or "…")
+    parts.append(safe_markdown(text) or "…")
     if reply.unfinished and newest:
         words = "" if reply.stopped else "Cut off here: "
         parts.append(f'<span class="cut">{words}<a class="continue" href="#continue-{reply.turn}">Continue</a></span>')
@@ -196,24 +196,25 @@ def _markdown(reply: Reply, newest: bool) -> str:
         parts.append(" ".join(page_link(reply.turn, source) for source in links))
     traced = f" turn-{reply.turn}" if reply.turn else ""  # assets/answer_tokens.js looks for it
     if reply.note:
-        parts.append(f'<span class="note">{escape(reply.note)}</span>')
+        parts.append(f'<span class="note">{inert(reply.note)}</span>')
     if reply.stopped:
-        parts.append(f'<span class="stopped{traced}">{escape(reply.stopped)}</span>')
+        parts.append(f'<span class="stopped{traced}">{inert(reply.stopped)}</span>')
     elif reply.seconds:
-        parts.append(f'<span class="measures{traced}">{escape(measures(reply))}</span>')
+        parts.append(f'<span class="measures{traced}">{measures(reply)}</span>')
     return "\n\n".join(parts)
 
 
 def _thinking_html(thought: str, *, open_: bool) -> str:
     """What the model thought before it answered, folded up once the answer begins."""
     words = f"Thinking ({len(thought.split()):,} words)"
-    return f'<details class="thinking"{" open" if open_ else ""}><summary>{words}</summary>\n\n{thought}\n\n</details>'
+    opened, shown = " open" if open_ else "", safe_markdown(thought)
+    return f'<details class="thinking"{opened}><summary>{words}</summary>\n\n{shown}\n\n</details>'
 
 
 def page_link(turn: int, source: Source) -> str:
     """A link that opens the passage in the Evidence tab. assets/page.js follows it."""
     word = "p." if source.page_word == "page" else "part"
-    title = escape(f"{source.document}: {source.share:.0%} of the attention on the documents", quote=True)
+    title = inert(f"{source.document}: {source.share:.0%} of the attention on the documents")
     return f'<a class="page-link" href="#passage-{turn}-{source.rank}" title="{title}">{word} {source.page}</a>'
 
 

@@ -16,6 +16,7 @@ from ..asking import Question
 from ..conversation import Entry, as_text, messages, placed_messages, same_thread
 from ..prompting import Exchange, build_prompt, split_thinking
 from ..runtime import Runtime
+from ..safe_text import plain_question
 from ..sample import SAMPLE, SAMPLE_QUESTIONS, only_the_sample
 from ..session import Session, Turn
 from .controls import Choices, Controls
@@ -177,6 +178,7 @@ class _Handlers:
     def _begin(
         self, text: str, entries: list[Entry], before: list[Entry], visitor: str, pending: Pending | None
     ) -> tuple[Any, ...]:
+        text = plain_question(text)
         if pending is not None:
             pending.notes.add("busy")
             return *skipped(5), BUSY
