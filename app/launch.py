@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
-from .settings import Settings, read_settings
+from .settings import PREFIX, Settings, read_settings
 
 
 def main(arguments: Sequence[str] | None = None, program: str = "python app.py") -> None:
@@ -18,7 +18,11 @@ def main(arguments: Sequence[str] | None = None, program: str = "python app.py")
     # No request leaves this machine unless somebody asks for a model from the hub. Both packages look when imported.
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    serve(read_settings(arguments, program=program))
+    settings = read_settings(arguments, program=program)
+    os.environ.pop(f"{PREFIX}AUTH", None)  # the processes that open strangers' files are to know no password
+    if settings.offline:
+        os.environ["HF_HUB_OFFLINE"] = "1"
+    serve(settings)
 
 
 def serve(settings: Settings, *, block: bool = True) -> str:
@@ -33,12 +37,16 @@ def serve(settings: Settings, *, block: bool = True) -> str:
     from .runtime import make_runtime
 
     runtime = make_runtime(settings)
+    from starlette.middleware import Middleware
+
+    from .guard import Guard, Rules, set_up_log
     from .page import build_page
     from .tabs.model_panel import load_in_background
     from .theme import ASSETS, app_css, gradio_theme
 
+    set_up_log(settings)
     page = build_page(runtime)
-    page.queue(default_concurrency_limit=8)
+    page.queue(default_concurrency_limit=8, api_open=False)  # what is to wait in the queue cannot go around it
     try:
         _, url, _ = page.launch(
             server_name=settings.host,
@@ -48,6 +56,7 @@ def serve(settings: Settings, *, block: bool = True) -> str:
             share=False,
             max_file_size=settings.max_file_bytes,
             mcp_server=settings.mcp,
+            app_kwargs={"middleware": [Middleware(Guard, rules=Rules.of(settings), listeners=runtime.listeners)]},
             # MCP clients are told what went wrong only with this; the page and the API are told anyway.
             show_error=settings.mcp,
             pwa=True,

@@ -14,6 +14,7 @@ from selfextend.profile import Profile
 
 from .api import add_endpoints
 from .asking import seconds_to_read
+from .calls import SafeBlocks
 from .conversation import Entry
 from .evidence import Citation, PassageTest, passage_test_steps
 from .meters import meters
@@ -42,7 +43,7 @@ TITLE = "SelfExtend explorer"
 
 def build_page(runtime: Runtime) -> gr.Blocks:
     """The whole app as a gr.Blocks, ready to be launched."""
-    with gr.Blocks(title=TITLE, analytics_enabled=False, fill_width=True) as page:
+    with SafeBlocks(title=TITLE, analytics_enabled=False, fill_width=True) as page:
         states = States(gr.State(""), gr.State([]), gr.State(None), gr.State(None), gr.State(NO_MODEL), gr.State())
         script = "\n".join((ASSETS / name).read_text(encoding="utf-8") for name in ("selection.js", "page.js"))
         links = gr.HTML(elem_id="page-links", js_on_load=script, visible="hidden")

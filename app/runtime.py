@@ -12,6 +12,7 @@ from pathlib import Path
 
 from .documents.document import Limits
 from .documents.library import Library, browser_secret
+from .guard import Listeners
 from .jobs import Job
 from .model_shelf import ModelShelf
 from .reading_ahead import ReadingAhead
@@ -29,7 +30,9 @@ class FirstLoad:
 
 @dataclass(frozen=True, eq=False)
 class Runtime:
-    """One process's shared parts. `secret` encrypts what browsers keep; `loading` is the load of a model."""
+    """One process's shared parts. `secret` encrypts what browsers keep; `loading` is the load of a model,
+    `listeners` who waits for the answer to a call.
+    """
 
     settings: Settings
     library: Library
@@ -40,6 +43,7 @@ class Runtime:
     first_load: FirstLoad = field(default_factory=FirstLoad)
     loading: Job = field(default_factory=Job)
     ahead: ReadingAhead = field(default_factory=ReadingAhead)
+    listeners: Listeners = field(default_factory=Listeners)
 
 
 def make_runtime(settings: Settings) -> Runtime:

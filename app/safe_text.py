@@ -66,7 +66,7 @@ def _fenced(lines: list[str], start: int, fence: re.Match[str]) -> tuple[list[st
     mark = fence[4]
     closing = re.compile(rf"^[ \t>]*{re.escape(mark[0])}{{{len(mark)},}}[ \t]*$")
     indented = len(fence[1]) + len((fence[2] or "") + (fence[3] or ""))
-    code = []
+    code: list[str] = []
     for place in range(start, len(lines)):
         if closing.match(lines[place]):
             return code, place + 1

@@ -6,19 +6,28 @@ Each argument `--some-name` may also be given as `SELFEXTEND_SOME_NAME` in the e
 from __future__ import annotations
 
 import argparse
+import ipaddress
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from selfextend.loading.hardware import AskedQuantization
 
+Log = Literal["problems", "requests", "texts"]
 PREFIX = "SELFEXTEND_"
 QUANTIZATIONS: tuple[AskedQuantization, ...] = ("auto", "none", "int8", "nf4")
-_THIS_MACHINE = {"127.0.0.1", "localhost", "::1"}
+LOGS: tuple[Log, ...] = ("problems", "requests", "texts")
 _TRUE, _FALSE = {"1", "true", "yes", "on"}, {"0", "false", "no", "off", ""}
+
+
+class Hidden(str):
+    """A text that is printed as stars."""
+
+    def __str__(self) -> str:
+        return "***" if len(self) else ""
 
 
 @dataclass(frozen=True)
@@ -32,6 +41,10 @@ class Settings:
         device: "auto", "cpu", "cuda", "cuda:0", "mps".
         host, port: where to listen. Port 0 takes the first free one from 7860 on.
         auth: (user, password) pairs that may come in; empty lets everybody in.
+        no_auth: let everybody in, from other machines too.
+        admins: accounts that may load models; besides them, who sits at this machine may.
+        trusted_hosts: names by which this server is reached besides its own, through a proxy for one.
+        offline: ask nothing of the hub.
         data_folder: where documents and the browser's secret are kept.
         persist: whether conversation, settings and documents outlive a reload and a restart.
         read_ahead: read the sample as soon as the bundled model is ready.
@@ -41,6 +54,8 @@ class Settings:
         max_file_bytes, max_pages: of one uploaded file.
         read_seconds: for reading one file.
         max_visitors: whose documents and evidence are kept in memory at a time.
+        upload_bytes: what one visitor may upload in an hour.
+        log: what is written to stderr: problems; each request too; or the words of errors too, which may quote texts.
     """
 
     model: str
@@ -49,7 +64,11 @@ class Settings:
     device: str
     host: str
     port: int
-    auth: tuple[tuple[str, str], ...]
+    auth: tuple[tuple[str, str], ...] = field(repr=False)
+    no_auth: bool
+    admins: tuple[str, ...]
+    trusted_hosts: frozenset[str]
+    offline: bool
     data_folder: Path
     persist: bool
     read_ahead: bool
@@ -60,11 +79,25 @@ class Settings:
     max_pages: int
     read_seconds: float
     max_visitors: int
+    upload_bytes: int
+    log: Log
 
     @property
     def local_only(self) -> bool:
         """Whether only this machine can open the page, so that whoever does is its operator."""
-        return self.host in _THIS_MACHINE
+        return is_this_machine(self.host)
+
+
+def is_this_machine(name: str) -> bool:
+    """Whether an address or a name leads to this machine itself, and to no other."""
+    name = name.strip("[]").lower()
+    if name == "localhost":
+        return True
+    try:
+        address = ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return (getattr(address, "ipv4_mapped", None) or address).is_loopback
 
 
 def default_data_folder() -> Path:
@@ -90,7 +123,7 @@ def read_settings(
     given = vars(parser.parse_args(arguments))
     try:
         given["auth"] = _accounts(given["auth"])
-        for name in ("cache-mb", "max-file-mb", "max-pages", "read-seconds", "max-visitors"):
+        for name in ("cache-mb", "max-file-mb", "max-pages", "read-seconds", "max-visitors", "upload-mb"):
             value = given[name.replace("-", "_")]
             if not value > 0:
                 raise ValueError(f"--{name} must be above 0, not {value:g}.")
@@ -98,6 +131,11 @@ def read_settings(
             raise ValueError(f"--port must be 0 (any free one) to 65535, not {given['port']}.")
         if given["quantization"] not in QUANTIZATIONS:
             raise ValueError(f"--quantization must be {', '.join(QUANTIZATIONS)}; not {given['quantization']!r}.")
+        if given["log"] not in LOGS:
+            raise ValueError(f"--log must be {', '.join(LOGS)}; not {given['log']!r}.")
+        given["admins"] = _names(given["admins"])
+        given["trusted_hosts"] = frozenset(host.lower() for host in _names(given["trusted_hosts"]))
+        _check_who_comes_in(given)
     except ValueError as error:
         parser.error(str(error))
     folder = given["data_folder"]
@@ -106,6 +144,7 @@ def read_settings(
     given["models_folders"] = tuple(Path(folder).expanduser() for folder in folders)
     given["cache_bytes"] = int(given.pop("cache_mb") * 1e6)
     given["max_file_bytes"] = int(given.pop("max_file_mb") * 1e6)
+    given["upload_bytes"] = int(given.pop("upload_mb") * 1e6)
     return Settings(**given)
 
 
@@ -124,12 +163,15 @@ def _parser(environment: Mapping[str, str], program: str) -> argparse.ArgumentPa
     def option(name: str, default: object, text: str, **more: object) -> None:
         parser.add_argument(f"--{name}", default=from_environment(name, default), help=text, **more)  # type: ignore[arg-type]
 
-    def switch(name: str, default: bool, text: str) -> None:
+    def truth(name: str, default: bool, text: str, action: Any) -> None:
         try:
             value = _truth(name, from_environment(name, default))
         except ValueError as error:
             parser.error(str(error))
-        parser.add_argument(f"--{name}", default=value, action=argparse.BooleanOptionalAction, help=text)
+        parser.add_argument(f"--{name}", default=value, action=action, help=text)
+
+    def switch(name: str, default: bool, text: str) -> None:
+        truth(name, default, text, argparse.BooleanOptionalAction)
 
     option("model", "bundled", "'bundled', a folder, a GGUF file, or a hub id: owner/name or owner/name:Q4_K_M")
     option(
@@ -139,14 +181,28 @@ def _parser(environment: Mapping[str, str], program: str) -> argparse.ArgumentPa
     )
     option("quantization", "auto", "none, int8, nf4, or auto: nf4 on a GPU for a hub model or a GGUF file, else none")
     option("device", "auto", "auto, cpu, cuda, cuda:0 or mps")
-    option("host", "127.0.0.1", "address to listen on; 0.0.0.0 lets other machines in")
+    option("host", "127.0.0.1", "address to listen on; 0.0.0.0 lets other machines in, and wants --auth or --no-auth")
     option("port", 0, "port to listen on; 0 takes the first free one from 7860 on", type=int)
-    option("auth", "", "user:password that may come in; several with commas between them")
+    # Its default may be a password in the environment, which --help is not to print.
+    parser.add_argument(
+        "--auth",
+        default=Hidden(str(from_environment("auth", ""))),
+        help="user:password that may come in; several with commas between them. Other users of this machine see "
+        f"arguments: rather set {PREFIX}AUTH",
+    )
+    truth("no-auth", False, "let everybody in, from other machines too", action="store_true")
+    option("admins", "", "users who may load models, with commas between them, besides who sits at this machine")
+    option("trusted-hosts", "", "names by which this server is reached through a proxy, with commas between them")
+    switch("offline", False, "ask nothing of the Hugging Face hub")
     option("data-folder", "", "where documents and the browser's secret are kept; the user's data folder unless given")
     option("cache-mb", 4000, "megabytes of keys and values kept for all visitors together", type=float)
     option("max-file-mb", 200, "largest file that may be uploaded, megabytes", type=float)
     option("max-pages", 2000, "most pages of one file", type=int)
     option("read-seconds", 120, "longest time for reading one file", type=float)
+    option("upload-mb", 2000, "megabytes that one visitor may upload in an hour", type=float)
+    option(
+        "log", "problems", "what to log: problems, requests, or texts (the words of errors, which may quote documents)"
+    )
     option("max-visitors", 32, "visitors whose documents and evidence are kept in memory", type=int)
     switch("persist", True, "keep conversation, settings and documents over a reload and a restart")
     switch("read-ahead", True, "read the sample as soon as the bundled model is ready, for a first answer at once")
@@ -170,3 +226,22 @@ def _accounts(text: str) -> tuple[tuple[str, str], ...]:
             raise ValueError("--auth must be user:password, several with commas between them.")
         accounts.append((user, password))
     return tuple(accounts)
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(filter(None, (name.strip() for name in text.split(","))))
+
+
+def _check_who_comes_in(given: Mapping[str, Any]) -> None:
+    """Raises ValueError where it is not said, or not clear, who may come in and who may load models."""
+    if not is_this_machine(given["host"]) and not given["auth"] and not given["no_auth"]:
+        raise ValueError(
+            f"--host {given['host']} lets other machines in: say who may come in with --auth user:password (or "
+            f"{PREFIX}AUTH in the environment), or that everybody may with --no-auth."
+        )
+    if given["auth"] and given["no_auth"]:
+        raise ValueError("--auth and --no-auth contradict each other: leave one of them out.")
+    if given["auth"] and given["mcp"]:
+        raise ValueError("--mcp has no log-in, so it does not go with --auth: leave one of them out.")
+    if unknown := set(given["admins"]) - {user for user, _ in given["auth"]}:
+        raise ValueError(f"--admins names {', '.join(sorted(unknown))}, whom --auth does not.")
