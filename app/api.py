@@ -6,11 +6,12 @@ Their docstrings are what API pages and MCP clients show. They use the model tha
 from __future__ import annotations
 
 import mimetypes
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import gradio as gr
 from gradio.processing_utils import save_base64_to_cache
@@ -19,9 +20,10 @@ from gradio.utils import get_upload_folder, is_in_or_equal
 from selfextend.config import max_length
 from selfextend.config import suggest as suggested
 from selfextend.methods import POSITION_METHODS, Method, SelfExtend
+from selfextend.position_map import MAX_LENGTH
 from selfextend.position_map import position_map as cells_of
 from selfextend.positions import EXACT
-from selfextend.steps import result_of
+from selfextend.steps import Running
 
 from .asking import Question, answer_turn, prompt_of
 from .model_shelf import LoadedModel, NoModelError
@@ -31,7 +33,20 @@ from .session import Session, Turn
 from .tabs.widgets import MODEL_QUEUE
 
 API_VISITOR = "api"
+MAX_DOCUMENTS = 20
+MAX_QUESTION = 100_000
+"""Characters."""
+MAX_PROMPT_TOKENS = 1_000_000
+MAX_NEW_TOKENS = 4096
+"""As on the page."""
 FILES_SCHEMA: dict[str, Any] = {"type": "array", "items": {"anyOf": [{"type": "string"}, {"type": "object"}]}}
+
+
+T = TypeVar("T")
+
+
+class CallerGoneError(RuntimeError):
+    """Nobody listens for the answer any more."""
 
 
 @contextmanager
@@ -54,35 +69,43 @@ def add_endpoints(runtime: Runtime) -> None:
         neighbor_window: int = 0,
         method: str = "SelfExtend",
         max_new_tokens: int = 64,
+        request: gr.Request = None,  # type: ignore[assignment] # Gradio fills it in, and only where it is so annotated
     ) -> dict[str, Any]:
         """Answer a question about documents with the loaded model, and cite the pages that the answer looked at.
 
         Args:
-            question: what to ask.
-            documents: PDF, TXT, MD or DOCX files, each uploaded (gradio_client: handle_file) or a URL of the form
-                data:application/pdf;base64,…; the sample document where none is given.
+            question: what to ask, at most 100,000 characters.
+            documents: at most 20 PDF, TXT, MD or DOCX files, each uploaded (gradio_client: handle_file) or a URL of
+                the form data:application/pdf;base64,…; the sample document where none is given.
             group_size: SelfExtend's G_s; 0 takes what is suggested for the prompt's length.
             neighbor_window: SelfExtend's w_n or ReRoPE's w, in tokens; 0 takes what suits the model.
             method: "SelfExtend", "ReRoPE" or "Vanilla".
-            max_new_tokens: longest answer, in tokens.
+            max_new_tokens: longest answer, in tokens: 1 to 4,096.
 
         Returns:
             answer, citations (document, page, text, share, level, relative_position), prompt_tokens, reused_tokens,
             trained_window, reach, group_size, neighbor_window, method, model, seconds, first_token_seconds.
         """
-        loaded = _model(runtime)
+        question = _text("question", question, MAX_QUESTION)
+        chosen = _method(method, _whole("group_size", group_size), _whole("neighbor_window", neighbor_window))
+        longest = _whole("max_new_tokens", max_new_tokens, 1, MAX_NEW_TOKENS)
+        paths = _paths(documents)
+        gone = _watch(runtime, request)
+        loaded = _model(runtime, gone)
         # After the wait: two threads that import transformers at once break each other's import.
         from selfextend.generation import GenerationSettings
 
-        chosen = _method(method, int(group_size or 0), int(neighbor_window or 0))
         if chosen.symbols:
             chosen = replace(chosen, query_scaling=loaded.profile.query_scaling)
-        stored = [result_of(runtime.library.add_steps(path, path.name)) for path in _paths(documents)]
-        generation = GenerationSettings(max_new_tokens=int(max_new_tokens))
+        stored = [_while_wanted(runtime.library.add_steps(path, path.name), gone) for path in paths]
+        generation = GenerationSettings(max_new_tokens=longest)
         asked = Question(question, tuple(stored), chosen, "always", generation)
         prompt = prompt_of(loaded, asked)
-        asked = replace(asked, method=chosen.at(loaded.profile, len(prompt) + int(max_new_tokens)))
-        return _answer(loaded, result_of(answer_turn(loaded, runtime.caches, Session(API_VISITOR), asked, prompt)))
+        if len(prompt) > MAX_PROMPT_TOKENS:
+            raise ValueError(f"The prompt has {len(prompt):,} tokens, and the limit is {MAX_PROMPT_TOKENS:,}.")
+        asked = replace(asked, method=chosen.at(loaded.profile, len(prompt) + longest))
+        steps = answer_turn(loaded, runtime.caches, Session(API_VISITOR), asked, prompt)
+        return _answer(loaded, _while_wanted(steps, gone))
 
     # Of gr.File's schema for a list, Gradio's MCP server makes one that no call fits; gr.JSON has none. Set on the
     # component itself: for a class of our own, Gradio would write a stub file beside this one.
@@ -143,9 +166,53 @@ def _method(name: str, group_size: int = 0, neighbor_window: int = 0) -> Method:
     raise ValueError(f"method must be {', '.join(repr(kind.heading) for kind in POSITION_METHODS)}; not {name!r}.")
 
 
-def _model(runtime: Runtime) -> LoadedModel:
-    """The loaded model; waits for the one that the app was started with."""
-    runtime.first_load.done.wait()
+def _watch(runtime: Runtime, request: gr.Request | None) -> Callable[[], bool]:
+    """Tells whether the caller has left."""
+    key, since = getattr(request, "session_hash", None), time.monotonic()
+    return (lambda: False) if key is None else (lambda: runtime.listeners.gone(key, since))
+
+
+def _while_wanted(steps: Generator[Any, Any, T], gone: Callable[[], bool]) -> T:
+    """The result of the steps.
+
+    Raises:
+        CallerGoneError: the caller left; the steps are closed by then.
+    """
+    with Running(steps) as running:
+        for _ in running:
+            if gone():
+                raise CallerGoneError("Who asked has left.")
+        return running.result
+
+
+def _text(name: str, value: Any, longest: int) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"{name} must be a text.")
+    if len(value) > longest:
+        raise ValueError(f"{name} must have at most {longest:,} characters, not {len(value):,}.")
+    return value
+
+
+def _whole(name: str, value: Any, least: int = 0, most: int = MAX_LENGTH) -> int:
+    """A whole number within its bounds; nothing given counts as 0."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    value = 0 if value is None else value
+    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+        raise ValueError(f"{name} must be a whole number from {least:,} to {most:,}.")
+    return value
+
+
+def _model(runtime: Runtime, gone: Callable[[], bool]) -> LoadedModel:
+    """The loaded model; waits for the one that the app was started with.
+
+    Raises:
+        NoModelError: there is none.
+        CallerGoneError: the caller left meanwhile.
+    """
+    while not runtime.first_load.done.wait(0.3):
+        if gone():
+            raise CallerGoneError("Who asked has left.")
     try:
         return runtime.models.need()
     except NoModelError as error:
@@ -157,16 +224,21 @@ def _paths(documents: list[Any] | None) -> list[Path]:
         return [SAMPLE] if SAMPLE.is_file() else []
     if not isinstance(documents, list):
         raise ValueError("documents must be a list of files.")
+    if len(documents) > MAX_DOCUMENTS:
+        raise ValueError(f"documents must be at most {MAX_DOCUMENTS} files, not {len(documents):,}.")
     return [_path(given) for given in documents]
 
 
 def _path(given: Any) -> Path:
     """Where an uploaded file lies. Nothing outside the upload folder is read, whatever path is named."""
     folder = Path(get_upload_folder())
-    if isinstance(given, str) and given.startswith("data:"):
+    if isinstance(given, str) and given.startswith("data:") and ";base64," in given[:200]:
         kind = given[5:].partition(";")[0]
         name = f"document{mimetypes.guess_extension(kind) or '.txt'}"
-        return Path(save_base64_to_cache(given, str(folder), name))
+        try:
+            return Path(save_base64_to_cache(given, str(folder), name))
+        except ValueError as error:
+            raise ValueError("A data: URL is cut off or damaged: its base64 cannot be read.") from error
     path = Path(str(given.get("path", ""))) if isinstance(given, dict) else Path()
     if not is_in_or_equal(path, folder) or not path.is_file():
         raise ValueError("Each document must be an uploaded file (gradio_client: handle_file) or a data: URL.")
@@ -202,10 +274,12 @@ def position_map(
         query and key: positions; relative: rows of relative positions, -1 where the key comes after the query.
     """
     difference = method == "difference"
-    shown = _method(SelfExtend.kind if difference else method, int(group_size), int(neighbor_window))
-    queries, keys = (int(query_from), int(query_to) or None), (int(key_from), int(key_to) or None)
-    positions = shown.positions or EXACT
-    cells = cells_of(int(trained_window), int(length), positions, queries, keys, difference=difference)
+    numbers = _whole("group_size", group_size), _whole("neighbor_window", neighbor_window)
+    shown = _method(SelfExtend.kind if difference else method, *numbers)
+    queries = _whole("query_from", query_from), _whole("query_to", query_to) or None
+    keys = _whole("key_from", key_from), _whole("key_to", key_to) or None
+    window, tokens = _whole("trained_window", trained_window), _whole("length", length)
+    cells = cells_of(window, tokens, shown.positions or EXACT, queries, keys, difference=difference)
     return {"query": cells.query.tolist(), "key": cells.key.tolist(), "relative": cells.relative.tolist()}
 
 
@@ -220,6 +294,7 @@ def suggest(trained_window: int, length: int) -> dict[str, Any]:
     Returns:
         group_size, neighbor_window, reach.
     """
-    config = suggested(int(trained_window), int(length))
-    reach = max_length(int(trained_window), config)
+    window = _whole("trained_window", trained_window)
+    config = suggested(window, _whole("length", length))
+    reach = max_length(window, config)
     return {"group_size": config.group_size, "neighbor_window": config.neighbor_window, "reach": reach}

@@ -27,7 +27,8 @@ class SafeBlocks(gr.Blocks):
             request_id.set(headers.get("x-request-id", "-"))
         try:
             return await super().process_api(block_fn, inputs, *given, **more)
-        except gr.Error:
+        except gr.Error as error:
+            error.print_exception = False  # it is told, and its words may quote what came in
             raise
         except Exception as error:
             log_unexpected(error, f"handler {getattr(block_fn, 'name', block_fn)}")
