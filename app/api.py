@@ -69,7 +69,7 @@ def add_endpoints(runtime: Runtime) -> None:
         neighbor_window: int = 0,
         method: str = "SelfExtend",
         max_new_tokens: int = 64,
-        request: gr.Request = None,  # type: ignore[assignment] # Gradio fills it in, and only where it is so annotated
+        request: gr.Request | None = None,
     ) -> dict[str, Any]:
         """Answer a question about documents with the loaded model, and cite the pages that the answer looked at.
 

@@ -16,6 +16,7 @@ from selfextend.config import suggest
 from selfextend.steps import result_of
 
 from .conversation import Entry, as_json, from_json, messages
+from .guard import may_load_models
 from .model_menu import local_choices
 from .model_shelf import LoadedModel
 from .prompting import can_switch_thinking
@@ -69,7 +70,7 @@ def build_restore(runtime: Runtime, page: gr.Blocks, parts: Parts) -> None:
         parts.advised_window, parts.documents.listing, controls.group_size, controls.neighbor_window, controls.log_n,
         controls.remember, controls.max_new_tokens, controls.thinking, states.view,
     ]  # fmt: skip
-    waited = [model.status, model.stop, parts.documents.status]
+    waited = [model.status, model.stop, model.change, parts.documents.status]
     page.load(handlers.restore, [browser], restored, **QUEUED).then(
         handlers.ready, [states.visitor, browser, *controls.room], [*waited, *fitted], **QUEUED
     )
@@ -120,11 +121,14 @@ class _Handlers:
             **_as_left(parts.controls, kept.get("controls")),
         }
 
-    def ready(self, visitor: str, kept: Any, *room: Any) -> Iterator[dict[Any, Any]]:
+    def ready(self, visitor: str, kept: Any, request: gr.Request, *room: Any) -> Iterator[dict[Any, Any]]:
         """Waits for the model that the app was started with, then fits the page to the model that is loaded."""
         parts, runtime, began = self.parts, self.runtime, time.monotonic()
+        may_load = may_load_models(runtime.settings, request)
+        if not may_load:
+            yield {parts.model.change: gr.update(visible=False)}
         while not runtime.first_load.done.wait(0.3):
-            long = time.monotonic() - began > STOP_AFTER_SECONDS
+            long = may_load and time.monotonic() - began > STOP_AFTER_SECONDS
             yield {parts.model.status: status_html(runtime.loading.progress), parts.model.stop: gr.update(visible=long)}
         loaded, session = runtime.models.loaded, runtime.sessions.get(visitor)
         error = complaint_html(runtime.first_load.error) if loaded is None and runtime.first_load.error else ""

@@ -16,6 +16,8 @@ from .document import DocumentError, Limits, megabytes
 from .messages import Message
 
 _HEARTBEAT_SECONDS = 0.2
+_SECRETS = {"HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "SELFEXTEND_AUTH"}
+"""Variables that no program which opens strangers' files needs to know."""
 _KERNEL_LIMITS_MEMORY = sys.platform == "linux"
 _ROOT = Path(__file__).resolve().parents[2]
 
@@ -36,7 +38,8 @@ def answers(path: Path, name: str, request: Message, limits: Limits) -> Generato
     memory_bytes = limits.memory_bytes if _KERNEL_LIMITS_MEMORY else None
     search_path = os.pathsep.join(filter(None, [str(_ROOT), os.environ.get("PYTHONPATH")]))
     command = [sys.executable, "-m", f"{__package__}.worker"]
-    with ChildProcess(command, environment={**os.environ, "PYTHONPATH": search_path}) as child:
+    environment = {name: value for name, value in os.environ.items() if name not in _SECRETS}
+    with ChildProcess(command, environment={**environment, "PYTHONPATH": search_path}) as child:
         child.send({**request, "path": str(path.resolve()), "seconds": limits.seconds, "memory_bytes": memory_bytes})
         while True:
             message = child.receive(_HEARTBEAT_SECONDS)

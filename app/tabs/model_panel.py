@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from html import escape
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -13,6 +13,7 @@ from selfextend.loading.sizes import readable
 from selfextend.presets import PRESETS, find_preset
 from selfextend.steps import Progress, Running, result_of
 
+from ..guard import may_load_models
 from ..jobs import JobStopped, Pace
 from ..model_shelf import LONGEST_ANSWER, LoadedModel
 from ..runtime import Runtime
@@ -25,10 +26,13 @@ if TYPE_CHECKING:
 
 OTHER = "Another: folder, GGUF file or hub id"
 STOPPED = "Loading was stopped. What was downloaded is kept."
+NOT_YOURS = "Only who runs this app can load another model, or an account that --admins names: ask them."
 
 
 class ModelPanel(NamedTuple):
-    """The panel's components. `expanded` and `loaded` are events after which it should say which model is loaded."""
+    """The panel's components, `change` around those that choose a model. `expanded` and `loaded` are events after which
+    it should say which model is loaded.
+    """
 
     summary: gr.HTML
     choice: gr.Dropdown
@@ -41,6 +45,7 @@ class ModelPanel(NamedTuple):
     load: gr.Button
     status: gr.HTML
     stop: gr.Button
+    change: gr.Accordion
     expanded: Any
     loaded: Any = None
 
@@ -71,12 +76,18 @@ def build_model_panel(runtime: Runtime) -> ModelPanel:
         return gr.update(visible=choice == OTHER), facts_html(name), ""
 
     # What comes from the dropdown is one of its choices: Gradio refuses anything else.
-    def estimated(choice: str, other: str, quantization: Any, device: str) -> Iterator[str]:
+    def estimated(choice: str, other: str, quantization: Any, device: str, request: gr.Request) -> Iterator[str]:
+        if not may_load_models(runtime.settings, request):
+            yield complaint_html(NOT_YOURS)
+            return
         yield status_html("reading the config")
         runtime.first_load.done.wait()  # two threads that import transformers at once break each other's import
         yield estimate_html(_name(choice, other), quantization, device)
 
-    def load(choice: str, other: str, quantization: Any, device: str) -> Iterator[dict[Any, Any]]:
+    def load(choice: str, other: str, quantization: Any, device: str, request: gr.Request) -> Iterator[dict[Any, Any]]:
+        if not may_load_models(runtime.settings, request):
+            yield {panel.status: complaint_html(NOT_YOURS)}
+            return
         yield {**buttons(panel.load, panel.stop, busy=True), panel.status: ""}
         with Running(told_load(runtime, _name(choice, other), quantization, device)) as loading:
             for line in loading:
@@ -88,8 +99,18 @@ def build_model_panel(runtime: Runtime) -> ModelPanel:
     on([panel.choice.input, panel.other.blur], chosen, inputs[:2], chooses)
     panel.ask.click(estimated, inputs, [panel.estimate], **QUEUED)
     outputs = [panel.status, panel.estimate, panel.load, panel.stop]
-    on(panel.stop.click, runtime.loading.stop)
+    on(panel.stop.click, stopper(runtime))
     return panel._replace(loaded=panel.load.click(load, inputs, outputs, **ON_MODEL))
+
+
+def stopper(runtime: Runtime) -> Callable[..., None]:
+    """Stops the load under way, for who may load."""
+
+    def stop(request: gr.Request) -> None:
+        if may_load_models(runtime.settings, request):
+            runtime.loading.stop()
+
+    return stop
 
 
 def _components(runtime: Runtime) -> ModelPanel:
@@ -124,7 +145,7 @@ def _components(runtime: Runtime) -> ModelPanel:
     status = gr.HTML(elem_id="model-status")
     stop = gr.Button("Stop loading", size="sm", variant="stop", visible=False, min_width=80, elem_id="stop-loading")
     parts = (summary, choice, other, facts, quantization, device, estimate, ask, load, status, stop)
-    return ModelPanel(*parts, expanded=change.expand)
+    return ModelPanel(*parts, change=change, expanded=change.expand)
 
 
 def _load_steps(

@@ -13,11 +13,12 @@ from selfextend.loading.sizes import readable
 from selfextend.steps import Running
 
 from ..conversation import Entry
+from ..guard import may_load_models
 from ..offers import Offer, offers_for
 from ..runtime import Runtime
 from ..sample import has_foreign_text, is_sample
 from ..session import Session
-from .model_panel import told_load
+from .model_panel import NOT_YOURS, stopper, told_load
 from .widgets import ON_MODEL, QUEUED, States, on, redraw_on, status_html, told
 
 AT_FIRST = 3
@@ -60,13 +61,17 @@ def build_offers_panel() -> OffersPane:
 def connect_offers(runtime: Runtime, pane: OffersPane, states: States, question: gr.Textbox) -> OffersPane:
     """The handlers, inside the open gr.Blocks."""
 
-    def drawn(visitor: str, entries: list[Entry], text: str | None) -> str:
-        session = runtime.sessions.get(visitor)
-        return offers_html(offers_of(runtime, session), session, question=_asked(runtime, session, entries, text))
+    def drawn(visitor: str, entries: list[Entry], text: str | None, request: gr.Request) -> str:
+        session, may_load = runtime.sessions.get(visitor), may_load_models(runtime.settings, request)
+        asked = _asked(runtime, session, entries, text)
+        return offers_html(offers_of(runtime, session), session, question=asked, may_load=may_load)
 
-    def take(event: gr.EventData, visitor: str, entries: list[Entry], text: str | None) -> Iterator[dict[Any, Any]]:
+    def take(
+        event: gr.EventData, visitor: str, entries: list[Entry], text: str | None, request: gr.Request
+    ) -> Iterator[dict[Any, Any]]:
         session, name = runtime.sessions.get(visitor), told(event, "name")
-        if name not in [offer.name for offer in offers_of(runtime, session) or ()]:
+        offered = [offer.name for offer in offers_of(runtime, session) or ()]
+        if name not in offered or not may_load_models(runtime.settings, request):
             yield {pane.status: gr.skip()}
             return
         asked = _asked(runtime, session, entries, text)
@@ -75,7 +80,7 @@ def connect_offers(runtime: Runtime, pane: OffersPane, states: States, question:
             for line in loading:
                 yield {pane.status: line}
         yield {
-            pane.listing: drawn(visitor, entries, text),
+            pane.listing: drawn(visitor, entries, text, request),
             pane.stop: gr.update(visible=False),
             pane.status: loading.result,
             pane.wanted: "" if loading.result else asked,
@@ -83,7 +88,7 @@ def connect_offers(runtime: Runtime, pane: OffersPane, states: States, question:
 
     given = [states.visitor, states.entries, question]
     redraw_on("offers", [states.view.change, states.entries.change], drawn, given, [pane.listing])
-    on(pane.stop.click, runtime.loading.stop)
+    on(pane.stop.click, stopper(runtime))
     return pane._replace(taken=pane.listing.take(take, given, list(pane)[:4], **ON_MODEL))
 
 
@@ -117,11 +122,12 @@ def _asked(runtime: Runtime, session: Session, entries: Sequence[Entry], text: s
     return last.question if last is not None and same else ""
 
 
-def offers_html(offers: Sequence[Offer] | None, session: Session, *, question: str = "") -> str:
+def offers_html(offers: Sequence[Offer] | None, session: Session, *, question: str = "", may_load: bool = True) -> str:
     """What the page says of them; "" where there is nothing to say.
 
     Args:
         question: that will be asked again; "" where none was.
+        may_load: whether this visitor may load models.
     """
     if offers is None:
         return ""
@@ -130,6 +136,8 @@ def offers_html(offers: Sequence[Offer] | None, session: Session, *, question: s
         "<p><b>The teaching model cannot answer about this document.</b> It can read only texts like the sample; about "
         f"{escape(name)} it makes things up."
     )
+    if not may_load:
+        return f'<div class="offers">{words} {NOT_YOURS}</p></div>'
     if not offers:
         return f'<div class="offers">{words} Load another under <b>Change the model</b>; nothing listed fits.</p></div>'
     after = " and have your question asked again" if question else ""

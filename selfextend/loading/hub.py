@@ -3,11 +3,13 @@
 The download runs in a child process (`selfextend.loading.hub_download`), so that it can be stopped at any byte.
 """
 
+import os
 import sys
 import time
 from collections.abc import Generator
 from pathlib import Path
 from typing import Literal
+from urllib.parse import urlsplit
 
 from selfextend import errors
 from selfextend.child_process import ChildProcess
@@ -15,6 +17,7 @@ from selfextend.steps import Progress
 
 _REPORT_EVERY = 0.2
 _TIDY_UP_TIME = 5.0
+_HUB = "https://huggingface.co"
 
 What = Literal["config", "all"]
 
@@ -49,7 +52,7 @@ def download_steps(
     """Brings a repository's files into the hub's cache and returns the folder that holds them, or the GGUF file.
 
     Closing the generator ends the download at once. `HF_HOME`, `HF_TOKEN`, `HF_ENDPOINT` and
-    `HF_HUB_OFFLINE` count as they do for huggingface_hub.
+    `HF_HUB_OFFLINE` count as they do for huggingface_hub, except that the token goes to huggingface.co only.
 
     Args:
         repo_id: "owner/name".
@@ -70,7 +73,7 @@ def download_steps(
     command = [sys.executable, "-P", str(Path(__file__).with_name("hub_download.py")), repo_id, what, tag]
     done_bytes = total_bytes = 0
     last_news = time.monotonic()
-    with ChildProcess(command, time_to_end=_TIDY_UP_TIME) as child:
+    with ChildProcess(command, environment=_environment(), time_to_end=_TIDY_UP_TIME) as child:
         while True:
             report = child.receive(_REPORT_EVERY)
             if report is None:
@@ -89,6 +92,16 @@ def download_steps(
                 yield Progress(words, done_bytes / total_bytes)
             else:
                 yield Progress(doing)
+
+
+def _environment() -> dict[str, str]:
+    """This process's variables; without the token where `HF_ENDPOINT` names another server than the hub itself."""
+    variables = dict(os.environ)
+    address = urlsplit(variables.get("HF_ENDPOINT") or _HUB)
+    if address.scheme == "https" and address.hostname == urlsplit(_HUB).hostname and not address.username:
+        return variables
+    kept = {name: value for name, value in variables.items() if name not in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")}
+    return {**kept, "HF_HUB_DISABLE_IMPLICIT_TOKEN": "1"}
 
 
 def _error(reason: str, repo_id: str, detail: str) -> errors.ModelLoadError:
