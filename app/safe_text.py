@@ -26,7 +26,8 @@ _DEEP = re.compile(r"^(?: {4}|\t)[ \t]*")
 _ITEM = re.compile(r"^[ \t]*(?:[-*+]|\d{1,9}[.)])[ \t]")
 
 _JOINER = "\N{WORD JOINER}"
-_OPENERS = re.compile(r"(?i)([<&])|(\])(?=[(\[:])|(:)(?=//)|(www)(?=\.)|(?=@)|(\$)(?=\$)")
+_OPENERS = re.compile(r"(?i)([<&])|(\])(?=[(\[:])|(:)(?=//)|(www)(?=\.)|(?=@)|(\$)(?=\$)|(?<=[`~])(?=[ \t]*mermaid)")
+"""Where a sign in between keeps tags, links, addresses, formulas and drawings, which bring styles, from being any."""
 
 
 def inert(text: str) -> str:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from chat_parts import Open, answered, ask, keeps, kept, limit_answers, ready, reload, until, upload
+from chat_parts import Open, answered, ask, keeps, kept, limit_answers, ready, reload, suggest, until, upload
 from make_documents import lines_pdf
 from playwright.sync_api import Page, expect
 
@@ -72,9 +72,10 @@ PAYLOADS = [
     f"<math><mtext><img src={HOST}/42 onerror=alert(42)></mtext></math>",
     f"\n\n</div></details><img src={HOST}/43>",
 ]
-FORBIDDEN = (
-    "img, video, audio, iframe, object, embed, form, link, meta, base, style, svg image, svg use, source, [style*=url]"
-)
+FORBIDDEN = [
+    "img", "video", "audio", "iframe", "object", "embed", "form", "link", "meta", "base", "style", "script", "source",
+    "svg image", "svg use", "[style*=url]", "[onerror]", "[onload]",
+]  # fmt: skip
 
 
 def keep(page: Page, value: Any) -> None:
@@ -106,6 +107,13 @@ def keep(page: Page, value: Any) -> None:
     )
 
 
+def found(page: Page, within: str) -> list[str]:
+    """Elements that could ask another server for something, or run something."""
+    chosen = ", ".join(f"{within} {one}" for one in FORBIDDEN)
+    elements: list[str] = page.eval_on_selector_all(chosen, "all => all.map((each) => each.outerHTML.slice(0, 200))")
+    return elements
+
+
 def watched(page: Page) -> list[str]:
     """The dialogs that come up, which are none of this app's."""
     dialogs: list[str] = []
@@ -125,20 +133,16 @@ def test_answers_questions_and_names_stay_text(address: str, open_page: Open, sh
     page = ready(open_page(address, width=1500))
     dialogs = watched(page)
     upload(page, short)
-    limit_answers(page, 2)
-    ask(page, "Who?")
-    answered(page, 1)
-    keeps(page, questions=["Who?"])
+    keeps(page, questions=[])
     usual = kept(page)
     for first in range(0, len(PAYLOADS), 22):  # thirty entries are kept at most
         part = PAYLOADS[first : first + 22]
         keep(page, {**usual, "entries": [hostile_entry(payload, n) for n, payload in enumerate(part)]})
         reload(page)
         expect(page.locator("#chat .stopped")).to_have_count(len(part))
-        chat = page.locator("#chat [data-testid]")
         until(page, lambda: "foreign.example" in page.locator("#chat").inner_text(), "the conversation")
         page.wait_for_timeout(1500)
-        assert chat.locator(FORBIDDEN).count() == 0
+        assert found(page, "#chat [data-testid]") == []
         foreign = page.eval_on_selector_all(
             "#chat a", "all => all.map((a) => a.href).filter((href) => !href.includes('#'))"
         )
@@ -155,6 +159,7 @@ def test_a_hostile_question_is_itself_again_where_it_is_edited(address: str, ope
     dialogs = watched(page)
     upload(page, short)
     limit_answers(page, 2)
+    suggest(page)
     question = f"What is ![x]({HOST}/q) & <img src={HOST}/q>?"
     ask(page, question)
     answered(page, 1)
@@ -176,8 +181,8 @@ def test_documents_stay_text(address: str, open_page: Open, tmp_path: Path) -> N
     text.write_text("\n\n".join(PAYLOADS))
     page.set_input_files("#upload input[type=file]", [str(pdf), str(text)])
     expect(page.locator(".document-list li")).to_have_count(2)
-    page.get_by_role("button", name="Suggest", exact=True).click()
     limit_answers(page, 2)
+    suggest(page)
     ask(page, PAYLOADS[3])
     answered(page, 1)
     tabs = page.locator("#right-tabs")
@@ -205,7 +210,7 @@ def test_capsules_and_runs_stay_text(address: str, open_page: Open, tmp_path: Pa
         page.set_input_files("#open-capsule input[type=file]", str(path))
         expect(page.locator("#capsule")).to_contain_text(payload[:30].strip())
         page.wait_for_timeout(500)
-        assert page.locator("#capsule").locator(f"{FORBIDDEN}, script, [onerror]").count() == 0
+        assert found(page, "#capsule") == []
         page.locator("#open-capsule").get_by_role("button", name="Clear").click()
     page.get_by_role("tab", name="Lab", exact=True).click()
     hostile = " ".join(payload for payload in PAYLOADS[3:12])
@@ -232,10 +237,7 @@ def test_capsules_and_runs_stay_text(address: str, open_page: Open, tmp_path: Pa
 def test_lists_and_code_look_right(address: str, open_page: Open, short: Path) -> None:
     page = ready(open_page(address, width=1500))
     upload(page, short)
-    limit_answers(page, 2)
-    ask(page, "Who?")
-    answered(page, 1)
-    keeps(page, questions=["Who?"])
+    keeps(page, questions=[])
     text = (
         "So **this** and *that*, with `a < b`:\n\n1. one\n   - inner\n     ```python\n     if a < b:\n\n"
         "         print('*x*')\n     ```\n2. two\n\n```\nx = [1]\n```\n\n| a | b |\n|---|---|\n| 1 | `2|3` |\n\n"
