@@ -48,7 +48,7 @@ def test_what_is_too_big_is_said(settings: Settings, monkeypatch: pytest.MonkeyP
 
 
 def test_visitors_from_elsewhere_are_told_nothing(settings: Settings, tmp_path: Path) -> None:
-    open_to_all = read_settings(["--models-folder", str(tmp_path / "models"), "--host", "0.0.0.0"], {})
+    open_to_all = read_settings(["--models-folder", str(tmp_path / "models"), "--host", "0.0.0.0", "--no-auth"], {})
     assert local_choices(open_to_all, torch_is_here=True) == []
 
 

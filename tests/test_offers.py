@@ -69,7 +69,7 @@ def test_a_model_that_is_here_is_offered_once_and_to_its_operator_only(
     here, *others = offers_for(read_settings([], {}), device, 100 * GB)
     assert (here.name, here.here, here.trained_window) == ("Qwen/Qwen3-0.6B", True, 256)
     assert "Qwen/Qwen3-0.6B" not in [each.name for each in others]
-    elsewhere = offers_for(read_settings(["--host", "0.0.0.0"], {}), device, 100 * GB)
+    elsewhere = offers_for(read_settings(["--host", "0.0.0.0", "--no-auth"], {}), device, 100 * GB)
     assert not any(each.here for each in elsewhere)
 
 

@@ -49,6 +49,13 @@ def test_several_accounts() -> None:
         (["--port", "70000"], {}, "--port must be"),
         (["--quantization", "int3"], {}, "--quantization must be"),
         (["--auth", "ada"], {}, "user:password"),
+        (["--host", "0.0.0.0"], {}, "say who may come in with --auth"),
+        (["--host", "192.168.1.5"], {}, "or that everybody may with --no-auth"),
+        (["--auth", "ada:one", "--no-auth"], {}, "contradict each other"),
+        (["--auth", "ada:one", "--mcp"], {}, "--mcp has no log-in"),
+        (["--auth", "ada:one", "--admins", "bob"], {}, "names bob, whom --auth does not"),
+        (["--log", "all"], {}, "--log must be"),
+        (["--upload-mb", "0"], {}, "--upload-mb must be above 0"),
         (["--cache-mb", "0"], {}, "--cache-mb must be above 0"),
         (["--max-pages", "-1"], {}, "--max-pages must be above 0"),
         ([], {"SELFEXTEND_MCP": "maybe"}, "SELFEXTEND_MCP must be 1 or 0"),
@@ -65,7 +72,10 @@ def test_nonsense_ends_with_a_sentence(
 
 
 # Where a field is called otherwise than its option.
-_OPTIONS = {"cache_bytes": "cache_mb", "max_file_bytes": "max_file_mb", "models_folders": "models_folder"}
+_OPTIONS = {
+    "cache_bytes": "cache_mb", "max_file_bytes": "max_file_mb", "models_folders": "models_folder",
+    "upload_bytes": "upload_mb",
+}  # fmt: skip
 
 
 def test_help_lists_what_can_be_set(capsys: pytest.CaptureFixture[str]) -> None:
@@ -81,9 +91,10 @@ def test_the_environment_does_the_same_as_the_arguments() -> None:
     values = {
         "model": "owner/name", "quantization": "int8", "device": "cuda:1", "host": "0.0.0.0", "port": "8123",
         "auth": "ada:one", "data-folder": "/data", "cache-mb": "250", "max-file-mb": "7", "max-pages": "9",
-        "read-seconds": "3", "max-visitors": "2", "models-folder": "/models",
+        "read-seconds": "3", "max-visitors": "2", "models-folder": "/models", "admins": "ada", "upload-mb": "5",
+        "trusted-hosts": "a.example,b.example", "log": "requests",
     }  # fmt: skip
-    switches = {"persist": False, "read-ahead": False, "mcp": True, "browser": False}
+    switches = {"persist": False, "read-ahead": False, "browser": False, "offline": True}
     arguments = [word for name, value in values.items() for word in (f"--{name}", value)]
     arguments += [f"--{name}" if on else f"--no-{name}" for name, on in switches.items()]
     given_so = {**values, **{name: str(int(on)) for name, on in switches.items()}}
@@ -91,7 +102,12 @@ def test_the_environment_does_the_same_as_the_arguments() -> None:
     given = read_settings(arguments, {})
     assert given == read_settings([], environment)
     standard = read_settings([], {})
-    assert all(getattr(given, field.name) != getattr(standard, field.name) for field in fields(Settings))
+    # --mcp and --no-auth do not go with accounts.
+    others = [field.name for field in fields(Settings) if field.name not in ("mcp", "no_auth")]
+    assert all(getattr(given, name) != getattr(standard, name) for name in others)
+    assert read_settings(["--mcp", "--no-auth"], {}) == read_settings(
+        [], {"SELFEXTEND_MCP": "1", "SELFEXTEND_NO_AUTH": "1"}
+    )
 
 
 def test_several_folders_with_models() -> None:
@@ -99,6 +115,19 @@ def test_several_folders_with_models() -> None:
     assert given.models_folders == (Path("/a"), Path("/b"))
 
 
-@pytest.mark.parametrize(("host", "local"), [("127.0.0.1", True), ("localhost", True), ("0.0.0.0", False)])
+@pytest.mark.parametrize(
+    ("host", "local"),
+    [("127.0.0.1", True), ("localhost", True), ("::1", True), ("127.0.0.2", True), ("0.0.0.0", False), ("a.b", False)],
+)
 def test_who_is_the_operator(host: str, local: bool) -> None:
-    assert read_settings(["--host", host], {}).local_only is local
+    assert read_settings(["--host", host, "--no-auth"], {}).local_only is local
+
+
+def test_a_password_is_not_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    environment = {"SELFEXTEND_AUTH": "ada:hunter2"}
+    with pytest.raises(SystemExit):
+        read_settings(["--help"], environment)
+    settings = read_settings(["--host", "0.0.0.0", "--admins", "ada"], environment)
+    assert "hunter2" not in capsys.readouterr().out + repr(settings)
+    assert settings.auth == (("ada", "hunter2"),)
+    assert settings.admins == ("ada",)

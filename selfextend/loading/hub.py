@@ -73,7 +73,7 @@ def download_steps(
     command = [sys.executable, "-P", str(Path(__file__).with_name("hub_download.py")), repo_id, what, tag]
     done_bytes = total_bytes = 0
     last_news = time.monotonic()
-    with ChildProcess(command, environment=_environment(), time_to_end=_TIDY_UP_TIME) as child:
+    with ChildProcess(command, environment=download_environment(), time_to_end=_TIDY_UP_TIME) as child:
         while True:
             report = child.receive(_REPORT_EVERY)
             if report is None:
@@ -94,7 +94,7 @@ def download_steps(
                 yield Progress(doing)
 
 
-def _environment() -> dict[str, str]:
+def download_environment() -> dict[str, str]:
     """This process's variables; without the token where `HF_ENDPOINT` names another server than the hub itself."""
     variables = dict(os.environ)
     address = urlsplit(variables.get("HF_ENDPOINT") or _HUB)

@@ -1,0 +1,81 @@
+"""Who may load models, by which names a server is known, and where the hub's token goes."""
+
+from __future__ import annotations
+
+import time
+
+import gradio as gr
+import pytest
+from starlette.requests import Request
+
+from app.guard import Listeners, Rules, may_load_models
+from app.settings import read_settings
+from selfextend.loading import hub
+
+OPEN = ["--host", "0.0.0.0"]
+ACCOUNTS = {"SELFEXTEND_AUTH": "ada:one,bob:two"}
+
+
+def request(client: str, host: str, user: str | None = None, **headers: str) -> gr.Request:
+    """As Gradio hands it to a handler."""
+    given = {"host": host, **{name.replace("_", "-"): value for name, value in headers.items()}}
+    raw = [(name.encode(), value.encode()) for name, value in given.items()]
+    scope = {"type": "http", "method": "POST", "path": "/", "query_string": b"", "headers": raw, "client": (client, 5)}
+    return gr.Request(Request(scope), username=user)
+
+
+@pytest.mark.parametrize(
+    ("asked", "may"),
+    [
+        (request("127.0.0.1", "localhost:7860"), True),
+        (request("::1", "[::1]:7860"), True),
+        (request("127.0.0.1", "127.0.0.1:7860", "bob"), True),  # sits at the machine
+        (request("192.168.1.9", "192.168.1.5:7860"), False),
+        (request("192.168.1.9", "localhost:7860"), False),
+        (request("127.0.0.1", "school.example"), False),  # through a proxy
+        (request("127.0.0.1", "localhost:7860", x_forwarded_for="9.9.9.9"), False),
+        (request("127.0.0.1", "localhost:7860", forwarded="for=9.9.9.9"), False),
+        (request("192.168.1.9", "192.168.1.5:7860", "bob"), False),
+        (request("192.168.1.9", "192.168.1.5:7860", "ada"), True),
+    ],
+)
+def test_who_may_load_models(asked: gr.Request, may: bool) -> None:
+    assert may_load_models(read_settings([*OPEN, "--admins", "ada"], ACCOUNTS), asked) is may
+
+
+def test_names_of_the_server() -> None:
+    local, everywhere = Rules.of(read_settings([], {})), Rules.of(read_settings([*OPEN, "--no-auth"], {}))
+    assert "localhost" in local.hosts
+    assert not local.any_address
+    assert everywhere.any_address
+    proxied = Rules.of(read_settings(["--trusted-hosts", "Explorer.School.example"], {}))
+    assert "explorer.school.example" in proxied.hosts
+    assert proxied.origins == {"explorer.school.example"}
+
+
+def test_who_listens() -> None:
+    listeners, began = Listeners(), time.monotonic()
+    assert not listeners.gone("a", began)  # nobody yet
+    assert listeners.gone("a", began - 60)
+    with listeners.listening("a"), listeners.listening("a"):
+        assert not listeners.gone("a", began - 60)
+    assert listeners.gone("a", began)
+    assert not listeners.gone("a", time.monotonic())  # who left did so before this work
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "told"),
+    [
+        (None, True), ("https://huggingface.co", True), ("https://huggingface.co/", True),
+        ("http://huggingface.co", False), ("https://huggingface.co.example", False), ("https://mirror.example", False),
+        ("https://huggingface.co@evil.example", False), ("http://127.0.0.1:9", False),
+    ],
+)  # fmt: skip
+def test_the_token_goes_to_the_hub_alone(endpoint: str | None, told: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    monkeypatch.delenv("HF_ENDPOINT", raising=False)
+    if endpoint:
+        monkeypatch.setenv("HF_ENDPOINT", endpoint)
+    variables = hub.download_environment()
+    assert ("HF_TOKEN" in variables) is told
+    assert (variables.get("HF_HUB_DISABLE_IMPLICIT_TOKEN") == "1") is not told
