@@ -143,6 +143,24 @@ def test_no_handler_breaks_on_wild_values(server: Server) -> None:
     assert "Traceback" not in server.log.read_text()
 
 
+def test_no_function_of_a_component_breaks_on_wild_values(server: Server) -> None:
+    """They are asked without Gradio's events, and answer an error of their own in a sentence."""
+    with server.client() as client:
+        asked = 0
+        for component in client.get("/config").json()["components"]:
+            for name in component["props"].get("server_fns") or ():
+                for wild in (*WILD.values(), {"visitor": "x" * 40, "document": [], "pages": {}, "turn": 9e15}):
+                    body = {"component_id": component["id"], "session_hash": "a", "fn_name": name, "data": wild}
+                    answer = client.post("/gradio_api/component_server", json=body)
+                    assert answer.status_code == 422 or "load it again" in answer.json()["error"], (name, wild)
+                    asked += 1
+        assert asked
+        for body in ({}, [], {"component_id": -1, "session_hash": "a", "fn_name": "__init__", "data": 1}):
+            answer = client.post("/gradio_api/component_server", json=body)
+            assert answer.status_code in (400, 404, 500)
+            assert answer.json()["detail"]
+
+
 @pytest.mark.parametrize(
     ("name", "values", "words"),
     [
