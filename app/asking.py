@@ -127,6 +127,7 @@ def answer_turn(
         citations=citations,
         token_texts=tuple(loaded.tokenizer.decode([token]) for token in answer.token_ids),
         proves_nothing=loaded.is_bundled and has_foreign_text(question.documents),
+        generation=settings,
     )
     session.keep(turn)
     return turn

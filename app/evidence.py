@@ -1,12 +1,12 @@
-"""From recorded attention to pages and passages, and the test whether a passage mattered.
+"""From recorded attention to pages and passages.
 
 Citations are looked up in the attention by token; the model writes none of them. Attention is not proof: what a
-passage did for an answer is only known by taking it away, which `passage_test_steps` does.
+passage did for an answer is only known by taking it away, which `app.whatif` does.
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -14,15 +14,10 @@ import numpy as np
 import numpy.typing as npt
 
 from selfextend.positions import PositionMap, relative_position
-from selfextend.steps import Clock, Progress, Running
 
 from .documents.index import Passage, TokenIndex
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
-    from selfextend.generation import Answer, Event, ReadyModel
-    from selfextend.reading import PrefixCache
     from selfextend.recording import AttentionRecord, RecordingRequest
 
 Level = Literal["neighbor", "grouped"]
@@ -36,7 +31,9 @@ TOP_KEYS = 24
 ENOUGH_LAYERS = 8
 """As many layers are kept before passages are merged to save room."""
 CITATIONS = 5
-NEUTRAL_TEXTS = (" .", ".", " the", " a")
+FAINT = 0.02
+"""A share below which a citation is faint. Shares are squares that add up to 1 over all passages: a passage below this
+got less than a seventh of the attention that the only one to be looked at would have got, and its bar is unseen."""
 
 
 @dataclass(frozen=True)
@@ -72,11 +69,21 @@ class Citation:
     token_stop: int
 
     @property
+    def is_faint(self) -> bool:
+        """Whether its share is too small to be listed among the others."""
+        return self.share < FAINT
+
+    @property
     def level_words(self) -> str:
-        """How exactly the model saw where the passage stands, as the page says it."""
+        """How exactly the model saw where the passage stands, in plain words."""
         if self.level == "neighbor":
-            return "neighbor: exact position"
-        return f"grouped: ±{self.plus_minus:,} tokens"
+            return "seen at its exact place"
+        return f"place known to ±{self.plus_minus:,} tokens"
+
+    @property
+    def paper_words(self) -> str:
+        """The same in the paper's terms."""
+        return f"{self.level} attention, relative position {self.relative_position:,}"
 
     def as_json(self) -> dict[str, str | int | float]:
         """What the API gives out of it."""
@@ -99,29 +106,6 @@ class PageShare:
     page: int
     page_word: str
     share: float
-
-
-@dataclass(frozen=True, eq=False)
-class PassageTest:
-    """What became of an answer when a passage was blanked out.
-
-    Attributes:
-        citation: the passage.
-        before, after: log-probability (natural) of each token of the old answer, with the passage and without.
-        answer: what the model says without the passage.
-        neutral: the text that stood in the place of each of its tokens.
-    """
-
-    citation: Citation
-    before: Floats
-    after: Floats
-    answer: str
-    neutral: str
-
-    @property
-    def change(self) -> float:
-        """By how much the whole answer's log-probability changed; well below 0 where the passage mattered."""
-        return float(self.after.sum() - self.before.sum())
 
 
 def recording_request(
@@ -350,77 +334,3 @@ def _peak_row(record: AttentionRecord, bin_number: int, rows: int) -> int:
     """Token index of the query that looked hardest at a bin."""
     views = np.square(record.sums[:, :, :rows, bin_number].astype(np.float64)).sum(axis=(0, 1))
     return record.query_rows[int(views.argmax())]
-
-
-def neutral_token(tokenizer: PreTrainedTokenizerBase) -> int:
-    """A token that says nothing, to stand in the place of others: the first of a full stop and two articles.
-
-    Raises:
-        ValueError: the tokenizer has none of them as a single token.
-    """
-    for text in NEUTRAL_TEXTS:
-        ids = tokenizer.encode(text, add_special_tokens=False)
-        if len(ids) == 1:
-            return int(ids[0])
-    raise ValueError(f"This tokenizer has none of {', '.join(map(repr, NEUTRAL_TEXTS))} as a single token.")
-
-
-def blanked(prompt: Sequence[int], citation: Citation, token: int) -> list[int]:
-    """The prompt with `token` in the place of each of the passage's, so that nothing else moves."""
-    count = citation.token_stop - citation.token_start
-    return [*prompt[: citation.token_start], *[token] * count, *prompt[citation.token_stop :]]
-
-
-def passage_test_steps(
-    ready: ReadyModel,
-    prompt: Sequence[int],
-    answer: Answer,
-    citation: Citation,
-    *,
-    prefix: PrefixCache | None = None,
-    chunk_tokens: int = 512,
-) -> Generator[Event, None, PassageTest]:
-    """Blank out a passage, read again, and see what that does to the answer. Closing the generator stops it.
-
-    Every token of the passage is replaced by one that says nothing, so that all others keep their positions. Then the
-    old answer is scored, and a new one given, greedy and as long, both by the old one's method, past its reach too.
-
-    Args:
-        prompt: token ids that were answered.
-        answer: the old answer.
-        citation: the passage.
-        prefix: what was read of this prompt. A copy of it is read on from the passage; it stays as it is.
-        chunk_tokens: tokens that are read between two looks at whether to go on.
-
-    Raises:
-        OutOfMemoryError: as `selfextend.generation.answer_steps`.
-        ValueError: the answer has no tokens.
-    """
-    from selfextend.generation import GenerationSettings, ReadingSettings, answer_steps
-    from selfextend.reading import PrefixCache, exclusively, log_probability_steps, reading
-
-    settings = GenerationSettings(max_new_tokens=len(answer.token_ids))
-    neutral = neutral_token(ready.tokenizer)
-    without = blanked(prompt, citation, neutral)
-    # A recorded answer was read where recording can see it; so is this, or nothing could be read on from.
-    observed = answer.attention is not None
-    how = ReadingSettings(answer.method, past_reach="allow", observed=observed, chunk_tokens=chunk_tokens)
-    own = PrefixCache() if prefix is None else prefix.copied()
-
-    def score() -> Generator[Progress, None, Floats]:
-        done, total = citation.token_start if own.tokens else 0, len(without)
-        clock, length = Clock(total, done), total + len(answer.token_ids)
-        with (
-            reading(ready.model, how.method, ready.profile, length, observed=observed) as reader,
-            Running(log_probability_steps(reader, own, without, answer.token_ids, chunk_tokens)) as work,
-        ):
-            for step in work:
-                done += step.count
-                words = f"reading without the passage: {done:,} of {total:,} tokens"
-                yield Progress(words, done / total, clock.seconds_left(done))
-            return work.result
-
-    after = yield from exclusively(ready.model, own, score)
-    again = yield from answer_steps(ready, without, settings, how, prefix=own)
-    before = np.asarray(answer.log_probabilities)
-    return PassageTest(citation, before, after, again.text, str(ready.tokenizer.decode([neutral])))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -13,10 +13,10 @@ from selfextend.errors import PastReachError
 from selfextend.profile import Profile
 
 from .api import add_endpoints
-from .asking import seconds_to_read
+from .asking import chunk_tokens, seconds_to_read
 from .calls import SafeBlocks
 from .conversation import Entry
-from .evidence import Citation, PassageTest, passage_test_steps
+from .evidence import Citation
 from .meters import meters
 from .restore import Parts, build_restore
 from .runtime import Runtime
@@ -37,6 +37,7 @@ from .tabs.reader import build_reader_tab
 from .tabs.runs import build_runs_tab
 from .tabs.widgets import DocumentView, SharedInputs, States, complaint_html, on, redraw_on, skipped, told
 from .theme import ASSETS
+from .whatif import Answered, PassageTest, UnderTest, passage_tests_steps
 
 TITLE = "SelfExtend explorer"
 
@@ -92,7 +93,7 @@ def _right_tabs(runtime: Runtime, controls: Controls, states: States, answered: 
     with gr.Tab("Document", id="document"):
         build_reader_tab(runtime, states)
     with gr.Tab("Evidence", id="evidence"):
-        test = partial(_test_passage, runtime)
+        test = partial(_test_passages, runtime)
         build_evidence_tab(states.turn, states.visitor, test, lambda visitor: runtime.sessions.get(visitor).testing)
     with gr.Tab("Position map", id="map"):
         build_position_map_tab(shared)
@@ -106,11 +107,16 @@ def _right_tabs(runtime: Runtime, controls: Controls, states: States, answered: 
         build_runs_tab(states)
 
 
-def _test_passage(runtime: Runtime, turn: Turn, citation: Citation) -> Generator[Any, None, PassageTest]:
+def _test_passages(
+    runtime: Runtime, turn: Turn, citations: Sequence[Citation]
+) -> Generator[UnderTest | PassageTest, None, None]:
     loaded = runtime.models.need()
     if loaded.label != turn.model_name:
         raise ValueError(f"{turn.model_name} gave this answer: load it again to test what it answered from.")
-    return passage_test_steps(loaded.ready, turn.prompt.ids, turn.answer, citation, prefix=turn.prefix)
+    answered = Answered(
+        loaded.ready, turn.prompt.ids, turn.answer, turn.generation, turn.prefix, chunk_tokens(loaded.model)
+    )
+    return passage_tests_steps(answered, citations)
 
 
 def _opener(runtime: Runtime) -> Callable[..., tuple[Any, ...]]:

@@ -18,12 +18,13 @@ from .jobs import Job
 from .prompting import Prompt
 
 if TYPE_CHECKING:
-    from selfextend.generation import Answer, ExtendWhen
+    from selfextend.generation import Answer, ExtendWhen, GenerationSettings
     from selfextend.methods import Method
     from selfextend.profile import Profile
     from selfextend.reading import PrefixCache
 
     from .evidence import Citation
+    from .whatif import PassageTest
 
 MAX_TURNS = 40
 """Answers of one visitor whose prompt and attention are kept in memory."""
@@ -48,6 +49,8 @@ class Turn:
         proves_nothing: whether the teaching model answered about texts of another kind than it can read: where it
             looked is then no evidence.
         opens_at: rank of the passage that the tabs open at.
+        generation: how it was answered; None: greedily.
+        tests: what became of the answer without a passage, by the passage's rank, as far as that was tested.
     """
 
     id: int
@@ -63,6 +66,8 @@ class Turn:
     token_texts: tuple[str, ...] = ()
     proves_nothing: bool = False
     opens_at: int = 1
+    generation: GenerationSettings | None = None
+    tests: dict[int, PassageTest] = field(default_factory=dict)
 
     @property
     def question(self) -> str:

@@ -21,9 +21,9 @@ from app.asking import Question, answer_turn
 from app.documents.document import Limits
 from app.documents.library import StoredDocument
 from app.documents.reader import read_document_steps
-from app.evidence import passage_test_steps
 from app.model_shelf import BUNDLED, LoadedModel, ModelShelf
 from app.session import CacheStore, Session, Turn
+from app.whatif import Answered, passage_test_steps
 from selfextend.generation import GenerationSettings
 from selfextend.methods import SelfExtend
 from selfextend.steps import result_of
@@ -86,10 +86,9 @@ def ask(
 
 def blanked_change(loaded: LoadedModel, turn: Turn, place: int) -> tuple[float, bool]:
     """Blank out the citation at `place`: the change of the answer's log-probability, and whether the answer changes."""
-    citation = turn.citations[place]
-    steps = passage_test_steps(loaded.ready, turn.prompt.ids, turn.answer, citation, prefix=turn.prefix)
-    done = result_of(steps)
-    return done.change, done.answer.strip() != turn.answer.text.strip()
+    answered = Answered(loaded.ready, turn.prompt.ids, turn.answer, turn.generation, turn.prefix)
+    done = result_of(passage_test_steps(answered, turn.citations[place]))
+    return done.change, not done.same_answer
 
 
 def table(asked: Sequence[Asked]) -> str:

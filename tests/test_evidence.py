@@ -5,6 +5,8 @@ The oracle reads the whole prompt with `output_attentions=True` and knows bins, 
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -19,10 +21,21 @@ from transformers import AutoTokenizer
 
 from app import evidence
 from app.documents.document import Document, Page
-from app.evidence import passage_test_steps, passages_behind, recording_request
+from app.evidence import Citation, passages_behind, recording_request
 from app.prompting import Prompt, build_prompt
 from app.session import Turn
 from app.tabs.heatmap import Looked, picture_of, view_of
+from app.whatif import (
+    Answered,
+    PassageTest,
+    UnderTest,
+    blanked,
+    by_effect,
+    likelihood_words,
+    neutral_token,
+    passage_test_steps,
+    passage_tests_steps,
+)
 from selfextend import SelfExtendConfig, self_extend
 from selfextend.generation import Answer, GenerationSettings, ReadingSettings, ReadyModel, answer_steps
 from selfextend.methods import Method, SelfExtend, Vanilla
@@ -179,8 +192,8 @@ def test_a_citation_says_where_it_stands_and_how_the_model_saw_it(
         assert citation.plus_minus == (0 if near else config.group_size)
         assert set(citation.as_json()) == {"document", "page", "text", "share", "level", "relative_position"}
         levels.add(citation.level_words)
-    assert levels <= {"neighbor: exact position", "grouped: ±5 tokens"}
-    assert ("grouped: ±5 tokens" in levels) == (config.group_size > 1)
+    assert levels <= {"seen at its exact place", "place known to ±5 tokens"}
+    assert ("place known to ±5 tokens" in levels) == (config.group_size > 1)
 
 
 def test_every_token_has_a_bin_of_its_own_kind(prompt: Prompt) -> None:
@@ -286,8 +299,8 @@ def test_blanking_out_a_passage(model: Any, tokenizer: Any, prompt: Prompt, conf
     assert answer.attention is not None
     cited = passages_behind(answer.attention, prompt.index, NEW_TOKENS, config, most=100)
     citation = next(c for c in cited if c.document == 1)  # late enough for much to be reused
-    token = evidence.neutral_token(tokenizer)
-    without = evidence.blanked(prompt.ids, citation, token)
+    token = neutral_token(tokenizer)
+    without = blanked(prompt.ids, citation, token)
     changed = [n for n, (old, new) in enumerate(zip(prompt.ids, without, strict=True)) if old != new]
     assert set(changed) <= set(range(citation.token_start, citation.token_stop))
     assert set(without[citation.token_start : citation.token_stop]) == {token}
@@ -296,9 +309,8 @@ def test_blanking_out_a_passage(model: Any, tokenizer: Any, prompt: Prompt, conf
     hook = model.register_forward_pre_hook(
         lambda _, arguments, named: passed.append(named["input_ids"].shape[1]), with_kwargs=True
     )
-    running = Running(
-        passage_test_steps(ReadyModel(model, tokenizer, PROFILE), prompt.ids, answer, citation, prefix=prefix)
-    )
+    asked = Answered(ReadyModel(model, tokenizer, PROFILE), prompt.ids, answer, prefix=prefix)
+    running = Running(passage_test_steps(asked, citation))
     steps = list(running)
     hook.remove()
     done = running.result
@@ -324,17 +336,115 @@ def test_blanking_out_a_passage(model: Any, tokenizer: Any, prompt: Prompt, conf
         )
     )  # fmt: skip
     assert done.answer == again.text
+    assert done.old_answer == answer.text
 
 
 def test_a_test_that_is_closed_lets_go_of_the_model(model: Any, tokenizer: Any, prompt: Prompt) -> None:
     answer = answered(model, tokenizer, prompt, GROUPED)
     assert answer.attention is not None
     citation = passages_behind(answer.attention, prompt.index, NEW_TOKENS, GROUPED)[0]
-    steps = passage_test_steps(ReadyModel(model, tokenizer, PROFILE), prompt.ids, answer, citation, chunk_tokens=50)
+    asked = Answered(ReadyModel(model, tokenizer, PROFILE), prompt.ids, answer, chunk_tokens=50)
+    steps = passage_test_steps(asked, citation)
     first = [next(steps), next(steps)]
     assert all(0 < step.fraction < 1 for step in first)
     steps.close()
     assert answered(model, tokenizer, prompt, GROUPED).token_ids == answer.token_ids
+
+
+def counted_tokens(model: Any, work: Any) -> tuple[list[Any], int]:
+    """Everything that work yields, and the tokens that the model read for it."""
+    passed = []
+    hook = model.register_forward_pre_hook(
+        lambda _, arguments, named: passed.append(named["input_ids"].shape[1]), with_kwargs=True
+    )
+    steps = list(work)
+    hook.remove()
+    return steps, sum(passed)
+
+
+@pytest.mark.parametrize("held", ["all", "nothing", "half"])
+def test_passages_tested_in_a_row_are_tested_as_each_alone(
+    model: Any, tokenizer: Any, prompt: Prompt, held: str
+) -> None:
+    prefix = PrefixCache()
+    answer = answered(model, tokenizer, prompt, GROUPED, prefix=prefix)
+    assert answer.attention is not None
+    cited = passages_behind(answer.attention, prompt.index, NEW_TOKENS, GROUPED, most=4)
+    ready = ReadyModel(model, tokenizer, PROFILE)
+    if held == "nothing":
+        prefix.clear()
+    elif held == "half":
+        prefix = PrefixCache()
+        answered(model, tokenizer, prompt, GROUPED, prefix=prefix)
+        prefix.tokens = [*prompt.ids[:60], -1, *prefix.tokens[61:]]  # as if another text had followed
+    before = list(prefix.tokens)
+    asked = Answered(ready, prompt.ids, answer, prefix=prefix, chunk_tokens=40)
+    steps, read = counted_tokens(model, passage_tests_steps(asked, cited))
+    tests = [step for step in steps if isinstance(step, PassageTest)]
+    assert [test.citation for test in tests] == cited, "one after another, in the order given"
+    for test in tests:
+        alone = result_of(passage_test_steps(Answered(ready, prompt.ids, answer, chunk_tokens=40), test.citation))
+        np.testing.assert_allclose(test.after, alone.after, atol=2e-4)
+        assert test.answer == alone.answer
+    assert prefix.tokens == before, "the next question goes on from what was read for the answer"
+
+    last = max(citation.token_start for citation in cited)
+    shared = {"all": last, "nothing": 0, "half": 60}[held]
+    own = sum(len(prompt) - citation.token_start + 2 * NEW_TOKENS + 1 for citation in cited)
+    assert read <= max(0, last - shared) + own, "what comes before the passages is read once"
+
+    told = [step for step in steps if isinstance(step, UnderTest)]
+    fractions = [step.fraction for step in told]
+    assert fractions == sorted(fractions)
+    assert 0 <= fractions[0] < fractions[-1] <= 1
+    assert fractions[-1] > 0.9
+    assert any(step.seconds_left for step in told)
+    assert {step.words[:6] for step in told if step.citation is cited[1] and "passages:" not in step.words} == {
+        "2 of 4"
+    }
+
+
+def test_asking_again_keeps_to_the_answers_own_settings(model: Any, tokenizer: Any, prompt: Prompt) -> None:
+    settings = GenerationSettings(max_new_tokens=8, temperature=1.5, seed=3)
+    ready = ReadyModel(model, tokenizer, PROFILE)
+    whole = recording_request(prompt.index, 8, layers=range(LAYERS), heads=HEADS)
+    answer = result_of(answer_steps(ready, prompt.ids, settings, ReadingSettings(SelfExtend.of(GROUPED)), record=whole))
+    assert answer.attention is not None
+    citation = passages_behind(answer.attention, prompt.index, 8, GROUPED)[0]
+    nothing = replace(citation, token_stop=citation.token_start)
+    done = result_of(passage_test_steps(Answered(ready, prompt.ids, answer, settings), nothing))
+    assert done.same_answer, "a sampled answer comes again where nothing was taken away"
+    assert done.change == pytest.approx(0, abs=1e-3)
+    greedy = result_of(passage_test_steps(Answered(ready, prompt.ids, answer), nothing))
+    assert not greedy.same_answer
+
+
+def made_test(rank: int, change: float, answer: str = "old") -> PassageTest:
+    citation = Citation(
+        rank, 0, "a.txt", rank, "page", "text", 1 / rank, "neighbor", 1, 0, 0, 4, 0, 4
+    )  # fmt: skip
+    return PassageTest(citation, np.zeros(2), np.array([change, 0.0]), "old", answer, " .")
+
+
+def test_passages_are_ranked_by_what_the_answer_loses() -> None:
+    tests = [made_test(1, 2.0), made_test(2, -0.1), made_test(3, -9.0), made_test(4, -0.5), made_test(5, -2.0)]
+    assert [test.citation.rank for test in by_effect(tests)] == [3, 5, 2, 4, 1]
+    assert [test.matters for test in tests] == [False, False, True, False, True]
+    assert made_test(1, 0, "old\n").same_answer
+    assert not made_test(1, 0, "new").same_answer
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (0, "100%"), (-0.5, "61%"), (-2.2, "11%"), (-math.log(3417), "1/3,400"), (-math.log(11.4), "1/11"),
+        (-math.log(2.1e6), "1/2.1 million"), (-math.log(5e9), "1/5 billion"), (-40, "less than a trillionth"),
+        (-1e4, "less than a trillionth"), (0.05, "105%"), (0.7, "2 times"), (math.log(1234), "1,200 times"),
+        (1e4, "over a million times"),
+    ],
+)  # fmt: skip
+def test_likelihood_is_said_in_words(change: float, words: str) -> None:
+    assert likelihood_words(change) == words
 
 
 def test_a_tokenizer_without_a_neutral_token_is_refused() -> None:
@@ -343,7 +453,7 @@ def test_a_tokenizer_without_a_neutral_token_is_refused() -> None:
             return [1, 2]
 
     with pytest.raises(ValueError, match="as a single token"):
-        evidence.neutral_token(Odd())  # type: ignore[arg-type]
+        neutral_token(Odd())  # type: ignore[arg-type]
 
 
 def turn_of(prompt: Prompt, answer: Answer) -> Turn:

@@ -1,20 +1,27 @@
-"""The Evidence tab: what an answer's tokens looked at, the page itself, and the test of a passage."""
+"""The Evidence tab: what an answer's tokens looked at, the page itself, and what the answer is without a passage."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Generator, Iterator
+import base64
+import json
+from collections.abc import Callable, Generator, Iterator, Sequence
 from html import escape
-from typing import Any
+from itertools import count
+from typing import Any, NamedTuple
 
 import gradio as gr
 
-from selfextend.steps import Progress, Running
+from selfextend.steps import Running
 
-from ..evidence import Citation, PageShare, PassageTest, page_shares
+from ..documents.document import DocumentError
+from ..documents.reader import page_image, passage_boxes
+from ..evidence import FAINT, Citation, PageShare, page_shares
 from ..figures.answers import page_bars
 from ..jobs import Job, JobStopped, Pace
 from ..session import Turn
+from ..theme import ASSETS
+from ..whatif import PassageTest, UnderTest
+from .passage_results import place_words, rankings_html, result_html
 from .plot_pane import ONCE_DRAWN, packed, plot_pane
 from .widgets import (
     IN_ORDER,
@@ -31,18 +38,46 @@ from .widgets import (
 
 MOST_PAGES = 12
 """Bars that still carry their labels at 390 px."""
-LONG_PASSAGE = 180
-"""Characters of a passage that stand in the list; the page below has all of it."""
+LONG_PASSAGE = 220
+"""Characters of a passage that stand in its card; the page has all of it."""
+PICTURE_WIDTH = 900
 
 NOT_PROOF = hint_html(
-    "<b>Attention is not proof.</b> It shows where the model looked, not what it used. <i>Test this passage</i> blanks "
-    "the chosen passage out, token by token, asks again and reports what that does to the answer."
+    "<b>Attention is not proof.</b> It shows where the model looked, not what it used. "
+    "<i>What if it weren't there?</i> blanks a passage out, asks again and says what that does to the answer."
 )
 NOTHING_YET = hint_html("Ask a question: the pages and passages that the answer looked at appear here.")
 NOTHING_FOUND = hint_html("This answer had no documents to look at.")
 
-PassageTester = Callable[[Turn, Citation], Generator[Any, None, PassageTest]]
-"""Yields the steps of reading and answering and returns what became of the answer; closing it stops the work."""
+PassageTester = Callable[[Turn, Sequence[Citation]], Generator[UnderTest | PassageTest, None, None]]
+"""Yields how far the testing is, and each passage's test as soon as there is one; closing it stops the work."""
+
+
+class Wanted(NamedTuple):
+    """Passages of a turn that somebody wants tested."""
+
+    turn: Turn
+    citations: tuple[Citation, ...]
+
+    @property
+    def several(self) -> bool:
+        return len(self.citations) > 1
+
+
+class News(NamedTuple):
+    """What there is to say of tests under way, or of how they ended.
+
+    Attributes:
+        wanted: what is tested.
+        progress: HTML to show where the tests were started.
+        rank: of the passage that is being tested; 0 where none is.
+        busy: whether the tests go on.
+    """
+
+    wanted: Wanted
+    progress: str
+    rank: int = 0
+    busy: bool = False
 
 
 def build_evidence_tab(turn: gr.State, visitor: gr.State, test: PassageTester, job_of: Callable[[str], Job]) -> None:
@@ -51,48 +86,73 @@ def build_evidence_tab(turn: gr.State, visitor: gr.State, test: PassageTester, j
     Args:
         turn: holds the `app.session.Turn` to look into, or None.
         visitor: holds who this is.
-        test: how to test one of the turn's passages, with the model that answered.
+        test: how to test passages of the turn, with the model that answered.
         job_of: a visitor's job for that.
     """
     summary = gr.HTML(NOTHING_YET, elem_id="evidence-summary", elem_classes=["status-line"])
     with gr.Column(elem_id="evidence-found", elem_classes=[ONCE_DRAWN], min_width=0):
-        bars = plot_pane(label="Pages by the answer's attention", height=280, elem_id="evidence-pages")
-        passage = gr.Radio([], label="Passages behind the answer", elem_id="evidence-passages")
         gr.HTML(NOT_PROOF)
-        with gr.Row():
-            start = gr.Button("Test this passage", variant="primary", elem_id="evidence-test-start", min_width=150)
-            stop = gr.Button("Stop the test", elem_id="evidence-test-stop", min_width=120, interactive=False)
-        result = gr.HTML(elem_id="evidence-result", elem_classes=["readout", "evidence-result"])
+        cards = _scripted("passages.js", "<div class='passages'></div>", elem_id="evidence-cards")
+        bars = plot_pane(label="Pages by the answer's attention", height=240, elem_id="evidence-pages")
+        picture = gr.HTML(elem_id="evidence-picture")
+    news, wanted = _scripted("passage_news.js", "", visible="hidden"), gr.State(None)
 
-    def run(visitor: str, turn: Turn | None, rank: int | None) -> Iterator[tuple[Any, Any, Any]]:
-        idle = (gr.update(interactive=True), gr.update(interactive=False))
-        busy = (gr.update(interactive=False), gr.update(interactive=True))
-        job, chosen = job_of(visitor), _passage(turn, rank)
-        job.begin()
-        if turn is None or chosen is None:
-            yield "<p>Choose a passage first.</p>", *idle
+    def begin(event: gr.EventData, visitor: str, turn: Turn | None) -> tuple[Any, Any]:
+        passages = () if turn is None else _untested(turn, told(event, "ranks"))
+        if turn is None or not passages:
+            return None, gr.skip()
+        job_of(visitor).begin()
+        asked = Wanted(turn, passages)
+        waiting = News(asked, status_html("waiting for the model"), 0 if asked.several else passages[0].rank, True)
+        return asked, _drawn(turn, waiting)
+
+    def run(visitor: str, asked: Wanted | None) -> Iterator[Any]:
+        if asked is None:
+            yield gr.skip()  # there was nothing to test, and a generator has to yield
             return
-        yield "<p>Starting …</p>", *busy
-        pace = Pace()
+        turn, pace, done = asked.turn, Pace(), 0
         try:
-            with Running(job.follow(test(turn, chosen))) as running:
+            with Running(job_of(visitor).follow(test(turn, asked.citations))) as running:
                 for step in running:
-                    if pace.due():
-                        shown = step if isinstance(step, Progress) else f"without the passage: {step.text}"
-                        yield status_html(shown), *busy
-            words = _verdict(running.result, turn)
+                    if isinstance(step, PassageTest):
+                        turn.tests[step.citation.rank] = step
+                        done += 1
+                    elif pace.due() and step.citation is not None:
+                        yield _drawn(turn, News(asked, status_html(step), step.citation.rank, True))
+            ended = ""
         except JobStopped:
-            words = "<p>The test was stopped.</p>"
+            counted = f" after {done} of {len(asked.citations)}; what is done stays" if asked.several else ""
+            ended = f'<p class="hint" role="status">The test was stopped{counted}.</p>'
         except (ValueError, RuntimeError, MemoryError) as error:
-            words = complaint_html(error)
-        yield words, *idle
+            ended = complaint_html(error)
+        yield _drawn(turn, News(asked, ended))
 
+    # The page takes longest, so what it was found with is shown before it.
     showing = IN_ORDER | {"concurrency_id": "evidence"}
-    turn.change(_draw, [turn], [summary, bars, passage, result], **showing)
-    passage.input(lambda: "", None, [result], **showing)
-    bars.pick(_open_page, [turn], [passage, result], **showing)
-    start.click(run, [visitor, turn, passage], [result, start, stop], **ON_MODEL)
-    on(stop.click, lambda visitor: job_of(visitor).stop(), [visitor])
+    turn.change(_draw, [turn], [summary, cards, bars, picture], **showing).then(
+        _open_first, [turn], [picture], **showing
+    )
+    cards.open_passage(_open_passage, [turn], [picture], **showing)
+    bars.pick(_open_page, [turn], [cards, picture], **showing)
+    on(cards.test_passages, begin, [visitor, turn], [wanted, news]).then(run, [visitor, wanted], [news], **ON_MODEL)
+    on(cards.stop_tests, lambda visitor: job_of(visitor).stop(), [visitor])
+
+
+def _scripted(script: str, template: str, **how: Any) -> gr.HTML:
+    source = (ASSETS / script).read_text(encoding="utf-8")
+    return gr.HTML(html_template=template, js_on_load=source, apply_default_css=False, **how)
+
+
+def _untested(turn: Turn, ranks: Any) -> tuple[Citation, ...]:
+    """The turn's passages of these ranks that are not tested yet; of those that are listed where it names none."""
+    ranks = ranks if isinstance(ranks, list) else []
+    named = [c for c in turn.citations if c.rank in ranks] if ranks else _listed(turn)
+    return tuple(citation for citation in named if citation.rank not in turn.tests)
+
+
+def _listed(turn: Turn) -> list[Citation]:
+    """The passages that are worth a look: all that got a share that can be seen, and the first in any case."""
+    return [citation for citation in turn.citations if citation.rank == 1 or not citation.is_faint]
 
 
 def _pages_of(turn: Turn) -> list[PageShare]:
@@ -102,28 +162,105 @@ def _pages_of(turn: Turn) -> list[PageShare]:
 
 
 def _draw(turn: Turn | None) -> tuple[Any, ...]:
-    """The tab for `turn`, open at the passage that it names."""
+    """The tab for `turn`, open at the passage that it names, without the page."""
     if turn is None or not turn.citations:
         words = NOTHING_YET if turn is None else NO_RECORD if turn.answer.attention is None else NOTHING_FOUND
-        return words, None, gr.update(choices=[], value=None), ""
-    rank = turn.opens_at if _passage(turn, turn.opens_at) else 1
-    choices = [(_choice(citation, turn), citation.rank) for citation in turn.citations]
-    return answer_html(turn), packed(_bars(turn)), gr.update(choices=choices, value=rank), ""
+        return words, None, None, ""
+    return answer_html(turn), _drawn(turn), packed(_bars(turn)), ""
 
 
-def _choice(citation: Citation, turn: Turn) -> str:
+_SERIALS = count(1)
+
+
+def _drawn(turn: Turn, news: News | None = None, opened: int = 0) -> str:
+    """The passages for assets/passages.js: HTML by parts, so that it touches only those that changed.
+
+    Args:
+        news: of tests under way or just ended.
+        opened: rank of the card to open; 0: the one that the turn names.
+    """
+    if not opened:
+        opened = turn.opens_at if _passage(turn, turn.opens_at) else 1
+    listed = {citation.rank for citation in _listed(turn)}
+    cards = [
+        {
+            "rank": citation.rank,
+            "tokens": [citation.token_start, citation.token_stop],
+            "faint": citation.rank not in listed,
+            "struck": citation.rank in turn.tests or bool(news and news.busy and news.rank == citation.rank),
+            "parts": _parts(citation, turn, news),
+        }
+        for citation in turn.citations
+    ]
+    whole = {"rank": 0, "parts": _parts_of_all(turn, news)}
+    drawn = {"turn": turn.id, "serial": next(_SERIALS), "opened": opened, "whole": whole, "cards": cards}
+    return json.dumps(drawn)
+
+
+def _parts_of_all(turn: Turn, news: News | None) -> dict[str, str]:
+    """What stands above and below the cards."""
+    listed, left = _listed(turn), _untested(turn, None)
+    busy, mine = news is not None and news.busy, news is not None and news.wanted.several
+    button = ""
+    if busy and mine:
+        button = _button("stop", "Stop")
+    elif len(listed) > 1 and left:
+        words = "Test all of these" if len(left) == len(listed) else f"Test the other {len(left)}"
+        button = _button("test", words, disabled=busy)
+    faint = len(turn.citations) - len(listed)
+    left_out = ""
+    if faint:
+        many = "passage got less than" if faint == 1 else "passages got less than"
+        left_out = (
+            f"<p>{faint} more {many} {FAINT:.0%} of the attention. "
+            f"<button type='button' data-do='faint'>Show {'it' if faint == 1 else 'them'}</button></p>"
+        )
+    return {
+        "actions": f"<h3>Passages behind the answer</h3>{button}",
+        "progress": news.progress if news and mine else "",
+        "ranking": rankings_html([turn.tests[rank] for rank in sorted(turn.tests)], turn),
+        "faint": left_out,
+    }
+
+
+def _parts(citation: Citation, turn: Turn, news: News | None) -> dict[str, str]:
+    """What stands in a passage's card."""
+    test, busy = turn.tests.get(citation.rank), news is not None and news.busy
+    mine = news is not None and not news.wanted.several and news.wanted.citations[0].rank == citation.rank
+    action = ""
+    if busy and mine:
+        action = _button("stop", "Stop")
+    elif test is None:
+        action = _button("test", "What if it weren't there?", disabled=busy)
+    progress = news.progress if news is not None and mine else ""
+    if news is not None and busy and not mine and news.rank == citation.rank:
+        progress = "<p class='hint'>Being tested …</p>"
+    return {
+        "text": _text_html(citation, turn, struck=test is not None or bool(progress and busy)),
+        "actions": action,
+        "progress": progress,
+        "result": "" if test is None else result_html(test),
+    }
+
+
+def _button(does: str, words: str, *, disabled: bool = False) -> str:
+    return f"<button type='button' data-do='{does}'{' disabled' if disabled else ''}>{words}</button>"
+
+
+def _text_html(citation: Citation, turn: Turn, *, struck: bool) -> str:
     text = " ".join(citation.text.split())
     if len(text) > LONG_PASSAGE:
         text = text[: LONG_PASSAGE - 1] + "…"
+    place = escape(place_words(citation, turn))
+    quote = f"<del>{escape(text)}</del>" if struck else f"“{escape(text)}”"
     return (
-        f"{_place(citation, turn)} · {citation.share:.0%} of the attention\n{citation.level_words} · "
-        f"relative position {citation.relative_position:,}\n“{text}”"
+        f"<div class='passage-head'><b class='passage-rank'>{citation.rank}</b>"
+        f"<button type='button' data-do='open' title='Show it on the page'>{place}</button>"
+        f"<span class='share' title='of the attention that the answer paid to the documents'>"
+        f"<i style='width:{citation.share:.1%}'></i></span><span class='share-words'>{citation.share:.0%}</span></div>"
+        f"<blockquote>{quote}</blockquote>"
+        f"<p class='passage-level' title='{escape(citation.paper_words, quote=True)}'>{citation.level_words}</p>"
     )
-
-
-def _place(where: Citation | PageShare, turn: Turn) -> str:
-    name = f"{where.name}, " if len(turn.documents) > 1 else ""
-    return f"{name}{where.page_word} {where.page}"
 
 
 def _bar_label(page: PageShare, turn: Turn) -> str:
@@ -139,49 +276,56 @@ def _bars(turn: Turn) -> Any:
     return page_bars([_bar_label(page, turn) for page in pages], [page.share for page in pages], cited=marked)
 
 
-def _passage(turn: Turn | None, rank: int | None) -> Citation | None:
+def _open_first(turn: Turn | None) -> str:
+    """The page of the passage that the turn names."""
+    if turn is None or not turn.citations:
+        return ""
+    return page_html(turn, _passage(turn, turn.opens_at) or turn.citations[0])
+
+
+def _open_passage(event: gr.EventData, turn: Turn | None) -> Any:
+    """A card was chosen: its passage's page."""
+    chosen = _passage(turn, told(event, "rank"))
+    return gr.skip() if turn is None or chosen is None else page_html(turn, chosen)
+
+
+def _passage(turn: Turn | None, rank: Any) -> Citation | None:
     return next((citation for citation in turn.citations if citation.rank == rank), None) if turn else None
 
 
 def _open_page(event: gr.EventData, turn: Turn | None) -> tuple[Any, ...]:
-    """A bar was clicked: its most-looked-at passage, or none where none is among the first."""
+    """A bar was clicked: its most-looked-at passage, or the page without a box where none is among the first."""
     if turn is None or not turn.citations:
         return skipped(2)
     for page in _pages_of(turn):
         if _bar_label(page, turn) == str(told(event, "x")):
             here = [c for c in turn.citations if (c.document, c.page) == (page.document, page.page)]
-            return here[0].rank if here else None, ""
+            if here:
+                return _drawn(turn, opened=here[0].rank), page_html(turn, here[0])
+            return gr.skip(), page_html(turn, page)
     return skipped(2)
 
 
-def _verdict(done: PassageTest, turn: Turn) -> str:
-    change = done.change
-    times = f"{_factor(change)} as likely" if abs(change) >= 0.005 else "as likely as before"
-    same = done.answer.strip() == turn.answer.text.strip()
-    now = "The answer stays the same" if same else f"Without it the model says: <b>{escape(done.answer.strip())}</b>"
-    with_it, without_it = float(done.before.sum()), float(done.after.sum())
-    tokens = done.citation.token_stop - done.citation.token_start
+def page_html(turn: Turn, where: Citation | PageShare) -> str:
+    """The page as a picture with the passage boxed, or as text with it marked where the file has no pages to draw."""
+    stored = turn.documents[where.document]
+    start, end = (where.char_start, where.char_end) if isinstance(where, Citation) else (0, 0)
+    caption = f"{escape(where.name)}, {where.page_word} {where.page}"
+    complaint = ""
+    if stored.document.kind == "pdf":
+        try:
+            boxes = passage_boxes(stored.path, where.page, start, end) if end > start else []
+            png = base64.b64encode(page_image(stored.path, where.page, boxes, PICTURE_WIDTH)).decode()
+            described = escape(f"Page {where.page} of {where.name}{', the passage boxed' if boxes else ''}", quote=True)
+            return (
+                f"<figure class='evidence-page'><figcaption>{caption}</figcaption>"
+                f"<img src='data:image/png;base64,{png}' alt='{described}'></figure>"
+            )
+        except DocumentError as error:
+            complaint = complaint_html(f"{error} Its text:")
+    text = next((page.text for page in stored.document.pages if page.number == where.page), "")
+    marked = f"{escape(text[:start])}<mark>{escape(text[start:end])}</mark>{escape(text[end:])}"
     return (
-        f"<p><b>{_place(done.citation, turn)}, passage {done.citation.rank}: {_importance(change, same)}</b></p><dl>"
-        f"<dt>Log-probability of the answer</dt><dd>{with_it:.2f} with the passage, {without_it:.2f} without: "
-        f"<b>{change:+.2f}</b> ({times})</dd>"
-        f"<dt>Asked again</dt><dd>{now}</dd>"
-        f"<dt>Blanked out with</dt><dd><code>{escape(repr(done.neutral))}</code> for each of its {tokens:,} tokens, so "
-        "that nothing else moves</dd></dl>"
+        f"<figure class='evidence-page'><figcaption>{caption}</figcaption>{complaint}"
+        f"<div class='evidence-text' tabindex='0'>{marked if end > start else escape(text)}</div></figure>"
     )
-
-
-def _factor(change: float) -> str:
-    """e to the change, as a person reads it."""
-    if change > 20 or change < -20:
-        return f"10<sup>{change / math.log(10):+.0f}</sup> times"
-    factor = math.exp(change)
-    return f"{factor:,.2f} times" if factor >= 0.01 else f"1/{1 / factor:,.0f}"
-
-
-def _importance(change: float, same: bool) -> str:
-    if not same:
-        return "the answer changes without it."
-    if change < -1:
-        return "the answer gets less likely without it."
-    return "the answer does not depend on it." if change < 1 else "the answer gets likelier without it."

@@ -23,7 +23,7 @@ from app.conversation import Entry
 from app.documents.document import Limits
 from app.documents.library import StoredDocument
 from app.documents.reader import read_document_steps
-from app.evidence import Citation, PassageTest, passage_test_steps
+from app.evidence import Citation
 from app.model_shelf import BUNDLED, LoadedModel, ModelShelf
 from app.sample import SAMPLE, SAMPLE_QUESTIONS
 from app.session import CacheStore, Session, Turn
@@ -31,9 +31,10 @@ from app.tabs.attention import build_attention_tab
 from app.tabs.compare import build_heatmaps
 from app.tabs.evidence import build_evidence_tab
 from app.theme import ASSETS, app_css, gradio_theme
+from app.whatif import Answered, passage_tests_steps
 from selfextend.generation import GenerationSettings
 from selfextend.methods import Method, SelfExtend, Vanilla
-from selfextend.steps import Running, result_of
+from selfextend.steps import result_of
 
 PAGES_BEFORE, PAGES, MANY = 1, 5, 12
 NOTES = """# Notes
@@ -109,15 +110,13 @@ def build(folder: Path) -> gr.Blocks:
 
     held = threading.Event()
 
-    def test(turn: Turn, citation: Citation) -> Generator[Any, None, PassageTest]:
-        steps = passage_test_steps(loaded.ready, turn.prompt.ids, turn.answer, citation, chunk_tokens=8)
-        with Running(steps) as running:
-            for step in running:
+    def test(turn: Turn, citations: Sequence[Citation]) -> Generator[Any, None, None]:
+        answered = Answered(loaded.ready, turn.prompt.ids, turn.answer, turn.generation, turn.prefix, chunk_tokens=64)
+        for step in passage_tests_steps(answered, citations):
+            yield step
+            while held.is_set():  # so that it can be stopped on any machine
+                time.sleep(0.05)
                 yield step
-                while held.is_set():  # so that it can be stopped on any machine
-                    time.sleep(0.05)
-                    yield step
-            return running.result
 
     def hold_tests(wanted: bool) -> str:
         (held.set if wanted else held.clear)()

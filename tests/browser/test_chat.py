@@ -53,8 +53,8 @@ def test_upload_ask_click_a_citation_and_ask_on(address: str, open_page: Open, s
     expect(page.get_by_label("Page", exact=True)).to_have_value(number[0])
     expect(page.locator(".reader-sheet .cited").first).to_be_in_viewport()
     page.get_by_role("tab", name="Evidence").click()
-    expect(page.locator("#evidence-passages input:checked")).to_have_value("1")
-    expect(page.locator("#evidence-passages label").first).to_contain_text(f"page {number[0]}")
+    expect(page.locator(".passage-card.chosen")).to_have_attribute("data-rank", "1")
+    expect(page.locator(".passage-card").first).to_contain_text(f"page {number[0]}")
     assert not page.url.endswith(link.get_attribute("href") or "-")
 
     # The second question uses what was read.
@@ -151,10 +151,10 @@ def test_reload_keeps_conversation_documents_and_settings(address: str, open_pag
     # The evidence is there by itself, and its links work.
     page.get_by_role("tab", name="Evidence").click()
     expect(page.locator("#evidence-summary")).to_contain_text("What is kept?")
-    expect(page.locator("#evidence-passages input:checked")).to_have_value("1")
-    page.locator("#evidence-passages input").last.check()
+    expect(page.locator(".passage-card.chosen")).to_have_attribute("data-rank", "1")
+    page.locator(".passage-card:visible [data-do=open]").last.click()
     page.locator("#chat a.page-link[href$='-1']").first.click()
-    expect(page.locator("#evidence-passages input:checked")).to_have_value("1")
+    expect(page.locator(".passage-card.chosen")).to_have_attribute("data-rank", "1")
 
 
 @pytest.mark.parametrize("width", [1500, 390])

@@ -90,19 +90,19 @@ def test_every_tab_shows_the_answer_that_a_link_names_and_a_new_one_opens_at_its
     address: str, open_page: Open, short: Path
 ) -> None:
     page = asked(open_page, address, short, "Who is first?", "Who is second?")
-    chosen = page.locator("#evidence-passages input:checked")
+    chosen = page.locator(".passage-card.chosen")
     expect(evidence(page)).to_contain_text("Who is second?")
-    expect(chosen).to_have_value("1")
+    expect(chosen).to_have_attribute("data-rank", "1")
     link = page.locator("#chat a.page-link[href^='#passage-1-']:not([href$='-1'])").first
     rank = re.search(r"\d+$", link.get_attribute("href") or "")
     assert rank, "the first answer looked at several pages"
     link.click()
     expect(evidence(page)).to_contain_text("Who is first?")
-    expect(chosen).to_have_value(rank[0])
+    expect(chosen).to_have_attribute("data-rank", rank[0])
     # The same link once more, after another passage was looked at.
-    page.locator("#evidence-passages input").first.check()
+    page.locator(".passage-card [data-do=open]").first.click()
     link.click()
-    expect(chosen).to_have_value(rank[0])
+    expect(chosen).to_have_attribute("data-rank", rank[0])
     open_right(page, "Attention")
     expect(page.locator("#attention-summary")).to_contain_text("Who is first?")
     ask(page, "Who is third?")
@@ -110,7 +110,7 @@ def test_every_tab_shows_the_answer_that_a_link_names_and_a_new_one_opens_at_its
     expect(page.locator("#attention-summary")).to_contain_text("Who is third?")
     open_right(page, "Evidence")
     expect(evidence(page)).to_contain_text("Who is third?")
-    expect(chosen).to_have_value("1")
+    expect(chosen).to_have_attribute("data-rank", "1")
 
 
 def test_suggested_settings_are_kept_and_what_a_slider_is_reset_to(address: str, open_page: Open, short: Path) -> None:
