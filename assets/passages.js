@@ -36,7 +36,7 @@ function lay() {
     card.className = "passage-card";
     card.dataset.rank = rank;
     card.hidden = faint && rank !== chosen;
-    ["text", "actions", "progress", "result"].forEach((name) => part(card, rank, name));
+    ["text", "level", "actions", "progress", "result"].forEach((name) => part(card, rank, name));
     root.append(card);
   }
   part(root, 0, "faint");
@@ -107,7 +107,7 @@ root.addEventListener("click", (event) => {
     if (rank && rank !== chosen) choose(rank);
     trigger("test_passages", { ranks: rank ? [rank] : [] });
   } else if (button?.dataset.do === "stop") {
-    button.disabled = true;
+    button.setAttribute("aria-disabled", "true"); // a disabled one would let go of the focus
     button.textContent = "Stopping …";
     trigger("stop_tests", {});
   } else if (button?.dataset.do === "faint") {

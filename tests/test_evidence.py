@@ -6,6 +6,7 @@ The oracle reads the whole prompt with `output_attentions=True` and knows bins, 
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -25,6 +26,7 @@ from app.evidence import Citation, passages_behind, recording_request
 from app.prompting import Prompt, build_prompt
 from app.session import Turn
 from app.tabs.heatmap import Looked, picture_of, view_of
+from app.tabs.passage_results import rankings_html, result_html
 from app.whatif import (
     Answered,
     PassageTest,
@@ -469,6 +471,60 @@ def naive(weights: np.ndarray, pooled: str) -> np.ndarray:
 
 
 @pytest.mark.parametrize("pooled", ["cited", "max", "sum"])
+@pytest.mark.parametrize(
+    ("change", "answer", "words"),
+    [
+        (-8, "new", "It matters: without this passage the old answer is 1/3,000 as likely."),
+        (
+            -3,
+            "old",
+            "It matters: without this passage the old answer is 1/20 as likely, though the model still gives it.",
+        ),
+        (-0.5, "old", "It does not matter: without this passage the old answer is 61% as likely."),
+        (0, "old", "It does not matter: without this passage the old answer is as likely as before."),
+        (-0.5, "new", "A close call: the answer changes, though without this passage the old answer is 61% as likely."),
+        (2, "old", "It was in the way: without this passage the old answer is 7.4 times as likely."),
+    ],
+)
+def test_a_result_is_said_in_a_sentence(change: float, answer: str, words: str) -> None:
+    html = result_html(made_test(1, change, answer))
+    assert re.sub("<[^>]+>", "", html.split("</p>")[0]).startswith(words)
+    assert f"{change:+.2f}" in html
+    assert ("The same." in html) == (answer == "old")
+
+
+def test_the_words_that_differ_are_marked_and_nothing_is_markup() -> None:
+    test = replace(made_test(1, -3), old_answer="The <b>code</b> is 417 today.", answer="The <b>code</b> is 235 today.")
+    html = result_html(test)
+    assert "<p>The &lt;b&gt;code&lt;/b&gt; is <del>417</del> today.</p>" in html
+    assert "<p>The &lt;b&gt;code&lt;/b&gt; is <ins>235</ins> today.</p>" in html
+
+
+@pytest.mark.parametrize(
+    ("changes", "order", "words"),
+    [
+        ((-9, -2, 0), "123", "They agree: the answer looked most at passage 1 (page 1) and depends most on it, and"),
+        ((-9, 0, -2), "132", "They agree: the answer looked most at passage 1 (page 1) and depends most on it."),
+        (
+            (-2, 0, -9),
+            "312",
+            "They disagree: the answer looked most at passage 1 (page 1), but depends most on passage 3",
+        ),
+        ((0, -0.5, 0.5), "123", "Attention is not proof here: without any one of these passages"),
+    ],
+)
+def test_attention_and_effect_are_compared_in_a_sentence(
+    model: Any, tokenizer: Any, prompt: Prompt, changes: tuple[float, ...], order: str, words: str
+) -> None:
+    turn = turn_of(prompt, answered(model, tokenizer, prompt, GROUPED))
+    tests = [made_test(rank, change) for rank, change in enumerate(changes, start=1)]
+    assert rankings_html(tests[:1], turn) == "", "one passage makes no ranking"
+    html = rankings_html(tests, turn)
+    assert re.sub("<[^>]+>", "", html).startswith(words)
+    assert "".join(re.findall(r"passage-rank'>(\d)", html)) == "123" + order
+    assert html.count("class='matters'") == sum(change < -1 for change in changes)
+
+
 @pytest.mark.parametrize(("layer", "head"), [("all", "all"), ("1", "all"), ("all", "2"), ("0", "3")])
 def test_the_attention_map_pools_the_full_attention(
     model: Any, tokenizer: Any, prompt: Prompt, layer: str, head: str, pooled: str

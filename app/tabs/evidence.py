@@ -237,6 +237,7 @@ def _parts(citation: Citation, turn: Turn, news: News | None) -> dict[str, str]:
         progress = "<p class='hint'>Being tested …</p>"
     return {
         "text": _text_html(citation, turn, struck=test is not None or bool(progress and busy)),
+        "level": f"<p title='{escape(citation.paper_words, quote=True)}'>{citation.level_words}</p>",
         "actions": action,
         "progress": progress,
         "result": "" if test is None else result_html(test),
@@ -259,7 +260,6 @@ def _text_html(citation: Citation, turn: Turn, *, struck: bool) -> str:
         f"<span class='share' title='of the attention that the answer paid to the documents'>"
         f"<i style='width:{citation.share:.1%}'></i></span><span class='share-words'>{citation.share:.0%}</span></div>"
         f"<blockquote>{quote}</blockquote>"
-        f"<p class='passage-level' title='{escape(citation.paper_words, quote=True)}'>{citation.level_words}</p>"
     )
 
 

@@ -57,11 +57,12 @@ def _verdict(test: PassageTest) -> str:
 
 def _compared(old: str, new: str) -> tuple[str, str]:
     """Both texts as HTML, with the words that are in one only marked."""
-    words = [re.findall(r"\s+|\S+", text) for text in (old, new)]
+    before, after = re.findall(r"\s+|\S+", old), re.findall(r"\s+|\S+", new)
     sides: tuple[list[str], list[str]] = ([], [])
-    for kind, *ends in SequenceMatcher(None, *words, autojunk=False).get_opcodes():
-        for side, of, tag, (start, stop) in zip(sides, words, ("del", "ins"), (ends[:2], ends[2:]), strict=True):
-            text = escape("".join(of[start:stop]))
+    for kind, start, stop, new_start, new_stop in SequenceMatcher(None, before, after, autojunk=False).get_opcodes():
+        parts = (("del", before[start:stop]), ("ins", after[new_start:new_stop]))
+        for side, (tag, words) in zip(sides, parts, strict=True):
+            text = escape("".join(words))
             side.append(text if kind == "equal" or not text.strip() else f"<{tag}>{text}</{tag}>")
     return "".join(sides[0]), "".join(sides[1])
 

@@ -16,7 +16,7 @@ from benchmarks.serving import served
 pytestmark = pytest.mark.browser
 
 Open = Callable[..., Page]
-PASSAGES = "#evidence-passages label"
+CARDS = ".passage-card:visible"
 MAP = "#attention-map .plot-area"
 DRAWN = {
     "Evidence": "#evidence-pages .bars path",
@@ -24,8 +24,8 @@ DRAWN = {
     "Compare": "#compare-attention-2 .hm image",
 }
 LABEL = re.compile(
-    r"(page|part) \d+ · \d+% of the attention\s+"
-    r"(neighbor: exact position|grouped: ±\d+ tokens) · relative position \d+\s+“.+”"
+    r"(\d)\s+(page|part) \d+\s+(\d+)%\s+“.+”\s+(seen at its exact place|place known to ±\d+ tokens)\s+"
+    r"What if it weren't there\?"
 )
 
 
@@ -38,12 +38,12 @@ def evidence_address() -> Iterator[str]:
 def with_answer(page: Page, name: str, rank: int = 1) -> Page:
     page.get_by_label("Passage to open").fill(str(rank))
     page.get_by_role("button", name=name, exact=True).click()
-    page.wait_for_selector(PASSAGES)
+    page.wait_for_selector(".evidence-page")
     return page
 
 
 def chosen(page: Page) -> str:
-    return page.locator(f"{PASSAGES}:has(input:checked)").inner_text()
+    return page.locator(".passage-card.chosen").inner_text()
 
 
 def heatmap(page: Page) -> list[list[float | None]]:
@@ -62,63 +62,153 @@ def test_the_answer_is_traced_to_its_page(open_page: Open, evidence_address: str
     records = json.loads(SAMPLE_QUESTIONS.read_text(encoding="utf-8"))
     (asked,) = (record for record in records if record["question"] in summary)
     assert asked["value"] in summary
-    labels = page.locator(PASSAGES).all_inner_texts()
+    labels = page.locator(CARDS).all_inner_texts()
     assert 1 <= len(labels) <= 5
-    for label in labels:
-        assert LABEL.fullmatch(label.strip()), label
-    shares = [int(re.search(r"(\d+)% of", label)[1]) for label in labels]  # type: ignore[index]
+    found = [LABEL.fullmatch(label.strip()) for label in labels]
+    assert all(found), labels
+    assert [int(match[1]) for match in found if match] == list(range(1, len(labels) + 1))
+    shares = [int(match[3]) for match in found if match]
     assert shares == sorted(shares, reverse=True)
+    assert all(share >= 2 for share in shares[1:]), "faint ones are left out"
     assert asked["value"] in labels[0]
-    assert labels[0].startswith("page 2 ")  # the pages from one before the answer's on
+    assert "page 2" in labels[0]  # the pages from one before the answer's on
     assert labels[0] == chosen(page)
+    expect(page.locator(".passage-level p").first).to_have_attribute(
+        "title", re.compile(r"^(neighbor|grouped) attention, relative position [\d,]+$")
+    )
+    picture = page.locator(".evidence-page img")
+    expect(picture).to_have_attribute("alt", "Page 2 of part.pdf, the passage boxed")
+    assert picture.evaluate("image => image.decode().then(() => image.naturalWidth)") >= 600
     page.wait_for_selector("#evidence-pages .bars path")
 
 
-def test_a_bar_chooses_its_pages_first_passage(open_page: Open, evidence_address: str) -> None:
+def test_passages_bars_and_links_open_their_page(open_page: Open, evidence_address: str) -> None:
     page = with_answer(open_page(evidence_address), "PDF", rank=2)
-    passages = page.locator(PASSAGES)
-    assert chosen(page) == passages.nth(1).inner_text()
+    cards = page.locator(CARDS)
+    assert chosen(page) == cards.nth(1).inner_text()
 
-    last = passages.last
-    last.locator("input").focus()
+    last = cards.last
+    last.locator("[data-do=open]").focus()
     page.keyboard.press("Space")
-    number = re.match(r"page (\d+)", last.inner_text())[1]  # type: ignore[index]
-    expect(last.locator("input")).to_be_checked()
+    expect(last).to_have_class(re.compile("chosen"))
+    number = re.search(r"page (\d+)", last.inner_text())[1]  # type: ignore[index]
+    expect(page.locator(".evidence-page figcaption")).to_have_text(f"part.pdf, page {number}")
 
     page.wait_for_selector("#evidence-pages .bars path")
     pages = page.evaluate("document.querySelector('#evidence-pages .plot-area').data[0].x")
     other = 1 if pages[0] == number else 0  # the two tallest bars: one of them is of another page than the one shown
     page.locator("#evidence-pages .bars .point path").nth(other).click(force=True)
-    expect(page.locator(f"{PASSAGES}:has(input:checked)")).to_contain_text(f"page {pages[other]} ")
+    expect(page.locator(".evidence-page figcaption")).to_have_text(f"part.pdf, page {pages[other]}")
+    if page.locator(".passage-faint button").count():
+        before = cards.count()
+        page.locator(".passage-faint button").click()
+        assert cards.count() > before
 
     page.get_by_role("button", name="Nothing").click()
     expect(page.locator("#evidence-summary")).to_contain_text("Ask a question")
     expect(page.locator("#evidence-found")).to_be_hidden()
 
 
-def test_testing_a_passage_changes_the_answer_and_can_be_stopped(open_page: Open, evidence_address: str) -> None:
-    page = with_answer(open_page(evidence_address), "PDF")
-    expect(page.locator("#evidence-found")).to_contain_text("Attention is not proof.")
-    start, stop = page.locator("#evidence-test-start"), page.locator("#evidence-test-stop")
-    result = page.locator("#evidence-result")
-    hold = page.get_by_label("Hold the test")
-    hold.check()
-    expect(page.locator("#held")).to_have_text("held")
-    start.click()
-    stop.click()
-    expect(result).to_have_text("The test was stopped.")
-    expect(start).to_be_enabled()
+def test_text_files_show_the_passage_marked(open_page: Open, evidence_address: str) -> None:
+    page = with_answer(open_page(evidence_address), "Markdown")
+    expect(page.locator(".evidence-text")).to_contain_text("Nobody has counted its bars")
+    marked = " ".join(page.locator(".evidence-text mark").inner_text().split())
+    assert marked in " ".join(chosen(page).split())
 
-    hold.uncheck()
-    expect(page.locator("#held")).to_have_text("let go")
+
+def with_ear(page: Page) -> Page:
+    """Keeps what the page is told to strike out, in `window.struck`."""
+    page.evaluate(
+        "window.struck = []; document.addEventListener('selfextend-struck', (event) => struck.push(event.detail))"
+    )
+    return page
+
+
+def hold(page: Page, *, wanted: bool) -> None:
+    page.get_by_label("Hold the test").set_checked(wanted)
+    expect(page.locator("#held")).to_have_text("held" if wanted else "let go")
+
+
+def test_what_if_a_passage_were_not_there(open_page: Open, evidence_address: str) -> None:
+    page = with_ear(with_answer(open_page(evidence_address), "PDF"))
+    expect(page.locator("#evidence-found")).to_contain_text("Attention is not proof.")
+    card = page.locator(CARDS).first
+    start, stop = card.locator("[data-do=test]"), card.locator("[data-do=stop]")
+    hold(page, wanted=True)
     start.click()
-    expect(result).to_contain_text("Log-probability of the answer")
-    words = result.inner_text()
-    before, after, change = map(float, re.findall(r"[-+]\d+\.\d\d", words)[:3])
+    expect(card.locator("blockquote del")).to_be_visible()
+    expect(page.locator("[data-do=test]:enabled")).to_have_count(0)
+    expect(card.locator("progress")).to_be_visible()
+    stop.click()
+    expect(card.locator(".passage-progress")).to_have_text("The test was stopped.")
+    expect(start).to_be_focused()  # where the finger was
+    expect(card.locator("blockquote del")).to_have_count(0)
+    assert [told["struck"] for told in page.evaluate("struck")] == [True, False]
+
+    hold(page, wanted=False)
+    start.press("Enter")
+    expect(card.locator(".verdict")).to_contain_text(re.compile(r"It matters: without this passage .+ as likely"))
+    old, new = card.locator(".answers p").all_inner_texts()
+    (asked,) = (
+        record
+        for record in json.loads(SAMPLE_QUESTIONS.read_text(encoding="utf-8"))
+        if record["question"] in page.locator("#evidence-summary").inner_text()
+    )
+    assert asked["value"] in old
+    assert asked["value"] not in new
+    assert asked["value"] in card.locator(".answers del").inner_text()
+    expect(card.locator(".answers ins")).not_to_have_count(0)
+    card.get_by_text("The numbers").click()
+    before, after, change = map(float, re.findall(r"[-+]\d+\.\d\d", card.locator("dl").inner_text())[:3])
     assert change == pytest.approx(after - before, abs=0.011)
     assert change < -1, "the sentence that holds the answer matters for it"
-    expect(start).to_be_enabled()
-    expect(stop).to_be_disabled()
+    expect(start).to_have_count(0)
+    struck = page.evaluate("struck.at(-1)")
+    assert (struck["rank"], struck["struck"]) == (1, True)
+
+    # Another card is another passage: the page stands whole again. Nothing is computed twice.
+    page.locator(f"{CARDS} [data-do=open]").nth(1).click()
+    page.wait_for_function("() => !struck.at(-1).struck")
+    page.get_by_role("button", name="Nothing").click()
+    expect(page.locator("#evidence-found")).to_be_hidden()
+    with_answer(page, "PDF")
+    expect(card.locator(".verdict")).to_contain_text("It matters")
+    assert page.evaluate("struck.at(-1)") == struck
+
+
+def test_all_passages_are_ranked_by_effect_beside_attention(open_page: Open, evidence_address: str) -> None:
+    page = with_answer(open_page(evidence_address), "Markdown")
+    cards, progress = page.locator(CARDS), page.locator(".passages > .passage-progress")
+    actions = page.locator(".passages > .passage-actions")
+    listed = cards.count()
+    assert listed > 2
+    hold(page, wanted=True)
+    actions.get_by_role("button", name="Test all of these").click()
+    expect(progress).to_contain_text(f"1 of {listed}: ")
+    expect(cards.first).to_contain_text("Being tested …")
+    hold(page, wanted=False)
+    expect(progress).to_contain_text(re.compile(f"[2-{listed}] of {listed}: .+"))
+    hold(page, wanted=True)
+    actions.get_by_role("button", name="Stop").click()
+    expect(progress).to_contain_text(re.compile(rf"stopped after [1-9] of {listed}; what is done stays"))
+    done = page.locator(".verdict").count()
+    assert 1 <= done < listed
+
+    hold(page, wanted=False)
+    actions.get_by_role("button", name=f"Test the other {listed - done}").click()
+    expect(page.locator(".verdict")).to_have_count(listed)
+    expect(actions.get_by_role("button")).to_have_count(0)
+    expect(progress).to_be_hidden()
+    words = page.locator(".rankings figcaption").inner_text()
+    assert words.startswith(("They agree:", "They disagree:", "Attention is not proof here:"))
+    sides = [
+        page.locator(".rankings section").nth(side).locator(".passage-rank").all_inner_texts() for side in range(2)
+    ]
+    assert sides[0] == [str(rank) for rank in range(1, listed + 1)]
+    assert sorted(sides[1]) == sides[0]
+    expect(page.locator(".rankings path")).to_have_count(listed)
+    if words.startswith("They agree"):
+        assert sides[1][0] == sides[0][0]
 
 
 def cells(page: Page, selector: str = MAP) -> dict[str, Any]:
