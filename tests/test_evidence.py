@@ -490,7 +490,7 @@ def test_a_result_is_said_in_a_sentence(change: float, answer: str, words: str) 
     html = result_html(made_test(1, change, answer))
     assert re.sub("<[^>]+>", "", html.split("</p>")[0]).startswith(words)
     assert f"{change:+.2f}" in html
-    assert ("The same." in html) == (answer == "old")
+    assert ("With it and without it" in html) == (answer == "old")
 
 
 def test_the_words_that_differ_are_marked_and_nothing_is_markup() -> None:
@@ -504,6 +504,7 @@ def test_the_words_that_differ_are_marked_and_nothing_is_markup() -> None:
     ("changes", "order", "words"),
     [
         ((-9, -2, 0), "123", "They agree: the answer looked most at passage 1 (page 1) and depends most on it, and"),
+        ((-9, 0, 0), "123", "They agree: the answer looked most at passage 1 (page 1) and depends most on it; without"),
         ((-9, 0, -2), "132", "They agree: the answer looked most at passage 1 (page 1) and depends most on it."),
         (
             (-2, 0, -9),

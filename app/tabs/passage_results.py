@@ -21,19 +21,25 @@ def place_words(where: Citation | PageShare, turn: Turn) -> str:
 
 def result_html(test: PassageTest) -> str:
     """What the test of a passage showed: in a sentence, the two answers side by side, and the numbers."""
-    old, new = _compared(_said(test.old_answer), _said(test.answer))
     before, after = float(test.before.sum()), float(test.after.sum())
     tokens = test.citation.token_stop - test.citation.token_start
     return (
         f"<p class='verdict' role='status'>{_verdict(test)}</p>"
-        f"<div class='answers'><section><h4>With it</h4><p>{old}</p></section>"
-        f"<section><h4>Without it</h4><p>{'The same.' if test.same_answer else new}</p></section></div>"
+        f"<div class='answers'>{_answers_html(test)}</div>"
         "<details><summary>The numbers</summary><dl>"
         f"<dt>Log-probability of the old answer</dt><dd>{before:.2f} with the passage, {after:.2f} without: "
         f"<b>{test.change:+.2f}</b></dd>"
         f"<dt>Blanked out with</dt><dd><code>{escape(repr(test.neutral))}</code> for each of its {tokens:,} tokens, so "
         "that nothing else moves</dd></dl></details>"
     )
+
+
+def _answers_html(test: PassageTest) -> str:
+    """The two answers, or the one where they are the same."""
+    old, new = _compared(_said(test.old_answer), _said(test.answer))
+    if test.same_answer:
+        return f"<section><h4>With it and without it</h4><p>{old}</p></section>"
+    return f"<section><h4>With it</h4><p>{old}</p></section><section><h4>Without it</h4><p>{new}</p></section>"
 
 
 def _said(text: str) -> str:
@@ -122,8 +128,10 @@ def _agreement(tests: Sequence[PassageTest], ranked: Sequence[PassageTest], turn
             "The model has it from elsewhere, or from several of them at once."
         )
     if first is top:
-        same = [test.citation.rank for test in tests] == [test.citation.rank for test in ranked]
-        rest = ", and the others follow in the same order" if same and len(tests) > 2 else ""
+        if not any(test.matters for test in tests[1:]):
+            rest = "; without any of the others it is about as likely"
+        else:
+            rest = ", and the others follow in the same order" if list(tests) == list(ranked) else ""
         return f"<b>They agree:</b> the answer looked most at {looked} and depends most on it{rest}."
     though = "it depends on that too" if first.matters else "without that it is about as likely"
     return f"<b>They disagree:</b> the answer looked most at {looked}, but depends most on {missed}; {though}."
