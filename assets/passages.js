@@ -53,16 +53,16 @@ function mark() {
   for (const card of root.querySelectorAll(".passage-card")) {
     const open = Number(card.dataset.rank) === chosen;
     card.classList.toggle("chosen", open);
-    card.querySelector('[data-do="open"]')?.setAttribute("aria-pressed", String(open));
+    card.setAttribute("aria-current", String(open));
   }
   strike();
 }
 
 // Tells the page which passage to strike out: that of the open card, while it is tested and once it was.
-function strike() {
+function strike(again = false) {
   const card = current?.cards.find(({ rank }) => rank === chosen);
   const now = card?.struck && element.isConnected ? { turn: current.turn, rank: chosen } : null;
-  if (now?.turn === struck?.turn && now?.rank === struck?.rank) return;
+  if (!again && now?.turn === struck?.turn && now?.rank === struck?.rank) return;
   const tell = (detail) => document.dispatchEvent(new CustomEvent("selfextend-struck", { detail }));
   if (struck) tell({ ...struck, struck: false });
   struck = now;
@@ -82,6 +82,7 @@ function draw() {
   lay();
   hear(window.selfextendPassageNews);
   update();
+  if (struck) strike(true); // a link may have brought the page into view as it is
 }
 
 function hear(news) {
@@ -96,7 +97,6 @@ function choose(rank) {
   const { tokens } = current.cards.find((card) => card.rank === rank);
   const selection = window.selfextendSelection;
   selection?.select(selection.current.query, Math.floor((tokens[0] + tokens[1] - 1) / 2), "evidence");
-  trigger("open_passage", { rank });
 }
 
 root.addEventListener("click", (event) => {
@@ -113,7 +113,7 @@ root.addEventListener("click", (event) => {
   } else if (button?.dataset.do === "faint") {
     root.querySelectorAll(".passage-card").forEach((card) => (card.hidden = false));
     places.get("0 faint").hidden = true;
-    root.querySelector(".passage-card:last-of-type button").focus();
+    root.querySelector(".passage-card:last-of-type a").focus();
   } else if (rank && !event.target.closest("summary, details") && document.getSelection().isCollapsed) {
     choose(rank);
   }

@@ -1,8 +1,7 @@
-"""The Evidence tab: what an answer's tokens looked at, the page itself, and what the answer is without a passage."""
+"""The Evidence tab: what an answer's tokens looked at, and what the answer is without a passage."""
 
 from __future__ import annotations
 
-import base64
 import json
 from collections.abc import Callable, Generator, Iterator, Sequence
 from html import escape
@@ -13,8 +12,6 @@ import gradio as gr
 
 from selfextend.steps import Running
 
-from ..documents.document import DocumentError
-from ..documents.reader import page_image, passage_boxes
 from ..evidence import FAINT, Citation, PageShare, page_shares
 from ..figures.answers import page_bars
 from ..jobs import Job, JobStopped, Pace
@@ -31,7 +28,6 @@ from .widgets import (
     complaint_html,
     hint_html,
     on,
-    skipped,
     status_html,
     told,
 )
@@ -40,7 +36,6 @@ MOST_PAGES = 12
 """Bars that still carry their labels at 390 px."""
 LONG_PASSAGE = 220
 """Characters of a passage that stand in its card; the page has all of it."""
-PICTURE_WIDTH = 900
 
 NOT_PROOF = hint_html(
     "<b>Attention is not proof.</b> It shows where the model looked, not what it used. "
@@ -94,7 +89,6 @@ def build_evidence_tab(turn: gr.State, visitor: gr.State, test: PassageTester, j
         gr.HTML(NOT_PROOF)
         cards = _scripted("passages.js", "<div class='passages'></div>", elem_id="evidence-cards")
         bars = plot_pane(label="Pages by the answer's attention", height=240, elem_id="evidence-pages")
-        picture = gr.HTML(elem_id="evidence-picture")
     news, wanted = _scripted("passage_news.js", "", visible="hidden"), gr.State(None)
 
     def begin(event: gr.EventData, visitor: str, turn: Turn | None) -> tuple[Any, Any]:
@@ -127,13 +121,9 @@ def build_evidence_tab(turn: gr.State, visitor: gr.State, test: PassageTester, j
             ended = complaint_html(error)
         yield _drawn(turn, News(asked, ended))
 
-    # The page takes longest, so what it was found with is shown before it.
     showing = IN_ORDER | {"concurrency_id": "evidence"}
-    turn.change(_draw, [turn], [summary, cards, bars, picture], **showing).then(
-        _open_first, [turn], [picture], **showing
-    )
-    cards.open_passage(_open_passage, [turn], [picture], **showing)
-    bars.pick(_open_page, [turn], [cards, picture], **showing)
+    turn.change(_draw, [turn], [summary, cards, bars], **showing)
+    bars.pick(_open_page, [turn], [cards], **showing)
     on(cards.test_passages, begin, [visitor, turn], [wanted, news]).then(run, [visitor, wanted], [news], **ON_MODEL)
     on(cards.stop_tests, lambda visitor: job_of(visitor).stop(), [visitor])
 
@@ -162,11 +152,11 @@ def _pages_of(turn: Turn) -> list[PageShare]:
 
 
 def _draw(turn: Turn | None) -> tuple[Any, ...]:
-    """The tab for `turn`, open at the passage that it names, without the page."""
+    """The tab for `turn`, open at the passage that it names."""
     if turn is None or not turn.citations:
         words = NOTHING_YET if turn is None else NO_RECORD if turn.answer.attention is None else NOTHING_FOUND
-        return words, None, None, ""
-    return answer_html(turn), _drawn(turn), packed(_bars(turn)), ""
+        return words, None, None
+    return answer_html(turn), _drawn(turn), packed(_bars(turn))
 
 
 _SERIALS = count(1)
@@ -256,7 +246,7 @@ def _text_html(citation: Citation, turn: Turn, *, struck: bool) -> str:
     quote = f"<del>{escape(text)}</del>" if struck else f"“{escape(text)}”"
     return (
         f"<div class='passage-head'><b class='passage-rank'>{citation.rank}</b>"
-        f"<button type='button' data-do='open' title='Show it on the page'>{place}</button>"
+        f"<a href='#passage-{turn.id}-{citation.rank}' title='Show it on the page'>{place}</a>"
         f"<span class='share' title='of the attention that the answer paid to the documents'>"
         f"<i style='width:{citation.share:.1%}'></i></span><span class='share-words'>{citation.share:.0%}</span></div>"
         f"<blockquote>{quote}</blockquote>"
@@ -276,56 +266,15 @@ def _bars(turn: Turn) -> Any:
     return page_bars([_bar_label(page, turn) for page in pages], [page.share for page in pages], cited=marked)
 
 
-def _open_first(turn: Turn | None) -> str:
-    """The page of the passage that the turn names."""
-    if turn is None or not turn.citations:
-        return ""
-    return page_html(turn, _passage(turn, turn.opens_at) or turn.citations[0])
-
-
-def _open_passage(event: gr.EventData, turn: Turn | None) -> Any:
-    """A card was chosen: its passage's page."""
-    chosen = _passage(turn, told(event, "rank"))
-    return gr.skip() if turn is None or chosen is None else page_html(turn, chosen)
-
-
 def _passage(turn: Turn | None, rank: Any) -> Citation | None:
     return next((citation for citation in turn.citations if citation.rank == rank), None) if turn else None
 
 
-def _open_page(event: gr.EventData, turn: Turn | None) -> tuple[Any, ...]:
-    """A bar was clicked: its most-looked-at passage, or the page without a box where none is among the first."""
-    if turn is None or not turn.citations:
-        return skipped(2)
-    for page in _pages_of(turn):
-        if _bar_label(page, turn) == str(told(event, "x")):
-            here = [c for c in turn.citations if (c.document, c.page) == (page.document, page.page)]
-            if here:
-                return _drawn(turn, opened=here[0].rank), page_html(turn, here[0])
-            return gr.skip(), page_html(turn, page)
-    return skipped(2)
-
-
-def page_html(turn: Turn, where: Citation | PageShare) -> str:
-    """The page as a picture with the passage boxed, or as text with it marked where the file has no pages to draw."""
-    stored = turn.documents[where.document]
-    start, end = (where.char_start, where.char_end) if isinstance(where, Citation) else (0, 0)
-    caption = f"{escape(where.name)}, {where.page_word} {where.page}"
-    complaint = ""
-    if stored.document.kind == "pdf":
-        try:
-            boxes = passage_boxes(stored.path, where.page, start, end) if end > start else []
-            png = base64.b64encode(page_image(stored.path, where.page, boxes, PICTURE_WIDTH)).decode()
-            described = escape(f"Page {where.page} of {where.name}{', the passage boxed' if boxes else ''}", quote=True)
-            return (
-                f"<figure class='evidence-page'><figcaption>{caption}</figcaption>"
-                f"<img src='data:image/png;base64,{png}' alt='{described}'></figure>"
-            )
-        except DocumentError as error:
-            complaint = complaint_html(f"{error} Its text:")
-    text = next((page.text for page in stored.document.pages if page.number == where.page), "")
-    marked = f"{escape(text[:start])}<mark>{escape(text[start:end])}</mark>{escape(text[end:])}"
-    return (
-        f"<figure class='evidence-page'><figcaption>{caption}</figcaption>{complaint}"
-        f"<div class='evidence-text' tabindex='0'>{marked if end > start else escape(text)}</div></figure>"
-    )
+def _open_page(event: gr.EventData, turn: Turn | None) -> Any:
+    """A bar was clicked: its most-looked-at passage, or none where none is among the first."""
+    if turn is not None and turn.citations:
+        for page in _pages_of(turn):
+            if _bar_label(page, turn) == str(told(event, "x")):
+                here = [c for c in turn.citations if (c.document, c.page) == (page.document, page.page)]
+                return _drawn(turn, opened=here[0].rank) if here else gr.skip()
+    return gr.skip()

@@ -152,7 +152,7 @@ def test_reload_keeps_conversation_documents_and_settings(address: str, open_pag
     page.get_by_role("tab", name="Evidence").click()
     expect(page.locator("#evidence-summary")).to_contain_text("What is kept?")
     expect(page.locator(".passage-card.chosen")).to_have_attribute("data-rank", "1")
-    page.locator(".passage-card:visible [data-do=open]").last.click()
+    page.locator(".passage-card blockquote:visible").last.click()
     page.locator("#chat a.page-link[href$='-1']").first.click()
     expect(page.locator(".passage-card.chosen")).to_have_attribute("data-rank", "1")
 

@@ -38,7 +38,7 @@ def evidence_address() -> Iterator[str]:
 def with_answer(page: Page, name: str, rank: int = 1) -> Page:
     page.get_by_label("Passage to open").fill(str(rank))
     page.get_by_role("button", name=name, exact=True).click()
-    page.wait_for_selector(".evidence-page")
+    page.wait_for_selector(CARDS)
     return page
 
 
@@ -76,29 +76,24 @@ def test_the_answer_is_traced_to_its_page(open_page: Open, evidence_address: str
     expect(page.locator(".passage-level p").first).to_have_attribute(
         "title", re.compile(r"^(neighbor|grouped) attention, relative position [\d,]+$")
     )
-    picture = page.locator(".evidence-page img")
-    expect(picture).to_have_attribute("alt", "Page 2 of part.pdf, the passage boxed")
-    assert picture.evaluate("image => image.decode().then(() => image.naturalWidth)") >= 600
     page.wait_for_selector("#evidence-pages .bars path")
 
 
-def test_passages_bars_and_links_open_their_page(open_page: Open, evidence_address: str) -> None:
+def test_a_bar_chooses_its_pages_first_passage(open_page: Open, evidence_address: str) -> None:
     page = with_answer(open_page(evidence_address), "PDF", rank=2)
     cards = page.locator(CARDS)
     assert chosen(page) == cards.nth(1).inner_text()
 
     last = cards.last
-    last.locator("[data-do=open]").focus()
-    page.keyboard.press("Space")
+    last.locator("blockquote").click()
     expect(last).to_have_class(re.compile("chosen"))
     number = re.search(r"page (\d+)", last.inner_text())[1]  # type: ignore[index]
-    expect(page.locator(".evidence-page figcaption")).to_have_text(f"part.pdf, page {number}")
 
     page.wait_for_selector("#evidence-pages .bars path")
     pages = page.evaluate("document.querySelector('#evidence-pages .plot-area').data[0].x")
     other = 1 if pages[0] == number else 0  # the two tallest bars: one of them is of another page than the one shown
     page.locator("#evidence-pages .bars .point path").nth(other).click(force=True)
-    expect(page.locator(".evidence-page figcaption")).to_have_text(f"part.pdf, page {pages[other]}")
+    expect(page.locator(".passage-card.chosen a")).to_have_text(f"page {pages[other]}")
     if page.locator(".passage-faint button").count():
         before = cards.count()
         page.locator(".passage-faint button").click()
@@ -107,13 +102,6 @@ def test_passages_bars_and_links_open_their_page(open_page: Open, evidence_addre
     page.get_by_role("button", name="Nothing").click()
     expect(page.locator("#evidence-summary")).to_contain_text("Ask a question")
     expect(page.locator("#evidence-found")).to_be_hidden()
-
-
-def test_text_files_show_the_passage_marked(open_page: Open, evidence_address: str) -> None:
-    page = with_answer(open_page(evidence_address), "Markdown")
-    expect(page.locator(".evidence-text")).to_contain_text("Nobody has counted its bars")
-    marked = " ".join(page.locator(".evidence-text mark").inner_text().split())
-    assert marked in " ".join(chosen(page).split())
 
 
 def with_ear(page: Page) -> Page:
@@ -167,7 +155,7 @@ def test_what_if_a_passage_were_not_there(open_page: Open, evidence_address: str
     assert (struck["rank"], struck["struck"]) == (1, True)
 
     # Another card is another passage: the page stands whole again. Nothing is computed twice.
-    page.locator(f"{CARDS} [data-do=open]").nth(1).click()
+    page.locator(f"{CARDS} blockquote").nth(1).click()
     page.wait_for_function("() => !struck.at(-1).struck")
     page.get_by_role("button", name="Nothing").click()
     expect(page.locator("#evidence-found")).to_be_hidden()
