@@ -47,7 +47,7 @@ def test_upload_ask_click_a_citation_and_ask_on(address: str, open_page: Open, s
     link = page.locator("#chat a.page-link").first
     number = re.search(r"\d+", link.inner_text())
     assert number
-    page.get_by_role("tab", name="Parameters").click()
+    page.get_by_role("tab", name="Position map").click()
     link.click()
     expect(page.get_by_role("tab", name="Document")).to_have_attribute("aria-selected", "true")
     expect(page.get_by_label("Page", exact=True)).to_have_value(number[0])

@@ -90,6 +90,7 @@ def test_every_tab_shows_the_answer_that_a_link_names_and_a_new_one_opens_at_its
     address: str, open_page: Open, short: Path
 ) -> None:
     page = asked(open_page, address, short, "Who is first?", "Who is second?")
+    open_right(page, "Evidence")
     chosen = page.locator(".passage-card.chosen")
     expect(evidence(page)).to_contain_text("Who is second?")
     expect(chosen).to_have_attribute("data-rank", "1")
@@ -100,6 +101,7 @@ def test_every_tab_shows_the_answer_that_a_link_names_and_a_new_one_opens_at_its
     expect(evidence(page)).to_contain_text("Who is first?")
     expect(chosen).to_have_attribute("data-rank", rank[0])
     # The same link once more, after another passage was looked at.
+    open_right(page, "Evidence")
     page.locator(".passage-card blockquote").first.click()
     link.click()
     expect(chosen).to_have_attribute("data-rank", rank[0])
