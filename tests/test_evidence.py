@@ -462,15 +462,6 @@ def turn_of(prompt: Prompt, answer: Answer) -> Turn:
     return Turn(1, prompt, answer, GROUPED, "always", PROFILE, "tiny", (), PrefixCache(), ())
 
 
-def naive(weights: np.ndarray, pooled: str) -> np.ndarray:
-    """(layers, heads, rows, keys of a stretch) -> (rows,), as the words under the picture say it."""
-    if pooled == "max":
-        return weights.max((0, 1, 3))
-    shares = weights.sum(-1)
-    return np.sqrt((shares**2).mean((0, 1))) if pooled == "cited" else shares.mean((0, 1))
-
-
-@pytest.mark.parametrize("pooled", ["cited", "max", "sum"])
 @pytest.mark.parametrize(
     ("change", "answer", "words"),
     [
@@ -526,6 +517,15 @@ def test_attention_and_effect_are_compared_in_a_sentence(
     assert html.count("class='matters'") == sum(change < -1 for change in changes)
 
 
+def naive(weights: np.ndarray, pooled: str) -> np.ndarray:
+    """(layers, heads, rows, keys of a stretch) -> (rows,), as the words under the picture say it."""
+    if pooled == "max":
+        return weights.max((0, 1, 3))
+    shares = weights.sum(-1)
+    return np.sqrt((shares**2).mean((0, 1))) if pooled == "cited" else shares.mean((0, 1))
+
+
+@pytest.mark.parametrize("pooled", ["cited", "max", "sum"])
 @pytest.mark.parametrize(("layer", "head"), [("all", "all"), ("1", "all"), ("all", "2"), ("0", "3")])
 def test_the_attention_map_pools_the_full_attention(
     model: Any, tokenizer: Any, prompt: Prompt, layer: str, head: str, pooled: str
