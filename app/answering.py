@@ -155,7 +155,7 @@ def _reply_of(turn: Turn, loaded: LoadedModel) -> Reply:
         turn=turn.id,
         text=answer.text.strip(),
         sources=() if turn.proves_nothing else tuple(map(_source_of, turn.citations)),
-        stopped=f"Stopped after {tokens} tokens." if answer.stopped_by == "interrupted" else "",
+        stopped=f"Stopped after {tokens:,} tokens." if answer.stopped_by == "interrupted" else "",
         unfinished=answer.unfinished,
         note=NO_LINKS if turn.proves_nothing and turn.citations else "",
         prompt_tokens=answer.prompt_tokens,

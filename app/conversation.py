@@ -67,6 +67,11 @@ class Reply:
     cache_bytes: int = 0
 
     @property
+    def is_awaited(self) -> bool:
+        """Whether its first word is still to come."""
+        return not (self.text or self.turn or self.stopped)
+
+    @property
     def made_by(self) -> Method:
         """The method that gave this answer.
 
@@ -151,12 +156,16 @@ def typed(kind: Any, record: dict[str, Any]) -> Any:
     return kind(**record)
 
 
-def messages(entries: Sequence[Entry]) -> list[dict[str, Any]]:
-    """The conversation for gr.Chatbot: for each entry a question and, where there is any, an answer."""
-    return [message for _, message in placed_messages(entries)]
+def messages(entries: Sequence[Entry], waiting: str = "") -> list[dict[str, Any]]:
+    """The conversation for gr.Chatbot: for each entry a question and, where there is any, an answer.
+
+    Args:
+        waiting: HTML in the place of an answer whose first word is still to come.
+    """
+    return [message for _, message in placed_messages(entries, waiting)]
 
 
-def placed_messages(entries: Sequence[Entry]) -> list[tuple[int, dict[str, Any]]]:
+def placed_messages(entries: Sequence[Entry], waiting: str = "") -> list[tuple[int, dict[str, Any]]]:
     """The messages, each with the place of its entry; a divider belongs to the entry after it."""
     shown = []
     for place, entry in enumerate(entries):
@@ -164,21 +173,26 @@ def placed_messages(entries: Sequence[Entry]) -> list[tuple[int, dict[str, Any]]
             divider = f'<span class="divider">{inert(words)}</span>'
             shown.append((place, {"role": "assistant", "content": divider}))
         shown.append((place, {"role": "user", "content": safe_question(entry.question)}))
-        if entry.replies:
-            text = reply_text(entry.replies, newest=place == len(entries) - 1)
+        newest = place == len(entries) - 1
+        text = reply_text(entry.replies, newest=newest, waiting=waiting) if entry.replies else waiting if newest else ""
+        if text:
             shown.append((place, {"role": "assistant", "content": text}))
     return shown
 
 
-def reply_text(replies: Sequence[Reply], *, newest: bool) -> str:
+def reply_text(replies: Sequence[Reply], *, newest: bool, waiting: str = "") -> str:
     """What the chat shows of an entry's replies: one below the other's heading in two columns, or just the one.
 
     Args:
         newest: of the conversation's last entry, the one whose answers can go on.
+        waiting: HTML in the place of an answer whose first word is still to come.
     """
+    texts = [waiting if waiting and reply.is_awaited else _markdown(reply, newest) for reply in replies]
     if len(replies) == 1:
-        return _markdown(replies[0], newest)
-    columns = (f"<div>\n\n**{reply.made_by.title}**\n\n{_markdown(reply, newest)}\n\n</div>" for reply in replies)
+        return texts[0]
+    columns = (
+        f"<div>\n\n**{reply.made_by.title}**\n\n{text}\n\n</div>" for reply, text in zip(replies, texts, strict=True)
+    )
     return f'<div class="columns">\n{"".join(columns)}\n</div>'
 
 

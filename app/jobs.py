@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Generator
-from typing import Any, TypeVar
+from collections.abc import Generator, Iterator
+from contextlib import closing
+from typing import Any, Generic, TypeVar
 
 from selfextend.steps import EndNow, Progress, Running
 
@@ -32,9 +34,14 @@ class Job:
         """Start anew: a stop from before no longer counts. Work that waits in a queue can be stopped from here on."""
         self._begun += 1
 
-    def stop(self) -> None:
-        """End what has begun, at its next step."""
-        self._stopped = self._begun
+    @property
+    def number(self) -> int:
+        """Tells what has begun last from what began before."""
+        return self._begun
+
+    def stop(self, number: int | None = None) -> None:
+        """End what has begun, at its next step: all of it, or what had begun when `number` was read."""
+        self._stopped = max(self._stopped, self._begun if number is None else number)
 
     def follow(self, steps: Generator[S, Any, T]) -> Generator[S, None, T]:
         """Yield the steps and return their result: of a stopped job what there is by then. Closing this closes them.
@@ -57,6 +64,66 @@ class Job:
                     except EndNow:
                         raise JobStopped from None
             return running.result
+
+
+class InBackground(Generic[S]):
+    """Steps that a thread of its own goes through, so that they go on while the page that follows them is reloaded.
+
+    Args:
+        steps: of `job`, which has begun.
+        patience: seconds without anybody following after which the job is stopped, as if by hand: a page that was
+            closed does not keep the model.
+    """
+
+    LOOK_SECONDS = 1.0
+    """A follower is given the newest step that often even if it is not new: only then its page is seen to be gone."""
+
+    def __init__(self, steps: Generator[S, None, None], job: Job, patience: float) -> None:
+        self._steps, self._job, self._number, self._patience = steps, job, job.number, patience
+        self._changed = threading.Condition()
+        self._newest: list[S] = []
+        self._count = 0
+        self._error: BaseException | None = None
+        self._ended = False
+        self._followed = time.monotonic()
+        threading.Thread(target=self._work, name="in-background", daemon=True).start()
+
+    def _work(self) -> None:
+        try:
+            with closing(self._steps) as steps:
+                for step in steps:
+                    with self._changed:
+                        self._newest, self._count = [step], self._count + 1
+                        self._changed.notify_all()
+                    if time.monotonic() - self._followed > self._patience:
+                        self._job.stop(self._number)
+        except BaseException as error:  # whatever it was, it is for those who follow
+            self._error = error
+        finally:
+            with self._changed:
+                self._ended = True
+                self._changed.notify_all()
+
+    def follow(self) -> Iterator[S]:
+        """The newest step, again and again, up to the last. Any number may follow, from any moment on.
+
+        Raises:
+            Exception: what the steps raised.
+        """
+        seen = 0
+        while True:
+            with self._changed:
+                if not self._ended and self._count == seen:
+                    self._changed.wait(self.LOOK_SECONDS)
+                self._followed = time.monotonic()
+                ended, newest, is_new = self._ended, self._newest, self._count > seen
+                seen = self._count
+            if newest and (is_new or not ended):
+                yield newest[0]
+            if ended:
+                if self._error is not None:
+                    raise self._error
+                return
 
 
 class Pace:

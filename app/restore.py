@@ -23,12 +23,12 @@ from .prompting import can_switch_thinking
 from .runtime import Runtime
 from .sample import SAMPLE, only_the_sample
 from .session import Session
-from .tabs.chat import ChatPane
+from .tabs.chat import WAITING, ChatPane
 from .tabs.controls import Choices, Controls, slider_updates
 from .tabs.documents_panel import DocumentsPane, documents_html, keep_document, view_of
 from .tabs.model_panel import ModelPanel
 from .tabs.offers_panel import OffersPane, ask_again_after
-from .tabs.widgets import QUEUED, DocumentView, Latest, States, complaint_html, status_html
+from .tabs.widgets import QUEUED, DocumentView, Latest, States, buttons, complaint_html, status_html
 
 STORAGE_KEY = "selfextend-explorer-1"
 STOP_AFTER_SECONDS = 3.0
@@ -63,7 +63,11 @@ def build_restore(runtime: Runtime, page: gr.Blocks, parts: Parts) -> None:
         kept = [states.visitor, states.entries, *controls]
         # Not before something changes: a page that keeps nothing yet is a new visitor's.
         Latest("kept", handlers.kept, kept, [browser], first=False).on(changes)
-    restored = [states.visitor, states.entries, states.turn, parts.chat.chatbot, parts.documents.listing, *controls]
+    chat = parts.chat
+    restored = [
+        states.visitor, states.entries, states.turn, states.pending, chat.chatbot, chat.send, chat.stop,
+        parts.documents.listing, *controls,
+    ]  # fmt: skip
     # The view last: when it changes, the page is drawn, and that with the settings that suit it.
     fitted = [
         model.summary, model.choice, model.other, model.facts, parts.drawn_for,
@@ -71,9 +75,9 @@ def build_restore(runtime: Runtime, page: gr.Blocks, parts: Parts) -> None:
         controls.remember, controls.max_new_tokens, controls.thinking, states.view,
     ]  # fmt: skip
     waited = [model.status, model.stop, model.change, parts.documents.status]
-    page.load(handlers.restore, [browser], restored, **QUEUED).then(
-        handlers.ready, [states.visitor, browser, *controls.room], [*waited, *fitted], **QUEUED
-    )
+    loaded = page.load(handlers.restore, [browser], restored, **QUEUED)
+    loaded.then(handlers.ready, [states.visitor, browser, *controls.room], [*waited, *fitted], **QUEUED)
+    chat.go_on_after(loaded)
     seen = [parts.drawn_for, states.visitor, states.entries, *controls.room]
     for event in (model.expanded, *(after.then for after in (model.loaded, *parts.chat.answered))):
         event(handlers.follow_model, seen, [states.turn, *fitted], **QUEUED)
@@ -106,7 +110,10 @@ class _Handlers:
         visitor = kept.get("visitor")
         visitor = visitor if isinstance(visitor, str) and 20 <= len(visitor) <= 64 else secrets.token_urlsafe(24)
         session = runtime.sessions.get(visitor)
-        entries = from_json(kept.get("entries"))
+        entries, pending = from_json(kept.get("entries")), session.pending
+        if pending is not None and pending.kept is not None and from_json(as_json(pending.kept)) == entries:
+            pending = None  # the browser has the answer
+        entries = entries if pending is None else pending.before
         session.last_id = max([session.last_id, *(reply.turn for entry in entries for reply in entry.replies)])
         if not session.documents:
             pairs = [record for record in kept.get("documents") or [] if isinstance(record, list) and len(record) == 2]
@@ -116,7 +123,9 @@ class _Handlers:
             states.visitor: visitor,
             states.entries: entries,
             states.turn: session.last_turn(entries, runtime.models.label),
-            parts.chat.chatbot: messages(entries),
+            states.pending: pending,
+            parts.chat.chatbot: messages(entries if pending is None else [*pending.entries, pending.entry], WAITING),
+            **buttons(parts.chat.send, parts.chat.stop, busy=pending is not None),
             parts.documents.listing: documents_html(runtime, session),
             **_as_left(parts.controls, kept.get("controls")),
         }

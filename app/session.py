@@ -10,11 +10,11 @@ import threading
 from collections import OrderedDict
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .conversation import Entry
 from .documents.library import StoredDocument
-from .jobs import Job
+from .jobs import InBackground, Job
 from .prompting import Prompt
 
 if TYPE_CHECKING:
@@ -75,11 +75,38 @@ class Turn:
         return self.prompt.question
 
 
+@dataclass(eq=False)
+class Pending:
+    """A question that is being answered.
+
+    Attributes:
+        question: as it was typed.
+        entries: the conversation that it goes on from.
+        before: the conversation to go back to where there is no answer.
+        begun: the turn whose answer is to go on, in the last entry of `before`, or None.
+        notes: "busy" (another question came meanwhile), "cleared" (the conversation was).
+        entry: the question with its replies so far.
+        work: what answers it; None while it waits for its turn.
+        kept: the conversation with the answer, once it is complete.
+    """
+
+    question: str
+    entries: list[Entry]
+    before: list[Entry]
+    entry: Entry
+    begun: Turn | None = None
+    notes: set[str] = field(default_factory=set)
+    work: InBackground[Any] | None = None
+    kept: list[Entry] | None = None
+
+
 @dataclass
 class Session:
     """One visitor's documents and answers, and a job for each thing that can be stopped.
 
     Attributes:
+        pending: the question that is being answered, or was answered last: a page that is reloaded before its browser
+            has kept the answer goes on with it.
         answering: questions that are asked in the chat.
         measuring: the loss over the documents.
         testing: whether a passage mattered.
@@ -91,6 +118,7 @@ class Session:
     documents: list[StoredDocument] = field(default_factory=list)
     turns: OrderedDict[int, Turn] = field(default_factory=OrderedDict)
     last_id: int = 0
+    pending: Pending | None = None
     answering: Job = field(default_factory=Job)
     measuring: Job = field(default_factory=Job)
     testing: Job = field(default_factory=Job)

@@ -5,48 +5,54 @@ from __future__ import annotations
 import json
 import traceback
 from collections.abc import Iterator, Sequence
-from contextlib import closing
 from dataclasses import replace
 from typing import Any, NamedTuple
 
 import gradio as gr
 
-from ..answering import reply_steps
+from ..answering import Shown, reply_steps
 from ..asking import Question
 from ..conversation import Entry, as_text, messages, placed_messages, same_thread
+from ..jobs import InBackground
 from ..prompting import Exchange, build_prompt, split_thinking
 from ..runtime import Runtime
 from ..safe_text import plain_question
 from ..sample import SAMPLE, SAMPLE_QUESTIONS, only_the_sample
-from ..session import Session, Turn
+from ..session import Pending, Session, Turn
 from .controls import Choices, Controls
 from .offers_panel import Again
-from .widgets import ON_MODEL, States, buttons, complaint_html, on, save_on_click, saved, skipped, status_html, told
+from .widgets import (
+    ON_MODEL,
+    QUEUED,
+    States,
+    buttons,
+    complaint_html,
+    on,
+    save_on_click,
+    saved,
+    skipped,
+    status_html,
+    told,
+)
 
 BUSY = complaint_html("An answer is on its way: wait for it, or stop it.")
 PLACEHOLDER = "### Ask the document\nThe answer streams, and its page links open the passages it comes from."
 
 
-class Pending(NamedTuple):
-    """What is being asked.
-
-    Attributes:
-        question: as it was typed.
-        entries: the conversation that it goes on from.
-        before: the conversation to go back to where there is no answer.
-        notes: shared with the answer under way: "busy" (another question came), "cleared" (the conversation was).
-        begun: the turn whose answer is to go on, in the last entry of `before`, or None.
-    """
-
-    question: str
-    entries: list[Entry]
-    before: list[Entry]
-    notes: set[str]
-    begun: Turn | None = None
+WAITING = status_html("waiting for the model")
+PATIENCE_SECONDS = 60.0
+"""How long an answer goes on that no page follows: a reload takes a few seconds."""
+NO_PATIENCE_SECONDS = 3.0
+"""The same where nothing outlives a reload."""
 
 
 class ChatPane(NamedTuple):
-    """The chat's components. `answered` are the events after which an answer is complete."""
+    """The chat's components.
+
+    Attributes:
+        answered: the events after which an answer is complete.
+        go_on_after: has the page, after an event, go on with the answer that its `states.pending` holds.
+    """
 
     chatbot: gr.Chatbot
     status: gr.HTML
@@ -57,6 +63,7 @@ class ChatPane(NamedTuple):
     show_prompt: gr.Button
     prompt: gr.Textbox
     answered: list[Any]
+    go_on_after: Any = None
 
 
 def examples_for(session: Session) -> list[dict[str, str]]:
@@ -86,9 +93,9 @@ def build_chat(runtime: Runtime, controls: Controls, states: States, links: gr.H
         on(links.go_on, handlers.go_on, conversation, waiting),
         on(states.again.change, handlers.again, [states.again, *conversation], waiting),
     ]
-    given = [states.pending, states.visitor, *controls]
+    given, answering = [states.pending, states.visitor, *controls], [*waiting, states.entries, states.turn]
     for event in begun:
-        pane.answered.append(event.then(handlers.answer, given, [*waiting, states.entries, states.turn], **ON_MODEL))
+        pane.answered.append(event.then(handlers.answer, given, answering, **ON_MODEL))
     on(pane.stop.click, lambda visitor: runtime.sessions.get(visitor).answering.stop(), [states.visitor])
     undone = [states.entries, pane.chatbot, pane.question, states.turn]
     on(pane.chatbot.undo, handlers.undo, conversation, undone)
@@ -101,7 +108,12 @@ def build_chat(runtime: Runtime, controls: Controls, states: States, links: gr.H
         [states.turn, states.visitor, pane.question, *controls],
         [pane.prompt],
     )
-    return pane
+
+    def go_on_after(event: Any) -> None:
+        # Not in the model's queue: this follows what has its turn at the model already.
+        event.then(handlers.answer, given, answering, **QUEUED)
+
+    return pane._replace(go_on_after=go_on_after)
 
 
 def _components() -> ChatPane:
@@ -169,10 +181,11 @@ class _Handlers:
             words = f"{turn.model_name} gave this answer: load it again for it to go on, or ask again."
             return None, *skipped(4), complaint_html(words)
         session.answering.begin()
+        session.pending = Pending(turn.question, entries[:-1], entries, entries[-1], turn)
         return (
-            Pending(turn.question, entries[:-1], entries, set(), turn), messages(entries),
+            session.pending, messages(entries),
             gr.skip(),  # what is being typed stays
-            gr.update(visible=False), gr.update(visible=True), status_html("waiting for the model"),
+            gr.update(visible=False), gr.update(visible=True), WAITING,
         )  # fmt: skip
 
     def _begin(
@@ -187,10 +200,11 @@ class _Handlers:
         session = self.runtime.sessions.get(visitor)
         session.answering.begin()
         model = self.runtime.models.label or (entries[-1].model if entries else "")
-        shown = messages([*entries, Entry(text, (), model, session.contents)])
+        entry = Entry(text, (), model, session.contents)
+        session.pending = Pending(text, entries, before, entry)
         return (
-            Pending(text, entries, before, set()), shown, "", gr.update(visible=False), gr.update(visible=True),
-            status_html("waiting for the model"),
+            session.pending, messages([*entries, entry], WAITING), "",
+            gr.update(visible=False), gr.update(visible=True), "",
         )  # fmt: skip
 
     def answer(self, pending: Pending | None, visitor: str, *values: Any) -> Iterator[dict[Any, Any]]:
@@ -201,31 +215,27 @@ class _Handlers:
         session = self.runtime.sessions.get(visitor)
         idle = {**buttons(pane.send, pane.stop, busy=False), states.pending: None}
         try:
-            choices = Choices.read(values)
-            loaded = self.runtime.models.need()
-            entry = Entry(pending.question, (), loaded.label, session.contents)
-            if pending.begun is None:
-                earlier = same_thread(pending.entries, entry) if choices.remember else []
-                questions: list[Question | None] = [*_questions(session, choices, entry.question, earlier)]
-            else:
-                entry = pending.before[-1]
-                further = Question.going_on(pending.begun, choices.generation)
-                questions = [further if reply.turn == pending.begun.id else None for reply in entry.replies]
-            with closing(reply_steps(loaded, self.runtime.caches, session, questions, entry.replies)) as steps:
-                for shown in steps:
-                    if "cleared" in pending.notes:
-                        yield {pane.chatbot: [], pane.status: "", states.entries: [], states.turn: None, **idle}
-                        return
-                    entry = replace(entry, replies=shown.replies)
-                    if not shown.done:
-                        line = status_html(shown.progress) + (BUSY if "busy" in pending.notes else "")
-                        yield {pane.chatbot: messages([*pending.entries, entry]), pane.status: line}
-            kept = [*pending.entries, entry]
+            if pending.work is None:
+                pending.work = self._start(pending, session, values)
+            for shown in pending.work.follow():
+                if "cleared" in pending.notes:
+                    yield {pane.chatbot: [], pane.status: "", states.entries: [], states.turn: None, **idle}
+                    return
+                pending.entry = entry = replace(pending.entry, replies=shown.replies)
+                if not shown.done:
+                    line = status_html(shown.progress)
+                    in_bubble = any(reply.is_awaited for reply in entry.replies)
+                    busy = BUSY if "busy" in pending.notes else ""
+                    yield {
+                        pane.chatbot: messages([*pending.entries, entry], line),
+                        pane.status: busy if in_bubble else line + busy,
+                    }
+            pending.kept = [*pending.entries, entry]
             yield {
-                pane.chatbot: messages(kept),
+                pane.chatbot: messages(pending.kept),
                 pane.status: status_html(shown.progress) if entry.replies[-1].stopped else "",
-                states.entries: kept,
-                states.turn: session.last_turn(kept, loaded.label),
+                states.entries: pending.kept,
+                states.turn: session.last_turn(pending.kept, entry.model),
                 **idle,
             }
         except Exception as error:
@@ -233,23 +243,50 @@ class _Handlers:
             # typed, and Send comes back.
             words = error if isinstance(error, (ValueError, RuntimeError)) else _unexpected(error)
             before = [] if "cleared" in pending.notes else pending.before
+            session.pending = None
             back: dict[Any, Any] = {pane.chatbot: messages(before)}
             if pending.begun is None:
                 back[pane.question] = pending.question
             yield {**back, pane.status: complaint_html(words), **idle}
 
+    def _start(self, pending: Pending, session: Session, values: tuple[Any, ...]) -> InBackground[Shown]:
+        """Begin to answer.
+
+        Args:
+            values: of the controls.
+
+        Raises:
+            NoModelError: no model is loaded.
+            ValueError: a number is missing or out of range.
+        """
+        choices = Choices.read(values)
+        loaded = self.runtime.models.need()
+        if pending.begun is None:
+            entry = Entry(pending.question, (), loaded.label, session.contents)
+            earlier = same_thread(pending.entries, entry) if choices.remember else []
+            questions: list[Question | None] = [*_questions(session, choices, entry.question, earlier)]
+        else:
+            entry = pending.entry
+            further = Question.going_on(pending.begun, choices.generation)
+            questions = [further if reply.turn == pending.begun.id else None for reply in entry.replies]
+        pending.entry = entry
+        steps = reply_steps(loaded, self.runtime.caches, session, questions, entry.replies)
+        patience = PATIENCE_SECONDS if self.runtime.settings.persist else NO_PATIENCE_SECONDS
+        return InBackground(steps, session.answering, patience)
+
     def undo(self, event: gr.UndoData, entries: list[Entry], visitor: str, pending: Pending | None) -> tuple[Any, ...]:
         if pending is not None:
             pending.notes.add("busy")
             return skipped(4)
-        place = _entry_at(event.index, entries)
-        kept = entries[:place]
-        turn = self.runtime.sessions.get(visitor).last_turn(kept, self.runtime.models.label)
+        place, session = _entry_at(event.index, entries), self.runtime.sessions.get(visitor)
+        session.pending, kept = None, entries[:place]
+        turn = session.last_turn(kept, self.runtime.models.label)
         return kept, messages(kept), entries[place].question, turn
 
     def clear(self, visitor: str, pending: Pending | None) -> tuple[Any, ...]:
         session = self.runtime.sessions.get(visitor)
         session.turns.clear()
+        session.pending = None
         if pending is not None:
             pending.notes.add("cleared")
             session.answering.stop()

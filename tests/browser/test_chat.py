@@ -72,8 +72,9 @@ def test_stop_in_prefill_keeps_the_conversation(address: str, open_page: Open, s
     upload(page, long)
     suggest(page)
     ask(page, "And now?")
-    expect(page.locator("#chat-status progress")).to_be_visible()
-    expect(page.locator("#chat-status")).to_contain_text(re.compile("Reading: [1-9]"))
+    # In the bubble where the answer will stand.
+    expect(page.locator("#chat .bot progress")).to_be_visible()
+    expect(page.locator("#chat .bot").last).to_contain_text(re.compile("Reading: [1-9]"))
     page.get_by_role("button", name="Stop", exact=True).click()
     expect(page.locator("#chat .stopped")).to_contain_text("Stopped after reading")
     expect(page.get_by_role("button", name="Send", exact=True)).to_be_visible()
@@ -94,7 +95,7 @@ def test_stop_in_the_answer_keeps_its_words(address: str, open_page: Open, short
     ask(page)
     expect(page.locator("#chat-status")).to_contain_text("Answering")
     page.get_by_role("button", name="Stop", exact=True).click()
-    expect(page.locator("#chat .stopped")).to_contain_text(re.compile(r"Stopped after \d+ tokens"))
+    expect(page.locator("#chat .stopped")).to_contain_text(re.compile(r"Stopped after [\d,]+ tokens"))
     expect(page.get_by_role("button", name="Send", exact=True)).to_be_visible()
 
 

@@ -100,7 +100,7 @@ def test_a_stopped_answer_has_its_evidence_and_goes_on(instruct_address: str, op
     asked_with(page, 3000)
     expect(page.locator("#chat-status")).to_contain_text(re.compile(r"[1-9]\d* tokens/s, at most \d+ s more"))
     page.get_by_role("button", name="Stop", exact=True).click()
-    expect(page.locator("#chat .stopped")).to_contain_text(re.compile(r"Stopped after \d+ tokens"))
+    expect(page.locator("#chat .stopped")).to_contain_text(re.compile(r"Stopped after [\d,]+ tokens"))
     expect(page.locator("#chat a.page-link").first).to_be_visible()
     page.get_by_role("tab", name="Evidence").click()
     expect(page.locator(".passage-card.chosen")).to_have_attribute("data-rank", "1")

@@ -15,6 +15,7 @@ from chat_parts import (
     answered,
     app_command,
     ask,
+    fill_number,
     group_size,
     keeps,
     leave,
@@ -22,6 +23,7 @@ from chat_parts import (
     ready,
     reload,
     suggest,
+    until,
     upload,
 )
 from playwright.sync_api import Page, expect
@@ -130,6 +132,39 @@ def test_suggested_settings_are_kept_and_what_a_slider_is_reset_to(address: str,
     expect(page.get_by_label("number input for Group size")).to_have_value(advised)
 
 
+def test_a_reload_in_the_middle_of_an_answer_keeps_question_and_answer(
+    address: str, open_page: Open, short: Path
+) -> None:
+    page = asked(open_page, address, short, "Who was first?")
+    fill_number(page, "number input for Longest answer", 4096)
+    page.get_by_label("number input for Longest answer").press("Tab")
+    suggest(page)
+    ask(page, "Who goes on and on?")
+    answering = re.compile(r"Answering: ([1-9][\d,]*) tokens")
+    status, stop = page.locator("#chat-status"), page.get_by_role("button", name="Stop", exact=True)
+    expect(status).to_contain_text(answering)
+
+    def tokens() -> int:
+        found = answering.search(status.inner_text())
+        return int(found[1].replace(",", "")) if found else 0
+
+    before = tokens()
+    reload(page)
+    expect(page.locator("#chat")).to_contain_text("Who was first?")
+    expect(page.locator("#chat")).to_contain_text("Who goes on and on?")
+    expect(stop).to_be_visible()
+    until(page, lambda: tokens() > before, "the answer goes on")
+    stop.click()
+    expect(page.locator("#chat .stopped")).to_contain_text(re.compile(r"Stopped after [\d,]+ tokens"))
+    expect(page.get_by_role("button", name="Send", exact=True)).to_be_visible()
+    expect(evidence(page)).to_contain_text("Who goes on and on?")
+    # Whether the browser has kept it by then or not, it is there after another reload.
+    reload(page)
+    expect(page.locator("#chat .stopped")).to_have_count(1)
+    expect(page.locator("#chat")).to_contain_text("Who was first?")
+    keeps(page, questions=["Who was first?", "Who goes on and on?"])
+
+
 def test_another_document_starts_a_history_of_its_own(address: str, open_page: Open, short: Path, other: Path) -> None:
     page = asked(open_page, address, short, "Who jumps there?")
     divider = page.locator("#chat .divider")
@@ -203,7 +238,7 @@ def test_stop_measuring_lets_a_question_that_waits_be_answered(
     page.locator(".document-list button").last.click()
     expect(page.locator(".document-list li")).to_have_count(1)
     ask(page, "Who waits?")
-    expect(page.locator("#chat-status")).to_contain_text("Waiting for the model")
+    expect(page.locator("#chat")).to_contain_text("Waiting for the model")
     page.get_by_role("button", name="Stop measuring").click()
     expect(page.locator("#loss-status")).to_contain_text("Measuring the loss was stopped")
     answered(page)
