@@ -12,7 +12,7 @@ from selfextend.methods import Method
 from selfextend.steps import Progress, Running
 
 from .asking import Question, answer_turn
-from .conversation import Reply, Source
+from .conversation import Reply, Source, speed_words
 from .evidence import Citation
 from .jobs import JobStopped, Pace
 from .model_shelf import LoadedModel
@@ -77,7 +77,7 @@ def reply_steps(
             reply = replies[place] if question.begun else watched.stopped()
             yield Shown((*before, reply, *after), STOPPED, tuple(turns), True)
             return
-        replies = [*before, _reply_of(turns[-1], loaded), *after]
+        replies = [*before, reply_of(turns[-1], loaded), *after]
         if turns[-1].answer.stopped_by == "interrupted":
             yield Shown(tuple(replies), STOPPED, tuple(turns), True)
             return
@@ -122,7 +122,7 @@ class _Watched:
         rate = (self.tokens - 1) / max(now - self._first, 1e-6)
         # An answer ends where the model ends it, so this is all that can be said of the time left.
         left = (self.question.generation.max_new_tokens - self.tokens) / rate
-        return f"{words}, {rate:,.0f} tokens/s" + (f", at most {math.ceil(left):,} s more" if left >= 1 else "")
+        return f"{words}, {speed_words(rate)}" + (f", at most {math.ceil(left):,} s more" if left >= 1 else "")
 
     def reply(self, **more: Any) -> Reply:
         return reply_by(self.question.method, turn=0, text=self.text, **more)
@@ -147,7 +147,8 @@ def reply_by(method: Method, **more: Any) -> Reply:
     return Reply(method=method.kind, query_scaling=method.query_scaling, **numbers, **more)
 
 
-def _reply_of(turn: Turn, loaded: LoadedModel) -> Reply:
+def reply_of(turn: Turn, loaded: LoadedModel) -> Reply:
+    """What the conversation keeps of an answer that `loaded` gave."""
     answer = turn.answer
     tokens = len(answer.token_ids)
     return reply_by(

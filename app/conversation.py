@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from selfextend.methods import Method, method_from, method_named
+from selfextend.methods import Method, Vanilla, method_from, method_named
 
 from .prompting import split_thinking
 from .safe_text import inert, safe_markdown, safe_question
@@ -196,6 +196,30 @@ def reply_text(replies: Sequence[Reply], *, newest: bool, waiting: str = "") -> 
     return f'<div class="columns">\n{"".join(columns)}\n</div>'
 
 
+def example_text(entry: Entry, value: str, trained_window: int, tokens: int) -> str:
+    """An answered question that nobody asked, as HTML and Markdown: a column for each reply, and whether it is right.
+
+    Args:
+        value: what a right answer holds.
+        trained_window: of the model, tokens.
+        tokens: of the document.
+    """
+    columns = []
+    for reply in entry.replies:
+        right = value in reply.text
+        word = '<span class="right">✓ right</span>' if right else '<span class="wrong">✗ wrong</span>'
+        text = reply.text + (" …" if reply.unfinished else "")
+        link = page_link(reply.turn, reply.sources[0]) if right and reply.sources else ""
+        name = "The model as it is" if reply.made_by == Vanilla() else "With SelfExtend"
+        columns.append(f"<div>\n\n**{name}** {word}\n\n{text}\n\n{link}\n\n</div>")
+    return (
+        f'<div class="example">\n\n<span class="tag">Example</span> This model was trained on texts of '
+        f"{trained_window:,} tokens; the sample has {tokens:,}. Asked just now:\n\n"
+        f"**{escape(entry.question)}**\n\n"
+        f'<div class="columns">\n{"".join(columns)}\n</div>\n</div>'
+    )
+
+
 def _markdown(reply: Reply, newest: bool) -> str:
     thought, text = split_thinking(reply.text)
     parts = [_thinking_html(thought, open_=not text)] if thought else []
@@ -237,14 +261,23 @@ def settings_words(reply: Reply) -> str:
     return reply.made_by.setting or "none"
 
 
+def speed_words(tokens_per_second: float) -> str:
+    """A speed as the page says it; "" where there is none, as of an answer of one token."""
+    if not tokens_per_second:
+        return ""
+    return f"{tokens_per_second:,.0f} tokens/s" if tokens_per_second >= 10 else f"{tokens_per_second:.2g} tokens/s"
+
+
 def measures(reply: Reply) -> str:
     """What the answer took, in a line."""
     reused = f", {reply.reused_tokens:,} of them read before" if reply.reused_tokens else ""
-    return (
-        f"{reply.seconds:.1f} s, first token after {reply.first_token_seconds:.1f} s · "
-        f"{reply.prompt_tokens:,} tokens read{reused} · {reply.tokens_per_second:.0f} tokens/s · "
-        f"keys and values {reply.cache_bytes / 1e6:,.0f} MB"
-    )
+    parts = [
+        f"{reply.seconds:,.1f} s, first word after {reply.first_token_seconds:,.1f} s",
+        f"{reply.prompt_tokens:,} tokens read{reused}",
+        speed_words(reply.tokens_per_second),
+        f"{reply.cache_bytes / 1e6:,.0f} MB for what was read",
+    ]
+    return " · ".join(filter(None, parts))
 
 
 def as_text(entries: Sequence[Entry], documents: Sequence[str]) -> str:

@@ -9,11 +9,13 @@ import psutil
 from selfextend.methods import Method
 from selfextend.positions import EXACT, largest_relative_position
 
-from .conversation import Reply
+from .conversation import Reply, speed_words
 from .reading_time import in_words
 
 _WAIT = "until the next answer begins, by how fast this machine computes; what was read is not read again"
 _LIMITED = ("Tokens", "Largest position")
+_ON_BAR = {"Tokens": "used", "Trained window": "window", "Reach": "reach"}
+"""What the bar shows, and the class of its colour, which stands before the name too."""
 
 
 def meters(
@@ -46,7 +48,7 @@ def meters(
     fits = reach is None or length <= reach
     limit = "any length" if reach is None else f"{reach:,}"
     state = "ok" if fits else "past"
-    speed = f"{reply.tokens_per_second:,.0f} tokens/s" if reply and reply.tokens_per_second else "–"
+    speed = (speed_words(reply.tokens_per_second) if reply else "") or "–"
     memory = f"{psutil.Process().memory_info().rss / 1e9:.2f} GB"
     if gpu_bytes is not None:
         memory += f" + GPU {gpu_bytes / 1e9:.2f} GB"
@@ -67,7 +69,11 @@ def meters(
     )
     items = "".join(
         f'<div class="meter {state if name in _LIMITED else ""}" title="{escape(title, quote=True)}">'
-        f"<dt>{name}</dt><dd>{value}</dd></div>"
+        f"<dt>{_swatch(name)}{name}</dt><dd>{value}</dd></div>"
         for name, value, title in cells
     )
-    return f'<div class="meters">{bar}<dl>{items}</dl></div>'
+    return f'<div class="meters {state}">{bar}<dl tabindex="0">{items}</dl></div>'
+
+
+def _swatch(name: str) -> str:
+    return f'<span class="swatch {_ON_BAR[name]}"></span>' if name in _ON_BAR else ""

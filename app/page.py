@@ -18,13 +18,13 @@ from .calls import SafeBlocks
 from .conversation import Entry
 from .evidence import Citation
 from .meters import meters
-from .restore import Parts, build_restore
+from .restore import READ, Parts, build_restore
 from .runtime import Runtime
 from .session import Turn
 from .tabs.attention import build_attention_tab
-from .tabs.chat import build_chat, examples_for
+from .tabs.chat import build_chat, opening
 from .tabs.compare import build_compare_tab
-from .tabs.controls import Choices, Controls, build_controls
+from .tabs.controls import Choices, Controls, build_controls, next_question_html
 from .tabs.documents_panel import NO_MODEL, build_documents_panel
 from .tabs.evidence import build_evidence_tab
 from .tabs.lab import build_lab_tab
@@ -35,11 +35,24 @@ from .tabs.parameters import build_parameters_tab
 from .tabs.position_map import build_position_map_tab
 from .tabs.reader import build_reader_tab
 from .tabs.runs import build_runs_tab
-from .tabs.widgets import DocumentView, SharedInputs, States, complaint_html, on, redraw_on, skipped, told
+from .tabs.widgets import (
+    QUEUED,
+    DocumentView,
+    Latest,
+    SharedInputs,
+    States,
+    complaint_html,
+    on,
+    redraw_on,
+    skipped,
+    told,
+)
 from .theme import ASSETS
 from .whatif import Answered, PassageTest, UnderTest, passage_tests_steps
 
 TITLE = "SelfExtend explorer"
+LEAD = "Ask documents far longer than a model was trained to read, and see where it looked for the answer."
+COPY_LINK = '<button type="button" id="copy-link">Copy link</button><span id="copied" role="status"></span>'
 
 
 def build_page(runtime: Runtime) -> gr.Blocks:
@@ -49,21 +62,28 @@ def build_page(runtime: Runtime) -> gr.Blocks:
         script = "\n".join((ASSETS / name).read_text(encoding="utf-8") for name in ("selection.js", "page.js"))
         links = gr.HTML(elem_id="page-links", js_on_load=script, visible="hidden")
         with gr.Row(elem_id="top"):
-            gr.HTML(f"<h1>{TITLE}</h1>", elem_id="title")
+            gr.HTML(f"<h1>{TITLE}</h1><p>{LEAD}</p>", elem_id="title")
             meter = gr.HTML(elem_id="meters")
-        with gr.Tabs(elem_id="main-tabs"):
-            with gr.Tab("Read", id="read"):
-                parts = _reading(runtime, states, meter, links)
+            link_status = gr.HTML(elem_id="link-status")
+            gr.HTML(COPY_LINK, elem_id="share")
+        with gr.Tabs(elem_id="main-tabs") as outer_tabs:
+            with gr.Tab("Read", id=READ):
+                parts, tabs = _reading(runtime, states, meter, links)
+            parts = parts._replace(tabs=(outer_tabs, tabs), link_status=link_status)
             with gr.Tab("Lab", id="lab"):
                 build_lab_tab(runtime, states.visitor)
             with gr.Tab("Learn", id="learn"):
                 build_learn_tab()
         on(
             states.view.change,
-            lambda visitor: gr.update(examples=examples_for(runtime.sessions.get(visitor))),
+            lambda visitor: opening(runtime, runtime.sessions.get(visitor)),
             [states.visitor],
             [parts.chat.chatbot],
         )
+        # assets/page.js writes what is shown into the address.
+        shown = [control.change for control in parts.controls[:3]]
+        gr.on(shown, None, js="() => window.selfextendPlace?.tell()", **QUEUED)
+        states.view.change(None, js="() => window.selfextendPlace?.open()", **QUEUED)
         add_endpoints(runtime)
         on(links.passage, _opener(runtime), [states.visitor], [states.turn, parts.chat.status])
         build_restore(runtime, page, parts)
@@ -77,15 +97,16 @@ def _reading(runtime: Runtime, states: States, meter: gr.HTML, links: gr.HTML) -
         with gr.Column(scale=3, min_width=270, elem_id="left"):
             model = build_model_panel(runtime)
             controls = build_controls(states.view, advised_window)
-            _keep_meters(runtime, controls, states, meter, gr.HTML(elem_id="fit"))
+            kept_meters = _keep_meters(runtime, controls, states, meter, gr.HTML(elem_id="fit"))
         with gr.Column(scale=6, min_width=330, elem_id="middle"):
             documents = build_documents_panel(runtime, states, controls)
             offers = build_offers_panel()
-            chat = build_chat(runtime, controls, states, links)
+            chat = build_chat(runtime, controls, states, links, advised_window)
             offers = connect_offers(runtime, offers, states, chat.question)
-        with gr.Column(scale=7, min_width=330, elem_id="right"), gr.Tabs(elem_id="right-tabs"):
+        with gr.Column(scale=7, min_width=330, elem_id="right"), gr.Tabs(elem_id="right-tabs") as tabs:
             _right_tabs(runtime, controls, states, chat.answered)
-    return Parts(controls, states, chat, documents, offers, model, advised_window, gr.State(""))
+    drawn_for = gr.State("")
+    return Parts(controls, states, chat, documents, offers, model, advised_window, drawn_for, kept_meters), tabs
 
 
 def _right_tabs(runtime: Runtime, controls: Controls, states: States, answered: list[Any]) -> None:
@@ -126,7 +147,9 @@ def _opener(runtime: Runtime) -> Callable[..., tuple[Any, ...]]:
         parts = str(told(event, "href")).split("-")
         if len(parts) != 3 or not (parts[1].isdecimal() and parts[2].isdecimal()):
             return skipped(2)
-        turn = runtime.sessions.get(visitor).turns.get(int(parts[1]))
+        session, number = runtime.sessions.get(visitor), int(parts[1])
+        example = runtime.example_for(session)
+        turn = example.turn if example is not None and number == example.turn.id else session.turns.get(number)
         if turn is None:
             words = complaint_html("This answer's evidence is no longer in memory. Ask again to see it.")
             return gr.skip(), words
@@ -135,7 +158,7 @@ def _opener(runtime: Runtime) -> Callable[..., tuple[Any, ...]]:
     return open_passage
 
 
-def _keep_meters(runtime: Runtime, controls: Controls, states: States, meter: gr.HTML, fit: gr.HTML) -> None:
+def _keep_meters(runtime: Runtime, controls: Controls, states: States, meter: gr.HTML, fit: gr.HTML) -> Latest:
     def draw(visitor: str, view: DocumentView, entries: list[Entry], *values: Any) -> tuple[Any, str]:
         try:
             choices = Choices.read(values)
@@ -154,11 +177,11 @@ def _keep_meters(runtime: Runtime, controls: Controls, states: States, meter: gr
             return line, complaint_html(f"{error} Nothing was cut.")
         except ValueError as error:
             return gr.skip(), complaint_html(error)
-        return line, ""
+        return line, next_question_html(choices, entries)
 
-    changing: list[Any] = [controls.group_size, controls.neighbor_window, controls.method, states.view, states.entries]
+    changing: list[Any] = [*controls[:4], controls.four, states.view, states.entries]
     changes = [component.change for component in changing]
-    redraw_on("meters", changes, draw, [states.visitor, states.view, states.entries, *controls], [meter, fit])
+    return redraw_on("meters", changes, draw, [states.visitor, states.view, states.entries, *controls], [meter, fit])
 
 
 def _wait_seconds(runtime: Runtime, visitor: str, choices: Choices, view: DocumentView) -> float | None:

@@ -1,4 +1,5 @@
-"""Reads the sample as soon as the bundled model is ready, so that the first answer about it comes at once.
+"""Reads the sample as soon as the bundled model is ready, so that the first answer about it comes at once, and has an
+example answered: the same question without SelfExtend and with it.
 
 What is read belongs to nobody: whoever asks about the sample with the same settings goes on from a copy of it.
 """
@@ -7,19 +8,21 @@ from __future__ import annotations
 
 import time
 from collections.abc import Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from selfextend.methods import SelfExtend
+from selfextend.methods import SelfExtend, Vanilla
 from selfextend.steps import Clock, Progress, Running, result_of
 
-from .asking import shared_place
+from .answering import reply_of
+from .asking import EVERYBODY, Question, answer_turn, shared_place
+from .conversation import Entry
 from .documents.document import DocumentError
 from .documents.library import Library, StoredDocument
 from .model_shelf import LoadedModel, ModelShelf
 from .prompting import build_prompt
-from .session import CacheStore
+from .session import CacheStore, Session, Turn
 
 if TYPE_CHECKING:
     from selfextend.methods import Method
@@ -28,29 +31,61 @@ if TYPE_CHECKING:
 CHUNK_TOKENS = 1024
 """Tokens after which a question that waits for the model gets it."""
 
+EXAMPLE_TOKENS = 32
+"""Longest answer of the example: enough for a right one, and to see that the other goes astray."""
+
 _PAUSE_SECONDS = 0.02
 """Long enough for another thread to take the model."""
 
 
+@dataclass(frozen=True, eq=False)
+class Example:
+    """A question about the sample that nobody asked, answered without SelfExtend and with it. It is no part of
+    anybody's conversation.
+
+    Attributes:
+        entry: the question with both replies, the one with SelfExtend last.
+        turn: behind that one; its id is 0, which no visitor's turn has.
+        loaded: the model that answered.
+        read_tokens: of the sample.
+    """
+
+    entry: Entry
+    turn: Turn
+    loaded: LoadedModel
+    read_tokens: int
+
+
 @dataclass(eq=False)
 class ReadingAhead:
-    """How far the sample was read. `progress` is None before and after."""
+    """How far the sample was read. `progress` is None before and after; `example` is None until it is answered."""
 
     progress: Progress | None = None
+    example: Example | None = None
 
-    def read(self, file: Path, models: ModelShelf, caches: CacheStore, library: Library, new_tokens: int) -> None:
-        """Read the sample with the model that is loaded, by the method that a new visitor's page is set to. What keeps
-        it from being read is told to whoever asks about it.
+    def read(
+        self,
+        file: Path,
+        models: ModelShelf,
+        caches: CacheStore,
+        library: Library,
+        new_tokens: int,
+        question: str = "",
+    ) -> None:
+        """Read the sample with the model that is loaded, by the method that a new visitor's page is set to, and have
+        the example answered. What keeps it from being read is told to whoever asks about it.
 
         Args:
             file: the sample.
             new_tokens: the longest answer that the page is set to.
+            question: the example's; without one there is no example.
         """
         try:
             sample = result_of(library.add_steps(file, file.name))
-            with Running(_reading(models, caches, sample, new_tokens)) as steps:
+            with Running(_reading(models, caches, sample, new_tokens, question)) as steps:
                 for self.progress in steps:
                     time.sleep(_PAUSE_SECONDS)
+                self.example = steps.result
         except (DocumentError, RuntimeError, ValueError):
             pass
         finally:
@@ -58,21 +93,44 @@ class ReadingAhead:
 
 
 def _reading(
-    models: ModelShelf, caches: CacheStore, sample: StoredDocument, new_tokens: int
-) -> Generator[Progress, None, None]:
-    """Read the sample a turn at the model at a time. Ends early where another model takes its place."""
+    models: ModelShelf, caches: CacheStore, sample: StoredDocument, new_tokens: int, question: str
+) -> Generator[Progress, None, Example | None]:
+    """Read the sample a turn at the model at a time, then have the question answered. Ends early where another model
+    takes its place."""
     loaded = models.need()
     tokens = build_prompt(loaded.tokenizer, [sample.document], "").ids
     length = len(tokens) + new_tokens
-    method = SelfExtend.of(loaded.advice(length))
-    prefix, clock = shared_place(loaded, caches, (sample,), method), Clock(len(tokens))
-    for end in range(CHUNK_TOKENS, len(tokens) + CHUNK_TOKENS, CHUNK_TOKENS):
-        if models.loaded is not loaded:
-            return
-        result_of(_read(loaded, prefix, method, tokens[:end], length))
-        done = min(end, len(tokens))
-        words = f"reading the sample ahead: {done:,} of {len(tokens):,} tokens"
-        yield Progress(words, done / len(tokens), clock.seconds_left(done))
+    extended = SelfExtend.of(loaded.advice(length))
+    ways: dict[Method, str] = {extended: "reading the sample ahead"}
+    if question:
+        ways[Vanilla()] = "reading it without SelfExtend too, for an example"
+    turns: dict[Method, Turn] = {}
+    for method, words in ways.items():
+        prefix, clock = shared_place(loaded, caches, (sample,), method), Clock(len(tokens))
+        for end in range(CHUNK_TOKENS, len(tokens) + CHUNK_TOKENS, CHUNK_TOKENS):
+            if models.loaded is not loaded:
+                return None
+            result_of(_read(loaded, prefix, method, tokens[:end], length))
+            done = min(end, len(tokens))
+            told = f"{words}: {done:,} of {len(tokens):,} tokens"
+            yield Progress(told, done / len(tokens), clock.seconds_left(done))
+        if question:
+            yield Progress("answering an example")
+            turns[method] = _answered(loaded, caches, sample, method, question)
+    if not question or models.loaded is not loaded:
+        return None
+    replies = tuple(reply_of(turns[method], loaded) for method in (Vanilla(), extended))
+    entry = Entry(question, replies, loaded.label, (sample.document.sha256,))
+    return Example(entry, turns[extended], loaded, len(tokens))
+
+
+def _answered(loaded: LoadedModel, caches: CacheStore, sample: StoredDocument, method: Method, question: str) -> Turn:
+    """The example's question, answered from what was read for everybody."""
+    from selfextend.generation import GenerationSettings
+
+    settings = GenerationSettings(max_new_tokens=EXAMPLE_TOKENS)
+    asked = Question(question, (sample,), method, "always", settings)
+    return replace(result_of(answer_turn(loaded, caches, Session(EVERYBODY), asked)), id=0)
 
 
 def _read(

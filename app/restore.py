@@ -17,13 +17,14 @@ from selfextend.steps import result_of
 
 from .conversation import Entry, as_json, from_json, messages
 from .guard import may_load_models
+from .links import Link, read_link, what_is_missing
 from .model_menu import local_choices
 from .model_shelf import LoadedModel
 from .prompting import can_switch_thinking
 from .runtime import Runtime
 from .sample import SAMPLE, only_the_sample
 from .session import Session
-from .tabs.chat import WAITING, ChatPane
+from .tabs.chat import WAITING, ChatPane, opening
 from .tabs.controls import Choices, Controls, slider_updates
 from .tabs.documents_panel import DocumentsPane, documents_html, keep_document, view_of
 from .tabs.model_panel import ModelPanel
@@ -31,6 +32,8 @@ from .tabs.offers_panel import OffersPane, ask_again_after
 from .tabs.widgets import QUEUED, DocumentView, Latest, States, buttons, complaint_html, status_html
 
 STORAGE_KEY = "selfextend-explorer-1"
+READ = "read"
+"""The id of the tab with documents and chat."""
 STOP_AFTER_SECONDS = 3.0
 """A load of a second or two needs no button that comes and goes."""
 
@@ -41,6 +44,9 @@ class Parts(NamedTuple):
     Attributes:
         advised_window: gr.State with the neighbor window that suits the model, or None.
         drawn_for: gr.State that tells the model that the page shows from others.
+        meters: redraws the meters.
+        tabs: of the page, and those on the right of its tab `READ`.
+        link_status: says what of a link that was opened could not be set.
     """
 
     controls: Controls
@@ -51,6 +57,9 @@ class Parts(NamedTuple):
     model: ModelPanel
     advised_window: gr.State
     drawn_for: gr.State
+    meters: Latest
+    tabs: Any = ()
+    link_status: Any = None
 
 
 def build_restore(runtime: Runtime, page: gr.Blocks, parts: Parts) -> None:
@@ -74,9 +83,14 @@ def build_restore(runtime: Runtime, page: gr.Blocks, parts: Parts) -> None:
         parts.advised_window, parts.documents.listing, controls.group_size, controls.neighbor_window, controls.log_n,
         controls.remember, controls.max_new_tokens, controls.thinking, states.view,
     ]  # fmt: skip
-    waited = [model.status, model.stop, model.change, parts.documents.status]
+    waited = [model.status, model.stop, model.change, parts.documents.status, chat.chatbot, states.turn]
     loaded = page.load(handlers.restore, [browser], restored, **QUEUED)
-    loaded.then(handlers.ready, [states.visitor, browser, *controls.room], [*waited, *fitted], **QUEUED)
+    fragment = gr.Textbox(visible="hidden")  # carries the address's fragment from the browser to `ready`
+    given = [states.visitor, browser, fragment, *controls.room]
+    linked = [parts.link_status, *parts.tabs, controls.method]
+    with_fragment = "(visitor, kept, _, ...room) => [visitor, kept, location.hash, ...room]"
+    ready = loaded.then(handlers.ready, given, [*waited, *linked, *fitted], js=with_fragment, **QUEUED)
+    parts.meters.after(ready)  # what was read ahead meanwhile need not be waited for
     chat.go_on_after(loaded)
     seen = [parts.drawn_for, states.visitor, states.entries, *controls.room]
     for event in (model.expanded, *(after.then for after in (model.loaded, *parts.chat.answered))):
@@ -130,7 +144,9 @@ class _Handlers:
             **_as_left(parts.controls, kept.get("controls")),
         }
 
-    def ready(self, visitor: str, kept: Any, request: gr.Request, *room: Any) -> Iterator[dict[Any, Any]]:
+    def ready(
+        self, visitor: str, kept: Any, fragment: str, request: gr.Request, *room: Any
+    ) -> Iterator[dict[Any, Any]]:
         """Waits for the model that the app was started with, then fits the page to the model that is loaded."""
         parts, runtime, began = self.parts, self.runtime, time.monotonic()
         may_load = may_load_models(runtime.settings, request)
@@ -143,17 +159,23 @@ class _Handlers:
         error = complaint_html(runtime.first_load.error) if loaded is None and runtime.first_load.error else ""
         yield {parts.model.status: error, parts.model.stop: gr.update(visible=False)}
         is_new = not (isinstance(kept, dict) and kept.get("controls"))
-        if is_new and not session.documents and SAMPLE.is_file() and loaded is not None and loaded.is_bundled:
+        link = read_link(fragment)
+        takes_sample = SAMPLE.name in link.documents or (is_new and loaded is not None and loaded.is_bundled)
+        if takes_sample and not session.documents and SAMPLE.is_file():
             yield {parts.documents.status: status_html("reading the sample")}
             keep_document(session, result_of(runtime.library.add_steps(SAMPLE, SAMPLE.name)))
         # What was set stays; only the sliders' ends follow the model.
-        yield {parts.documents.status: "", **self._fitted(session, room, advise=is_new)}
+        fitted = self._fitted(session, room, advise=is_new)
+        yield {parts.documents.status: "", **fitted, **self._linked(link, session, fitted)}
         # It is of interest until this visitor has asked, who by then has read the sample.
-        while (progress := runtime.ahead.progress) and only_the_sample(session.documents) and not session.turns:
+        while (progress := runtime.ahead.progress) and _has_only_the_sample(session):
             yield {parts.documents.status: status_html(progress)}
             time.sleep(0.3)
         if only_the_sample(session.documents):
-            yield {parts.documents.status: ""}
+            yield {parts.documents.status: "", parts.chat.chatbot: opening(runtime, session)}
+        asked = isinstance(kept, dict) and kept.get("entries")
+        if (example := runtime.example_for(session)) and _has_only_the_sample(session) and not asked:
+            yield {parts.states.turn: example.turn}  # the tabs show what the example looked at
 
     def follow_model(self, drawn_for: str, visitor: str, entries: list[Entry], *room: Any) -> dict[Any, Any]:
         """Where another model is loaded than the page shows, whoever loaded it: shows that one, with its advice."""
@@ -162,6 +184,30 @@ class _Handlers:
         session = self.runtime.sessions.get(visitor)
         turn = session.last_turn(entries, self.runtime.models.label)
         return {self.parts.states.turn: turn, **self._fitted(session, room, advise=True)}
+
+    def _linked(self, link: Link, session: Session, fitted: dict[Any, Any]) -> dict[Any, Any]:
+        """What a link sets, over what the page would begin with, and a sentence on what it cannot set.
+
+        Args:
+            fitted: `_fitted`'s updates.
+        """
+        parts, view = self.parts, fitted[self.parts.states.view]
+        names = [stored.document.name for stored in session.documents]
+        missing = what_is_missing(link, self.runtime.models.label, names, view.trained_window)
+        updates: dict[Any, Any] = {parts.link_status: "".join(map(complaint_html, missing))}
+        if link.config is not None and link.config.neighbor_window < view.trained_window:
+            group, window = slider_updates(link.config, view)
+            updates |= {parts.controls.group_size: group, parts.controls.neighbor_window: window}
+        if link.method:
+            updates[parts.controls.method] = link.method
+        outer, inner = parts.tabs
+        for tabs in parts.tabs:
+            for tab in tabs.children:
+                if isinstance(tab, gr.Tab) and tab.label == link.tab:
+                    updates[tabs] = gr.Tabs(selected=tab.id)
+        if inner in updates:
+            updates[outer] = gr.Tabs(selected=READ)
+        return updates
 
     def _fitted(self, session: Session, room: tuple[Any, ...], *, advise: bool) -> dict[Any, Any]:
         """The page, fitted to the model that is loaded; with `advise` the controls too.
@@ -188,6 +234,11 @@ class _Handlers:
             else:
                 updates[parts.controls.neighbor_window] = gr.update(maximum=max(2, view.trained_window - 1))
         return updates
+
+
+def _has_only_the_sample(session: Session) -> bool:
+    """Whether this visitor has brought nothing and asked nothing."""
+    return only_the_sample(session.documents) and not session.turns and session.pending is None
 
 
 def _key(loaded: LoadedModel | None) -> str:

@@ -15,8 +15,9 @@ from .documents.library import Library, browser_secret
 from .guard import Listeners
 from .jobs import Job
 from .model_shelf import ModelShelf
-from .reading_ahead import ReadingAhead
-from .session import CacheStore, SessionStore
+from .reading_ahead import Example, ReadingAhead
+from .sample import only_the_sample
+from .session import CacheStore, Session, SessionStore
 from .settings import Settings
 
 
@@ -44,6 +45,13 @@ class Runtime:
     loading: Job = field(default_factory=Job)
     ahead: ReadingAhead = field(default_factory=ReadingAhead)
     listeners: Listeners = field(default_factory=Listeners)
+
+    def example_for(self, session: Session) -> Example | None:
+        """The example to show to a visitor: while the sample is the only document and the model that answered it is
+        loaded."""
+        example = self.ahead.example
+        shown = example is not None and only_the_sample(session.documents) and self.models.loaded is example.loaded
+        return example if shown else None
 
 
 def make_runtime(settings: Settings) -> Runtime:

@@ -3,14 +3,33 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Sequence
 from functools import cache
+from typing import NamedTuple
 
 from .documents.library import StoredDocument
 from .theme import ASSETS
 
 SAMPLE = ASSETS / "sample.pdf"
 SAMPLE_QUESTIONS = ASSETS / "sample_questions.json"
+
+
+class SampleQuestion(NamedTuple):
+    """A question about the sample. Attributes: `value` is what a right answer holds, and `page` where it stands."""
+
+    question: str
+    answer: str
+    value: str
+    page: int
+
+
+@cache
+def sample_questions() -> tuple[SampleQuestion, ...]:
+    """What a stranger may ask first: all of them but the last are offered, and the last is the page's example."""
+    if not (SAMPLE.is_file() and SAMPLE_QUESTIONS.is_file()):
+        return ()
+    return tuple(SampleQuestion(**record) for record in json.loads(SAMPLE_QUESTIONS.read_text(encoding="utf-8")))
 
 
 @cache

@@ -21,3 +21,76 @@ document.addEventListener(
   },
   true,
 );
+
+// The address's fragment says what is shown: model, documents, settings, tab and selection, so that a reload and a copied
+// link open the same. app/links.py reads it.
+const asked = new URLSearchParams(location.hash.slice(1));
+let opened = false;
+let telling = null;
+
+function shown() {
+  const words = (selector) => document.querySelector(selector)?.textContent.trim() ?? "";
+  const value = (selector) => document.querySelector(selector)?.value ?? "";
+  const tab = words('#main-tabs > .tab-wrapper [role="tab"][aria-selected="true"]');
+  const inner = words('#right-tabs > .tab-wrapper [role="tab"][aria-selected="true"]');
+  const { query, key } = window.selfextendSelection.current;
+  const said = new URLSearchParams();
+  const say = (name, what) => {
+    if (what !== null && what !== "") said.append(name, what);
+  };
+  say("model", words("#model-summary .activity") && words("#model-summary .name"));
+  for (const name of document.querySelectorAll(".document-list .name")) say("document", name.textContent.trim());
+  say("G", value('#group-size input[type="number"]'));
+  say("w", value('#neighbor-window input[type="number"]'));
+  say("method", value("#method input:checked"));
+  say("tab", tab === "Read" ? inner : tab);
+  say("query", query);
+  say("key", key);
+  return `#${said}`;
+}
+
+function write() {
+  if (opened && element.isConnected) history.replaceState(history.state, "", shown());
+}
+
+window.selfextendPlace = {
+  // Something that the address says has changed.
+  tell() {
+    clearTimeout(telling);
+    telling = setTimeout(write, 300); // after the page shows it, and once for all that changes in one go
+  },
+
+  // The server has set what the address asked for; from here on the address follows the page.
+  open() {
+    if (!opened) {
+      opened = true;
+      const token = (name) => (/^\d{1,9}$/.test(asked.get(name) ?? "") ? Number(asked.get(name)) : null);
+      const [query, key] = [token("query"), token("key")];
+      if (query !== null || key !== null) window.selfextendSelection.select(query, key, "link");
+    }
+    this.tell();
+  },
+};
+document.addEventListener("selfextend-select", () => window.selfextendPlace.tell());
+document.addEventListener("click", (event) => {
+  if (event.target.closest('[role="tab"], .overflow-menu, .document-list')) window.selfextendPlace.tell();
+  if (event.target.closest("#copy-link")) copy();
+});
+// A link that is opened where the page is open already.
+window.addEventListener("hashchange", () => {
+  if (new URLSearchParams(location.hash.slice(1)).has("model")) location.reload();
+});
+
+async function copy() {
+  const said = document.getElementById("copied");
+  const link = location.origin + location.pathname + location.search + shown();
+  try {
+    await navigator.clipboard.writeText(link);
+    said.textContent = "Copied";
+  } catch {
+    // Without https a browser keeps the clipboard to itself.
+    history.replaceState(history.state, "", link);
+    said.textContent = "It is in the address bar: copy it there.";
+  }
+  setTimeout(() => (said.textContent = ""), 4000);
+}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -10,20 +9,25 @@ from typing import Any, NamedTuple
 
 import gradio as gr
 
+from selfextend.config import suggest
+from selfextend.errors import PastReachError
+from selfextend.methods import SelfExtend
+
 from ..answering import Shown, reply_steps
-from ..asking import Question
-from ..conversation import Entry, as_text, messages, placed_messages, same_thread
+from ..asking import Question, prompt_of
+from ..conversation import Entry, as_text, example_text, messages, placed_messages, same_thread
 from ..jobs import InBackground
 from ..prompting import Exchange, build_prompt, split_thinking
 from ..runtime import Runtime
 from ..safe_text import plain_question
-from ..sample import SAMPLE, SAMPLE_QUESTIONS, only_the_sample
+from ..sample import only_the_sample, sample_questions
 from ..session import Pending, Session, Turn
-from .controls import Choices, Controls
+from .controls import Choices, Controls, slider_updates
 from .offers_panel import Again
 from .widgets import (
     ON_MODEL,
     QUEUED,
+    DocumentView,
     States,
     buttons,
     complaint_html,
@@ -37,6 +41,10 @@ from .widgets import (
 
 BUSY = complaint_html("An answer is on its way: wait for it, or stop it.")
 PLACEHOLDER = "### Ask the document\nThe answer streams, and its page links open the passages it comes from."
+EXAMPLE_ON_ITS_WAY = (
+    '<div class="example">\n\n<span class="tag">Example</span> The model is answering a question about the sample '
+    "twice, as it is and with SelfExtend. You need not wait for it: ask.\n\n</div>"
+)
 
 
 WAITING = status_html("waiting for the model")
@@ -50,6 +58,7 @@ class ChatPane(NamedTuple):
     """The chat's components.
 
     Attributes:
+        fit: sets settings that reach far enough for a question that was refused, and asks it.
         answered: the events after which an answer is complete.
         go_on_after: has the page, after an event, go on with the answer that its `states.pending` holds.
     """
@@ -59,6 +68,7 @@ class ChatPane(NamedTuple):
     question: gr.Textbox
     send: gr.Button
     stop: gr.Button
+    fit: gr.Button
     download: gr.Button
     show_prompt: gr.Button
     prompt: gr.Textbox
@@ -66,27 +76,42 @@ class ChatPane(NamedTuple):
     go_on_after: Any = None
 
 
-def examples_for(session: Session) -> list[dict[str, str]]:
-    """Questions to ask with one click: those on the sample, while it is the only document."""
+def opening(runtime: Runtime, session: Session) -> Any:
+    """What stands in an empty chat, as an update of it: while the sample is the only document, the example and
+    questions to ask with one click."""
     if not only_the_sample(session.documents):
-        return []
-    if not (SAMPLE.is_file() and SAMPLE_QUESTIONS.is_file()):
-        return []
-    return [{"text": record["question"]} for record in json.loads(SAMPLE_QUESTIONS.read_text(encoding="utf-8"))]
+        return gr.update(placeholder=PLACEHOLDER, examples=[])
+    *offered, last = sample_questions()
+    example = runtime.example_for(session)
+    if example is not None:
+        placeholder = example_text(example.entry, last.value, example.loaded.trained_window, example.read_tokens)
+    else:
+        placeholder = EXAMPLE_ON_ITS_WAY if runtime.ahead.progress else PLACEHOLDER
+    return gr.update(placeholder=placeholder, examples=[{"text": asked.question} for asked in offered])
 
 
-def build_chat(runtime: Runtime, controls: Controls, states: States, links: gr.HTML) -> ChatPane:
+def build_chat(
+    runtime: Runtime, controls: Controls, states: States, links: gr.HTML, advised_window: gr.State
+) -> ChatPane:
     """The chat's components and handlers, inside the open gr.Blocks.
 
     Args:
+        advised_window: holds the neighbor window that suits the model, or None.
         links: tells, as its event `go_on`, that somebody wants an answer to go on.
     """
     pane = _components()
     handlers = _Handlers(runtime, pane, states)
     conversation = [states.entries, states.visitor, states.pending]
-    waiting = [states.pending, pane.chatbot, pane.question, pane.send, pane.stop, pane.status]
+    waiting = [states.pending, pane.chatbot, pane.question, pane.send, pane.stop, pane.fit, pane.status]
+    fitted = on(
+        pane.fit.click,
+        handlers.suggest,
+        [pane.question, states.entries, states.visitor, states.view, advised_window, *controls],
+        [controls.method, controls.group_size, controls.neighbor_window],
+    )
     begun = [
         on([pane.send.click, pane.question.submit], handlers.begin, [pane.question, *conversation], waiting),
+        on(fitted.success, handlers.begin, [pane.question, *conversation], waiting),
         on(pane.chatbot.retry, handlers.retry, conversation, waiting),
         on(pane.chatbot.edit, handlers.edit, conversation, waiting),
         on(pane.chatbot.example_select, handlers.example, conversation, waiting),
@@ -118,7 +143,8 @@ def build_chat(runtime: Runtime, controls: Controls, states: States, links: gr.H
 
 def _components() -> ChatPane:
     chatbot = gr.Chatbot(
-        label="Conversation", elem_id="chat", height="max(19rem, calc(100vh - 28.5rem))", editable="user",
+        label="Conversation", show_label=False, elem_id="chat", height="max(19rem, calc(100vh - 28.5rem))",
+        editable="user",
         buttons=["copy", "copy_all"], allow_tags=False, feedback_options=None, placeholder=PLACEHOLDER, examples=[],
         layout="bubble", group_consecutive_messages=False,
     )  # fmt: skip
@@ -129,6 +155,7 @@ def _components() -> ChatPane:
         )
         send = gr.Button("Send", variant="primary", elem_id="send", min_width=80, scale=1)
         stop = gr.Button("Stop", variant="stop", elem_id="stop", visible=False, min_width=80, scale=1)
+    fit = gr.Button("Suggest and ask", variant="primary", size="sm", visible=False, elem_id="suggest-and-ask")
     with gr.Row(elem_classes=["chat-tools"]):
         download = gr.Button("Download chat", size="sm", elem_id="download-chat")
         show_prompt = gr.Button("Show the prompt", size="sm", elem_id="show-prompt")
@@ -136,7 +163,7 @@ def _components() -> ChatPane:
         label="The prompt of the answer on the right, as the model read it", lines=10, max_lines=20, visible=False,
         buttons=["copy"], elem_id="prompt", interactive=False,
     )  # fmt: skip
-    return ChatPane(chatbot, status, question, send, stop, download, show_prompt, prompt, [])
+    return ChatPane(chatbot, status, question, send, stop, fit, download, show_prompt, prompt, [])
 
 
 class _Handlers:
@@ -159,7 +186,7 @@ class _Handlers:
         return self._begin(_plain(event.value), entries, entries, *rest)
 
     def again(self, again: Again | None, entries: list[Entry], *rest: Any) -> tuple[Any, ...]:
-        return skipped(6) if again is None else self._begin(again.question, entries, entries, *rest)
+        return skipped(7) if again is None else self._begin(again.question, entries, entries, *rest)
 
     def go_on(
         self, event: gr.EventData, entries: list[Entry], visitor: str, pending: Pending | None
@@ -170,22 +197,22 @@ class _Handlers:
         turn = session.turns.get(int(named)) if named.isdecimal() else None
         if pending is not None:
             pending.notes.add("busy")
-            return *skipped(5), BUSY
+            return *skipped(6), BUSY
         if turn is None or not entries or turn.id not in [reply.turn for reply in entries[-1].replies]:
             return (
                 None,
-                *skipped(4),
+                *skipped(5),
                 complaint_html("This answer is no longer in memory, so it cannot go on: ask again."),
             )
         if turn.model_name != self.runtime.models.label:
             words = f"{turn.model_name} gave this answer: load it again for it to go on, or ask again."
-            return None, *skipped(4), complaint_html(words)
+            return None, *skipped(5), complaint_html(words)
         session.answering.begin()
         session.pending = Pending(turn.question, entries[:-1], entries, entries[-1], turn)
         return (
             session.pending, messages(entries),
             gr.skip(),  # what is being typed stays
-            gr.update(visible=False), gr.update(visible=True), WAITING,
+            gr.update(visible=False), gr.update(visible=True), gr.update(visible=False), WAITING,
         )  # fmt: skip
 
     def _begin(
@@ -194,9 +221,9 @@ class _Handlers:
         text = plain_question(text)
         if pending is not None:
             pending.notes.add("busy")
-            return *skipped(5), BUSY
+            return *skipped(6), BUSY
         if not text.strip():
-            return None, *skipped(4), complaint_html("Type a question first.")
+            return None, *skipped(5), complaint_html("Type a question first.")
         session = self.runtime.sessions.get(visitor)
         session.answering.begin()
         model = self.runtime.models.label or (entries[-1].model if entries else "")
@@ -204,7 +231,7 @@ class _Handlers:
         session.pending = Pending(text, entries, before, entry)
         return (
             session.pending, messages([*entries, entry], WAITING), "",
-            gr.update(visible=False), gr.update(visible=True), "",
+            gr.update(visible=False), gr.update(visible=True), gr.update(visible=False), "",
         )  # fmt: skip
 
     def answer(self, pending: Pending | None, visitor: str, *values: Any) -> Iterator[dict[Any, Any]]:
@@ -247,7 +274,27 @@ class _Handlers:
             back: dict[Any, Any] = {pane.chatbot: messages(before)}
             if pending.begun is None:
                 back[pane.question] = pending.question
+                back[pane.fit] = gr.update(visible=isinstance(error, PastReachError))
             yield {**back, pane.status: complaint_html(words), **idle}
+
+    def suggest(
+        self,
+        text: str,
+        entries: list[Entry],
+        visitor: str,
+        view: DocumentView,
+        neighbor_window: int | None,
+        *values: Any,
+    ) -> tuple[Any, Any, Any]:
+        """Method and both sliders, set to what reaches far enough for this question and its answer."""
+        session, loaded, choices = self.runtime.sessions.get(visitor), self.runtime.models.need(), Choices.read(values)
+        entry = Entry(text, (), loaded.label, session.contents)
+        earlier = same_thread(entries, entry) if choices.remember else []
+        prompt = prompt_of(loaded, _questions(session, choices, text, earlier)[0])
+        length = len(prompt) + choices.generation.max_new_tokens
+        config = suggest(loaded.trained_window, length, neighbor_window=neighbor_window)
+        method = gr.skip() if len(choices.methods) > 1 else SelfExtend.heading
+        return method, *slider_updates(config, view)
 
     def _start(self, pending: Pending, session: Session, values: tuple[Any, ...]) -> InBackground[Shown]:
         """Begin to answer.

@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from html import escape
 from typing import Any, NamedTuple
 
 import gradio as gr
@@ -14,6 +16,7 @@ from selfextend.config import SelfExtendConfig, suggest
 from selfextend.methods import Method, SelfExtend, Vanilla
 from selfextend.positions import QueryScaling
 
+from ..conversation import Entry
 from ..model_shelf import LONGEST_ANSWER
 from ..prompting import Instructions
 from .widgets import COMPARE, METHODS, DocumentView, method_of, on, settings_of
@@ -171,6 +174,29 @@ def build_controls(view: gr.State, neighbor_window: gr.State) -> Controls:
         method, group, window, log_n, extend, new_tokens, temperature, top_p, top_k, penalty, seed, remember, four,
         system, thinking,
     )  # fmt: skip
+
+
+def next_question_html(choices: Choices, entries: Sequence[Entry]) -> str:
+    """Which controls have changed since the last answer, so that they take effect at the next question; "" for none.
+
+    The classes `changes-…` mark those controls (assets/page.css).
+    """
+    if not entries or not entries[-1].replies:
+        return ""
+    last, now = [reply.made_by for reply in entries[-1].replies], list(choices.methods)
+    if last == now:
+        return ""
+    before, after = last[-1].settings(), now[-1].settings()
+    changed = [name for name in after if name in before and after[name] != before[name]]
+    if len(last) != len(now) or last[-1].kind != now[-1].kind:
+        changed = ["method"]
+    marks = " ".join(f"changes-{name.replace('_', '-')}" for name in changed)
+    names = ", ".join(name.replace("_", " ") for name in changed) or "method"
+    made = " and ".join(method.label for method in last)
+    return (
+        f'<p class="hint next-question {marks}"><b>At the next question:</b> {escape(names)}. '
+        f"The last answer is by {escape(made)}.</p>"
+    )
 
 
 def suggested(view: DocumentView, neighbor_window: int | None, new_tokens: int) -> tuple[Any, Any]:

@@ -17,7 +17,7 @@ from ..guard import may_load_models
 from ..jobs import JobStopped, Pace
 from ..model_shelf import LONGEST_ANSWER, LoadedModel
 from ..runtime import Runtime
-from ..sample import SAMPLE
+from ..sample import SAMPLE, sample_questions
 from ..settings import QUANTIZATIONS
 from .widgets import ON_MODEL, QUEUED, buttons, complaint_html, hint_html, on, status_html
 
@@ -193,7 +193,9 @@ def load_in_background(runtime: Runtime) -> threading.Thread:
             runtime.ahead.progress = Progress("reading the sample ahead")
         first.done.set()
         if reads_ahead:
-            runtime.ahead.read(SAMPLE, runtime.models, runtime.caches, runtime.library, LONGEST_ANSWER)
+            asked = sample_questions()
+            question = asked[-1].question if asked else ""
+            runtime.ahead.read(SAMPLE, runtime.models, runtime.caches, runtime.library, LONGEST_ANSWER, question)
 
     thread = threading.Thread(target=load, name="first-load", daemon=True)
     thread.start()

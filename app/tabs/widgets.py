@@ -157,12 +157,18 @@ class Latest:
         """Ask at these events, and tell the handler what is wanted."""
         gr.on(list(events), None, js=f"() => {{ {self._called}.want({json.dumps(wanted)}); }}", **QUEUED)
 
+    def after(self, handled: Any) -> None:
+        """Ask after an event was handled."""
+        handled.then(None, js=f"() => {{ {self._called}.want({{}}); }}", **QUEUED)
+
 
 def redraw_on(
     name: str, events: Sequence[Any], draw: Callable[..., Any], inputs: Sequence[Any], outputs: Sequence[Any]
-) -> None:
+) -> Latest:
     """Draws at these events, and once when the part of the page in which this is called comes up; the newest wins."""
-    Latest(name, draw, inputs, outputs).on(events)
+    latest = Latest(name, draw, inputs, outputs)
+    latest.on(events)
+    return latest
 
 
 def told(event: gr.EventData, name: str) -> Any:

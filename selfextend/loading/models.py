@@ -24,6 +24,7 @@ from selfextend.loading.memory import (
 from selfextend.loading.quantized import check_own_quantization, check_stored_weights, own_quantization
 from selfextend.loading.sources import bundled_folder, check_weights, fetch_steps, locate, read_config
 from selfextend.loading.weights import weights_steps
+from selfextend.presets import BUNDLED
 from selfextend.steps import Progress, result_of
 
 __all__ = ["Loaded", "bundled_folder", "estimate_memory", "load_model", "load_steps", "load_tokenizer"]
@@ -87,7 +88,8 @@ def load_steps(
     then. Complete files stay in the hub's cache and are not fetched again.
     """
     name = os.fspath(name_or_path)
-    yield Progress(f"Looking for {name}")
+    spoken = "the model that comes with the app" if name == BUNDLED else name
+    yield Progress(f"Looking for {spoken}")
     target = resolve_device(device)
     if quantization != "auto":
         check_quantization(quantization, target)
@@ -108,7 +110,7 @@ def load_steps(
         _refuse_too_big(name, estimate, allow_oversize)
     if files.is_dir():
         check_stored_weights(name, files, config)
-    yield Progress(f"Loading {name}: {estimate.describe()}", 0.0)
+    yield Progress(f"Loading {spoken}: {estimate.describe()}", 0.0)
     tokenizer = load_tokenizer(files)
     model = yield from weights_steps(name, files, config, estimate, device)
     return Loaded(model, tokenizer, estimate, files)

@@ -54,7 +54,7 @@ def weights_steps(
     Raises:
         ModelLoadError: a subclass that says what is wrong. Nothing half-loaded remains.
     """
-    words = f"Loading the weights of {name}"
+    words = "Loading the weights"
     while not _LOADING.acquire(timeout=_POLL):
         yield Progress(words, 0.0)
     model = None

@@ -111,7 +111,8 @@ def keeps(page: Page, *, questions: list[str], group_size: str | None = None, do
 
 def reload(page: Page) -> Page:
     """Loads the page anew, without what a reload makes Gradio log."""
-    leave(page, page.url)
+    page.evaluate("console.error = () => {}")
+    page.reload()
     return ready(page)
 
 
