@@ -213,7 +213,7 @@ def example_text(entry: Entry, value: str, trained_window: int, tokens: int) -> 
         name = "The model as it is" if reply.made_by == Vanilla() else "With SelfExtend"
         columns.append(f"<div>\n\n**{name}** {word}\n\n{text}\n\n{link}\n\n</div>")
     return (
-        f'<div class="example">\n\n<span class="tag">Example</span> This model was trained on texts of '
+        f'<div class="contrast">\n\n<span class="tag">Example</span> This model was trained on texts of '
         f"{trained_window:,} tokens; the sample has {tokens:,}. Asked just now:\n\n"
         f"**{escape(entry.question)}**\n\n"
         f'<div class="columns">\n{"".join(columns)}\n</div>\n</div>'

@@ -42,7 +42,7 @@ from .widgets import (
 BUSY = complaint_html("An answer is on its way: wait for it, or stop it.")
 PLACEHOLDER = "### Ask the document\nThe answer streams, and its page links open the passages it comes from."
 EXAMPLE_ON_ITS_WAY = (
-    '<div class="example">\n\n<span class="tag">Example</span> The model is answering a question about the sample '
+    '<div class="contrast">\n\n<span class="tag">Example</span> The model is answering a question about the sample '
     "twice, as it is and with SelfExtend. You need not wait for it: ask.\n\n</div>"
 )
 
@@ -143,7 +143,7 @@ def build_chat(
 
 def _components() -> ChatPane:
     chatbot = gr.Chatbot(
-        label="Conversation", show_label=False, elem_id="chat", height="max(19rem, calc(100vh - 28.5rem))",
+        label="Conversation", show_label=False, elem_id="chat", height="max(19rem, calc(100vh - 31rem))",
         editable="user",
         buttons=["copy", "copy_all"], allow_tags=False, feedback_options=None, placeholder=PLACEHOLDER, examples=[],
         layout="bubble", group_consecutive_messages=False,
@@ -151,8 +151,9 @@ def _components() -> ChatPane:
     status = gr.HTML(elem_id="chat-status", elem_classes=["chat-status"])
     with gr.Row(elem_classes=["ask-row"]):
         question = gr.Textbox(
-            label="Question", lines=1, max_lines=6, scale=6, elem_id="question", placeholder="Ask something…"
-        )
+            label="Question", show_label=False, lines=1, max_lines=6, scale=6, elem_id="question",
+            placeholder="Ask something…",
+        )  # fmt: skip
         send = gr.Button("Send", variant="primary", elem_id="send", min_width=80, scale=1)
         stop = gr.Button("Stop", variant="stop", elem_id="stop", visible=False, min_width=80, scale=1)
     fit = gr.Button("Suggest and ask", variant="primary", size="sm", visible=False, elem_id="suggest-and-ask")
