@@ -210,8 +210,10 @@ def example_text(entry: Entry, value: str, trained_window: int, tokens: int) -> 
         word = '<span class="right">✓ right</span>' if right else '<span class="wrong">✗ wrong</span>'
         text = reply.text + (" …" if reply.unfinished else "")
         link = page_link(reply.turn, reply.sources[0]) if right and reply.sources else ""
+        traced = f'<span class="measures turn-{reply.turn}">{link}</span>' if reply.turn else ""
         name = "The model as it is" if reply.made_by == Vanilla() else "With SelfExtend"
-        columns.append(f"<div>\n\n**{name}** {word}\n\n{text}\n\n{link}\n\n</div>")
+        head = f'<span class="note"><b>{name}</b> {word}</span>'  # no words of the answer: assets/answer_tokens.js
+        columns.append(f"<div>\n\n{head}\n\n{text}\n\n{traced}\n\n</div>")
     return (
         f'<div class="contrast">\n\n<span class="tag">Example</span> This model was trained on texts of '
         f"{trained_window:,} tokens; the sample has {tokens:,}. Asked just now:\n\n"

@@ -90,8 +90,8 @@ def build_page(runtime: Runtime) -> gr.Blocks:
     return page
 
 
-def _reading(runtime: Runtime, states: States, meter: gr.HTML, links: gr.HTML) -> Parts:
-    """The three columns of the Read tab. Returns what is kept and restored of them."""
+def _reading(runtime: Runtime, states: States, meter: gr.HTML, links: gr.HTML) -> tuple[Parts, gr.Tabs]:
+    """The three columns of the Read tab. Returns what is kept and restored of them, and the tabs on the right."""
     advised_window = gr.State(None)
     with gr.Row(elem_id="workspace", equal_height=False):
         with gr.Column(scale=3, min_width=270, elem_id="left"):
@@ -147,9 +147,7 @@ def _opener(runtime: Runtime) -> Callable[..., tuple[Any, ...]]:
         parts = str(told(event, "href")).split("-")
         if len(parts) != 3 or not (parts[1].isdecimal() and parts[2].isdecimal()):
             return skipped(2)
-        session, number = runtime.sessions.get(visitor), int(parts[1])
-        example = runtime.example_for(session)
-        turn = example.turn if example is not None and number == example.turn.id else session.turns.get(number)
+        turn = runtime.turn_of(runtime.sessions.get(visitor), int(parts[1]))
         if turn is None:
             words = complaint_html("This answer's evidence is no longer in memory. Ask again to see it.")
             return gr.skip(), words

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 CHUNK_TOKENS = 1024
 """Tokens after which a question that waits for the model gets it."""
 
+EXAMPLE_TURN = 10**9
+"""A number that no visitor's turn comes to."""
 EXAMPLE_TOKENS = 32
 """Longest answer of the example: enough for a right one, and to see that the other goes astray."""
 
@@ -45,7 +47,7 @@ class Example:
 
     Attributes:
         entry: the question with both replies, the one with SelfExtend last.
-        turn: behind that one; its id is 0, which no visitor's turn has.
+        turn: behind that one; its id is `EXAMPLE_TURN`.
         loaded: the model that answered.
         read_tokens: of the sample.
     """
@@ -116,7 +118,8 @@ def _reading(
             yield Progress(told, done / len(tokens), clock.seconds_left(done))
         if question:
             yield Progress("answering an example")
-            turns[method] = _answered(loaded, caches, sample, method, question)
+            turn = _answered(loaded, caches, sample, method, question)
+            turns[method] = replace(turn, id=EXAMPLE_TURN if method == extended else 0)
     if not question or models.loaded is not loaded:
         return None
     replies = tuple(reply_of(turns[method], loaded) for method in (Vanilla(), extended))
@@ -130,7 +133,7 @@ def _answered(loaded: LoadedModel, caches: CacheStore, sample: StoredDocument, m
 
     settings = GenerationSettings(max_new_tokens=EXAMPLE_TOKENS)
     asked = Question(question, (sample,), method, "always", settings)
-    return replace(result_of(answer_turn(loaded, caches, Session(EVERYBODY), asked)), id=0)
+    return result_of(answer_turn(loaded, caches, Session(EVERYBODY), asked))
 
 
 def _read(

@@ -17,7 +17,7 @@ from .jobs import Job
 from .model_shelf import ModelShelf
 from .reading_ahead import Example, ReadingAhead
 from .sample import only_the_sample
-from .session import CacheStore, Session, SessionStore
+from .session import CacheStore, Session, SessionStore, Turn
 from .settings import Settings
 
 
@@ -52,6 +52,11 @@ class Runtime:
         example = self.ahead.example
         shown = example is not None and only_the_sample(session.documents) and self.models.loaded is example.loaded
         return example if shown else None
+
+    def turn_of(self, session: Session, number: int) -> Turn | None:
+        """A visitor's turn, or the example's that the visitor is shown; None where it is not in memory."""
+        example = self.example_for(session)
+        return example.turn if example and number == example.turn.id else session.turns.get(number)
 
 
 def make_runtime(settings: Settings) -> Runtime:

@@ -92,7 +92,7 @@ def server_functions(runtime: Runtime, pages: Pages) -> list[Callable[[Any], Any
         return found
 
     def turn_of(session: Session, number: Any) -> Turn:
-        turn = session.turns.get(number) if isinstance(number, int) else None
+        turn = runtime.turn_of(session, number) if isinstance(number, int) else None
         if turn is None:
             raise ValueError("Where this answer looked is no longer in memory: ask again to see it.")
         return turn
