@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
@@ -9,7 +11,7 @@ import gradio as gr
 import pytest
 
 from app.conversation import Entry, Reply, as_json, as_text, from_json, messages, placed_messages, same_thread
-from app.jobs import Job, JobStopped
+from app.jobs import InBackground, Job, JobStopped
 from app.page import build_page
 from app.runtime import Runtime, make_runtime
 from app.session import Session, Turn
@@ -92,6 +94,64 @@ def test_a_job_tells_its_progress() -> None:
     job = Job()
     list(job.follow(progress for progress in [Progress("reading", 0.5)]))
     assert job.progress == Progress("reading", 0.5)
+
+
+def last_of(work: InBackground[int]) -> list[int]:
+    """What somebody who looks on sees last."""
+    return list(work.follow())[-1:]
+
+
+def test_steps_in_the_background_go_on_while_nobody_follows() -> None:
+    go_on, job = threading.Event(), Job()
+
+    def steps() -> Generator[int, None, None]:
+        yield 1
+        go_on.wait(30)
+        yield 2
+        yield 3
+
+    job.begin()
+    work = InBackground(steps(), job, patience=60)
+    assert next(iter(work.follow())) == 1  # and the page is gone
+    go_on.set()
+    assert last_of(work) == [3]
+    assert last_of(work) == [3]  # as often as it is asked for
+
+
+def test_an_error_in_the_background_is_for_those_who_follow() -> None:
+    def steps() -> Generator[int, None, None]:
+        yield 1
+        raise ValueError("too long")
+
+    work = InBackground(steps(), Job(), patience=60)
+    for _ in range(2):
+        with pytest.raises(ValueError, match="too long"):
+            list(work.follow())
+
+
+def test_what_nobody_follows_any_more_is_stopped_and_nothing_later_is() -> None:
+    job = Job()
+
+    def steps() -> Generator[int, None, None]:
+        for number in range(1, 1000):
+            time.sleep(0.01)
+            yield number
+
+    def followed() -> Generator[int, None, None]:
+        try:
+            yield from job.follow(steps())
+        except JobStopped:
+            yield -1
+
+    job.begin()
+    work = InBackground(followed(), job, patience=0.1)
+    time.sleep(0.05)
+    job.begin()
+    later = job.follow(counted())
+    assert next(later) == 1
+    time.sleep(0.6)
+    assert last_of(work) == [-1]
+    assert next(later) == 2
 
 
 def test_each_activity_of_a_visitor_has_a_stop_of_its_own() -> None:

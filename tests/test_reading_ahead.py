@@ -12,7 +12,7 @@ from app.documents.document import Limits
 from app.documents.library import Library, StoredDocument
 from app.model_shelf import ModelShelf
 from app.prompting import build_prompt
-from app.reading_ahead import ReadingAhead
+from app.reading_ahead import EXAMPLE_TURN, ReadingAhead
 from app.session import CacheStore, Session, Turn
 from selfextend.generation import GenerationSettings
 from selfextend.methods import Method, SelfExtend, Vanilla
@@ -32,7 +32,7 @@ class Place:
     """A model, a file that was read ahead, and what is needed to ask about it."""
 
     def __init__(self, folder: Path, file: Path) -> None:
-        self.models, self.caches = ModelShelf(), CacheStore(10**9)
+        self.models, self.caches, self.file = ModelShelf(), CacheStore(10**9), file
         self.loaded = result_of(self.models.load_steps(str(folder)))
         self.library = Library(file.parent / "library", Limits())
         self.sample: StoredDocument = result_of(self.library.add_steps(file, file.name))
@@ -71,6 +71,22 @@ def test_a_first_question_goes_on_from_it(place: Place) -> None:
 
 def test_other_settings_read_for_themselves(place: Place) -> None:
     assert place.ask("vanilla", place.caches, Vanilla()).answer.reused_tokens == 0
+
+
+def test_an_example_is_answered_both_ways_and_is_nobodys_own(place: Place) -> None:
+    ahead, caches = ReadingAhead(), CacheStore(10**9)
+    ahead.read(place.file, place.models, caches, place.library, NEW_TOKENS, "Who jumps?")
+    example = ahead.example
+    assert example is not None
+    assert example.entry.question == "Who jumps?"
+    assert [reply.made_by for reply in example.entry.replies] == [Vanilla(), place.method]
+    assert example.turn.id == EXAMPLE_TURN == example.entry.replies[1].turn
+    assert example.turn.citations
+    # A visitor's answer is the same, and begins a conversation of its own.
+    turn = place.ask("visitor", caches, place.method)
+    assert turn.id == 1
+    assert turn.answer.reused_tokens >= example.read_tokens - 1
+    assert example.turn.answer.token_ids[:NEW_TOKENS] == turn.answer.token_ids
 
 
 def test_another_model_ends_it(place: Place, tiny_folder: Path) -> None:  # noqa: F811

@@ -40,10 +40,18 @@ def test_upload_ask_click_a_citation_and_ask_on(address: str, open_page: Open, s
     ask(page)
     expect(page.locator("#chat-status")).to_contain_text("smallest change")
     expect(page.get_by_label("Question", exact=True)).to_have_value("Who jumps?")
-    suggest(page)
-    expect(page.locator("#fit .complaint")).to_have_count(0)
-    ask(page)
+    page.get_by_role("button", name="Suggest and ask").click()
     answered(page)
+    expect(page.locator("#fit .complaint")).to_have_count(0)
+    expect(page.get_by_role("button", name="Suggest and ask")).to_be_hidden()
+    # What is set now counts from the next question on, and looks so.
+    expect(page.locator("#fit .next-question")).to_have_count(0)
+    page.get_by_label("number input for Neighbor window").fill("40")
+    page.get_by_label("number input for Neighbor window").press("Tab")
+    expect(page.locator("#fit .next-question")).to_contain_text("At the next question: neighbor window")
+    page.get_by_label("number input for Neighbor window").fill("64")
+    page.get_by_label("number input for Neighbor window").press("Tab")
+    expect(page.locator("#fit .next-question")).to_have_count(0)
     link = page.locator("#chat a.page-link").first
     number = re.search(r"\d+", link.inner_text())
     assert number

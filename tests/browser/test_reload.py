@@ -165,6 +165,36 @@ def test_a_reload_in_the_middle_of_an_answer_keeps_question_and_answer(
     keeps(page, questions=["Who was first?", "Who goes on and on?"])
 
 
+def test_a_link_opens_what_it_says_and_a_reload_keeps_it(address: str, open_page: Open, short: Path) -> None:
+    page = ready(open_page(address, width=1440))
+    upload(page, short)
+    link = "model=other&document=nowhere.pdf&G=9&w=50&method=ReRoPE&tab=Parameters&query=7&key=3"
+    page.evaluate(f"console.error = () => {{}}; location.hash = '{link}'")
+    group, window = (page.get_by_label(f"number input for {name}") for name in ("Group size", "Neighbor window"))
+
+    def shows(size: str) -> None:
+        expect(group).to_have_value(size)
+        expect(window).to_have_value("50")
+        expect(page.get_by_role("radio", name="ReRoPE").first).to_be_checked()
+        expect(page.get_by_role("tab", name="Parameters")).to_have_attribute("aria-selected", "true")
+        page.wait_for_function("window.selfextendSelection.current.key === 3")
+        page.wait_for_function(f"location.hash.includes('G={size}') && location.hash.includes('short.txt')")
+
+    shows("9")
+    status = page.locator("#link-status")
+    expect(status).to_contain_text("The link is about other, and")
+    expect(status).to_contain_text("nowhere.pdf, which you have not added")
+    # From here on the address follows the page, and a reload keeps that.
+    group.fill("11")
+    group.press("Tab")
+    shows("11")
+    reload(page)
+    shows("11")
+    expect(status.locator(".complaint")).to_have_count(0)
+    page.get_by_role("button", name="Copy link").click()
+    expect(page.locator("#copied")).not_to_be_empty()
+
+
 def test_another_document_starts_a_history_of_its_own(address: str, open_page: Open, short: Path, other: Path) -> None:
     page = asked(open_page, address, short, "Who jumps there?")
     divider = page.locator("#chat .divider")
