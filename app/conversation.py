@@ -208,10 +208,11 @@ def example_text(entry: Entry, value: str, trained_window: int, tokens: int) -> 
     for reply in entry.replies:
         right = value in reply.text
         word = '<span class="right">✓ right</span>' if right else '<span class="wrong">✗ wrong</span>'
-        text = reply.text + (" …" if reply.unfinished else "")
+        # On few lines, and not as Markdown: what a model babbles is full of breaks and signs.
+        text = escape(" ".join(reply.text.split()) + (" …" if reply.unfinished else ""))
         link = page_link(reply.turn, reply.sources[0]) if right and reply.sources else ""
-        traced = f'<span class="measures turn-{reply.turn}">{link}</span>' if reply.turn else ""
-        name = "The model as it is" if reply.made_by == Vanilla() else "With SelfExtend"
+        traced = f'<span class="traced turn-{reply.turn}">{link}</span>' if reply.turn else ""
+        name = "As it is" if reply.made_by == Vanilla() else "With SelfExtend"
         head = f'<span class="note"><b>{name}</b> {word}</span>'  # no words of the answer: assets/answer_tokens.js
         columns.append(f"<div>\n\n{head}\n\n{text}\n\n{traced}\n\n</div>")
     return (

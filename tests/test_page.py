@@ -10,12 +10,24 @@ from pathlib import Path
 import gradio as gr
 import pytest
 
-from app.conversation import Entry, Reply, as_json, as_text, from_json, messages, placed_messages, same_thread
+from app.conversation import (
+    Entry,
+    Reply,
+    as_json,
+    as_text,
+    from_json,
+    measures,
+    messages,
+    placed_messages,
+    same_thread,
+    speed_words,
+)
 from app.jobs import InBackground, Job, JobStopped
 from app.page import build_page
 from app.runtime import Runtime, make_runtime
 from app.session import Session, Turn
 from app.settings import read_settings
+from app.tabs.controls import Choices, next_question_html
 from app.tabs.widgets import saved
 from selfextend.steps import Progress
 
@@ -213,3 +225,34 @@ def test_files_to_download_lie_in_one_folder() -> None:
     assert first.name == second.name == "run.html"
     assert first.parent.parent == second.parent.parent
     assert (first.read_text(), second.read_text()) == ("a", "b")
+
+
+def test_no_speed_is_told_of_an_answer_that_has_none() -> None:
+    assert [speed_words(rate) for rate in (0, 0.0412, 3.456, 12.6, 1234.5)] == [
+        "",
+        "0.041 tokens/s",
+        "3.5 tokens/s",
+        "13 tokens/s",
+        "1,234 tokens/s",
+    ]
+    assert "tokens/s" not in measures(Reply(1, "vanilla", "Yes", prompt_tokens=16963, seconds=1.0))
+    assert "16,963 tokens read" in measures(Reply(1, "vanilla", "Yes", prompt_tokens=16963, seconds=1.0))
+
+
+def test_what_was_set_since_the_last_answer_is_told_until_it_is_asked_with() -> None:
+    made = Reply(1, "selfextend", "Yes", group_size=8, neighbor_window=128)
+    said = [Entry("Who?", (made,))]
+
+    def told(heading: str, group_size: int, log_n: bool = False) -> str:
+        values = [heading, group_size, 128, log_n, "Always", 64, 0.0, 1.0, 0, 1.0, 0, False, False, "", False]
+        return next_question_html(Choices.read(values), said)
+
+    assert told("SelfExtend", 8) == ""
+    assert "changes-group-size" in told("SelfExtend", 9)
+    assert "changes-query-scaling" in told("SelfExtend", 8, log_n=True)
+    assert "changes-method" in told("Vanilla", 8)
+    assert "changes-method" in told("Compare", 8)
+    assert "G=8, w=128" in told("Vanilla", 8)
+    assert (
+        next_question_html(Choices.read(["Vanilla", 8, 128, False, "Always", 64, 0, 1, 0, 1, 0, 0, 0, "", 0]), []) == ""
+    )
