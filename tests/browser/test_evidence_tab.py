@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from chat_parts import answered, ask, ready, suggest, upload
 from playwright.sync_api import Page, expect
 
 from app.sample import SAMPLE_QUESTIONS
@@ -197,6 +198,21 @@ def test_all_passages_are_ranked_by_effect_beside_attention(open_page: Open, evi
     expect(page.locator(".rankings path")).to_have_count(listed)
     if words.startswith("They agree"):
         assert sides[1][0] == sides[0][0]
+
+
+def test_the_tested_passage_is_struck_out_on_its_page(address: str, open_page: Open, short: Path) -> None:
+    page = ready(open_page(address, width=1500))
+    upload(page, short)
+    suggest(page)
+    ask(page)
+    answered(page)
+    page.get_by_role("tab", name="Evidence").click()
+    card = page.locator(CARDS).first
+    card.locator("[data-do=test]").click()
+    expect(card.locator(".verdict")).to_be_visible()
+    card.locator(".passage-head a").click()
+    expect(page.get_by_role("tab", name="Document")).to_have_attribute("aria-selected", "true")
+    expect(page.locator(".reader-sheet .cited.struck").first).to_be_in_viewport()
 
 
 def cells(page: Page, selector: str = MAP) -> dict[str, Any]:
