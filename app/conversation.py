@@ -209,7 +209,7 @@ def example_text(entry: Entry, value: str, trained_window: int, tokens: int) -> 
         right = value in reply.text
         word = '<span class="right">✓ right</span>' if right else '<span class="wrong">✗ wrong</span>'
         # On few lines, and not as Markdown: what a model babbles is full of breaks and signs.
-        text = escape(" ".join(reply.text.split()) + (" …" if reply.unfinished else ""))
+        text = inert(reply.text + (" …" if reply.unfinished else ""))
         link = page_link(reply.turn, reply.sources[0]) if right and reply.sources else ""
         traced = f'<span class="traced turn-{reply.turn}">{link}</span>' if reply.turn else ""
         name = "As it is" if reply.made_by == Vanilla() else "With SelfExtend"
@@ -218,7 +218,7 @@ def example_text(entry: Entry, value: str, trained_window: int, tokens: int) -> 
     return (
         f'<div class="contrast">\n\n<span class="tag">Example</span> This model was trained on texts of '
         f"{trained_window:,} tokens; the sample has {tokens:,}. Asked just now:\n\n"
-        f"**{escape(entry.question)}**\n\n"
+        f"**{inert(entry.question)}**\n\n"
         f'<div class="columns">\n{"".join(columns)}\n</div>\n</div>'
     )
 
