@@ -122,14 +122,17 @@ function mark() {
 }
 
 let following = null;
-function hear({ query, key }) {
+let unheard = null; // selected while there was nothing to mark it in
+function hear(selected) {
+  const { query, key } = selected;
   const first = cells()?.first_query;
-  if (first === undefined) return;
+  unheard = first === undefined || area.offsetWidth === 0 ? selected : null;
+  if (unheard) return;
   const row = query === null || first === null ? null : query - first;
   chosen = { row, key };
   mark();
   clearTimeout(following);
-  if (row === null || row < 0 || row >= cells().rows.length || area.offsetWidth === 0) return;
+  if (row === null || row < 0 || row >= cells().rows.length) return;
   // Words for what is marked: of a row alone, for the cell where it looked hardest.
   following = setTimeout(() => {
     if (!area._fullData?.[0]) return;
@@ -226,6 +229,7 @@ async function draw() {
       });
       shown = value + dark;
       if (firstTime) listen(Plotly);
+      if (unheard) hear(unheard);
     }
   } catch (error) {
     caption.textContent = `This figure could not be drawn: ${error.message}`;
@@ -305,7 +309,10 @@ function step(across, down) {
 }
 
 if (made.selects) window.selfextendSelection?.follow(element, made.selects, hear);
-watch("value", draw);
+watch("value", () => {
+  unheard = null; // it was of what was shown before
+  draw();
+});
 const ground = new MutationObserver(draw);
 ground.observe(document.body, { attributes: true, attributeFilter: ["class"] });
 // A plot in a hidden tab has no width: it is drawn when it gets one, and drawn anew when that changes.
@@ -315,7 +322,8 @@ const size = new ResizeObserver(async () => {
     size.disconnect();
   } else if (area.offsetWidth > 0) {
     if (shown !== null) (await loadPlotly()).Plots.resize(area);
-    draw();
+    await draw();
+    if (unheard && shown !== null) hear(unheard);
   }
 });
 size.observe(area);

@@ -346,6 +346,12 @@ def test_a_long_document_shows_the_pages_that_matter_and_follows_the_selection(
         expect(readout).to_contain_text(f"(token {row} of the answer) looked at long.pdf")
         page.wait_for_function(f"document.querySelector('{MAP}').layout.shapes.length === {lines}")
 
+    # So is what is selected while another tab is open, as soon as this one is.
+    page.get_by_role("tab", name="Evidence").click()
+    page.evaluate("(query) => window.selfextendSelection.select(query, null, 'chat')", told["first_query"] + 2)
+    page.get_by_role("tab", name="Attention").click()
+    expect(readout).to_contain_text("(token 2 of the answer) looked at long.pdf")
+
     page.get_by_label("Only the pages that matter").first.uncheck()
     page.wait_for_function(f"document.querySelector('{MAP}').layout.meta.cells.starts.length > {len(told['starts'])}")
 
