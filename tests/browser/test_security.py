@@ -174,7 +174,7 @@ def test_a_hostile_question_is_itself_again_where_it_is_edited(address: str, ope
 
 def test_documents_stay_text(address: str, open_page: Open, tmp_path: Path) -> None:
     """Their text, their names, what the tabs beside the chat show of them."""
-    page = ready(open_page(address, width=1500))
+    page = ready(open_page(address, width=1900))
     dialogs = watched(page)
     pdf = lines_pdf(tmp_path / "lines.pdf", [" ".join(payload.split()) for payload in PAYLOADS[:20]])
     text = tmp_path / "<img src=x onerror=alert(1)> ![x](foreign.example) ${alert(2)}.txt"
@@ -186,7 +186,7 @@ def test_documents_stay_text(address: str, open_page: Open, tmp_path: Path) -> N
     ask(page, PAYLOADS[3])
     answered(page, 1)
     tabs = page.locator("#right-tabs")
-    for tab in ("Position map", "Attention", "Parameters", "Evidence"):
+    for tab in ("Document", "Position map", "Attention", "Parameters", "Evidence"):
         tabs.get_by_role("tab", name=tab, exact=True).click()
         page.wait_for_timeout(1500)
         assert page.locator("#right-tabs, #documents").locator("[onerror], [onload], script").count() == 0
@@ -228,7 +228,7 @@ def test_capsules_and_runs_stay_text(address: str, open_page: Open, tmp_path: Pa
     }  # fmt: skip
     run.add([row])
     page.set_input_files("#lab-open input[type=file]", str(tmp_path / "run.jsonl"))
-    expect(page.locator("#lab-table-left")).to_contain_text("foreign.example")
+    expect(page.locator("#lab-table-left")).to_contain_text("512")
     page.wait_for_timeout(1500)
     assert page.locator("#lab-results").locator("img, video, audio, iframe, script, [onerror]").count() == 0
     assert dialogs == []
