@@ -105,7 +105,7 @@ def build_chat(
     waiting = [states.pending, pane.chatbot, pane.question, pane.send, pane.stop, pane.fit, pane.status]
     fitted = on(
         pane.fit.click,
-        handlers.suggest,
+        handlers.suggest_and_ask,
         [pane.question, states.entries, states.visitor, states.view, advised_window, *controls],
         [controls.method, controls.group_size, controls.neighbor_window],
     )
@@ -278,7 +278,7 @@ class _Handlers:
                 back[pane.fit] = gr.update(visible=isinstance(error, PastReachError))
             yield {**back, pane.status: complaint_html(words), **idle}
 
-    def suggest(
+    def suggest_and_ask(
         self,
         text: str,
         entries: list[Entry],
