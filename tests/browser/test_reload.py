@@ -51,6 +51,7 @@ def asked(open_page: Open, address: str, document: Path, *questions: str) -> Pag
     for number, question in enumerate(questions, start=1):
         ask(page, question)
         answered(page, number)
+    open_right(page, "Evidence")
     return page
 
 
