@@ -84,6 +84,9 @@ def _rate(linear: Any, dtype: torch.dtype) -> float | None:
 
 def in_words(seconds: float) -> str:
     """A duration as people say it."""
-    if seconds < 1.5:
-        return "at once"
-    return f"about {seconds:.0f} s" if seconds < 90 else f"about {seconds / 60:.0f} min"
+    return "at once" if seconds < 1.5 else f"about {duration(seconds)}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds up to a minute and a half, then minutes."""
+    return f"{max(1, round(seconds))} s" if seconds < 90 else f"{seconds / 60:,.0f} min"

@@ -149,6 +149,7 @@ def _components() -> ChatPane:
         layout="bubble", group_consecutive_messages=False,
     )  # fmt: skip
     status = gr.HTML(elem_id="chat-status", elem_classes=["chat-status"])
+    fit = gr.Button("Suggest and ask", variant="primary", size="sm", visible=False, elem_id="suggest-and-ask")
     with gr.Row(elem_classes=["ask-row"]):
         question = gr.Textbox(
             label="Question", show_label=False, lines=1, max_lines=6, scale=6, elem_id="question",
@@ -156,7 +157,6 @@ def _components() -> ChatPane:
         )  # fmt: skip
         send = gr.Button("Send", variant="primary", elem_id="send", min_width=80, scale=1)
         stop = gr.Button("Stop", variant="stop", elem_id="stop", visible=False, min_width=80, scale=1)
-    fit = gr.Button("Suggest and ask", variant="primary", size="sm", visible=False, elem_id="suggest-and-ask")
     with gr.Row(elem_classes=["chat-tools"]):
         download = gr.Button("Download chat", size="sm", elem_id="download-chat")
         show_prompt = gr.Button("Show the prompt", size="sm", elem_id="show-prompt")

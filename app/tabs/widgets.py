@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import atexit
 import json
-import math
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
@@ -21,6 +20,7 @@ from selfextend.methods import POSITION_METHODS, Method
 from selfextend.positions import QueryScaling
 from selfextend.steps import Progress
 
+from ..reading_time import duration
 from ..session import Turn
 from ..theme import ASSETS
 
@@ -278,7 +278,7 @@ def status_html(progress: Progress | str) -> str:
     bar = "" if progress.fraction is None else f'<progress value="{progress.fraction:.4f}" max="1"></progress>'
     words = progress.words[0].upper() + progress.words[1:]
     if progress.seconds_left:
-        words += f", about {math.ceil(progress.seconds_left)} s left"
+        words += f", about {duration(progress.seconds_left)} left"
     return f'<div class="progress-line" role="status">{bar}<span>{escape(words)}</span></div>'
 
 
