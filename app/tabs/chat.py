@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -16,6 +15,7 @@ from selfextend.methods import SelfExtend
 from ..answering import Shown, reply_steps
 from ..asking import Question, prompt_of
 from ..conversation import Entry, as_text, example_text, messages, placed_messages, same_thread
+from ..guard import log_unexpected, request_id
 from ..jobs import InBackground
 from ..prompting import Exchange, build_prompt, split_thinking
 from ..runtime import Runtime
@@ -383,8 +383,11 @@ def _questions(session: Session, choices: Choices, text: str, earlier: Sequence[
 
 
 def _unexpected(error: Exception) -> str:
-    traceback.print_exception(error)
-    return f"Something unexpected went wrong ({type(error).__name__}: {error}). What was there is as before; ask again."
+    log_unexpected(error, "an answer")
+    kind = type(error).__name__
+    return (
+        f"Something unexpected went wrong ({kind}, request {request_id.get()}). What was there is as before; ask again."
+    )
 
 
 def _entry_at(index: int | tuple[int, int], entries: list[Entry]) -> int:
