@@ -57,6 +57,17 @@ def gradio_theme() -> gr.themes.Base:
         button_primary_text_color_dark="#FFFFFF",
         slider_color="*primary_500",
         slider_color_dark="*primary_400",
+        # Gradio's own grey is 2.56:1 on white; small print is to be read too: 4.5:1 and more on either ground.
+        body_text_color_subdued="#3F4957",
+        body_text_color_subdued_dark="#B6C0CE",
+        block_info_text_color="#4B5563",
+        block_info_text_color_dark="#B6C0CE",
+        block_label_text_color="#374151",
+        block_label_text_color_dark="#C9D1DC",
+        block_title_text_color="#374151",
+        block_title_text_color_dark="#D6DCE5",
+        input_placeholder_color="#5B6472",
+        input_placeholder_color_dark="#A9B4C3",
         link_text_color="*primary_600",
         link_text_color_dark="*primary_300",
     )

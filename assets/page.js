@@ -94,3 +94,6 @@ async function copy() {
   }
   setTimeout(() => (said.textContent = ""), 4000);
 }
+
+// Gradio's pictures in the footer say again what stands beside them.
+for (const picture of document.querySelectorAll("footer img")) picture.alt = "";

@@ -139,7 +139,7 @@ def build_heatmaps(session_of: Callable[[str], Session], visitor: gr.State, entr
         figures = [packed(figure, caption=caption) for figure, caption in _heatmaps(turns, pictures, scale)]
         if turns:
             how = pooled_words(turns[0], EVERYTHING, folded=pictures[0].folded)
-            words = f"<h3>Where each answer looked</h3>{hint_html(f'The same columns and colours for all. {how}')}"
+            words = f"<h2>Where each answer looked</h2>{hint_html(f'The same columns and colours for all. {how}')}"
         return words, "", *figures, *[None] * (MOST_COMPARED - len(figures))
 
     def describer(number: int) -> Callable[..., Any]:

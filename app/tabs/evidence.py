@@ -206,7 +206,7 @@ def _parts_of_all(turn: Turn, news: News | None) -> dict[str, str]:
             f"<button type='button' data-do='faint'>Show {'it' if faint == 1 else 'them'}</button></p>"
         )
     return {
-        "actions": f"<h3>Passages behind the answer</h3>{button}",
+        "actions": f"<h2>Passages behind the answer</h2>{button}",
         "progress": news.progress if news and mine else "",
         "ranking": rankings_html([turn.tests[rank] for rank in sorted(turn.tests)], turn),
         "faint": left_out,
