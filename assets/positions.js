@@ -1,0 +1,90 @@
+// Which relative position a query sees a key at, in the browser: selfextend/positions.py and selfextend/config.py once
+// more, so that a picture follows a slider without asking the server. tests/browser/test_positions_script.py holds every
+// function here against the Python one on thousands of random cells.
+//
+// Plain declarations and no module: put the text of this file in front of the script that uses it. `Positions` has
+//
+//   KINDS                                     the kinds known here; those of POSITION_METHODS come first
+//   bands(kind, {group_size, neighbor_window})  the bands of a map, nearest first, each {until, group, shift}
+//   relative(bands, query, key)               the relative position, an integer; for keys after their query, negative
+//   largest(bands, length)                    the largest relative position in a text of `length` tokens
+//   reach(bands, trainedWindow)               the longest text without a position >= trainedWindow; Infinity: no limit
+//   explain(kind, numbers, query, key)        the formula for one cell with its numbers put in
+//   complaint(kind, numbers, trainedWindow)   what is wrong with the settings, in one sentence; "" where nothing is
+//
+// Kinds: "vanilla", "selfextend", "rerope", and the two steps on the way to SelfExtend that only the lesson shows:
+// "grouped" (both positions floored everywhere, no shift) and "unjoined" (neighbors exact, the rest floored, no shift).
+//
+// A key at distance query - key < until, and at no band before, is seen at
+// floor(query / group) - floor(key / group) + shift. A group of Infinity puts every token into one.
+const Positions = (() => {
+  const exact = (until) => ({ until, group: 1, shift: 0 });
+  const far = (group, shift) => ({ until: Infinity, group, shift });
+  const grouping = { group_size: 1, neighbor_window: 1 }; // the smallest that each number may be
+  const METHODS = {
+    vanilla: { least: {}, bands: () => [exact(Infinity)] },
+    selfextend: { least: grouping, bands: (G, w) => [exact(w), far(G, w - Math.floor(w / G))] },
+    rerope: { least: { neighbor_window: 1 }, bands: (G, w) => [exact(w), far(Infinity, w)] },
+    grouped: { least: { group_size: 1 }, bands: (G) => [far(G, 0)] },
+    unjoined: { least: grouping, bands: (G, w) => [exact(w), far(G, 0)] },
+  };
+
+  function bands(kind, { group_size, neighbor_window }) {
+    return METHODS[kind].bands(group_size, neighbor_window);
+  }
+
+  function bandOf(all, distance) {
+    return all.find((band) => distance < band.until);
+  }
+
+  function relative(all, query, key) {
+    const { group, shift } = bandOf(all, query - key);
+    return Math.floor(query / group) - Math.floor(key / group) + shift;
+  }
+
+  function largest(all, length) {
+    const last = length - 1;
+    return Math.max(...all.map((band) => relative(all, last, last - Math.min(last, band.until - 1))));
+  }
+
+  function reach(all, trainedWindow) {
+    const { group, shift } = all.at(-1);
+    return group * (trainedWindow - shift);
+  }
+
+  function explain(kind, { group_size: G, neighbor_window: w }, query, key) {
+    const distance = query - key;
+    const difference = `${query} - ${key} = ${distance}`;
+    const all = bands(kind, { group_size: G, neighbor_window: w });
+    if (distance < 0) return `key ${key} comes after query ${query}: causal attention never looks at it`;
+    const floored = (joined) => {
+      const groups = [Math.floor(query / G), Math.floor(key / G)];
+      const put = joined ? [` + ${w} - ${w}//${G}`, ` + ${w} - ${Math.floor(w / G)}`] : ["", ""];
+      const sums = [`${query}//${G} - ${key}//${G}${put[0]}`, `${groups[0]} - ${groups[1]}${put[1]}`];
+      return `${sums.join(" = ")} = ${relative(all, query, key)}`;
+    };
+    if (kind === "selfextend") {
+      if (distance < w) return `neighbor: ${difference} (distance ${distance} < ${w})`;
+      return `grouped: ${floored(true)} (distance ${distance} >= ${w})`;
+    }
+    if (kind === "rerope" && distance >= w) return `min(${query} - ${key}, ${w}) = ${w}`;
+    if (kind === "grouped" || (kind === "unjoined" && distance >= w)) return floored(false);
+    return difference;
+  }
+
+  function complaint(kind, numbers, trainedWindow) {
+    const { least } = METHODS[kind];
+    for (const [name, smallest] of Object.entries(least)) {
+      if (!Number.isInteger(numbers[name])) return "Group size and Neighbor window both need a whole number.";
+      if (numbers[name] < smallest) return `${name} must be at least ${smallest}, not ${numbers[name]}.`;
+    }
+    if (!("neighbor_window" in least) || numbers.neighbor_window < trainedWindow) return "";
+    const why = kind === "rerope" ? ": the model never saw that position" : ", else no position is left for grouped keys";
+    return (
+      `neighbor_window (${numbers.neighbor_window}) must be smaller than the trained window (${trainedWindow})${why}. ` +
+      `Try ${Math.max(1, Math.floor(trainedWindow / 4))}.`
+    );
+  }
+
+  return { KINDS: Object.keys(METHODS), bands, relative, largest, reach, explain, complaint };
+})();
