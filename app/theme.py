@@ -77,5 +77,5 @@ def app_css() -> str:
     """The style sheet for `launch(css=...)`."""
     return "\n".join(
         (ASSETS / name).read_text(encoding="utf-8")
-        for name in ("app.css", "lesson.css", "evidence.css", "reader.css", "lab.css")
+        for name in ("app.css", "lesson.css", "evidence.css", "reader.css", "lab.css", "position_map.css")
     )

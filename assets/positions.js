@@ -1,5 +1,5 @@
 // Which relative position a query sees a key at, in the browser: selfextend/positions.py and selfextend/config.py once
-// more, so that a picture follows a slider without asking the server. tests/browser/test_positions_script.py holds every
+// more, so that a picture follows a slider without asking the server. tests/browser/test_map_scripts.py holds every
 // function here against the Python one on thousands of random cells.
 //
 // Plain declarations and no module: put the text of this file in front of the script that uses it. `Positions` has

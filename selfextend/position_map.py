@@ -111,44 +111,6 @@ def position_map(
     )
 
 
-@dataclass(frozen=True, slots=True)
-class PositionCurve:
-    """What one query sees: `relative[n]` is the relative position of the key that lies `distance[n]` tokens back.
-
-    Attributes:
-        query: the query's position i.
-        distance: i - j in tokens, shape (points,), ascending from 0.
-        relative: the map's relative position, shape (points,).
-        vanilla: the vanilla model's, shape (points,).
-    """
-
-    query: int
-    distance: npt.NDArray[np.int64]
-    relative: npt.NDArray[np.int64]
-    vanilla: npt.NDArray[np.int64]
-
-
-def position_curve(query: int, positions: PositionMap, max_points: int = 2048) -> PositionCurve:
-    """The curve distance -> position of one query, at evenly spaced keys and on both sides of each band's end.
-
-    Raises:
-        ValueError: `query` is negative or `max_points` below 2.
-    """
-    checked_integer("query", query, 0)
-    checked_integer("max_points", max_points, 2)
-    distance = np.arange(query, -1, -max(1, -(-(query + 1) // max_points)), dtype=np.int64)[::-1]
-    ends = [band.until for band in positions.bands if band.until is not None]
-    corners = [0, *(corner for end in ends for corner in (end - 1, end))]
-    distance = np.unique(np.append(distance, [corner for corner in corners if corner <= query]))
-    queries, keys = np.array([query], dtype=np.int64), query - distance
-    return PositionCurve(
-        query=query,
-        distance=distance,
-        relative=relative_positions(queries, keys, positions)[0],
-        vanilla=relative_positions(queries, keys, EXACT)[0],
-    )
-
-
 def _checked_range(name: str, start: int, stop: int | None, length: int) -> tuple[int, int]:
     stop = length if stop is None else stop
     checked_integer(f"{name}_from", start, 0)

@@ -12,17 +12,14 @@ from app_parts import unpacked
 
 from app.figures.answers import AROUND, Columns, Group, attention_heatmap, page_bars
 from app.figures.lab import figure as lab_figure
-from app.figures.maps import parameter_plane_figure, position_curve_figure, position_map_figure
+from app.figures.plane import parameter_plane_figure
 from app.figures.style import template
 from app.tabs.parameters import parameter_plane
 from app.tabs.plot_pane import packed
 from selfextend import SelfExtendConfig
 from selfextend.lab.views import DEPTH, GROUP_SIZE, LENGTH, NEIGHBOR_WINDOW, Cell, Curve, CurveView, GridView
-from selfextend.methods import Method, SelfExtend, Vanilla
-from selfextend.position_map import position_curve, position_map
 
 CONFIG = SelfExtendConfig(2, 4)
-METHOD = SelfExtend.of(CONFIG)
 RANDOM = np.random.default_rng(0)
 
 
@@ -68,9 +65,6 @@ SWEEP = GridView(
 )  # fmt: skip
 Draw = Callable[[], go.Figure]
 FIGURES: dict[str, Draw] = {
-    "map": lambda: position_map_figure(position_map(7, 60, CONFIG), 7, METHOD, selected=(59, 0)),
-    "difference": lambda: position_map_figure(position_map(7, 60, CONFIG, difference=True), 7, METHOD, zoomed=True),
-    "curve": lambda: position_curve_figure(position_curve(50, CONFIG), 7, METHOD, key=3),
     "plane": lambda: parameter_plane_figure(
         parameter_plane(64, 300, CONFIG), length=300, trained_window=64, here=(2, 4)
     ),
@@ -124,46 +118,6 @@ def test_the_word_above_the_highest_bar_has_room() -> None:
     assert figure.data[0].text == ("", "cited")
     assert figure.layout.yaxis.range[0] == 0
     assert figure.layout.yaxis.range[1] >= 1.2 * 0.8
-
-
-def polygon_holds(outline: go.Scatter, x: float, y: float) -> bool:
-    """Whether a closed outline goes around a point: an odd number of its edges lie to the right."""
-    corners = list(zip(outline.x, outline.y, strict=True))
-    inside = False
-    for (x1, y1), (x2, y2) in zip(corners, corners[1:] + corners[:1], strict=True):
-        if (y1 > y) != (y2 > y) and x < x1 + (y - y1) * (x2 - x1) / (y2 - y1):
-            inside = not inside
-    return inside
-
-
-@pytest.mark.parametrize("method", [Vanilla(), SelfExtend("none", 2, 4)], ids=str)
-@pytest.mark.parametrize("max_cells", [5, 40])
-def test_hatching_covers_exactly_the_unseen_cells(method: Method, max_cells: int) -> None:
-    cells = position_map(7, 40, method.positions, (3, 40), (1, 30), max_cells=max_cells)
-    figure = position_map_figure(cells, 7, method)
-    (region,) = [trace for trace in figure.select_traces({"type": "scatter"}) if trace.fill]
-    hatched = [[polygon_holds(region, key + 1e-3, query + 1e-3) for key in cells.key] for query in cells.query]
-    assert hatched == cells.unseen.tolist()
-
-
-def test_nothing_is_hatched_where_everything_was_seen() -> None:
-    figure = position_map_figure(position_map(7, 10, CONFIG), 7, METHOD)
-    assert not [trace for trace in figure.select_traces({"type": "scatter"}) if trace.fill]
-
-
-def test_map_colours_only_what_a_query_can_see() -> None:
-    (heatmap,) = [
-        trace for trace in position_map_figure(position_map(7, 10, CONFIG), 7, METHOD).data if trace.type == "heatmap"
-    ]
-    assert np.isnan(heatmap.z).sum() == 45
-    assert heatmap.z[9].tolist() == [6, 6, 5, 5, 4, 4, 3, 2, 1, 0]
-    assert (heatmap.zmin, heatmap.zmax) == (0, 6)
-
-
-def test_curve_keeps_selfextend_readable_beside_vanilla() -> None:
-    curve = position_curve(100_000, SelfExtendConfig(32, 1024))
-    top = position_curve_figure(curve, 4096, SelfExtend("none", 32, 1024)).layout.yaxis.range[1]
-    assert curve.relative.max() <= top < 2 * 4096
 
 
 def heat(figure: go.Figure) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

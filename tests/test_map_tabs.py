@@ -1,18 +1,18 @@
-"""What the map's and the plane's handlers accept, refuse and answer, without a browser."""
+"""What the map's and the plane's handlers accept and answer, without a browser."""
 
+import json
 from typing import Any
 
 import gradio as gr
 import pytest
 import reference
-from app_parts import unpacked
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.tabs.controls import suggested
 from app.tabs.parameters import ABOVE_RULE, BELOW_BAND, IN_BAND, TOO_SHORT, parameter_plane, verdict_of
-from app.tabs.position_map import _cell_of, _draw, _sum_of, _tokens_in
-from app.tabs.widgets import DocumentView, method_of, settings_of
+from app.tabs.position_map import facts_of, words_for
+from app.tabs.widgets import DocumentView, cell_of, method_of, settings_of, tokens_in
 from selfextend import SelfExtendConfig, max_length, suggest
 from selfextend.config import rule_share, smallest_group_size
 from selfextend.methods import SelfExtend
@@ -28,16 +28,16 @@ VIEW = DocumentView(trained_window=7, length=10, token_text=lambda n: f" w{n}")
 
 @given(st.integers(1, 500), st.lists(st.floats(-1e6, 1e6), min_size=2, max_size=2))
 def test_any_zoom_lands_inside_the_document(length: int, edges: list[float]) -> None:
-    start, stop = _tokens_in(sent({"x": edges}), "x", length)
+    start, stop = tokens_in(sent({"x": edges}), "x", length, 8) or (0, length)
     assert 0 <= start < stop <= length
     assert stop - start >= min(length, 8)
 
 
-def test_zoom_takes_the_tokens_whose_cells_are_in_view() -> None:
-    assert _tokens_in(sent({"x": [99.5, 199.5]}), "x", 1000) == (100, 200)
-    assert _tokens_in(sent({"x": [199.5, 99.5]}), "x", 1000) == (100, 200)
-    assert _tokens_in(sent({"x": [-50.5, 49.5]}), "x", 1000) == (0, 100)
-    assert _tokens_in(sent({}), "x", 1000) == (0, 1000)
+def test_zoom_takes_the_tokens_in_view() -> None:
+    assert tokens_in(sent({"x": [100.2, 199.8]}), "x", 1000, 8) == (100, 200)
+    assert tokens_in(sent({"x": [200, 100]}), "x", 1000, 8) == (100, 200)
+    assert tokens_in(sent({"x": [-50, 50]}), "x", 1000, 8) == (0, 100)
+    assert tokens_in(sent({}), "x", 1000, 8) is None
 
 
 @pytest.mark.parametrize(
@@ -46,66 +46,45 @@ def test_zoom_takes_the_tokens_whose_cells_are_in_view() -> None:
 )
 def test_zoom_refuses_what_is_no_range(data: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="two numbers"):
-        _tokens_in(sent(data), "x", 100)
+        tokens_in(sent(data), "x", 100, 8)
 
 
-@pytest.mark.parametrize(
-    "data", [None, [], "xy", 3, {}, {"x": 3}, {"x": "3", "y": 4}, {"x": 4, "y": 3}, {"x": 0, "y": 10}]
-)
+@pytest.mark.parametrize("data", [None, [], "xy", 3, {}, {"x": 3}, {"x": "3", "y": 4}])
 def test_pointer_refuses_what_is_no_cell(data: Any) -> None:
-    with pytest.raises(ValueError, match=r"cell"):
-        _cell_of(sent(data), 10)
+    with pytest.raises(ValueError, match="cell"):
+        cell_of(sent(data))
 
 
-def test_map_answers_with_figures_the_sum_and_the_state() -> None:
-    *boxes, figure, curve, readout, status = _draw(sent({}), 0, "SelfExtend", 2.0, 4.0, VIEW, 3, 4, 1, 2, 0, 0)[1:]
-    assert boxes == [0, 10, 0, 10, 9, 0]
-    assert unpacked(figure)["layout"]["title"]["text"].replace("<br>", " ").endswith("SelfExtend (G = 2, w = 4)")
-    assert "query 9" in unpacked(curve)["layout"]["title"]["text"]
-    assert "9//2 - 0//2 + 4 - 4//2 = 4 - 0 + 4 - 2 = 6" in readout
-    assert "<b> w9</b>" in readout
-    assert "never seen" in readout.split("SelfExtend")[0]
-    assert "never seen" not in readout.split("SelfExtend")[1]
-    assert "this document of <b>10</b> fits" in status
+def test_the_browser_hears_what_is_read() -> None:
+    view = DocumentView(512, 1_900, model="Bundled model", documents=("a.pdf", "b.txt"))
+    facts = json.loads(facts_of(view))
+    assert facts.pop("id") == json.loads(facts_of(view))["id"] != json.loads(facts_of(VIEW))["id"]
+    assert facts == {"trained": 512, "length": 1_900, "model": "Bundled model", "documents": ["a.pdf", "b.txt"]}
 
 
-def test_another_document_is_shown_whole_and_the_same_one_where_it_was() -> None:
-    in_view = (2, 6, 1, 5, 4, 2)
-    # What is in the boxes is left alone: an answer that comes late must not undo what was typed meanwhile.
-    assert all(kept == gr.skip() for kept in _draw(sent({}), 10, "SelfExtend", 2.0, 4.0, VIEW, *in_view)[:7])
-    length, *numbers = _draw(sent({}), 2048, "SelfExtend", 2.0, 4.0, VIEW, 0, 2048, 0, 2048, 2047, 0)[:7]
-    assert (length, *numbers) == (10, 0, 10, 0, 10, 9, 0)
-    # A cell that was chosen stays chosen where it can; the corner that nobody chose moves along.
-    assert _draw(sent({}), 8, "SelfExtend", 2.0, 4.0, VIEW, 0, 8, 0, 8, 6, 1)[5:7] == (6, 1)
-    assert _draw(sent({}), 8, "SelfExtend", 2.0, 4.0, VIEW, 0, 8, 0, 8, 7, 0)[5:7] == (9, 0)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (("SelfExtend", 0, 4, VIEW, 0, 10, 0, 10, 9, 0), "group_size must be at least 1"),
-        (("SelfExtend", 2, 7, VIEW, 0, 10, 0, 10, 9, 0), "must be smaller than the trained window"),
-        (("SelfExtend", None, 4, VIEW, 0, 10, 0, 10, 9, 0), "both need a whole number"),
-        (("SelfExtend", 2, 4, VIEW, 0, 11, 0, 10, 9, 0), "query_to must be at most"),
-        (("SelfExtend", 2, 4, VIEW, 0, 10, 0, 10, 3, 4), "causal attention looks back only"),
-        (("<b>", 2, 4, VIEW, 0, 10, 0, 10, 9, 0), "method is one of"),
-    ],
-)
-def test_map_says_what_is_wrong_and_keeps_the_picture(arguments: tuple, message: str) -> None:
-    figure, curve, readout, status = _draw(sent({}), 10, *arguments)[-4:]
-    assert figure == curve == readout == gr.skip()
-    assert message in status
-    assert 'role="alert"' in status
-    assert "<b>" not in status
-
-
-def test_words_are_escaped() -> None:
-    view = DocumentView(7, 10, lambda position: "<img src=x>")
-    assert "<img" not in _sum_of(9, 0, SelfExtend("none", 2, 4), view)
+def test_words_come_with_their_neighbors() -> None:
+    answer = json.loads(words_for(sent({"tokens": [0, 5]}), VIEW))
+    assert answer["id"] == json.loads(facts_of(VIEW))["id"]
+    assert answer["tokens"] == {
+        "0": ["", " w0", " w1 w2 w3 w4"],
+        "5": [" w1 w2 w3 w4", " w5", " w6 w7 w8 w9"],
+    }
 
 
 def test_words_may_be_missing() -> None:
-    assert "Words" not in _sum_of(9, 0, SelfExtend("none", 2, 4), DocumentView(7, 10))
+    assert json.loads(words_for(sent({"tokens": [9, 0]}), DocumentView(7, 10)))["tokens"] == {}
+
+
+@pytest.mark.parametrize("data", [None, [], "xy", 3, {}, {"tokens": 3}, {"tokens": "9"}, {"tokens": {"0": 1}}])
+def test_words_for_nothing_sensible_are_none(data: Any) -> None:
+    assert words_for(sent(data), VIEW) == gr.skip()
+
+
+def test_words_leave_out_what_is_no_token_and_are_not_without_end() -> None:
+    asked = [-1, 10, 1e9, True, None, "4", [4], float("nan"), 4]
+    assert list(json.loads(words_for(sent({"tokens": asked}), VIEW))["tokens"]) == ["4"]
+    many = DocumentView(7, 100_000, lambda n: f" w{n}")
+    assert len(json.loads(words_for(sent({"tokens": list(range(10_000))}), many))["tokens"]) == 64
 
 
 @settings(max_examples=25)
@@ -163,10 +142,3 @@ def test_each_method_takes_the_sliders_that_it_has() -> None:
     assert method_of("Vanilla", 8, 64, "logn").settings() == {}
     assert method_of("SelfExtend", 8.0, 64.0, "logn") == SelfExtend("logn", 8, 64)
     assert method_of("ReRoPE", 8, 64).settings() == {"neighbor_window": 64, "query_scaling": "none"}
-
-
-def test_rerope_has_a_map_of_its_own() -> None:
-    *_, figure, _, readout, status = _draw(sent({}), 10, "ReRoPE", 2, 4, VIEW, 0, 10, 0, 10, 9, 0)
-    assert unpacked(figure)["layout"]["title"]["text"].replace("<br>", " ").endswith("ReRoPE (w = 4)")
-    assert "min(9 - 0, 4) = 4" in readout
-    assert "any number of" in status

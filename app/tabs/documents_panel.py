@@ -137,7 +137,8 @@ def view_of(
         start, end = index.chars[token]
         return index.prompt[int(start) : int(end)]
 
-    return DocumentView(loaded.trained_window, len(index) + room, words, room)
+    names = tuple(document.name for document in documents)
+    return DocumentView(loaded.trained_window, len(index) + room, words, room, loaded.label, names)
 
 
 def documents_html(runtime: Runtime, session: Session) -> str:

@@ -19,7 +19,7 @@ from selfextend.config import (
 )
 from selfextend.methods import SelfExtend
 
-from ..figures.maps import parameter_plane_figure
+from ..figures.plane import parameter_plane_figure
 from .plot_pane import packed, plot_pane
 from .widgets import (
     DocumentView,

@@ -40,12 +40,16 @@ class DocumentView:
         length: tokens of the prompt (documents, question and room for the answer).
         token_text: the words at a position, as a function of it; None if nothing is read yet.
         room: how many of `length` are room for the answer.
+        model: the model's name for people; empty where none is loaded.
+        documents: the names of the documents.
     """
 
     trained_window: int
     length: int
     token_text: Callable[[int], str] | None = None
     room: int = 0
+    model: str = ""
+    documents: tuple[str, ...] = ()
 
     def words_at(self, position: int) -> str | None:
         """The token's text at `position`, or None where it is unknown."""
@@ -202,12 +206,11 @@ def cell_of(event: gr.EventData) -> tuple[int, int]:
     return round(row), round(column)
 
 
-def tokens_in(event: gr.EventData, axis: str, length: int, smallest: int, shift: float = 0) -> tuple[int, int] | None:
+def tokens_in(event: gr.EventData, axis: str, length: int, smallest: int) -> tuple[int, int] | None:
     """The tokens [from, to) that a zoom of a `plot_pane` shows on an axis, moved and widened to lie within a text.
 
     Args:
         length: of the text; `smallest` is the fewest tokens to show of it.
-        shift: from the axis's values to the tokens' edges: 0.5 where the value n is the middle of token n.
 
     Returns:
         None where all of the axis is to be shown.
@@ -220,7 +223,7 @@ def tokens_in(event: gr.EventData, axis: str, length: int, smallest: int, shift:
         return None
     if not isinstance(edges, list) or len(edges) != 2 or not all(map(is_finite, edges)):
         raise ValueError("The view to zoom to must be two numbers for each axis.")
-    start, stop = (round(edge + shift) for edge in sorted(edges))
+    start, stop = (round(edge) for edge in sorted(edges))
     span = min(length, max(stop - start, smallest))
     start = min(max(0, (start + stop - span) // 2), length - span)
     return start, start + span

@@ -13,14 +13,17 @@ from app.tabs.learn import build_learn_tab
 from app.tabs.parameters import build_parameters_tab
 from app.tabs.position_map import build_position_map_tab
 from app.tabs.widgets import METHODS, DocumentView, SharedInputs, redraw_on
-from app.theme import app_css, gradio_theme
+from app.theme import ASSETS, app_css, gradio_theme
 
-LONG = DocumentView(trained_window=4096, length=100_000, token_text=lambda position: f" word{position}")
+LONG = DocumentView(
+    4096, 100_000, lambda position: f" word{position}", model="Demo model", documents=("long.txt", "<b> & more.pdf")
+)
 SHORT = DocumentView(trained_window=7, length=10)
 
 
 def build() -> gr.Blocks:
     with gr.Blocks(title="Tabs", analytics_enabled=False) as page:
+        gr.HTML(js_on_load=(ASSETS / "selection.js").read_text(), visible="hidden")
         view = gr.State(LONG)
         group_size = gr.Slider(1, 64, value=32, step=1, label="Group size", elem_id="group-size")
         window = gr.Slider(1, 4096, value=1024, step=1, label="Neighbor window", elem_id="neighbor-window")

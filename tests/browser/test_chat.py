@@ -130,8 +130,7 @@ def test_compare_puts_both_side_by_side_and_the_map_follows(address: str, open_p
 
     # Changing the group size moves reach and map.
     page.get_by_role("tab", name="Position map").click()
-    page.wait_for_selector("#position-map .plot-area .hm image")
-    title = page.locator("#position-map .plot-title")
+    title = page.locator("#position-map .map-title")
     reach = page.locator(".meter").filter(has_text="Reach").locator("dd")
     before = reach.inner_text()
     slider = page.get_by_label("range slider for Group size")
@@ -222,8 +221,8 @@ def test_the_bundled_model_answers_right_with_selfextend_only(open_page: Open, f
         # What the page set by itself, the map shows: the advised settings, over the whole document.
         page.get_by_role("tab", name="Position map").click()
         group_size = page.get_by_label("number input for Group size").input_value()
-        expect(page.locator("#position-map .plot-title")).to_contain_text(f"(G = {group_size}, w = 128)")
-        expect(page.locator("#map-readout")).to_contain_text(re.compile(r"Query i = 1\d,\d{3}"))
+        expect(page.locator("#position-map .map-title")).to_contain_text(f"(G = {group_size}, w = 128)")
+        expect(page.locator("#position-map .map-readout")).to_contain_text(re.compile(r"Query i = 1\d,\d{3}"))
         page.get_by_role("tab", name="Evidence").click()
         page.locator("#chat").get_by_text(wanted["question"]).click()
         expect(page.locator("#chat .measures")).to_have_count(1, timeout=600_000)

@@ -1,4 +1,4 @@
-"""assets/positions.js against the library, in the browser that runs it."""
+"""assets/positions.js, and what assets/map_drawing.js makes of it, against the library, in a browser."""
 
 import random
 from collections.abc import Iterator
@@ -20,9 +20,10 @@ TRIALS, CELLS = 300, 20
 
 @pytest.fixture(scope="module")
 def script(chromium: Browser) -> Iterator[Page]:
-    """An empty page in which `Positions` is known."""
+    """An empty page in which both scripts are known."""
     page = chromium.new_page()
-    page.add_script_tag(content=f"{(ASSETS / 'positions.js').read_text()}\nwindow.Positions = Positions;")
+    for name in ("positions.js", "map_drawing.js"):
+        page.add_script_tag(content=(ASSETS / name).read_text())
     yield page
     page.close()
 
@@ -124,3 +125,48 @@ def test_the_golden_matrix(script: Page) -> None:
         }"""
     )
     assert rows == [[4, 3, 2, 1, 0], [6, 6, 5, 5, 4, 4, 3, 2, 1, 0]]
+
+
+CELLS_OF = """([kind, numbers, trained, difference, rows, columns, log, most]) => {
+    const scene = { bands: Positions.bands(kind, numbers), trained, difference };
+    const area = { x: 0, y: 0, width: 300, height: 200 };
+    const { across, down } = mapAxes(area, { rows, columns, log });
+    const cells = cellsOf(scene, across, down, most);
+    const blocks = [blocksOf(down, most), blocksOf(across, most)].map(({ first, last }) => [[...first], [...last]]);
+    return { values: [...cells.values], kinds: [...cells.kinds], blocks };
+}"""
+UNSEEN, NOTHING = 254, 255
+
+
+def pairs_in(query_block: tuple[int, int], across_block: tuple[int, int], log: bool) -> list[tuple[int, int]]:
+    """The (query, key) pairs that a cell stands for."""
+    queries, across = range(query_block[0], query_block[1] + 1), range(across_block[0], across_block[1] + 1)
+    pairs = [(i, i - n if log else n) for i in queries for n in across]
+    return [(i, j) for i, j in pairs if 0 <= j <= i]
+
+
+@pytest.mark.parametrize("log", [False, True], ids=["keys", "distances"])
+@pytest.mark.parametrize("kind", POSITION_METHODS, ids=lambda kind: kind.kind)
+def test_each_cell_of_the_picture_shows_the_pair_that_lies_furthest_apart(
+    script: Page, kind: type[Method], log: bool
+) -> None:
+    chance = random.Random(7)
+    for _ in range(25):
+        trained, length = chance.randint(3, 40), chance.randint(2, 90)
+        numbers = {"group_size": chance.randint(1, 9), "neighbor_window": chance.randint(1, trained - 1)}
+        positions = method_with(kind, **numbers).positions or EXACT
+        spans = [sorted(chance.sample(range(length + 1), 2)) for _ in range(2)]
+        difference, most = chance.random() < 0.3, chance.randint(1, 50)
+        told = script.evaluate(CELLS_OF, [kind.kind, numbers, trained, difference, *spans, log, most])
+        rows, columns = (list(zip(*ends, strict=True)) for ends in told["blocks"])
+        assert rows[0][0] == spans[0][0]
+        assert rows[-1][1] == spans[0][1] - 1
+        assert (columns[0][0], columns[-1][1]) == (spans[1][0], spans[1][1] - 1)
+        for n, (value, found) in enumerate(zip(told["values"], told["kinds"], strict=True)):
+            pairs = pairs_in(rows[n // len(columns)], columns[n % len(columns)], log)
+            assert (found == NOTHING) == (not pairs)
+            if pairs:
+                seen = [relative_position(i, j, positions) for i, j in pairs]
+                distances = [i - j for i, j in pairs]
+                assert value == max(distances) - max(seen) if difference else value == max(seen)
+                assert (found == UNSEEN) == (max(seen) >= trained)
