@@ -42,7 +42,6 @@ function isDark() {
 function report(name, data) {
   if (made.latest) window.selfextendLatest?.[made.latest]?.want({ [name]: data });
   else if (name === "pick") trigger("pick", data);
-  else if (name === "point") trigger("point", data);
   else trigger("zoom", data);
 }
 
@@ -240,7 +239,6 @@ async function draw() {
 }
 
 function listen(Plotly) {
-  let resting = null;
   let picking = null;
   // A double click is two clicks first: they must not pick (and redraw) what it is about to leave.
   area.on("plotly_click", (event) => {
@@ -256,14 +254,6 @@ function listen(Plotly) {
   area.on("plotly_unhover", () => {
     tip.hidden = true;
   });
-  if (made.pane_hover) {
-    area.on("plotly_hover", (event) => {
-      const point = event.points[0];
-      clearTimeout(resting);
-      resting = setTimeout(() => report("point", { x: point.x, y: point.y }), 80);
-    });
-    area.on("plotly_unhover", () => clearTimeout(resting));
-  }
   area.on("plotly_doubleclick", () => {
     clearTimeout(picking);
     report("zoom", {});

@@ -34,9 +34,7 @@ _TEMPLATE = """
 """
 
 
-def plot_pane(
-    *, label: str, height: int, elem_id: str, hover: bool = False, latest: str = "", selects: str = ""
-) -> gr.HTML:
+def plot_pane(*, label: str, height: int, elem_id: str, latest: str = "", selects: str = "") -> gr.HTML:
     """A place for a figure in the page, empty at first. Handlers that draw into it return `packed(figure)`.
 
     A function and no class of its own, because Gradio writes a stub file next to every module that derives a
@@ -45,7 +43,6 @@ def plot_pane(
     Custom events, each with numbers that `app.tabs.widgets.told` reads:
 
     - `pick`: a point was clicked: {"x": ..., "y": ...}, in axis values.
-    - `point`: the pointer rests on a point: the same, at most some ten times a second. Only with `hover=True`.
     - `zoom`: the view was changed by mouse or keys: {"x": [from, to], "y": [from, to]}, or {} for "show all".
 
     Of a figure whose `meta.cells` says which tokens its cells stand for (see `attention_heatmap`), x is a key token.
@@ -55,7 +52,6 @@ def plot_pane(
     Args:
         label: what a screen reader calls the plot.
         height: of the plot, in CSS pixels.
-        hover: report where the pointer rests.
         selects: the name under which the pane sends a clicked cell as the page's selection, and follows what other
             panels select (see assets/selection.js). For figures with `meta.cells`.
         latest: the name of the `Latest` that is asked instead of an event: {"zoom": {"x": ..., "y": ...}}, for one.
@@ -64,7 +60,6 @@ def plot_pane(
     made = {
         "pane_label": label,
         "pane_height": height,
-        "pane_hover": hover,
         "latest": latest,
         "selects": selects,
         "mark": VERMILLION,
