@@ -19,9 +19,13 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 from benchmarks.serving import ROOT, launched_chromium, served
 
 FOLDER = ROOT / "assets" / "screenshots"
+QUESTIONS = json.loads((ROOT / "assets" / "sample_questions.json").read_text(encoding="utf-8"))
+NUMBER = next(record for record in QUESTIONS if record["value"].isdigit())
+"""A question whose answer is copied digit by digit."""
 WAIT_MILLISECONDS = 600_000
 SETTLED_MILLISECONDS = 2500
-TABS_OF_AN_ANSWER = ("Evidence", "Position map", "Attention", "Parameters")
+TABS_OF_AN_ANSWER = ("Document", "Evidence", "Position map", "Attention", "Parameters")
+WIDE, PHONE = (1440, 900), (390, 844)
 
 
 @contextmanager
@@ -44,7 +48,7 @@ class Photographer:
         expect(self.page.locator("#model-summary .activity")).to_contain_text("SelfExtend active in")
         expect(self.page.locator(".document-list")).to_contain_text("sample.pdf")
         self.page.wait_for_timeout(SETTLED_MILLISECONDS)
-        expect(self.page.locator("#documents-status")).not_to_contain_text("ahead")
+        expect(self.page.locator("#documents-status progress")).to_have_count(0)
 
     def shoot(self, name: str) -> None:
         self.page.wait_for_timeout(SETTLED_MILLISECONDS)
@@ -61,16 +65,26 @@ class Photographer:
         expect(self.page.locator("#chat .measures")).to_have_count(number)
         expect(self.page.get_by_role("button", name="Send", exact=True)).to_be_visible()
 
-    def every_tab(self) -> None:
-        page = self.page
-        first, second, *_ = json.loads((ROOT / "assets" / "sample_questions.json").read_text(encoding="utf-8"))
-        page.locator("#chat").get_by_text(first["question"]).click()
+    def tabs_of_an_answer(self) -> None:
+        self.page.locator("#chat").get_by_text(NUMBER["question"]).click()
         self.answered(1)
         for tab in TABS_OF_AN_ANSWER:
             self.open_right(tab)
+            if tab == "Document":
+                self.point_at_a_digit()
             self.shoot(tab.lower().replace(" ", "-"))
+
+    def point_at_a_digit(self) -> None:
+        tokens = self.page.locator("#chat .answer-token")
+        expect(tokens.first).to_be_visible()
+        said = tokens.all_inner_texts()
+        tokens.nth(max(n for n, text in enumerate(said) if text.strip().isdigit())).hover()
+
+    def every_tab(self) -> None:
+        page = self.page
+        self.tabs_of_an_answer()
         page.get_by_role("radio", name="Compare").first.check()
-        page.get_by_label("Question", exact=True).fill(second["question"])
+        page.get_by_label("Question", exact=True).fill(QUESTIONS[0]["question"])
         page.get_by_role("button", name="Send", exact=True).click()
         self.answered(3)
         self.open_right("Compare")
@@ -92,12 +106,19 @@ def main() -> None:
     expect.set_options(timeout=WAIT_MILLISECONDS)
     with sync_playwright() as playwright, app() as address:
         browser = launched_chromium(playwright)
-        Photographer(browser, address, 1500, 1000, "light").every_tab()
-        dark = Photographer(browser, address, 1500, 1000, "dark", "-dark")
-        dark.open_right("Position map")
-        dark.shoot("position-map")
-        narrow = Photographer(browser, address, 390, 844, "light", "-390")
-        narrow.shoot("read")
+        first = Photographer(browser, address, *WIDE, "light")
+        first.shoot("start")
+        first.every_tab()
+        dark = Photographer(browser, address, *WIDE, "dark", "-dark")
+        dark.tabs_of_an_answer()
+        for theme, suffix in (("light", "-390"), ("dark", "-390-dark")):
+            narrow = Photographer(browser, address, *PHONE, theme, suffix)
+            narrow.shoot("start")
+            narrow.page.locator("#chat").get_by_text(NUMBER["question"]).click()
+            narrow.answered(1)
+            narrow.shoot("read")
+            narrow.page.locator("#chat a.page-link").first.click()
+            narrow.shoot("document")
         browser.close()
     print("\n".join(str(path.relative_to(ROOT)) for path in sorted(FOLDER.glob("*.png"))))
 
