@@ -93,7 +93,10 @@
     const number = Number(token.dataset.number);
     const [best] = traced.rows[number] ?? [];
     lookAt(traced);
-    window.selfextendSelection.select(traced.first_query + number, best ? traced.keys[best[0]][0] : null, "chat");
+    // The figures show one answer: a token of another one is none of their rows.
+    if (turn === contents.turn) {
+      window.selfextendSelection.select(traced.first_query + number, best ? traced.keys[best[0]][0] : null, "chat");
+    }
     lookFrom(traced, number);
   }
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import io
 import time
+from itertools import pairwise
 
 from PIL import Image
 from playwright.sync_api import Page, expect, sync_playwright
@@ -45,7 +46,7 @@ class Film:
     def save(self) -> None:
         """Write the GIF; every picture is shown until the next one was taken, and the last for two seconds."""
         times = [at for at, _ in self.pictures]
-        shown = [max(SHORTEST_MILLISECONDS, round(1000 * (b - a))) for a, b in zip(times, times[1:], strict=False)]
+        shown = [max(SHORTEST_MILLISECONDS, round(1000 * (b - a))) for a, b in pairwise(times)]
         small = [picture.resize(SIZE, Image.Resampling.LANCZOS) for _, picture in self.pictures]
         palette = small[-1].quantize(COLOURS, dither=Image.Dither.NONE)
         first, *others = (picture.quantize(palette=palette, dither=Image.Dither.NONE) for picture in small)
