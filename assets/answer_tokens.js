@@ -43,14 +43,19 @@
   async function join(mark) {
     const answer = answerOf(mark);
     const turn = turnOf(mark);
-    if (!answer || !turn || answer.querySelector(".answer-token")) return;
+    if (!answer || !turn) return;
     let traced;
     try {
       traced = await traceOf(turn);
     } catch {
       return; // no longer in memory
     }
-    if (!answer.isConnected || answer.querySelector(".answer-token")) return;
+    if (!answer.isConnected) return;
+    if (answer.querySelector(".answer-token")) {
+      if (Number(answer.dataset.rows) === traced.rows.length) return;
+      part(answer); // it went on
+    }
+    answer.dataset.rows = traced.rows.length;
     const nodes = textNodes(answer);
     const text = nodes.map((node) => node.data).join("");
     const places = placesOf(traced.tokens, text);
@@ -79,6 +84,11 @@
     }
     const first = answer.querySelector(".answer-token");
     if (first) first.tabIndex = 0;
+  }
+
+  function part(answer) {
+    answer.querySelectorAll(".answer-token").forEach((token) => token.replaceWith(token.textContent));
+    answer.normalize();
   }
 
   function joinAll() {

@@ -67,6 +67,10 @@ function traceOf(turn) {
   return traces.get(key);
 }
 
+function forgetTraces(turn) {
+  for (const key of [...traces.keys()]) if (key.split(" ")[1] === String(turn)) traces.delete(key);
+}
+
 // What is shown of which document
 
 async function show(document_, page) {
@@ -119,7 +123,7 @@ function layOut() {
 }
 
 // A page is drawn when it comes near the view.
-let turns = 0;
+let drawn = 0; // pages so far, which tells the oldest
 const near = new Set();
 const watchPages = new IntersectionObserver(
   (entries) => {
@@ -159,7 +163,7 @@ function complain(number, sentence) {
 function drawPage(view) {
   const page = pages[view.number - 1];
   page.view = view;
-  page.seen = ++turns;
+  page.seen = ++drawn;
   page.sheet.replaceChildren();
   page.words = [];
   if (view.png) drawPicture(page, view);
@@ -218,12 +222,12 @@ function drawText(page, view) {
 }
 
 function forgetPages() {
-  const drawn = pages.filter((page) => page.view);
-  if (drawn.length <= MOST_PAGES) return;
-  const far = drawn
+  const held = pages.filter((page) => page.view);
+  if (held.length <= MOST_PAGES) return;
+  const far = held
     .filter((page) => !near.has(Number(page.section.dataset.number)))
     .sort((a, b) => a.seen - b.seen)
-    .slice(0, drawn.length - MOST_PAGES);
+    .slice(0, held.length - MOST_PAGES);
   for (const page of far) {
     page.sheet.style.minHeight = `${page.sheet.offsetHeight}px`;
     page.sheet.replaceChildren();
@@ -395,8 +399,6 @@ strip.addEventListener("pointerdown", (event) => {
 
 // Going to a place
 
-const calm = window.matchMedia("(prefers-reduced-motion: reduce)");
-
 // To a page, or to characters on it, which are drawn first.
 async function goTo(number, from = null, to = null) {
   number = Math.min(Math.max(1, number), pages.length);
@@ -441,25 +443,29 @@ pane.addEventListener("scroll", () => {
   });
 });
 
+// To a passage that an answer looked at.
+async function showPassage(turn, rank) {
+  const wanted = await traceOf(turn);
+  const cited = wanted.citations.find((each) => each[0] === rank);
+  if (!cited) return;
+  const [, document_, page, from, to] = cited;
+  const there = contents.documents.find((each) => each.sha256 === wanted.documents[document_]);
+  if (!there) throw new Error("This document was removed.");
+  trace = wanted;
+  row = null;
+  struck = null;
+  opened = [there.sha256, page, from, to, rank];
+  await show(there);
+  tell();
+  await goTo(page, from, to);
+  paintAll();
+}
+
 async function openPassage(turn, rank) {
   openTab("document");
   root.classList.add("open");
   try {
-    const wanted = await traceOf(turn);
-    const cited = wanted.citations.find((each) => each[0] === rank);
-    if (!cited) return;
-    const [, document_, page, from, to] = cited;
-    const sha256 = wanted.documents[document_];
-    trace = wanted;
-    row = null;
-    opened = [sha256, page, from, to, rank];
-    struck = null;
-    const there = contents.documents.find((each) => each.sha256 === sha256);
-    if (!there) throw new Error("This document was removed.");
-    await show(there);
-    tell();
-    await goTo(page, from, to);
-    paintAll();
+    await showPassage(turn, rank);
   } catch (error) {
     words.textContent = error.message;
   }
@@ -579,23 +585,11 @@ document.addEventListener("selfextend-struck", function strike(event) {
     paintAll();
     return;
   }
-  openedQuietly(turn, rank).then(() => {
+  showPassage(turn, rank).then(() => {
     struck = rank;
     paintAll();
-  });
+  }, () => {}); // an answer that is no longer in memory has no pages to strike anything out on
 });
-
-async function openedQuietly(turn, rank) {
-  if (opened?.[4] === rank && trace?.turn === turn) return;
-  const wanted = await traceOf(turn);
-  const cited = wanted.citations.find((each) => each[0] === rank);
-  const there = cited && contents.documents.find((each) => each.sha256 === wanted.documents[cited[1]]);
-  if (!there) return;
-  trace = wanted;
-  opened = [there.sha256, cited[2], cited[3], cited[4], rank];
-  await show(there);
-  await goTo(cited[2], cited[3], cited[4]);
-}
 
 // Layer and head are chosen in the Attention tab.
 document.addEventListener("selfextend-looking", function look(event) {
@@ -610,10 +604,14 @@ document.addEventListener("selfextend-looking", function look(event) {
   }
 });
 
+let redraws = 0;
 async function redraw() {
   if (!props.value) return;
+  const mine = ++redraws; // a newer value has the last word
   const before = contents;
   contents = JSON.parse(props.value);
+  // An answer that went on is the same turn, with more to trace.
+  if (contents.turn === before.turn && contents.tokens !== before.tokens) forgetTraces(contents.turn);
   root.classList.toggle("has-documents", contents.documents.length > 0);
   chooser.replaceChildren(
     ...contents.documents.map(({ sha256, name }) => {
@@ -635,31 +633,29 @@ async function redraw() {
     trace = null;
     opened = null;
     row = null;
-  } else if (contents.turn !== before.turn || contents.opens_at !== before.opens_at || contents.visitor !== before.visitor) {
+  } else if (["turn", "tokens", "opens_at", "visitor"].some((name) => contents[name] !== before[name])) {
     try {
-      trace = await traceOf(contents.turn);
+      const wanted = await traceOf(contents.turn);
+      if (mine !== redraws) return;
+      trace = wanted;
       row = null;
-      await prefetch();
+      // Nothing is opened of an answer whose looking proves nothing.
+      if (contents.opens_at) await showPassage(contents.turn, contents.opens_at);
+      await fetchCited();
     } catch {
       trace = null;
     }
   }
+  if (mine !== redraws) return;
   tell();
   paintAll();
   document.dispatchEvent(new CustomEvent("selfextend-traced"));
 }
 
-// The pages that the answer's links lead to are drawn at the server before one is clicked.
-async function prefetch() {
-  const first = trace.citations.find((each) => each[0] === contents.opens_at);
-  if (!first) return; // nothing that would count as proof
-  const there = contents.documents.find((each) => each.sha256 === trace.documents[first[1]]);
-  if (!there) return;
-  opened = [there.sha256, first[2], first[3], first[4], first[0]];
-  await show(there);
-  await goTo(first[2], first[3], first[4]);
-  const cited = trace.citations.filter((each) => each[1] === first[1]).map((each) => each[2]);
-  await fetchPages([...new Set(cited)]);
+// The pages that the answer's links lead to are drawn before one is clicked.
+async function fetchCited() {
+  const here = place();
+  await fetchPages([...new Set(trace.citations.filter((each) => each[1] === here).map((each) => each[2]))]);
 }
 
 window.selfextendReader = {

@@ -66,6 +66,7 @@ def contents(session: Session, turn: Turn | None, model: str) -> dict[str, Any]:
             for stored in shown
         ],
         "turn": turn.id if turn is not None else 0,
+        "tokens": len(turn.answer.token_ids) if turn is not None else 0,
         "opens_at": turn.opens_at if turn is not None and not turn.proves_nothing else 0,
     }
 
