@@ -1,208 +1,74 @@
-"""The lesson: SelfExtend in six steps on a text short enough to read every cell of.
+"""The lesson as data and as one file: scripts, styles, texts and recorded runs, put together once.
 
-Works out every number and every sentence; assets/lesson.js only draws them, so that no formula is written twice.
-Needs no model.
+Everything that the lesson shows is worked out in the browser (assets/lesson/) from positions (assets/positions.js) and
+from answers that the bundled model really gave (assets/lesson/runs.json, written by `python -m training lesson`).
+`python -m app.lesson` writes assets/lesson.html, which needs no server, no model and no network.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import base64
+import json
+import zlib
+from functools import cache
 from typing import Any
 
-import numpy as np
+from .theme import ASSETS
 
-from selfextend.config import SelfExtendConfig, check_window, checked_integer, explain_max_length, max_length
-from selfextend.positions import (
-    EXACT,
-    grouped_key_positions,
-    largest_relative_position,
-    relative_position,
-    relative_positions,
+FOLDER = ASSETS / "lesson"
+PAGE = ASSETS / "lesson.html"
+SCRIPTS = (
+    ASSETS / "positions.js",
+    *(FOLDER / name for name in ("model.js", "figures.js", "steps.js", "paper.js", "lesson.js")),
 )
-
-MIN_TOKENS, MAX_TOKENS = 8, 64
-ROWS_PAST_REACH = 2
-
-STORY = (
-    "The old ship left the port at dawn and sailed west for nine days until a storm broke her mast . The crew cut "
-    "the rope , saved the sail and rowed toward a small green island where they found water , fruit and one tall "
-    "tree . From it they made a new mast before the second moon and went home with a tale to tell their children ."
-)
+FIRST_LANGUAGE = "en"
 
 
-@dataclass(frozen=True, slots=True)
-class Example:
-    """One set of numbers to begin with. All in tokens, but for `group_size`."""
-
-    trained_window: int
-    length: int
-    group_size: int
-    neighbor_window: int
+@cache
+def recorded() -> dict[str, Any]:
+    """The recorded runs; `training/README.md` says what each part means."""
+    runs: dict[str, Any] = json.loads((FOLDER / "runs.json").read_text(encoding="utf-8"))
+    return runs
 
 
-EXAMPLES = {
-    "First: 10 tokens, L 7, G 2, w 4": Example(7, 10, 2, 4),
-    "Uneven: 16 tokens, L 9, G 3, w 4": Example(9, 16, 3, 4),
-    "Longer: 24 tokens, L 12, G 3, w 6": Example(12, 24, 3, 6),
-    "Too long: 24 tokens, L 8, G 2, w 4": Example(8, 24, 2, 4),
-    "Longest: 64 tokens, L 24, G 4, w 8": Example(24, 64, 4, 8),
-}
-
-Sum = Callable[[int, int], tuple[int, str]]
+def catalogues() -> dict[str, dict[str, str]]:
+    """The lesson's texts by language, the first one first: every other .json file of the folder is a language."""
+    names = sorted(path.stem for path in FOLDER.glob("*.json") if path.stem != "runs")
+    names.sort(key=lambda name: name != FIRST_LANGUAGE)
+    return {name: json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8")) for name in names}
 
 
-def lesson(example: Example) -> dict[str, Any]:
-    """Everything the lesson shows, as plain JSON.
+@cache
+def script() -> str:
+    """All that runs in the browser, in the order in which it needs one another."""
+    return "\n".join(path.read_text(encoding="utf-8") for path in SCRIPTS)
 
-    Returns:
-        `numbers` (L, N, G, w, reach), `words` (one a token), `groups` (j // G), `near` (the neighbor window), `maps`
-        (name -> rows of [position, the sum in words], row i for keys 0 ... i) and `steps` (title, sentences, which
-        map, how many rows, which things to point out).
 
-    Raises:
-        ValueError: a number is out of range; the message says what to change.
-    """
-    config = SelfExtendConfig(example.group_size, example.neighbor_window)
-    trained, length = example.trained_window, checked_integer("Tokens", example.length, MIN_TOKENS)
-    if length > MAX_TOKENS:
-        raise ValueError(f"The lesson shows at most {MAX_TOKENS} tokens, so that every cell can be read; not {length}.")
-    check_window(trained, config)
-    reach = max_length(trained, config)
-    shown = max(length, min(reach + ROWS_PAST_REACH, MAX_TOKENS))
-    sums: dict[str, Sum] = {
-        "vanilla": _vanilla,
-        "grouped": lambda i, j: _grouped(i, j, config),
-        "unjoined": lambda i, j: _vanilla(i, j) if i - j < config.neighbor_window else _grouped(i, j, config),
-        "selfextend": lambda i, j: (relative_position(i, j, config), config.explain(i, j)),
+@cache
+def packed() -> str:
+    """Everything, as lesson.js takes it: deflated JSON in base64. The lesson needs the page and the script to save
+    itself."""
+    parts = {
+        "runs": recorded(),
+        "texts": catalogues(),
+        "css": (FOLDER / "lesson.css").read_text(encoding="utf-8"),
+        "script": script(),
+        "page": (FOLDER / "page.html").read_text(encoding="utf-8"),
     }
-    return {
-        "numbers": {"L": trained, "N": length, "G": config.group_size, "w": config.neighbor_window, "reach": reach},
-        "words": STORY.split()[:shown],
-        "groups": grouped_key_positions(np.arange(shown), config.group_size).tolist(),
-        "maps": {name: [[cell(i, j) for j in range(i + 1)] for i in range(shown)] for name, cell in sums.items()},
-        "steps": _steps(trained, length, config, reach, shown),
-    }
+    text = json.dumps(parts, separators=(",", ":"), ensure_ascii=False)
+    return base64.b64encode(zlib.compress(text.encode(), level=9)).decode()
 
 
-def _vanilla(query: int, key: int) -> tuple[int, str]:
-    position = relative_position(query, key, EXACT)
-    return position, f"{query} - {key} = {position}"
+def web_page() -> str:
+    """The lesson as one file: what *Save as web page* gives at the first step."""
+    page = (FOLDER / "page.html").read_text(encoding="utf-8")
+    css = (FOLDER / "lesson.css").read_text(encoding="utf-8")
+    values = {"css": css, "script": script(), "packed": packed(), "hash": "", "language": FIRST_LANGUAGE}
+    for name, value in values.items():
+        page = page.replace("{{" + name + "}}", value, 1)
+    return page
 
 
-def _grouped(query: int, key: int, config: SelfExtendConfig) -> tuple[int, str]:
-    """Both positions floored, without the shift: the step before SelfExtend."""
-    group = config.group_size
-    query_group, key_group = (grouped_key_positions(at, config.group_size) for at in (query, key))
-    position = query_group - key_group
-    return position, f"{query}//{group} - {key}//{group} = {query_group} - {key_group} = {position}"
-
-
-def _steps(trained: int, length: int, config: SelfExtendConfig, reach: int, shown: int) -> list[dict[str, Any]]:
-    group, window, shift, last = config.group_size, config.neighbor_window, config.position_shift, length - 1
-    taught = [
-        f"Add w - w//G = {window} - {window}//{group} = {shift} to every grouped number.",
-        *_joined_text(length, config),
-        "This is SelfExtend. Both kinds of cell go into one softmax. Nothing is trained anew.",
-    ]
-    floored = f"Floor division: {group} tokens share one number" if group > 1 else "Groups of one change nothing"
-    inside = ["unseen", "groups", "near"]
-    steps: list[tuple[str, str, int, list[str], list[str]]] = [
-        ("Every token looks back", "vanilla", length, [], _distance_text(last)),
-        (f"Training ended at {trained} tokens", "vanilla", length, ["unseen"], _trained_window_text(trained, length)),
-        (floored, "grouped", length, ["unseen", "groups"], _grouping_text(length, config)),
-        (f"The nearest {window} keep their exact place", "unjoined", length, inside, _neighbor_text(length, config)),
-        (f"A shift of {shift} joins the two", "selfextend", length, inside, taught),
-        (
-            f"How far it reaches: {reach} tokens",
-            "selfextend",
-            shown,
-            [*inside, "reach"],
-            _reach_text(trained, length, config, reach, shown),
-        ),
-    ]
-    names = ("title", "map", "rows", "points", "text")
-    return [dict(zip(names, step, strict=True)) for step in steps]
-
-
-def _distance_text(last: int) -> list[str]:
-    return [
-        "Each row is a query: the token that is reading. Each column is a key: a token it looks back at.",
-        f"The number is the distance i - j. Query {last} sees key 0 at {last}.",
-        "RoPE turns this number into an angle. The model reads it as the key's relative position.",
-    ]
-
-
-def _trained_window_text(trained: int, length: int) -> list[str]:
-    positions = np.arange(length)
-    unseen = int((relative_positions(positions, positions, EXACT) >= trained).sum())
-    text = [
-        f"No training text was longer than {trained} tokens: the model has only ever seen positions 0 … {trained - 1}."
-    ]
-    if unseen:
-        return [
-            *text,
-            f"The {unseen} hatched cells hold {trained} or more. Nothing taught the model what those angles mean.",
-            f"The first trouble is query {trained}, looking at key 0.",
-        ]
-    return [*text, f"These {length} tokens fit. Take more than {trained} to see what goes wrong."]
-
-
-def _grouping_text(length: int, config: SelfExtendConfig) -> list[str]:
-    group, last = config.group_size, length - 1
-    if group == 1:
-        return ["Dividing by 1 changes no number. Choose a group size of 2 or more."]
-    largest, words = _grouped(last, 0, config)
-    return [
-        f"Divide every position by {group} and drop the remainder. Tokens 0 … {group - 1} become group 0.",
-        f"Query {last} now sees key 0 at {words}. The largest number fell from {last} to {largest}.",
-        f"The price: {group} keys in a row look alike. Query 1 sees key 0 at {_grouped(1, 0, config)[0]}, as itself.",
-        "Nearby word order is lost.",
-    ]
-
-
-def _neighbor_text(length: int, config: SelfExtendConfig) -> list[str]:
-    window, last = config.neighbor_window, length - 1
-    text = [f"Word order matters most nearby. So distances 0 … {window - 1} keep their exact number."]
-    if last < window:
-        return [*text, f"With {length} tokens every key is that near: no cell is grouped. This is the vanilla model."]
-    near, far = window - 1, _grouped(last, last - window, config)[0]
-    text.append(
-        f"Look along row {last}. Key {last - near} stands at {near}. "
-        f"The next one back, key {last - window}, stands at {far}."
-    )
-    if far <= near:
-        text.append("Farther away, yet the number does not grow: the two kinds of cell do not fit together yet.")
-    return text
-
-
-def _joined_text(length: int, config: SelfExtendConfig) -> list[str]:
-    last, window = length - 1, config.neighbor_window
-    if last < window:
-        return [f"With {length} tokens no key lies {window} or more back, so there is nothing to shift."]
-    edge = relative_position(last, last - window, config)
-    row = " ".join(str(relative_position(last, key, config)) for key in range(length))
-    return [
-        f"Key {last - window} of row {last} now stands at {edge}, right after {window - 1}.",
-        *([f"Row {last} reads {row}."] if length <= 16 else []),
-    ]
-
-
-def _reach_text(trained: int, length: int, config: SelfExtendConfig, reach: int, shown: int) -> list[str]:
-    largest = largest_relative_position(length, config)
-    verdict = "so every cell is one the model knows" if largest < trained else "so it does not fit"
-    text = [
-        f"With {length} tokens the largest number is {largest}. Training showed at most {trained - 1}, {verdict}.",
-        f"The reach is G * (L - w + w//G) = {explain_max_length(trained, config)} tokens.",
-    ]
-    if shown > reach:
-        past = largest_relative_position(reach + 1, config)
-        text.append(f"Token number {reach + 1} is one too many: query {reach} would see key 0 at {past}.")
-    else:
-        text.append(f"That is more than the {shown} tokens shown here.")
-    if config.group_size > 1 and length > config.neighbor_window:
-        text.append(
-            f"What it costs: far away, up to {config.group_size} keys share a number, "
-            "and nothing says any more which of them comes first."
-        )
-    return text
+if __name__ == "__main__":
+    PAGE.write_text(web_page(), encoding="utf-8")
+    print(f"{PAGE}: {PAGE.stat().st_size / 1000:,.0f} kB")

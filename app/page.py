@@ -73,7 +73,7 @@ def build_page(runtime: Runtime) -> gr.Blocks:
             with gr.Tab("Lab", id="lab"):
                 build_lab_tab(runtime, states.visitor)
             with gr.Tab("Learn", id="learn"):
-                build_learn_tab()
+                build_learn_tab(runtime)
         on(
             states.view.change,
             lambda visitor: opening(runtime, runtime.sessions.get(visitor)),

@@ -75,7 +75,5 @@ def gradio_theme() -> gr.themes.Base:
 
 def app_css() -> str:
     """The style sheet for `launch(css=...)`."""
-    return "\n".join(
-        (ASSETS / name).read_text(encoding="utf-8")
-        for name in ("app.css", "lesson.css", "evidence.css", "reader.css", "lab.css", "position_map.css")
-    )
+    names = ("app.css", "evidence.css", "reader.css", "lab.css", "position_map.css")
+    return "\n".join((ASSETS / name).read_text(encoding="utf-8") for name in names)

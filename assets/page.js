@@ -11,6 +11,16 @@ document.addEventListener("click", (event) => {
   trigger(place.startsWith("#continue-") ? "go_on" : "passage", { href: place });
 });
 
+// A link into the lesson opens its tab; the lesson itself reads the rest of the address.
+if (location.hash.startsWith("#lesson")) {
+  const opening = setInterval(() => {
+    const tab = [...document.querySelectorAll('button[role="tab"]')].find((each) => each.textContent.trim() === "Learn");
+    if (!tab) return;
+    clearInterval(opening);
+    tab.click();
+  }, 100);
+}
+
 // Gradio resets a slider to the value it was built with. These two have an advised value, which Suggest knows.
 document.addEventListener(
   "click",

@@ -80,8 +80,17 @@ def card(run: Path, assets: Path) -> None:
     print(f"card: {assets / 'model' / 'README.md'}")
 
 
+def lesson(_: Path, assets: Path) -> None:
+    """Records the answers that the lesson shows. Takes minutes."""
+    from training.lesson import write
+
+    write(assets / "model", assets / "lesson" / "runs.json")
+    print(f"lesson: {assets / 'lesson' / 'runs.json'}")
+
+
 STAGES = {
     "tokenizer": tokenizer, "train": train, "export": export, "sample": sample, "heldout": heldout, "card": card,
+    "lesson": lesson,
 }  # fmt: skip
 
 

@@ -1,71 +1,94 @@
-"""The Learn tab: numbers to choose, and the lesson itself, which runs in the browser (assets/lesson.js).
+"""The Learn tab: the lesson, which runs in the browser (assets/lesson/).
 
-Saved as a web page, the lesson works without this app.
+The server's only part is to have the loaded model answer one cell, for those who press *Run it now*.
 """
 
 from __future__ import annotations
 
-import base64
 import json
-import zlib
-from dataclasses import astuple
+import random
+from collections.abc import Generator, Iterator
 from typing import Any
 
 import gradio as gr
 
-from ..lesson import EXAMPLES, MAX_TOKENS, MIN_TOKENS, Example, lesson
-from ..theme import ASSETS
-from .widgets import Latest, complaint_html, redraw_on
+from selfextend.methods import Method, SelfExtend, Vanilla
+from selfextend.steps import Running
 
-_GLUE = """
-const lessonView = mountLesson(element.querySelector(".lesson-root"), {
-  css: props.lesson_css,
-  source: props.lesson_source,
-});
-const showLesson = () => props.value && lessonView.show(props.value);
-watch("value", showLesson);
-showLesson();
-"""
+from ..lesson import FOLDER, packed, recorded, script
+from ..model_shelf import LoadedModel
+from ..runtime import Runtime
+from .widgets import ON_MODEL, told
 
 
-def build_learn_tab() -> None:
-    """The tab's components and handlers, inside the open gr.Blocks or gr.Tab."""
-    first = next(iter(EXAMPLES))
-    source = (ASSETS / "lesson.js").read_text(encoding="utf-8")
-    example = gr.Dropdown(list(EXAMPLES), value=first, label="Example", elem_id="lesson-example")
-    with gr.Accordion("Choose your own numbers", open=False), gr.Row():
-        tokens = _slider("Tokens N", MIN_TOKENS, MAX_TOKENS, EXAMPLES[first].length)
-        trained_window = _slider("Trained window L", 3, 48, EXAMPLES[first].trained_window)
-        group_size = _slider("Group size G", 1, 8, EXAMPLES[first].group_size)
-        neighbor_window = _slider("Neighbor window w", 1, 32, EXAMPLES[first].neighbor_window)
-    complaint = gr.HTML(elem_id="lesson-complaint")
+def build_learn_tab(runtime: Runtime | None = None) -> None:
+    """The tab's component and handler, inside the open gr.Blocks or gr.Tab.
+
+    Args:
+        runtime: whose loaded model answers; without one the lesson shows recorded answers only.
+    """
     page = gr.HTML(
-        pack(lesson(EXAMPLES[first])),
+        "",
         html_template="<div class='lesson-root'></div>",
-        js_on_load=source + _GLUE,
+        js_on_load=script() + (FOLDER / "tab.js").read_text(encoding="utf-8"),
         apply_default_css=False,
         elem_id="lesson",
-        lesson_css=(ASSETS / "lesson.css").read_text(encoding="utf-8"),
-        lesson_source=source,
+        lesson_packed=packed(),
+        lesson_runs=runtime is not None,
     )
-    numbers = [trained_window, tokens, group_size, neighbor_window]  # in the order of `Example`
-    choosing = Latest("lesson-example", lambda name: astuple(EXAMPLES[name]), [example], numbers, first=False)
-    choosing.on([example.input])
-    redraw_on("lesson", [number.change for number in numbers], _show, numbers, [page, complaint])
+    if runtime is None:
+        return
+    models = runtime.models
+
+    def run(event: gr.EventData) -> Iterator[str]:
+        try:
+            with Running(cell_steps(models.need(), *asked(event))) as running:
+                for _ in running:
+                    pass
+            yield json.dumps(running.result)
+        except (ValueError, RuntimeError) as error:
+            yield json.dumps({"error": str(error)})
+
+    page.run(run, None, [page], **ON_MODEL)
 
 
-def _slider(label: str, minimum: int, maximum: int, value: int) -> gr.Slider:
-    elem_id = "lesson-" + label.rsplit(" ", 1)[0].lower().replace(" ", "-")
-    return gr.Slider(minimum, maximum, value=value, step=1, label=label, elem_id=elem_id, min_width=140)
+def asked(event: gr.EventData) -> tuple[int, int, int]:
+    """Tokens, group size and neighbor window of one recorded cell, as the browser sent them.
+
+    Raises:
+        ValueError: there is no such cell.
+    """
+    runs = recorded()
+    numbers = tuple(told(event, name) for name in ("tokens", "group_size", "neighbor_window"))
+    offered = (runs["lengths"], [1, *runs["group_sizes"]], runs["neighbor_windows"])
+    if not all(type(number) is int and number in list_ for number, list_ in zip(numbers, offered, strict=True)):
+        raise ValueError("The lesson has no such cell: choose the length and the settings with its sliders.")
+    tokens, group_size, neighbor_window = numbers
+    return tokens, group_size, neighbor_window
 
 
-def _show(*numbers: int) -> tuple[Any, Any]:
-    try:
-        return pack(lesson(Example(*numbers))), ""
-    except ValueError as error:
-        return gr.skip(), complaint_html(error)
+def cell_steps(loaded: LoadedModel, tokens: int, group_size: int, neighbor_window: int) -> Generator[Any, None, Any]:
+    """The loaded model's answers to the lesson's prompt of at most `tokens` tokens.
 
+    Returns:
+        What the lesson says of them: `model`, `n` (the prompt's tokens), `vanilla` and `selfextend` (texts in quotation
+        marks).
+    """
+    # torch comes in only here, so that the page opens before it is there.
+    from selfextend.generation import GenerationSettings, ReadingSettings, answer_steps
+    from selfextend.lab.probes.passkey import Passkey
 
-def pack(contents: dict[str, Any]) -> str:
-    """The lesson as lesson.js takes it: deflated JSON in base64, since the sums of 64 tokens repeat themselves."""
-    return base64.b64encode(zlib.compress(json.dumps(contents, separators=(",", ":")).encode())).decode()
+    runs = recorded()
+    digits = len(runs["prompt"]["key"])
+    case = Passkey(digits).case(loaded.tokenizer, tokens + digits, 0.0, random.Random(runs["made"]["seed"]))
+    methods: dict[str, Method] = {
+        "vanilla": Vanilla(),
+        "selfextend": SelfExtend("none", group_size, neighbor_window),
+    }
+    said = {}
+    for name, method in methods.items():
+        how = ReadingSettings(method, past_reach="allow")
+        settings = GenerationSettings(max_new_tokens=case.max_new_tokens)
+        answer = yield from answer_steps(loaded.ready, case.tokens, settings, how)
+        said[name] = f"“{answer.text}”"
+    return {"model": loaded.label, "n": len(case.tokens), **said}

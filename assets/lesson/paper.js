@@ -1,0 +1,121 @@
+// What is printed and filed: the worksheet of two pages and its answer key, one step on a page, figures as files.
+const LessonPaper = (() => {
+  const { escaped } = LessonFigures;
+  const range = (count) => [...Array(count).keys()];
+  // A grid of more tokens would not fit a page, nor be filled in within a lesson.
+  const MOST_TOKENS = 16;
+  const QUESTIONS = range(6).map((n) => n + 1);
+
+  const page = ({ css, language, t }, title, body) => `<!doctype html><html lang="${language}"><head><meta charset="utf-8">
+    <title>${escaped(title)}</title><style>${css}</style></head><body class="ls-paper">${body}</body></html>`;
+
+  function numbers({ S, R, t }) {
+    const N = Math.min(S.N, MOST_TOKENS);
+    const config = Positions.bands("selfextend", { group_size: S.G, neighbor_window: S.w });
+    const { rope, trained_window: trained } = R.made;
+    return {
+      L: S.L, N, G: S.G, w: S.w, config, trained, pairs: rope.pairs,
+      shift: S.w - Math.floor(S.w / S.G),
+      last: S.L - 1,
+      reach: Positions.reach(config, S.L),
+      whole: LessonModel.dials(rope, trained, 0).filter((dial) => dial.whole).length,
+    }; // prettier-ignore
+  }
+
+  // Every third cell is given, the same ones each time; none of them says which kind it is, nor whether it was seen.
+  const isGiven = (i, j) => (2 * i + j) % 3 === 0;
+
+  function grid({ N, L, config, w }, words, answers) {
+    const cell = (i, j) => {
+      const position = Positions.relative(config, i, j);
+      const kind = answers ? `${i - j < w ? "near" : "far"}${position >= L ? " unseen" : ""}` : "";
+      return `<td class="${kind}"><span>${answers || isGiven(i, j) ? position : ""}</span></td>`;
+    };
+    const head = (n) => `<span class="ls-token">${escaped(words[n])}</span><b>${n}</b>`;
+    const rows = range(N).map((i) => `<tr><th scope="row">${head(i)}</th>${range(N)
+      .map((j) => (j > i ? '<td class="later"></td>' : cell(i, j)))
+      .join("")}</tr>`);
+    return `<table class="ls-grid" style="--tokens:${N}"><thead><tr><td></td>${range(N)
+      .map((j) => `<th scope="col">${head(j)}</th>`)
+      .join("")}</tr></thead><tbody>${rows.join("")}</tbody></table>`;
+  }
+
+  function sheet(m, answers) {
+    const { t, words } = m;
+    const n = numbers(m);
+    const title = t("paper.title");
+    const legend = ["near", "far", "unseen"].map((kind) => `<span class="${kind}">${escaped(t(`kind.${kind}`))}</span>`).join("");
+    const questions = QUESTIONS.map(
+      (each) => `<li><p>${escaped(t(`paper.q${each}`))}</p>${
+        answers ? `<p class="ls-answer">${escaped(t(`paper.a${each}`, n))}</p>` : '<div class="ls-lines"></div>'
+      }</li>`,
+    );
+    const { at, RG, RW } = m.S;
+    const first = LessonSteps.STEPS[0].figure(m, 640, answers);
+    const caption = t("paper.figure", { key: m.R.prompt.key, n: m.R.lengths[at], G: RG, w: RW });
+    return page(
+      m,
+      title,
+      `<section><header><h1>${escaped(title)}</h1><p>${answers ? escaped(t("paper.key")) : `${escaped(t("paper.name"))} ______________________`}</p></header>
+        <p>${escaped(t("paper.intro", n))}</p><h2>${escaped(t("paper.grid"))}</h2>${grid(n, words, answers)}
+        ${answers ? `<p class="ls-legend">${legend}</p>` : ""}</section>
+      <section><h2>${escaped(t("paper.questions"))}</h2><ol>${questions.join("")}</ol>
+        ${answers ? `<figure>${first}<figcaption>${escaped(caption)}</figcaption></figure>` : ""}</section>`,
+    );
+  }
+
+  // One step as it stands: heading, figure, caption, sentences.
+  function step(m) {
+    const { t, R } = m;
+    const { id } = m.step;
+    const facts = m.step.facts(m).map(([key, values]) => `<li>${escaped(t(key, values))}</li>`);
+    return page(
+      m,
+      t(`${id}.title`),
+      `<section><h1>${escaped(t(`${id}.title`))}</h1><p>${escaped(t(`${id}.lead`, { L: R.made.trained_window, key: R.prompt.key }))}</p>
+        <figure>${m.step.figure(m, 640, true)}<figcaption>${escaped(m.caption)}</figcaption></figure><ul>${facts.join("")}</ul></section>`,
+    );
+  }
+
+  // The grid of step 4 is a table on the page; in a file it is a drawing.
+  function gridFigure({ S, t }) {
+    const n = { N: S.N, L: S.L, w: S.w, config: Positions.bands("selfextend", { group_size: S.G, neighbor_window: S.w }) };
+    const size = 30;
+    const cells = range(n.N).flatMap((i) =>
+      range(i + 1).map((j) => {
+        const position = Positions.relative(n.config, i, j);
+        const near = i - j < n.w;
+        const kind = `key ${near ? "near" : "far"}${position >= n.L ? " unseen" : ""}`;
+        return `<rect x="${30 + j * size + 1}" y="${24 + i * size + 1}" width="${size - 2}" height="${size - 2}" rx="${near ? size / 2 : 2}" class="${kind}"/>
+          <text x="${30 + j * size + size / 2}" y="${24 + i * size + size / 2 + 5}" text-anchor="middle">${position}</text>`;
+      }),
+    );
+    const heads = range(n.N).map(
+      (k) => `<text x="${30 + k * size + size / 2}" y="16" text-anchor="middle" class="tiny">${k}</text>
+        <text x="20" y="${24 + k * size + size / 2 + 4}" text-anchor="end" class="tiny">${k}</text>`,
+    );
+    const side = 34 + n.N * size;
+    const holder = document.createElement("div");
+    holder.innerHTML = `<svg class="fig" role="img" aria-label="${escaped(t("s4.title"))}" viewBox="0 0 ${side} ${side}" width="${side}" height="${side}">
+      <defs><pattern id="hatch" width="7" height="7" patternUnits="userSpaceOnUse" patternTransform="rotate(45)">
+      <rect width="7" height="7" class="hatch-ground"/><rect width="2.4" height="7" class="hatch-line"/></pattern></defs>${cells.join("")}${heads.join("")}</svg>`;
+    return holder.firstElementChild;
+  }
+
+  // A drawing as a file that needs nothing else: its styles inside, its caption below, as lines of some 90 letters.
+  function figureFile(svg, caption, css) {
+    const [, , width, height] = svg.getAttribute("viewBox").split(" ").map(Number);
+    const perLine = Math.max(20, Math.floor(width / 7));
+    const lines = caption.split(" ").reduce((all, word) => {
+      if (all.length && `${all.at(-1)} ${word}`.length <= perLine) all[all.length - 1] += ` ${word}`;
+      else all.push(word);
+      return all;
+    }, []);
+    const below = lines.map((words, n) => `<text x="0" y="${height + 22 + n * 18}" class="small">${escaped(words)}</text>`);
+    const high = height + 16 + lines.length * 18 + 8;
+    return `<svg xmlns="http://www.w3.org/2000/svg" class="fig ls-file" viewBox="0 0 ${width} ${high}" width="${width}" height="${high}">
+      <title>${escaped(svg.getAttribute("aria-label"))}</title><style>${escaped(css)}</style>${svg.innerHTML.replaceAll("&nbsp;", "&#160;")}${below.join("")}</svg>`;
+  }
+
+  return { worksheet: (m) => sheet(m, false), answers: (m) => sheet(m, true), step, figureFile, gridFigure };
+})();

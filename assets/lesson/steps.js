@@ -1,0 +1,533 @@
+// The ten steps. Each says what is asked before it is shown, what can be moved, what is drawn, and which sentences are
+// true of the numbers at hand. `m` is {S: the state, R: the recorded runs, P: pieces that several steps need, t, ...}.
+//
+//   guess(m)       {ask, options?, right, answer, say?}: ask and answer are [key, values]; without options a number is asked
+//   controls(m)    sliders: {name, label, min, max, step} or {name, label, choices}; radio buttons: {name, label, radio}
+//   figure(m, W, open)   SVG or HTML as text; with `open` false it keeps the answer back
+//   facts(m)       sentences as [key, values]; a test works every one of them out again in Python
+const LessonSteps = (() => {
+  const M = LessonModel;
+  const F = LessonFigures;
+  const range = (count) => [...Array(count).keys()];
+  const numbersOf = (S) => ({ group_size: S.G, neighbor_window: S.w });
+  const SMALL = ["L", "N", "G", "w"];
+
+  const small = (m) => [
+    { name: "L", label: ["symbol.L"], min: 3, max: 32 },
+    { name: "N", label: ["symbol.N"], min: 8, max: 32 },
+    { name: "G", label: ["symbol.G"], min: 1, max: 8 },
+    { name: "w", label: ["symbol.w"], min: 1, max: m.S.L - 1 },
+  ];
+  const recorded = (m, ...names) =>
+    [
+      { name: "at", label: ["s1.length"], choices: m.R.lengths },
+      { name: "RG", label: ["symbol.G"], choices: [1, ...m.R.group_sizes], value: true },
+      { name: "RW", label: ["symbol.w"], choices: m.R.neighbor_windows, value: true },
+    ].filter((each) => names.includes(each.name));
+  const bands = (S) => Positions.bands("selfextend", numbersOf(S));
+  const recordedBands = (S) => Positions.bands("selfextend", { group_size: S.RG, neighbor_window: S.RW });
+  const right = (m, kind, at = m.S.at) =>
+    M.digits(m.R.prompt.key, M.answer(m.R, kind, at, m.S.RG, m.S.RW)).filter((digit) => digit.right).length;
+
+  // Where the recorded key and the query that asks for it stand.
+  const asking = (m, distance) => ({ key: m.R.prompt.digits_at, query: m.R.prompt.digits_at + distance });
+  const groupedAt = (m, distance) => {
+    const { key, query } = asking(m, distance);
+    return Positions.relative(recordedBands(m.S), query, key);
+  };
+  const outside = (m, position) =>
+    M.dials(m.R.made.rope, m.R.made.trained_window, position).filter((dial) => dial.outside).length;
+
+  const one = {
+    id: "s1",
+    controls: (m) => recorded(m, "at", "RG", "RW"),
+    guess: (m) => {
+      const key = m.R.prompt.key;
+      const at = m.P.firstBroken;
+      const wrong = M.firstWrong(key, M.answer(m.R, "vanilla", at, 1, 1));
+      return {
+        ask: ["s1.ask", { n: m.R.lengths[at], key }],
+        options: [...range(key.length).map((n) => ["s1.digit", { n: n + 1 }]), ["s1.none"]],
+        right: wrong < 0 ? key.length : wrong,
+        answer: wrong < 0 ? ["s1.answer.none"] : ["s1.answer.digit", { n: wrong + 1 }],
+      };
+    },
+    figure: (m, W, open) => {
+      const key = m.R.prompt.key;
+      const row = (kind) => {
+        const said = M.answer(m.R, kind, m.S.at, m.S.RG, m.S.RW);
+        return {
+          name: m.t(`kind.${kind}`),
+          digits: open ? M.digits(key, said) : [...key].map(() => null),
+          said: open && said !== key ? m.t("s1.said", { text: `“${said.replace(/\n/g, "⏎")}”` }) : "",
+        };
+      };
+      const strip = (kind) => ({ name: m.t(`kind.${kind}`), right: range(m.R.lengths.length).map((at) => right(m, kind, at)) });
+      return F.answers(W, m.t, {
+        label: m.t("s1.caption"),
+        length: m.R.lengths[m.S.at],
+        longest: m.R.lengths.at(-1),
+        trainedWindow: m.R.made.trained_window,
+        keyAt: m.R.prompt.digits_at,
+        rows: [row("vanilla"), row("selfextend")],
+        strips: open ? [strip("vanilla"), strip("selfextend")] : [],
+        at: m.S.at,
+        stripTitle: m.t("s1.strip", { from: m.R.lengths[0], to: m.R.lengths.at(-1) }),
+        tokens: (n) => m.t("unit.tokens", { n }),
+      });
+    },
+    facts: (m) => {
+      const { key } = m.R.prompt;
+      const n = m.R.lengths[m.S.at];
+      const [plain, extended] = [right(m, "vanilla"), right(m, "selfextend")];
+      const numbers = { G: m.S.RG, w: m.S.RW, key };
+      const reach = Positions.reach(recordedBands(m.S), m.R.made.trained_window);
+      const wholly = (kind) => range(m.R.lengths.length).filter((at) => right(m, kind, at) === key.length).length;
+      return [
+        plain === key.length ? ["s1.vanilla.right", { n, key }] : ["s1.vanilla.wrong", { n, right: plain }],
+        ...(m.S.RG === 1
+          ? [["s1.extended.same"]]
+          : [
+              extended === key.length ? ["s1.extended.right", numbers] : ["s1.extended.wrong", { ...numbers, right: extended }],
+              [n <= reach ? "s1.reach.in" : "s1.reach.out", { reach }],
+            ]),
+        ["s1.lengths", { v: wholly("vanilla"), s: wholly("selfextend"), all: m.R.lengths.length }],
+        ["s1.nothing"],
+      ];
+    },
+  };
+
+  const two = {
+    id: "s2",
+    controls: (m) => [{ name: "d", label: ["s2.distance"], min: 0, max: 1500, step: 10 }, ...recorded(m, "RG", "RW")],
+    guess: (m) => {
+      const { pairs } = m.R.made.rope;
+      const n = outside(m, m.S.d);
+      return { ask: ["s2.ask", { d: m.S.d, pairs }], right: n, answer: ["s2.answer", { n, pairs }] };
+    },
+    figure: (m, W, open) => {
+      const dials = (position) => M.dials(m.R.made.rope, m.R.made.trained_window, position);
+      return F.dials(W, m.t, {
+        label: m.t("s2.caption", { L: m.R.made.trained_window }),
+        dials: dials(m.S.d),
+        grouped: open && m.S.RG > 1 ? dials(groupedAt(m, m.S.d)) : null,
+        turn: (tokens) => m.short(tokens),
+        hidden: !open,
+      });
+    },
+    facts: (m) => {
+      const L = m.R.made.trained_window;
+      const { pairs } = m.R.made.rope;
+      const whole = M.dials(m.R.made.rope, L, 0).filter((dial) => dial.whole).length;
+      const p = groupedAt(m, m.S.d);
+      return [
+        ["s2.whole", { whole, pairs, L }],
+        m.S.d < L ? ["s2.inside", { d: m.S.d }] : ["s2.outside", { d: m.S.d, outside: outside(m, m.S.d), pairs }],
+        ...(m.S.d < L ? [] : [["s2.back"]]),
+        ...(m.S.RG === 1 || p === m.S.d ? [] : [["s2.grouped", { G: m.S.RG, p, outside: outside(m, p), pairs }]]),
+      ];
+    },
+  };
+
+  const three = {
+    id: "s3",
+    controls: (m) => [{ name: "look", label: ["s1.length"], choices: m.R.lengths }],
+    guess: (m) => {
+      const { weight } = m.R.chain.vanilla[m.S.look];
+      return {
+        ask: ["s3.ask", { n: m.R.lengths[m.S.look] }],
+        options: [["s3.most"], ["s3.some"], ["s3.none"]],
+        right: weight > 0.5 ? 0 : weight >= 0.01 ? 1 : 2,
+        answer: ["s3.answer", { weight: { share: weight } }],
+      };
+    },
+    figure: (m, W, open) => {
+      const { wave } = m.R.chain;
+      const furthest = m.R.chain.vanilla.at(-1).position;
+      const curve = range(Math.ceil(furthest / 4) + 1).map((n) => [n * 4, M.score(wave, m.R.made.rope.base, n * 4)]);
+      const mark = (kind) => ({ kind, name: m.t(`kind.${kind}`), ...m.R.chain[kind][m.S.look] });
+      return F.chain(W, m.t, {
+        label: m.t("s3.caption", { layer: m.R.chain.layer, head: m.R.chain.head }),
+        curve: curve.filter(([position]) => position <= furthest),
+        trainedWindow: m.R.made.trained_window,
+        furthest,
+        marks: open ? [mark("vanilla"), mark("selfextend")] : [],
+        titles: { score: m.t("s3.score"), weight: open ? m.t("s3.weight") : "", probability: open ? m.t("s3.probability") : "" },
+        share: m.share,
+      });
+    },
+    facts: (m) => {
+      const told = ({ position, score, weight, probability }) => ({
+        p: position,
+        score: { fixed: score },
+        weight: { share: weight },
+        probability: { share: probability },
+      });
+      const { chain } = m.R;
+      return [
+        ["s3.vanilla", told(chain.vanilla[m.S.look])],
+        ["s3.rest", { rest: { fixed: chain.vanilla[m.S.look].rest } }],
+        ["s3.extended", { G: chain.group_size, w: chain.neighbor_window, ...told(chain.selfextend[m.S.look]) }],
+      ];
+    },
+  };
+
+  // The cell in question, always one that exists.
+  function cellOf(S) {
+    const i = Math.min(S.i, S.N - 1);
+    return { i, j: Math.min(S.j, i) };
+  }
+  const kindsOf = (S, i, j) => {
+    const position = Positions.relative(bands(S), i, j);
+    return { position, near: i - j < S.w, unseen: position >= S.L };
+  };
+
+  const four = {
+    id: "s4",
+    controls: small,
+    guess: (m) => {
+      const { i, j } = cellOf(m.S);
+      const n = Positions.relative(bands(m.S), i, j);
+      return { ask: ["s4.ask", { L: m.S.L, G: m.S.G, w: m.S.w, i, j }], right: n, answer: ["s5.answer", { n }] };
+    },
+    // A table and no drawing: every cell is to be reached by the arrow keys and read out.
+    figure: (m, W, open) => {
+      const { S, words } = m;
+      const { i, j } = cellOf(S);
+      const head = (n) => `<span class="ls-token">${F.escaped(words[n])}</span><b>${n}</b><i>${Math.floor(n / S.G)}</i>`;
+      const cell = (query, key, big) => {
+        const { position, near, unseen } = kindsOf(S, query, key);
+        const kind = `${near ? "near" : "far"}${unseen && open ? " unseen" : ""}${key > 0 && key % S.G === 0 && S.G > 1 ? " group" : ""}`;
+        const shown = open ? position : "?";
+        const name = m.t("s4.cell", { i: query, j: key, p: shown });
+        return `<td role="gridcell" data-cell="${query},${key}" tabindex="${query === i && key === j ? 0 : -1}"
+          class="${kind}${query === i && key === j ? " chosen" : ""}" aria-label="${F.escaped(name)}"><span>${shown}</span></td>`;
+      };
+      const strip = range(i + 1)
+        .map((key) => {
+          const { position, near, unseen } = kindsOf(S, i, key);
+          return `<li class="${near ? "near" : "far"}${unseen && open ? " unseen" : ""}${key === j ? " chosen" : ""}" data-cell="${i},${key}">
+            <small>${key}</small><span>${open ? position : "?"}</span></li>`;
+        })
+        .join("");
+      const rows = range(S.N)
+        .map((query) => {
+          const later = S.N - query - 1;
+          return `<tr class="${query === i ? "now" : ""}"><th scope="row">${head(query)}</th>${range(query + 1)
+            .map((key) => cell(query, key))
+            .join("")}${later ? `<td class="later" colspan="${later}"></td>` : ""}</tr>`;
+        })
+        .join("");
+      return `<p class="ls-strip-title">${F.escaped(m.t("s4.row", { i }))}</p><ul class="ls-strip">${strip}</ul>
+        <div class="ls-scroll"><table class="ls-grid" role="grid" aria-label="${F.escaped(m.t("s4.title"))}" style="--tokens:${S.N}">
+        <thead><tr><td></td>${range(S.N).map((key) => `<th scope="col">${head(key)}</th>`).join("")}</tr></thead>
+        <tbody>${rows}</tbody></table></div>
+        <p class="ls-legend"><span class="near">${F.escaped(m.t("kind.near"))}</span><span class="far">${F.escaped(m.t("kind.far"))}</span>
+        <span class="unseen">${F.escaped(m.t("kind.unseen"))}</span></p>`;
+    },
+    facts: (m) => {
+      const { S, words } = m;
+      const { i, j } = cellOf(S);
+      const d = i - j;
+      const { position: p, near, unseen } = kindsOf(S, i, j);
+      const sum = Positions.explain("selfextend", numbersOf(S), i, j)
+        .replace(/^\w+: /, "")
+        .replace(/ \(.*$/, "");
+      return [
+        ["s4.who", { i, j, query: words[i], key: words[j] }],
+        [near ? "s4.near" : "s4.far", { d, w: S.w, sum }],
+        ...(unseen ? [["s4.unseen", { p, last: S.L - 1 }]] : []),
+        ...(near ? [] : [[d >= S.L ? "s4.vanilla.unseen" : "s4.vanilla", { d, last: S.L - 1 }]]),
+      ];
+    },
+  };
+
+  const shiftOf = (S) => S.w - Math.floor(S.w / S.G);
+  const LEFT_OUT = ["selfextend", "no_shift", "no_neighbors", "vanilla"];
+  const POSITIONS_OF = { selfextend: "selfextend", no_shift: "unjoined", no_neighbors: "grouped", vanilla: "vanilla" };
+  const five = {
+    id: "s5",
+    controls: (m) => [
+      { name: "part", label: ["s5.what"], radio: LEFT_OUT.map((part) => [part, `s5.${part}`]) },
+      ...(m.S.part === "selfextend" ? [{ name: "slide", label: ["s5.slide"], min: 0, max: shiftOf(m.S) }] : []),
+      ...small(m),
+    ],
+    guess: (m) => ({
+      ask: ["s5.ask", { G: m.S.G, w: m.S.w }],
+      right: shiftOf(m.S),
+      answer: ["s5.answer", { n: shiftOf(m.S) }],
+    }),
+    figure: (m, W, open) => {
+      const { S } = m;
+      const i = S.N - 1;
+      const part = open ? S.part : "no_shift";
+      const slide = part === "selfextend" ? Math.min(S.slide, shiftOf(S)) : 0;
+      const all = Positions.bands(POSITIONS_OF[part === "selfextend" ? "no_shift" : part], numbersOf(S));
+      const pegs = range(S.N).map((key) => {
+        const near = part === "vanilla" || (part !== "no_neighbors" && i - key < S.w);
+        return { key, near, position: Positions.relative(all, i, key) + (near ? 0 : slide) };
+      });
+      return F.seam(W, m.t, {
+        label: m.t("s5.caption", { i }),
+        pegs: pegs.reverse(),
+        trainedWindow: S.L,
+        shifted: slide,
+        names: { near: m.t("kind.near"), far: m.t("kind.far") },
+      });
+    },
+    facts: (m) => {
+      const { S } = m;
+      const i = S.N - 1;
+      const wg = Math.floor(S.w / S.G);
+      const said = M.answer(m.R, S.part, S.at, S.RG, S.RW);
+      const measured = [
+        ["s5.measured", { n: m.R.lengths[S.at], RG: S.RG, RW: S.RW }],
+        ["s5.said", { text: `“${said.replace(/\n/g, "⏎")}”`, right: right(m, S.part) }],
+      ];
+      const shift = S.G === 1 ? ["s5.shift.none", { w: S.w }] : ["s5.shift", { w: S.w, G: S.G, wg, shift: shiftOf(S) }];
+      if (S.N <= S.w) return [shift, ["s5.no_far", { N: S.N, w: S.w }], ...measured];
+      const j = i - S.w;
+      const p = Positions.relative(bands(S), i, j);
+      const q = Positions.relative(Positions.bands("unjoined", numbersOf(S)), i, j);
+      return [
+        shift,
+        ...(q < S.w ? [["s5.overlap", { j, q, near: q }]] : []),
+        p === S.w ? ["s5.follows", { i, j, p, near: S.w - 1 }] : ["s5.skips", { i, j, p, near: S.w - 1, w: S.w, G: S.G }],
+        ...measured,
+      ];
+    },
+  };
+
+  const NEAR_SCORES = [1, 2, 0.5, 1.5];
+  const FAR_SCORES = [0.5, 1];
+  function competing(S) {
+    const far = [...FAR_SCORES, S.far / 2];
+    const together = M.softmax([...NEAR_SCORES, ...far]);
+    const cut = NEAR_SCORES.length;
+    return {
+      apart: { near: M.softmax(NEAR_SCORES), far: M.softmax(far) },
+      together: { near: together.slice(0, cut), far: together.slice(cut) },
+    };
+  }
+  const total = (list) => list.reduce((sum, weight) => sum + weight, 0);
+  const six = {
+    id: "s6",
+    controls: () => [{ name: "far", label: ["s6.far"], min: -4, max: 12, half: true }],
+    guess: () => ({
+      ask: ["s6.ask"],
+      options: [["s6.grow"], ["s6.stay"], ["s6.shrink"]],
+      right: 2,
+      answer: ["s6.answer"],
+    }),
+    figure: (m, W, open) => {
+      const { apart, together } = competing(m.S);
+      const panels = [{ title: m.t("s6.apart"), ...apart }];
+      if (open) panels.push({ title: m.t("s6.together"), ...together });
+      return F.softmaxes(W, m.t, { label: m.t("s6.caption"), panels, names: { near: m.t("s6.near_bar"), far: m.t("s6.far_bar") } });
+    },
+    facts: (m) => {
+      const { near, far } = competing(m.S).together;
+      return [["s6.apart.text"], ["s6.together.text", { near: { share: total(near) }, far: { share: total(far) } }]];
+    },
+  };
+
+  function tied(S) {
+    const { i, j } = cellOf(S);
+    const keys = range(i + 1).map((key) => ({ key, ...kindsOf(S, i, key) }));
+    const { position, near } = keys[j];
+    const shared = near ? [j] : keys.filter((each) => !each.near && each.position === position).map((each) => each.key);
+    return { i, j, keys, position, near, shared };
+  }
+  const seven = {
+    id: "s7",
+    controls: (m) => [{ name: "j", label: ["s7.key"], min: 0, max: cellOf(m.S).i }, ...small(m)],
+    guess: (m) => ({
+      ask: ["s7.ask"],
+      options: [["s7.yes"], ["s7.no"]],
+      right: m.S.G > 1 ? 1 : 0,
+      answer: [m.S.G > 1 ? "s7.answer" : "s7.answer.exact"],
+    }),
+    figure: (m, W, open) => {
+      const { i, j, keys } = tied(m.S);
+      return F.ties(W, m.t, { label: m.t("s7.caption", { i }), keys, chosen: j, hidden: !open });
+    },
+    facts: (m) => {
+      const { i, j, position: p, near, shared } = tied(m.S);
+      const from = m.R.prompt.digits_at;
+      const to = from + m.R.prompt.key.length - 1;
+      const RG = m.R.group_sizes.at(-1);
+      const at = m.R.lengths.length - 1;
+      const groups = [...new Set(range(m.R.prompt.key.length).map((digit) => Math.floor((from + digit) / RG)))];
+      const text = M.answer(m.R, "selfextend", at, RG, m.P.recommended);
+      const first = near
+        ? ["s7.exact", { i, j, p }]
+        : shared.length > 1
+          ? ["s7.share", { i, p, keys: shared.join(", ") }]
+          : ["s7.alone", { j, p }];
+      return [
+        first,
+        ...(shared.length > 1 ? [["s7.order"]] : []),
+        ...(text === m.R.prompt.key
+          ? [["s7.content", { n: m.R.lengths[at], RG, key: m.R.prompt.key, from, to, groups: groups.join(", "), text }]]
+          : []),
+      ];
+    },
+  };
+
+  const reachOf = (S) => Positions.reach(bands(S), S.L);
+  const eight = {
+    id: "s8",
+    controls: (m) => [{ name: "n", label: ["s8.tokens"], min: 1, max: Math.max(reachOf(m.S), M.paperReach(m.S.L, m.S.G, m.S.w)) + 2 * m.S.G }, ...small(m).filter((each) => each.name !== "N")],
+    guess: (m) => {
+      const n = reachOf(m.S);
+      return { ask: ["s8.ask", { L: m.S.L, G: m.S.G, w: m.S.w }], right: n, answer: ["s8.answer", { n }] };
+    },
+    figure: (m, W, open) => {
+      const { S } = m;
+      const all = bands(S);
+      const end = reachOf(S);
+      const paper = M.paperReach(S.L, S.G, S.w);
+      const points = range(Math.max(end, paper) + 2 * S.G).map((n) => [n + 1, Positions.largest(all, n + 1)]);
+      return F.reach(W, m.t, {
+        label: m.t("s8.caption", { last: S.L - 1 }),
+points,
+        hidden: !open,
+        last: S.L - 1,
+        tokens: S.n,
+        reach: end,
+        paper,
+        names: { reach: "N =", paper: m.t("s8.paper") },
+      });
+    },
+    facts: (m) => {
+      const { S } = m;
+      const n = S.n;
+      const p = Positions.largest(bands(S), n);
+      const wg = Math.floor(S.w / S.G);
+      const [reach, paper] = [reachOf(S), M.paperReach(S.L, S.G, S.w)];
+      return [
+        ["s8.largest", { n, p }],
+        [p < S.L ? "s8.fits" : "s8.new", { p, last: S.L - 1 }],
+        ["s8.derive", { G: S.G, L: S.L, w: S.w, wg, reach }],
+        ...(n <= S.w ? [["s8.small", { n, w: S.w }]] : []),
+        paper === reach
+          ? ["s8.paper.same", { paper, G: S.G, w: S.w }]
+          : ["s8.paper.more", { paper, more: paper - reach, G: S.G, w: S.w, wg, back: S.G * wg }],
+      ];
+    },
+  };
+
+  const KEY_COUNTS = range(31).map((n) => Math.round(10 ** (2 + n / 10)));
+  const nine = {
+    id: "s9",
+    controls: () => [
+      { name: "keys", label: ["s9.keys"], choices: KEY_COUNTS },
+      { name: "lead", label: ["s9.lead_slider"], min: 1, max: 16 },
+    ],
+    guess: (m) => {
+      const L = m.R.made.trained_window;
+      const { plain } = M.logN(m.S.lead, KEY_COUNTS.at(-1), L);
+      return {
+        ask: ["s9.ask", { a: m.S.lead, small: { share: M.logN(m.S.lead, 100, L).plain } }],
+        options: [["s9.half"], ["s9.tenth"], ["s9.few"]],
+        right: plain > 0.25 ? 0 : plain > 0.05 ? 1 : 2,
+        answer: ["s9.answer", { plain: { share: plain } }],
+      };
+    },
+    figure: (m, W, open) => {
+      const L = m.R.made.trained_window;
+      const lines = [
+        ["vanilla", "plain"],
+        ["selfextend", "scaled"],
+      ].map(([kind, name]) => ({ kind, points: KEY_COUNTS.map((n) => [n, M.logN(m.S.lead, n, L)[name]]) }));
+      const drawn = F.thinning(W, m.t, {
+        label: m.t("s9.caption", { L }),
+        lines,
+        count: KEY_COUNTS[m.S.keys],
+        from: 100,
+        to: 100_000,
+        hidden: !open,
+        number: m.number,
+      });
+      if (!open) return drawn;
+      const { lengths, rows } = m.R.log_n;
+      const head = lengths.map((n) => `<th scope="col">${m.number(n)}</th>`).join("");
+      const body = Object.entries(rows).map(
+        ([name, cells]) => `<tr><th scope="row">${F.escaped(name)}</th>${cells.map((each) => `<td>${F.escaped(each)}</td>`).join("")}</tr>`,
+      );
+      return `${drawn}<p class="ls-strip-title">${F.escaped(m.t("s9.table"))}</p>
+        <div class="ls-scroll" tabindex="0" role="region" aria-label="${F.escaped(m.t("s9.table"))}"><table class="ls-card"><thead><tr><th scope="col">${F.escaped(m.t("s9.tokens"))}</th>${head}</tr></thead><tbody>${body.join("")}</tbody></table></div>`;
+    },
+    facts: (m) => {
+      const L = m.R.made.trained_window;
+      const n = KEY_COUNTS[m.S.keys];
+      const { factor, plain, scaled } = M.logN(m.S.lead, n, L);
+      return [
+        ["s9.plain", { n, plain: { share: plain } }],
+        n > L ? ["s9.scaled", { factor: { fixed: factor }, scaled: { share: scaled } }] : ["s9.scaled.none", { L }],
+        ["s9.apart"],
+      ];
+    },
+  };
+
+  const BLOCKS = 40;
+  const own = (S) => Positions.bands("selfextend", { group_size: S.DG, neighbor_window: S.DW });
+  // The token at which each block begins; the last block is the last token itself, so that the corner is a real one.
+  const starts = (S) => {
+    const count = Math.min(BLOCKS, S.T);
+    return range(count).map((block) => Math.round((block * (S.T - 1)) / Math.max(1, count - 1)));
+  };
+  const blockOf = (S) => {
+    const at = starts(S);
+    const row = Math.min(S.row, at.length - 1);
+    const column = Math.min(S.column, row);
+    return { row, column, i: at[row], j: at[column] };
+  };
+  const ten = {
+    id: "s10",
+    controls: (m) => [
+      { name: "T", label: ["s10.T"], min: 16, max: 1_000_000, typed: true },
+      { name: "DL", label: ["s10.L"], min: 2, max: 1_000_000, typed: true },
+      { name: "DG", label: ["s10.G"], min: 1, max: 1000, typed: true },
+      { name: "DW", label: ["s10.w"], min: 1, max: m.S.DL - 1, typed: true },
+    ],
+    guess: (m) => {
+      const n = Positions.relative(own(m.S), m.S.T - 1, 0);
+      return { ask: ["s10.ask", { T: m.S.T, G: m.S.DG, w: m.S.DW }], right: n, answer: ["s10.answer", { n: { number: n } }] };
+    },
+    figure: (m, W, open) => {
+      const { S } = m;
+      const at = starts(S);
+      const all = own(S);
+      const { row, column } = blockOf(S);
+      const cells = at.map((i, index) =>
+        at.slice(0, index + 1).map((j) => {
+          const position = Positions.relative(all, i, j);
+          return { position, near: i - j < S.DW, unseen: position >= S.DL };
+        }),
+      );
+      const drawn = F.map(W, m.t, { label: m.t("s10.caption"), cells, chosen: [row, column], hidden: !open, trainedWindow: S.DL });
+      const legend = ["near", "far", "unseen"].map((kind) => `<span class="${kind}">${F.escaped(m.t(`kind.${kind}`))}</span>`);
+      return `<div class="ls-map" tabindex="0" role="application" aria-label="${F.escaped(m.t("s10.caption"))}">${drawn}</div>
+        <p class="ls-legend">${legend.join("")}</p>`;
+    },
+    facts: (m) => {
+      const { S } = m;
+      const { i, j } = blockOf(S);
+      const reach = Positions.reach(own(S), S.DL);
+      const fits = S.T <= reach;
+      let needed = S.DG;
+      if (!fits) {
+        needed = Math.max(1, Math.ceil((S.T - S.DW) / (S.DL - S.DW)));
+        while (Positions.reach(Positions.bands("selfextend", { group_size: needed, neighbor_window: S.DW }), S.DL) < S.T) needed += 1;
+      }
+      return [
+        ["s10.cell", { i, j, p: Positions.relative(own(S), i, j) }],
+        fits ? ["s10.fits", { reach }] : ["s10.new", { reach, needed }],
+      ];
+    },
+    cell: (m) => blockOf(m.S),
+  };
+
+  return { STEPS: [one, two, three, four, five, six, seven, eight, nine, ten], SMALL, cellOf, reachOf, KEY_COUNTS };
+})();
