@@ -1,117 +1,147 @@
-"""The lesson's numbers against a double loop, and its sentences against its numbers."""
+"""What the lesson is made of: recorded runs, texts, one file; and the server's one part in it."""
 
-import base64
+from __future__ import annotations
+
+import hashlib
 import json
+import random
 import re
-import zlib
+from typing import Any
 
+import gradio as gr
 import pytest
-import reference
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from app.lesson import EXAMPLES, MAX_TOKENS, Example, lesson
-from app.tabs.learn import pack
-
-
-@st.composite
-def examples(draw: st.DrawFn) -> Example:
-    trained_window = draw(st.integers(2, 40))
-    return Example(
-        trained_window=trained_window,
-        length=draw(st.integers(8, MAX_TOKENS)),
-        group_size=draw(st.integers(1, 8)),
-        neighbor_window=draw(st.integers(1, trained_window - 1)),
-    )
+from app.lesson import FOLDER, PAGE, catalogues, recorded, web_page
+from app.tabs.learn import asked, build_learn_tab, cell_steps
+from app.theme import ASSETS
+from selfextend.steps import result_of
 
 
-def positions(contents: dict, name: str) -> list[list[int]]:
-    return [[position for position, _ in row] for row in contents["maps"][name]]
+def test_the_grid_is_whole() -> None:
+    runs = recorded()
+    answers, lengths = runs["answers"], len(runs["lengths"])
+    pairs = {f"{group},{window}" for group in runs["group_sizes"] for window in runs["neighbor_windows"]}
+    assert answers["selfextend"].keys() == answers["no_shift"].keys() == pairs
+    assert answers["no_neighbors"].keys() == {str(group) for group in runs["group_sizes"]}
+    rows = [answers["vanilla"], *(row for kind in answers if kind != "vanilla" for row in answers[kind].values())]
+    assert all(len(row) == lengths for row in rows)
+    assert {text for row in rows for text in row} == set(range(len(runs["texts"])))
+    assert runs["lengths"] == sorted(set(runs["lengths"]))
+    assert all(len(runs["chain"][kind]) == lengths for kind in ("vanilla", "selfextend"))
 
 
-@settings(max_examples=15)
-@given(examples())
-def test_every_map_is_what_its_step_says(example: Example) -> None:
-    contents = lesson(example)
-    group, window = example.group_size, example.neighbor_window
-    rows = range(len(contents["words"]))
-    assert positions(contents, "vanilla") == [[i - j for j in range(i + 1)] for i in rows]
-    assert positions(contents, "grouped") == [[i // group - j // group for j in range(i + 1)] for i in rows]
-    assert positions(contents, "unjoined") == [
-        [i - j if i - j < window else i // group - j // group for j in range(i + 1)] for i in rows
-    ]
-    assert positions(contents, "selfextend") == [
-        [reference.relative_position(i, j, group, window) for j in range(i + 1)] for i in rows
-    ]
-    assert contents["groups"] == [n // group for n in rows]
-    assert contents["numbers"]["reach"] == reference.reach(example.trained_window, group, window)
+def test_it_was_recorded_with_the_bundled_model() -> None:
+    made, card = recorded()["made"], (ASSETS / "model" / "README.md").read_text()
+    weights = (ASSETS / "model" / "model.safetensors").read_bytes()
+    assert made["model"]["sha256"] == hashlib.sha256(weights).hexdigest()
+    assert {"selfextend", "torch", "transformers"} <= made["versions"].keys()
+    assert all(cell in card for row in recorded()["log_n"]["rows"].values() for cell in row)
 
 
-@settings(max_examples=5)
-@given(examples())
-def test_every_sum_comes_to_its_position(example: Example) -> None:
-    contents = lesson(example)
-    for rows in contents["maps"].values():
-        for row in rows:
-            for position, words in row:
-                sum_alone = words.removeprefix("neighbor: ").removeprefix("grouped: ").split(" (")[0]
-                assert re.fullmatch(r"[\d+\-/= ]+", sum_alone)
-                for side in sum_alone.split(" = "):
-                    assert eval(side) == position  # noqa: S307 (digits and signs only, see above)
+def test_vanilla_breaks_and_selfextend_mends() -> None:
+    """What the lesson is about; were it not so, another seed would have to be recorded."""
+    runs = recorded()
+    key, texts, chain = runs["prompt"]["key"], runs["texts"], runs["chain"]
+    vanilla = [texts[n] == key for n in runs["answers"]["vanilla"]]
+    shown = runs["answers"]["selfextend"][f"{chain['group_size']},{chain['neighbor_window']}"]
+    window = runs["made"]["trained_window"]
+    assert all(right for right, length in zip(vanilla, runs["lengths"], strict=True) if length <= window)
+    assert not vanilla[-1]
+    assert all(texts[n] == key for n in shown)
+    assert any(row["weight"] < 0.01 for row in chain["vanilla"])
+    assert all(row["weight"] > 0.5 for row in chain["selfextend"])
 
 
-@settings(max_examples=25)
-@given(examples())
-def test_last_step_shows_where_the_reach_ends(example: Example) -> None:
-    contents = lesson(example)
-    reach, trained = contents["numbers"]["reach"], example.trained_window
-    unseen = [max(row) >= trained for row in positions(contents, "selfextend")]
-    shown = contents["steps"][5]["rows"]
-    assert unseen[:shown] == [query >= reach for query in range(shown)]
-    assert shown == max(example.length, min(reach + 2, MAX_TOKENS))
-    assert all(step["rows"] <= len(contents["words"]) for step in contents["steps"])
+@pytest.mark.slow
+def test_recorded_cells_come_out_again() -> None:
+    from selfextend.generation import ReadyModel
+    from selfextend.lab.probes.passkey import Passkey
+    from selfextend.loading.models import load_model
+    from selfextend.methods import SelfExtend, Vanilla
+    from selfextend.profile import profile_of
+    from training.lesson import Ablated, Recorder
+
+    runs = recorded()
+    folder = ASSETS / "model"
+    model, tokenizer = load_model(folder, device="cpu")
+    ready = ReadyModel(model, tokenizer, profile_of(str(folder), folder, model.config))
+    draw = random.Random(7)
+    digits = len(runs["prompt"]["key"])
+    for at in draw.sample(range(len(runs["lengths"])), 3):
+        seed = random.Random(runs["made"]["seed"])
+        case = Passkey(digits).case(tokenizer, runs["lengths"][at] + digits, 0.0, seed)
+        assert len(case.tokens) == runs["lengths"][at]
+        group, window = draw.choice(runs["group_sizes"]), draw.choice(runs["neighbor_windows"])
+        methods: dict[str, Any] = {
+            "vanilla": Vanilla(),
+            "selfextend": SelfExtend("none", group, window),
+            "no_shift": Ablated("none", group, window),
+        }
+        for kind, method in methods.items():
+            recorder = Recorder(ready, [case])
+            row = runs["answers"][kind]
+            row = row if kind == "vanilla" else row[f"{group},{window}"]
+            assert recorder.answers(method) == [0]
+            assert recorder.texts == [runs["texts"][row[at]]], (kind, group, window, at)
 
 
-def test_first_example_is_the_golden_matrix() -> None:
-    contents = lesson(EXAMPLES[next(iter(EXAMPLES))])
-    rows = positions(contents, "selfextend")
-    assert rows[4] == [4, 3, 2, 1, 0]
-    assert rows[9] == [6, 6, 5, 5, 4, 4, 3, 2, 1, 0]
-    sentences = [" ".join(step["text"]) for step in contents["steps"]]
-    assert "The 6 hatched cells hold 7 or more" in sentences[1]
-    assert "Query 9 now sees key 0 at 9//2 - 0//2 = 4 - 0 = 4" in sentences[2]
-    assert "Key 6 stands at 3. The next one back, key 5, stands at 2." in sentences[3]
-    assert "Row 9 reads 6 6 5 5 4 4 3 2 1 0." in sentences[4]
-    assert "2 * (7 - 4 + 4//2) = 2 * 5 = 10 tokens" in sentences[5]
-    assert "query 10 would see key 0 at 7" in sentences[5]
+def test_every_language_says_everything_about_the_same_numbers() -> None:
+    texts = catalogues()
+    first = texts["en"]
+    assert list(texts) == ["en", "zh"]
+    for language, catalogue in texts.items():
+        assert catalogue.keys() == first.keys(), language
+        assert len(catalogue["story"].split()) >= 32, language
+        for key, sentence in catalogue.items():
+            assert set(re.findall(r"\{(\w+)\}", sentence)) == set(re.findall(r"\{(\w+)\}", first[key])), (language, key)
 
 
-def test_six_steps_and_every_example_work() -> None:
-    for example in EXAMPLES.values():
-        contents = lesson(example)
-        assert len(contents["steps"]) == 6
-        packed = pack(contents)
-        assert json.loads(zlib.decompress(base64.b64decode(packed))) == json.loads(json.dumps(contents))
-        assert len(packed) < 100_000
+def test_no_text_is_left_unused() -> None:
+    scripts = "".join(path.read_text() for path in sorted(FOLDER.glob("*.js")))
+    made = re.compile(r"s\d+\.(title|lead|caption|note)|(kind|symbol|tool|s5)\.\w+|paper\.[qa]\d|language|story|title")
+    unused = [key for key in catalogues()["en"] if not made.fullmatch(key) and f'"{key}"' not in scripts]
+    assert not unused
 
 
-def test_vanilla_settings_say_that_nothing_changes() -> None:
-    contents = lesson(Example(trained_window=9, length=8, group_size=1, neighbor_window=8))
-    sentences = [" ".join(step["text"]) for step in contents["steps"]]
-    assert "These 8 tokens fit" in sentences[1]
-    assert "Dividing by 1 changes no number" in sentences[2]
-    assert "This is the vanilla model" in sentences[3]
+def test_the_page_is_small_and_as_it_was_built() -> None:
+    page = web_page()
+    assert len(page.encode()) < 1_000_000
+    assert "{{" not in re.sub(r"\$\{|\{\{\$", "", page.split("<script>")[0])
+    assert PAGE.read_text(encoding="utf-8") == page, "run `python -m app.lesson`"
+    assert not re.findall(r"""(?:src|href)=["'](?!data:)[^"'$#]""", page)
 
 
-@pytest.mark.parametrize(
-    ("example", "message"),
-    [
-        (Example(7, 7, 2, 4), "Tokens must be at least 8"),
-        (Example(7, 65, 2, 4), "at most 64 tokens"),
-        (Example(7, 10, 2, 7), "must be smaller than the trained window"),
-        (Example(7, 10, 0, 4), "group_size must be at least 1"),
-    ],
-)
-def test_refuses_in_plain_words(example: Example, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        lesson(example)
+def event(**data: Any) -> gr.EventData:
+    return gr.EventData(None, data)
+
+
+def test_only_recorded_cells_are_run() -> None:
+    runs = recorded()
+    tokens, group, window = runs["lengths"][3], runs["group_sizes"][0], runs["neighbor_windows"][0]
+    assert asked(event(tokens=tokens, group_size=group, neighbor_window=window)) == (tokens, group, window)
+    assert asked(event(tokens=tokens, group_size=1, neighbor_window=window)) == (tokens, 1, window)
+    for wrong in ({"tokens": 10**9}, {"tokens": float(tokens)}, {"group_size": True}, {"neighbor_window": "8"}, {}):
+        told = {"tokens": tokens, "group_size": group, "neighbor_window": window, **wrong}
+        with pytest.raises(ValueError, match="no such cell"):
+            asked(event(**(told if wrong else {})))
+
+
+def test_runs_a_cell_on_the_loaded_model() -> None:
+    from app.model_shelf import ModelShelf
+
+    runs = recorded()
+    shelf = ModelShelf()
+    result_of(shelf.load_steps("bundled"))
+    group, window = runs["chain"]["group_size"], runs["chain"]["neighbor_window"]
+    for at in (0, len(runs["lengths"]) - 1):
+        told = result_of(cell_steps(shelf.need(), runs["lengths"][at], group, window))
+        vanilla, extended = runs["answers"]["vanilla"][at], runs["answers"]["selfextend"][f"{group},{window}"][at]
+        assert told["n"] == runs["lengths"][at]
+        assert (told["vanilla"], told["selfextend"]) == tuple(f"“{runs['texts'][n]}”" for n in (vanilla, extended))
+
+
+def test_the_lesson_asks_the_server_for_nothing() -> None:
+    with gr.Blocks() as page:
+        build_learn_tab()
+    assert not page.fns
+    assert json.dumps(page.get_config_file()).count('"html"') == 1

@@ -51,7 +51,7 @@ SHOWN = SelfExtendConfig(8, 128)
 
 
 @dataclass(frozen=True)
-class _Ablated(SelfExtend):
+class Ablated(SelfExtend):
     """SelfExtend without the shift that joins the two bands, or without its neighbors.
 
     Attributes:
@@ -65,11 +65,11 @@ class _Ablated(SelfExtend):
     @property
     def positions(self) -> Any:
         config = super().positions
-        return _AblatedPositions(config.group_size, config.neighbor_window if self.without == "shift" else 0)
+        return AblatedPositions(config.group_size, config.neighbor_window if self.without == "shift" else 0)
 
 
 @dataclass(frozen=True)
-class _AblatedPositions(SelfExtendConfig):
+class AblatedPositions(SelfExtendConfig):
     """Exact below `neighbor_window`, floored and not shifted from there on; everything floored where it is 0."""
 
     def __post_init__(self) -> None:
@@ -93,14 +93,14 @@ def record(folder: Path) -> dict[str, Any]:
     ready = ReadyModel(model, tokenizer, profile_of(str(folder), folder, model.config))
     trained_window = ready.profile.trained_window
     cases = [Passkey().case(tokenizer, length, 0.0, random.Random(SEED)) for length in LENGTHS]
-    recorder = _Recorder(ready, cases)
+    recorder = Recorder(ready, cases)
     pairs = [(group, window) for group in GROUP_SIZES for window in NEIGHBOR_WINDOWS]
     answers = {
         "vanilla": recorder.answers(Vanilla()),
         "selfextend": {f"{g},{w}": recorder.answers(SelfExtend("none", g, w)) for g, w in tqdm(pairs)},
-        "no_shift": {f"{g},{w}": recorder.answers(_Ablated("none", g, w)) for g, w in tqdm(pairs)},
+        "no_shift": {f"{g},{w}": recorder.answers(Ablated("none", g, w)) for g, w in tqdm(pairs)},
         "no_neighbors": {
-            str(g): recorder.answers(_Ablated("none", g, 1, without="neighbors")) for g in tqdm(GROUP_SIZES)
+            str(g): recorder.answers(Ablated("none", g, 1, without="neighbors")) for g in tqdm(GROUP_SIZES)
         },
     }
     (key,) = cases[0].expected
@@ -147,7 +147,7 @@ def _digits_at(case: Case, tokenizer: Any) -> list[int]:
 
 
 @dataclass
-class _Recorder:
+class Recorder:
     """Answers the cases, shortest first, and keeps each text once.
 
     Attributes:

@@ -29,7 +29,7 @@ def build_learn_tab(runtime: Runtime | None = None) -> None:
     """
     page = gr.HTML(
         "",
-        html_template="<div class='lesson-root'></div>",
+        html_template="<section class='lesson-root'></section>",
         js_on_load=script() + (FOLDER / "tab.js").read_text(encoding="utf-8"),
         apply_default_css=False,
         elem_id="lesson",

@@ -43,7 +43,8 @@ async function unpackLesson(packed) {
 }
 
 // Puts the lesson into `root`. `more.run(settings)`, where there is a server, has the loaded model answer one cell;
-// `more.showMap(query, key)` shows a cell on the page's own map.
+// `more.showMap(query, key)` shows a cell on the page's own map. `more.heading` is "h1" where the lesson is all there is,
+// `more.hash` the address that a saved page opens at.
 async function mountLesson(root, packed, more = {}) {
   const parts = await unpackLesson(packed);
   const { STEPS, cellOf } = LessonSteps;
@@ -133,6 +134,7 @@ async function mountLesson(root, packed, more = {}) {
 
   // The page
 
+  const heading = more.heading ?? "h2";
   root.classList.add("lesson");
   root.innerHTML = `
     <header class="ls-top">
@@ -141,7 +143,7 @@ async function mountLesson(root, packed, more = {}) {
     </header>
     <article class="ls-step" tabindex="-1">
       <p class="ls-kicker"></p>
-      <h2></h2>
+      <${heading} class="ls-title"></${heading}>
       <p class="ls-lead"></p>
       <form class="ls-guess"></form>
       <p class="ls-verdict" role="status"></p>
@@ -162,6 +164,7 @@ async function mountLesson(root, packed, more = {}) {
 
   function drawFrame() {
     root.lang = language;
+    root.setAttribute("aria-label", t("title"));
     find(".ls-nav").setAttribute("aria-label", t("nav.steps"));
     find(".ls-more summary").textContent = t("tool.more");
     find(".ls-tools").innerHTML =
@@ -193,7 +196,7 @@ async function mountLesson(root, packed, more = {}) {
         aria-label="${index + 1}. ${escaped(t(`${each}.title`))}" title="${escaped(t(`${each}.title`))}">${index + 1}</button></li>`;
     }).join("");
     find(".ls-kicker").textContent = t("nav.step", { n: S.step, of: STEPS.length });
-    find("h2").textContent = t(`${id}.title`);
+    find(".ls-title").textContent = t(`${id}.title`);
     find(".ls-lead").textContent = t(`${id}.lead`, { L: R.made.trained_window, key: R.prompt.key });
     find('[data-do="back"]').disabled = S.step === 1;
     find('[data-do="next"]').disabled = S.step === STEPS.length;
