@@ -44,7 +44,7 @@ async function unpackLesson(packed) {
 
 // Puts the lesson into `root`. `more.run(settings)`, where there is a server, has the loaded model answer one cell;
 // `more.showMap(query, key)` shows a cell on the page's own map. `more.heading` is "h1" where the lesson is all there is,
-// `more.hash` the address that a saved page opens at.
+// `more.hash` the address that a saved page opens at, `more.styled` says that the page has the styles already.
 async function mountLesson(root, packed, more = {}) {
   const parts = await unpackLesson(packed);
   const { STEPS, cellOf } = LessonSteps;
@@ -137,6 +137,7 @@ async function mountLesson(root, packed, more = {}) {
   const heading = more.heading ?? "h2";
   root.classList.add("lesson");
   root.innerHTML = `
+    ${more.styled ? "" : `<style>${parts.css}</style>`}
     <header class="ls-top">
       <nav class="ls-nav"><ol class="ls-dots"></ol></nav>
       <details class="ls-more"><summary></summary><div class="ls-tools"></div></details>
