@@ -93,6 +93,7 @@ class Photographer:
         self.open_right("Runs")
         self.shoot("runs")
         page.get_by_role("tab", name="Learn", exact=True).click()
+        page.get_by_role("button", name="Show me without a guess").click()
         self.shoot("learn")
         page.get_by_role("tab", name="Lab", exact=True).click()
         page.locator("#lab-run").click()

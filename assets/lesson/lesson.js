@@ -130,7 +130,13 @@ async function mountLesson(root, packed, more = {}) {
   }
 
   const address = () => LessonAddress.write(S, open, language, defaults);
-  const keepAddress = () => history.replaceState(history.state, "", address());
+  function keepAddress() {
+    try {
+      history.replaceState(history.state, "", address());
+    } catch {
+      // A frame without an address of its own has none to keep.
+    }
+  }
 
   // The page
 

@@ -11,19 +11,21 @@ const LessonPaper = (() => {
 
   function numbers({ S, R, t }) {
     const N = Math.min(S.N, MOST_TOKENS);
-    const config = Positions.bands("selfextend", { group_size: S.G, neighbor_window: S.w });
+    const G = Math.max(2, S.G); // groups of one would leave nothing to ask about
+    const config = Positions.bands("selfextend", { group_size: G, neighbor_window: S.w });
     const { rope, trained_window: trained } = R.made;
     return {
-      L: S.L, N, G: S.G, w: S.w, config, trained, pairs: rope.pairs,
-      shift: S.w - Math.floor(S.w / S.G),
+      L: S.L, N, G, w: S.w, config, trained, pairs: rope.pairs,
+      shift: S.w - Math.floor(S.w / G),
       last: S.L - 1,
       reach: Positions.reach(config, S.L),
       whole: LessonModel.dials(rope, trained, 0).filter((dial) => dial.whole).length,
     }; // prettier-ignore
   }
 
-  // Every third cell is given, the same ones each time; none of them says which kind it is, nor whether it was seen.
-  const isGiven = (i, j) => (2 * i + j) % 3 === 0;
+  // Some of the cells are given, the same ones each time, strewn over all rows and distances; none of them says which kind
+  // it is, nor whether it was seen.
+  const isGiven = (i, j) => (5 * i + 3 * j + i * j) % 7 < 2;
 
   function grid({ N, L, config, w }, words, answers) {
     const cell = (i, j) => {

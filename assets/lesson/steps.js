@@ -93,7 +93,7 @@ const LessonSteps = (() => {
             ]),
         ["s1.lengths", { v: wholly("vanilla"), s: wholly("selfextend"), all: m.R.lengths.length }],
         ["s1.nothing"],
-      ];
+    ];
     },
   };
 
@@ -125,7 +125,7 @@ const LessonSteps = (() => {
         m.S.d < L ? ["s2.inside", { d: m.S.d }] : ["s2.outside", { d: m.S.d, outside: outside(m, m.S.d), pairs }],
         ...(m.S.d < L ? [] : [["s2.back"]]),
         ...(m.S.RG === 1 || p === m.S.d ? [] : [["s2.grouped", { G: m.S.RG, p, outside: outside(m, p), pairs }]]),
-      ];
+    ];
     },
   };
 
@@ -168,7 +168,7 @@ const LessonSteps = (() => {
         ["s3.vanilla", told(chain.vanilla[m.S.look])],
         ["s3.rest", { rest: { fixed: chain.vanilla[m.S.look].rest } }],
         ["s3.extended", { G: chain.group_size, w: chain.neighbor_window, ...told(chain.selfextend[m.S.look]) }],
-      ];
+    ];
     },
   };
 
@@ -238,7 +238,7 @@ const LessonSteps = (() => {
         [near ? "s4.near" : "s4.far", { d, w: S.w, sum }],
         ...(unseen ? [["s4.unseen", { p, last: S.L - 1 }]] : []),
         ...(near ? [] : [[d >= S.L ? "s4.vanilla.unseen" : "s4.vanilla", { d, last: S.L - 1 }]]),
-      ];
+    ];
     },
   };
 
@@ -283,7 +283,7 @@ const LessonSteps = (() => {
       const measured = [
         ["s5.measured", { n: m.R.lengths[S.at], RG: S.RG, RW: S.RW }],
         ["s5.said", { text: `“${said.replace(/\n/g, "⏎")}”`, right: right(m, S.part) }],
-      ];
+    ];
       const shift = S.G === 1 ? ["s5.shift.none", { w: S.w }] : ["s5.shift", { w: S.w, G: S.G, wg, shift: shiftOf(S) }];
       if (S.N <= S.w) return [shift, ["s5.no_far", { N: S.N, w: S.w }], ...measured];
       const j = i - S.w;
@@ -294,7 +294,7 @@ const LessonSteps = (() => {
         ...(q < S.w ? [["s5.overlap", { j, q, near: q }]] : []),
         p === S.w ? ["s5.follows", { i, j, p, near: S.w - 1 }] : ["s5.skips", { i, j, p, near: S.w - 1, w: S.w, G: S.G }],
         ...measured,
-      ];
+    ];
     },
   };
 
@@ -370,7 +370,7 @@ const LessonSteps = (() => {
         ...(text === m.R.prompt.key
           ? [["s7.content", { n: m.R.lengths[at], RG, key: m.R.prompt.key, from, to, groups: groups.join(", "), text }]]
           : []),
-      ];
+    ];
     },
   };
 
@@ -413,7 +413,7 @@ points,
         paper === reach
           ? ["s8.paper.same", { paper, G: S.G, w: S.w }]
           : ["s8.paper.more", { paper, more: paper - reach, G: S.G, w: S.w, wg, back: S.G * wg }],
-      ];
+    ];
     },
   };
 
@@ -466,7 +466,7 @@ points,
         ["s9.plain", { n, plain: { share: plain } }],
         n > L ? ["s9.scaled", { factor: { fixed: factor }, scaled: { share: scaled } }] : ["s9.scaled.none", { L }],
         ["s9.apart"],
-      ];
+    ];
     },
   };
 
@@ -524,7 +524,7 @@ points,
       return [
         ["s10.cell", { i, j, p: Positions.relative(own(S), i, j) }],
         fits ? ["s10.fits", { reach }] : ["s10.new", { reach, needed }],
-      ];
+    ];
     },
     cell: (m) => blockOf(m.S),
   };

@@ -353,6 +353,10 @@ def test_worksheet_key_and_steps_print(chromium: Browser, open_page: Open, lesso
             assert bool(blank) is not answers
             assert bool(told) is answers
             assert paper.locator("ol li").count() == 6
+            if answers:
+                trained, group, window = (32, 8, 31) if place else (9, 3, 4)
+                for number in (reference.reach(trained, group, window), window - window // group):
+                    assert re.search(rf"\b{number}\b", paper.locator("ol").inner_text())
             paper.close()
     for step in STEPS:
         at_step(page, lesson_url, step, f"{EVERY}/lang={language}")
