@@ -228,6 +228,7 @@ CHECKS: dict[str, Callable[[Told, dict[str, Any]], bool]] = {
         v["text"].strip("“”").replace("⏎", "\n") == c.said(c.part, c.at, c.RG, c.RW)
         and v["right"] == c.right(c.part, c.at)
     ),
+    "s5.lengths": lambda c, v: v["right"] == _wholly_right(c, c.part) and v["all"] == len(c.R["lengths"]),
     "s6.apart.text": lambda c, v: True,  # what a softmax is; tests/browser/test_lesson.py adds the panels up
     "s6.together.text": lambda c, v: close(v["near"], c.shares()[0]) and close(v["far"], c.shares()[1]),
     "s7.share": lambda c, v: (

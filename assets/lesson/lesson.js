@@ -51,8 +51,8 @@ async function mountLesson(root, packed, more = {}) {
   const escaped = LessonFigures.escaped;
   const R = parts.runs;
   const firstBroken = Math.max(0, R.lengths.findIndex((_, at) => LessonModel.answer(R, "vanilla", at, 1, 1) !== R.prompt.key));
-  // Where the chain of step 3 is first seen to fail, for certain.
-  const lost = R.chain.vanilla.findIndex(({ weight }) => weight < 0.01);
+  // Where step 3 begins: the first length at which the whole model has lost the digit.
+  const lost = R.chain.vanilla.findIndex(({ probability }) => probability < 0.5);
   const defaults = { ...LESSON_DEFAULTS, at: firstBroken, look: Math.max(0, lost) };
   const P = { firstBroken, recommended: R.chain.neighbor_window };
   const S = { ...defaults };

@@ -29,6 +29,9 @@ const LessonSteps = (() => {
   const right = (m, kind, at = m.S.at) =>
     M.digits(m.R.prompt.key, M.answer(m.R, kind, at, m.S.RG, m.S.RW)).filter((digit) => digit.right).length;
 
+  // At how many of the recorded lengths every digit is right.
+  const wholly = (m, kind) => range(m.R.lengths.length).filter((at) => right(m, kind, at) === m.R.prompt.key.length).length;
+
   // Where the recorded key and the query that asks for it stand.
   const asking = (m, distance) => ({ key: m.R.prompt.digits_at, query: m.R.prompt.digits_at + distance });
   const groupedAt = (m, distance) => {
@@ -82,7 +85,6 @@ const LessonSteps = (() => {
       const [plain, extended] = [right(m, "vanilla"), right(m, "selfextend")];
       const numbers = { G: m.S.RG, w: m.S.RW, key };
       const reach = Positions.reach(recordedBands(m.S), m.R.made.trained_window);
-      const wholly = (kind) => range(m.R.lengths.length).filter((at) => right(m, kind, at) === key.length).length;
       return [
         plain === key.length ? ["s1.vanilla.right", { n, key }] : ["s1.vanilla.wrong", { n, right: plain }],
         ...(m.S.RG === 1
@@ -91,7 +93,7 @@ const LessonSteps = (() => {
               extended === key.length ? ["s1.extended.right", numbers] : ["s1.extended.wrong", { ...numbers, right: extended }],
               [n <= reach ? "s1.reach.in" : "s1.reach.out", { reach }],
             ]),
-        ["s1.lengths", { v: wholly("vanilla"), s: wholly("selfextend"), all: m.R.lengths.length }],
+        ["s1.lengths", { v: wholly(m, "vanilla"), s: wholly(m, "selfextend"), all: m.R.lengths.length }],
         ["s1.nothing"],
     ];
     },
@@ -250,6 +252,7 @@ const LessonSteps = (() => {
     controls: (m) => [
       { name: "part", label: ["s5.what"], radio: LEFT_OUT.map((part) => [part, `s5.${part}`]) },
       ...(m.S.part === "selfextend" ? [{ name: "slide", label: ["s5.slide"], min: 0, max: shiftOf(m.S) }] : []),
+      ...recorded(m, "at", "RG", "RW").map((control) => ({ ...control, label: [`s5.${control.name}`] })),
       ...small(m),
     ],
     guess: (m) => ({
@@ -283,6 +286,7 @@ const LessonSteps = (() => {
       const measured = [
         ["s5.measured", { n: m.R.lengths[S.at], RG: S.RG, RW: S.RW }],
         ["s5.said", { text: `“${said.replace(/\n/g, "⏎")}”`, right: right(m, S.part) }],
+      ["s5.lengths", { right: wholly(m, S.part), all: m.R.lengths.length }],
     ];
       const shift = S.G === 1 ? ["s5.shift.none", { w: S.w }] : ["s5.shift", { w: S.w, G: S.G, wg, shift: shiftOf(S) }];
       if (S.N <= S.w) return [shift, ["s5.no_far", { N: S.N, w: S.w }], ...measured];
