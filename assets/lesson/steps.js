@@ -95,7 +95,7 @@ const LessonSteps = (() => {
             ]),
         ["s1.lengths", { v: wholly(m, "vanilla"), s: wholly(m, "selfextend"), all: m.R.lengths.length }],
         ["s1.nothing"],
-    ];
+      ];
     },
   };
 
@@ -127,7 +127,7 @@ const LessonSteps = (() => {
         m.S.d < L ? ["s2.inside", { d: m.S.d }] : ["s2.outside", { d: m.S.d, outside: outside(m, m.S.d), pairs }],
         ...(m.S.d < L ? [] : [["s2.back"]]),
         ...(m.S.RG === 1 || p === m.S.d ? [] : [["s2.grouped", { G: m.S.RG, p, outside: outside(m, p), pairs }]]),
-    ];
+      ];
     },
   };
 
@@ -170,7 +170,7 @@ const LessonSteps = (() => {
         ["s3.vanilla", told(chain.vanilla[m.S.look])],
         ["s3.rest", { rest: { fixed: chain.vanilla[m.S.look].rest } }],
         ["s3.extended", { G: chain.group_size, w: chain.neighbor_window, ...told(chain.selfextend[m.S.look]) }],
-    ];
+      ];
     },
   };
 
@@ -240,7 +240,7 @@ const LessonSteps = (() => {
         [near ? "s4.near" : "s4.far", { d, w: S.w, sum }],
         ...(unseen ? [["s4.unseen", { p, last: S.L - 1 }]] : []),
         ...(near ? [] : [[d >= S.L ? "s4.vanilla.unseen" : "s4.vanilla", { d, last: S.L - 1 }]]),
-    ];
+      ];
     },
   };
 
@@ -286,8 +286,8 @@ const LessonSteps = (() => {
       const measured = [
         ["s5.measured", { n: m.R.lengths[S.at], RG: S.RG, RW: S.RW }],
         ["s5.said", { text: `“${said.replace(/\n/g, "⏎")}”`, right: right(m, S.part) }],
-      ["s5.lengths", { right: wholly(m, S.part), all: m.R.lengths.length }],
-    ];
+        ["s5.lengths", { right: wholly(m, S.part), all: m.R.lengths.length }],
+      ];
       const shift = S.G === 1 ? ["s5.shift.none", { w: S.w }] : ["s5.shift", { w: S.w, G: S.G, wg, shift: shiftOf(S) }];
       if (S.N <= S.w) return [shift, ["s5.no_far", { N: S.N, w: S.w }], ...measured];
       const j = i - S.w;
@@ -298,7 +298,7 @@ const LessonSteps = (() => {
         ...(q < S.w ? [["s5.overlap", { j, q, near: q }]] : []),
         p === S.w ? ["s5.follows", { i, j, p, near: S.w - 1 }] : ["s5.skips", { i, j, p, near: S.w - 1, w: S.w, G: S.G }],
         ...measured,
-    ];
+      ];
     },
   };
 
@@ -374,7 +374,7 @@ const LessonSteps = (() => {
         ...(text === m.R.prompt.key
           ? [["s7.content", { n: m.R.lengths[at], RG, key: m.R.prompt.key, from, to, groups: groups.join(", "), text }]]
           : []),
-    ];
+      ];
     },
   };
 
@@ -417,7 +417,7 @@ points,
         paper === reach
           ? ["s8.paper.same", { paper, G: S.G, w: S.w }]
           : ["s8.paper.more", { paper, more: paper - reach, G: S.G, w: S.w, wg, back: S.G * wg }],
-    ];
+      ];
     },
   };
 
@@ -470,7 +470,7 @@ points,
         ["s9.plain", { n, plain: { share: plain } }],
         n > L ? ["s9.scaled", { factor: { fixed: factor }, scaled: { share: scaled } }] : ["s9.scaled.none", { L }],
         ["s9.apart"],
-    ];
+      ];
     },
   };
 
@@ -528,7 +528,7 @@ points,
       return [
         ["s10.cell", { i, j, p: Positions.relative(own(S), i, j) }],
         fits ? ["s10.fits", { reach }] : ["s10.new", { reach, needed }],
-    ];
+      ];
     },
     cell: (m) => blockOf(m.S),
   };
