@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Generator, Iterator
+from itertools import count
 from typing import Any
 
 import gradio as gr
@@ -38,16 +39,18 @@ def build_learn_tab(runtime: Runtime | None = None) -> None:
     )
     if runtime is None:
         return
-    models = runtime.models
+    # Numbered, since the page is told of a value only where it is another one than before.
+    models, numbers = runtime.models, count()
 
     def run(event: gr.EventData) -> Iterator[str]:
         try:
             with Running(cell_steps(models.need(), *asked(event))) as running:
                 for _ in running:
                     pass
-            yield json.dumps(running.result)
+            told_of = running.result
         except (ValueError, RuntimeError) as error:
-            yield json.dumps({"error": str(error)})
+            told_of = {"error": str(error)}
+        yield json.dumps({**told_of, "number": next(numbers)})
 
     page.run(run, None, [page], **ON_MODEL)
 

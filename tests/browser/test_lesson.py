@@ -404,3 +404,17 @@ def test_in_the_app_it_needs_no_server(open_page: Open, tabs_address: str) -> No
         expect(page.locator(".ls-facts li").first).to_be_visible()
         page.get_by_role("button", name="Next").click()
     assert not [url for url in asked if not url.startswith("blob:")]
+
+
+def test_runs_a_cell_in_the_app(open_page: Open, address: str) -> None:
+    page = open_page(address)
+    page.evaluate("() => { location.hash = '#lesson/step=1/open=1'; }")
+    page.reload()  # a link opens the tab by itself
+    run, told = page.get_by_role("button", name="Run it now"), page.locator(".ls-own p")
+    for _ in range(2):
+        run.click()
+        expect(run).to_be_enabled()
+        expect(told).to_contain_text("SelfExtend said “")
+    expect(page.locator("#meters")).to_be_hidden()
+    page.get_by_role("tab", name="Read", exact=True).click()
+    expect(page.locator("#meters")).to_be_visible()
