@@ -59,7 +59,9 @@ function shown() {
   return `#${said}`;
 }
 
+// While the lesson is in sight the address is the lesson's.
 function write() {
+  if (document.body.classList.contains("lesson-open")) return;
   if (opened && element.isConnected) history.replaceState(history.state, "", shown());
 }
 

@@ -30,3 +30,8 @@ def test_what_is_not_so_here_is_told_in_a_sentence_each() -> None:
     assert "neighbor_window (300)" in settings
     assert what_is_missing(Link("tiny", ("a.pdf",), SelfExtendConfig(9, 50)), "tiny", ["a.pdf"], 256) == []
     assert "no model is loaded" in what_is_missing(Link("tiny"), "", [], 256)[0]
+
+
+def test_an_address_of_the_lesson_asks_the_page_for_nothing() -> None:
+    assert read_link("#lesson/L=9&N=16&G=3&w=4/step=5/cell=15,0") == Link()
+    assert read_link("#lesson/step=1&G=3&w=4") == Link()

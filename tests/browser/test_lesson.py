@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import random
 import re
 import sys
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import axe_playwright_python
 import pytest
 import reference
 from chat_parts import until
@@ -21,7 +21,6 @@ from lesson_sentences import CHECKS, Told
 from playwright.sync_api import Browser, Page, expect
 
 from app.lesson import catalogues, packed, recorded, web_page
-from app.theme import ASSETS
 from benchmarks.serving import served
 from selfextend.config import SelfExtendConfig, max_length, paper_max_length
 from selfextend.positions import logn_query_scale, relative_position
@@ -30,8 +29,7 @@ Open = Callable[..., Page]
 pytestmark = pytest.mark.browser
 STEPS = range(1, 11)
 EVERY = "/open=" + ",".join(map(str, STEPS))
-AXE = Path(os.environ.get("AXE_JS", ASSETS.parent / "node_modules" / "axe-core" / "axe.min.js"))
-"""`npm install --no-save axe-core@4`: 0.6 MB under the Mozilla licence, which this project does not carry."""
+AXE = Path(axe_playwright_python.__file__).parent / "axe.min.js"
 
 
 @pytest.fixture(scope="module")
@@ -296,7 +294,6 @@ def test_nothing_overflows_on_a_phone(chromium: Browser, lesson_url: str, theme:
     page.close()
 
 
-@pytest.mark.skipif(not AXE.is_file(), reason=f"npm install --no-save axe-core@4 puts it at {AXE}")
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_axe_finds_nothing(chromium: Browser, lesson_url: str, theme: Any) -> None:
     page = chromium.new_page(viewport={"width": 1280, "height": 900}, color_scheme=theme)
@@ -422,5 +419,8 @@ def test_runs_a_cell_in_the_app(open_page: Open, address: str) -> None:
     for _ in range(2):
         assert "SelfExtend said “" in ran()
     expect(page.locator("#meters")).to_be_hidden()
+    page.get_by_role("button", name="Next").click()
+    page.wait_for_timeout(1000)
+    assert "/step=2/" in page.evaluate("location.hash")  # the page's own address has not taken its place
     page.get_by_role("tab", name="Read", exact=True).click()
     expect(page.locator("#meters")).to_be_visible()
