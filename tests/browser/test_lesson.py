@@ -391,8 +391,9 @@ def test_thirty_pages_at_once(chromium: Browser, lesson_url: str) -> None:
 # In the app
 
 
-def test_in_the_app_it_needs_no_server(open_page: Open, tabs_address: str) -> None:
-    page = open_page(tabs_address)
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_in_the_app_it_needs_no_server(open_page: Open, tabs_address: str, theme: str) -> None:
+    page = open_page(tabs_address, theme=theme)
     page.get_by_role("tab", name="Learn").click()
     page.wait_for_selector(".ls-drawn > *")
     asked: list[str] = []
@@ -400,6 +401,10 @@ def test_in_the_app_it_needs_no_server(open_page: Open, tabs_address: str) -> No
     for _ in range(9):
         page.get_by_role("button", name="Show me without a guess").click()
         expect(page.locator(".ls-facts li").first).to_be_visible()
+        page.wait_for_timeout(400)  # what fades in has no contrast yet
+        page.evaluate(AXE.read_text(encoding="utf-8"))
+        found = page.evaluate("axe.run('#lesson').then(({ violations }) => violations)")
+        assert not found, [(rule["id"], [node["html"][:120] for node in rule["nodes"][:3]]) for rule in found]
         page.get_by_role("button", name="Next").click()
     assert not [url for url in asked if not url.startswith("blob:")]
 
