@@ -40,7 +40,7 @@ from .widgets import (
 )
 
 BUSY = complaint_html("An answer is on its way: wait for it, or stop it.")
-PLACEHOLDER = "### Ask the document\nThe answer streams, and its page links open the passages it comes from."
+PLACEHOLDER = "## Ask the document\nThe answer streams, and its page links open the passages it comes from."
 EXAMPLE_ON_ITS_WAY = (
     '<div class="contrast">\n\n<span class="tag">Example</span> The model is answering a question about the sample '
     "twice, as it is and with SelfExtend. You need not wait for it: ask.\n\n</div>"
