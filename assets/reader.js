@@ -622,10 +622,13 @@ async function redraw() {
     }),
   );
   chooser.classList.toggle("alone", contents.documents.length < 2);
+  const own = contents.documents.filter((each) => each.own);
+  const added = own.filter((each) => !before.documents.some(({ sha256 }) => sha256 === each.sha256)).at(-1);
   const still = contents.documents.find((each) => each.sha256 === shown?.sha256);
-  if (!still) {
-    shown = null;
-    if (contents.documents.length) await show(contents.documents.at(-1), 1);
+  if (added || !still) {
+    const newest = added ?? own.at(-1) ?? contents.documents.at(-1);
+    if (newest) await show(newest, 1);
+    else shown = null;
   } else {
     chooser.value = still.sha256;
   }

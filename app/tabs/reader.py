@@ -62,6 +62,7 @@ def contents(session: Session, turn: Turn | None, model: str) -> dict[str, Any]:
                 "name": stored.document.name,
                 "pages": len(stored.document.pages),
                 "page_word": stored.document.page_word,
+                "own": stored.document.sha256 in here,
             }
             for stored in shown
         ],
