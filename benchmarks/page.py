@@ -69,7 +69,7 @@ def measure() -> dict[str, Any]:
         expect(page.locator(".document-list")).to_contain_text("sample.pdf", timeout=WAIT_MILLISECONDS)
         page.wait_for_timeout(2000)
         page.remove_listener("response", count)
-        expect(page.locator("#chat .contrast")).to_be_visible(timeout=WAIT_MILLISECONDS)  # so all is read
+        expect(page.locator("#chat .contrast .right")).to_be_visible(timeout=WAIT_MILLISECONDS)  # so all is read
         page.get_by_label("Question", exact=True).fill(question)
         page.get_by_role("button", name="Send", exact=True).click()
         expect(page.locator("#chat .answer-token").first).to_be_visible(timeout=WAIT_MILLISECONDS)

@@ -47,7 +47,7 @@ class Photographer:
         self.page.goto(f"{address}/?__theme={theme}")
         expect(self.page.locator("#model-summary .activity")).to_contain_text("SelfExtend active in")
         expect(self.page.locator(".document-list")).to_contain_text("sample.pdf")
-        expect(self.page.locator("#chat .contrast")).to_be_visible()  # the example is answered, so all is read
+        expect(self.page.locator("#chat .contrast .right")).to_be_visible()  # the example is answered, so all is read
 
     def shoot(self, name: str) -> None:
         self.page.wait_for_timeout(SETTLED_MILLISECONDS)

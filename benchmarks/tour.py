@@ -91,7 +91,7 @@ def main() -> None:
         page.set_default_timeout(WAIT_MILLISECONDS)
         page.goto(f"{address}/?__theme=light")
         expect(page.locator(".document-list")).to_contain_text("sample.pdf")
-        expect(page.locator("#chat .contrast")).to_be_visible()  # the example is answered, so all is read
+        expect(page.locator("#chat .contrast .right")).to_be_visible()  # the example is answered, so all is read
         film = Film(page)
         play(page, film)
         film.save()

@@ -41,7 +41,7 @@ def bundled_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 def with_answer(page: Page, asked: Asked) -> Page:
     ready(page)
-    expect(page.locator("#documents-status progress")).to_have_count(0, timeout=600_000)  # the sample is read
+    expect(page.locator("#chat .contrast")).to_be_visible(timeout=300_000)  # there is something to ask
     ask(page, asked.question)
     expect(page.locator("#chat .measures")).to_have_count(1, timeout=600_000)
     until(page, lambda: tokens(page).count() > 0, "the answer's tokens are joined to the pages")
