@@ -253,7 +253,7 @@ def _thinking_html(thought: str, *, open_: bool) -> str:
 
 
 def page_link(turn: int, source: Source) -> str:
-    """A link that opens the passage in the Evidence tab. assets/page.js follows it."""
+    """A link that opens the passage in the Document tab. assets/page.js follows it."""
     word = "p." if source.page_word == "page" else "part"
     title = inert(f"{source.document}: {source.share:.0%} of the attention on the documents")
     return f'<a class="page-link" href="#passage-{turn}-{source.rank}" title="{title}">{word} {source.page}</a>'

@@ -44,7 +44,6 @@ from .tabs.widgets import (
     complaint_html,
     on,
     redraw_on,
-    skipped,
     told,
 )
 from .theme import ASSETS
@@ -81,11 +80,13 @@ def build_page(runtime: Runtime) -> gr.Blocks:
             [parts.chat.chatbot],
         )
         # assets/page.js writes what is shown into the address.
-        shown = [control.change for control in parts.controls[:3]]
-        gr.on(shown, None, js="() => window.selfextendPlace?.tell()", **QUEUED)
+        controls = parts.controls
+        told_by = [controls.method.change, controls.group_size.change, controls.neighbor_window.change]
+        gr.on(told_by, None, js="() => window.selfextendPlace?.tell()", **QUEUED)
         states.view.change(None, js="() => window.selfextendPlace?.open()", **QUEUED)
         add_endpoints(runtime)
-        on(links.passage, _opener(runtime), [states.visitor], [states.turn, parts.chat.status])
+        opening_passage = _opener(runtime, states.turn, parts.chat.status)
+        on(links.passage, opening_passage, [states.visitor], [states.turn, parts.chat.status])
         build_restore(runtime, page, parts)
     return page
 
@@ -140,18 +141,17 @@ def _test_passages(
     return passage_tests_steps(answered, citations)
 
 
-def _opener(runtime: Runtime) -> Callable[..., tuple[Any, ...]]:
+def _opener(runtime: Runtime, turn_state: gr.State, status: gr.HTML) -> Callable[..., dict[Any, Any]]:
     """Follows a page link, #passage-TURN-RANK: sets the turn and the chat's status. assets/page.js shows the page."""
 
-    def open_passage(event: gr.EventData, visitor: str) -> tuple[Any, ...]:
+    def open_passage(event: gr.EventData, visitor: str) -> dict[Any, Any]:
         parts = str(told(event, "href")).split("-")
         if len(parts) != 3 or not (parts[1].isdecimal() and parts[2].isdecimal()):
-            return skipped(2)
+            return {status: gr.skip()}
         turn = runtime.turn_of(runtime.sessions.get(visitor), int(parts[1]))
         if turn is None:
-            words = complaint_html("This answer's evidence is no longer in memory. Ask again to see it.")
-            return gr.skip(), words
-        return replace(turn, opens_at=int(parts[2])), ""
+            return {status: complaint_html("This answer's evidence is no longer in memory. Ask again to see it.")}
+        return {turn_state: replace(turn, opens_at=int(parts[2])), status: ""}
 
     return open_passage
 
@@ -177,7 +177,8 @@ def _keep_meters(runtime: Runtime, controls: Controls, states: States, meter: gr
             return gr.skip(), complaint_html(error)
         return line, next_question_html(choices, entries)
 
-    changing: list[Any] = [*controls[:4], controls.four, states.view, states.entries]
+    settings = [controls.method, controls.group_size, controls.neighbor_window, controls.log_n, controls.four]
+    changing: list[Any] = [*settings, states.view, states.entries]
     changes = [component.change for component in changing]
     return redraw_on("meters", changes, draw, [states.visitor, states.view, states.entries, *controls], [meter, fit])
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
+from itertools import islice
 from typing import Any
 
 from .documents.library import StoredDocument
@@ -51,27 +53,18 @@ class Pages:
         pages = {page.number: page for page in stored.document.pages}
         if len(wanted) > AT_ONCE or not all(number in pages for number in wanted):
             raise ValueError(f"Up to {AT_ONCE} pages of the {len(pages):,} of {stored.document.name} can be shown.")
-        sha256 = stored.document.sha256
+        keys = {number: (stored.document.sha256, number) for number in wanted}
         with self._lock:
-            missing = [number for number in wanted if (sha256, number) not in self._kept]
-        drawn = self._draw(stored, missing) if missing else []
+            found = {number: self._kept[key] for number, key in keys.items() if key in self._kept}
+        missing = [number for number in wanted if number not in found]
+        found |= {view["number"]: view for view in self._draw(stored, missing)} if missing else {}
         with self._lock:
-            for view in drawn:
-                self._kept[sha256, view["number"]] = view
-            found = {number: self._kept.get((sha256, number)) for number in wanted}
-            for number in wanted:
-                if (sha256, number) in self._kept:
-                    self._kept.move_to_end((sha256, number))
+            for number, key in keys.items():
+                self._kept[key] = found[number]
+                self._kept.move_to_end(key)
             while len(self._kept) > KEPT:
                 self._kept.popitem(last=False)
-        fresh = {view["number"]: view for view in drawn}
-        return [found[number] or fresh[number] for number in wanted]
-
-    def forget(self, sha256: str) -> None:
-        """Let go of a document's pages."""
-        with self._lock:
-            for key in [key for key in self._kept if key[0] == sha256]:
-                del self._kept[key]
+        return [found[number] for number in wanted]
 
     def _draw(self, stored: StoredDocument, numbers: Sequence[int]) -> list[dict[str, Any]]:
         pages = {page.number: page for page in stored.document.pages}
@@ -93,17 +86,10 @@ def _as_text(number: int, text: str) -> dict[str, Any]:
 
 
 def find_text(stored: StoredDocument, wanted: str) -> list[list[int]]:
-    """Where a document's pages have this text, whatever its case: [page, from, to), at most `MOST_HITS`."""
-    wanted = " ".join(wanted.split()).casefold()
-    hits: list[list[int]] = []
-    if not wanted:
-        return hits
-    for page in stored.document.pages:
-        # Newlines are blanks to whoever looks for words. Lower case, unlike casefold(), keeps the places of most texts.
-        text = page.text.lower().replace("\n", " ")
-        text = text if len(text) == len(page.text) else page.text.replace("\n", " ")
-        start = text.find(wanted)
-        while start >= 0 and len(hits) < MOST_HITS:
-            hits.append([page.number, start, start + len(wanted)])
-            start = text.find(wanted, start + len(wanted))
-    return hits
+    """Where a document's pages have this text, whatever its case and blanks: [page, from, to), at most `MOST_HITS`."""
+    words = [re.escape(word) for word in wanted.split()]
+    if not words:
+        return []
+    pattern = re.compile(r"\s+".join(words), re.IGNORECASE)
+    hits = ([page.number, *hit.span()] for page in stored.document.pages for hit in pattern.finditer(page.text))
+    return list(islice(hits, MOST_HITS))

@@ -47,8 +47,7 @@ def trace_of(turn: Turn, layer: str = ALL, head: str = ALL) -> dict[str, Any]:
           largest weight is 1, so that rows compare by where they looked.
         - `pages`: for each recorded answer token [[document, page, share], ...]: its attention by page, which adds
           up to 1.
-        - `citations`: rank, document, page, characters [from, to) and share of each cited passage.
-        - `layers`, `heads`: what was recorded.
+        - `citations`: rank, document, page and characters [from, to) of each cited passage.
 
     Raises:
         ValueError: a layer or head that was not recorded.
@@ -60,10 +59,10 @@ def trace_of(turn: Turn, layer: str = ALL, head: str = ALL) -> dict[str, Any]:
         "tokens": list(turn.token_texts),
         "documents": [stored.document.sha256 for stored in turn.documents],
         "citations": [
-            [cited.rank, cited.document, cited.page, cited.char_start, cited.char_end, round(cited.share, 4)]
+            [cited.rank, cited.document, cited.page, cited.char_start, cited.char_end]
             for cited in turn.citations
         ],
-        "keys": [], "rows": [], "pages": [], "layers": [], "heads": [],
+        "keys": [], "rows": [], "pages": [],
     }  # fmt: skip
     if record is None:
         return traced
@@ -77,7 +76,6 @@ def trace_of(turn: Turn, layer: str = ALL, head: str = ALL) -> dict[str, Any]:
         )
     traced["keys"] = [[key, *(index.place(key) or ())] for key in places]
     traced["pages"] = _pages(record, index, layers, heads, count)
-    traced["layers"], traced["heads"] = list(record.layers), list(record.heads)
     return traced
 
 

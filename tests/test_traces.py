@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from app_parts import stored, tiny, tiny_folder  # noqa: F401 (fixtures)
+from make_documents import good_pdf
 
 from app.asking import Question, answer_turn
-from app.documents.document import DocumentError
+from app.documents.document import DocumentError, Limits, Page
+from app.documents.library import StoredDocument
+from app.documents.reader import read_document_steps
 from app.model_shelf import LoadedModel
 from app.pages import AT_ONCE, Pages, find_text
 from app.runtime import make_runtime
@@ -109,12 +113,16 @@ def test_pages_of_text_are_words_that_cover_it() -> None:
         Pages().views(stored("long.txt", pages=20), range(1, AT_ONCE + 2))
 
 
-def test_a_page_is_drawn_once(tmp_path: Any) -> None:
-    notes = stored("gone.txt")
+def test_a_page_is_drawn_once(tmp_path: Path) -> None:
+    path = good_pdf(tmp_path / "book.pdf", 2)
+    book = StoredDocument(result_of(read_document_steps(path, Limits(), path.name)), path)
     pages = Pages()
-    assert pages.views(notes, [1, 1]) == pages.views(notes, [1]) * 1
-    pages.forget(notes.document.sha256)
-    assert pages.views(notes, [1])
+    (view,) = pages.views(book, [1])
+    assert view["png"]
+    path.unlink()
+    assert pages.views(book, [1, 1]) == [view]
+    with pytest.raises(DocumentError):
+        pages.views(book, [2])
 
 
 def test_text_is_found_whatever_its_case_and_line_ends() -> None:
@@ -123,6 +131,10 @@ def test_text_is_found_whatever_its_case_and_line_ends() -> None:
     assert [page for page, *_ in hits] == [1, 1, 2, 2, 3, 3]
     for page, start, end in hits:
         assert notes.document.pages[page - 1].text[start:end] == "quick brown"
+    text = "Der Fuß\nder İnsel, der FUSS der Insel."
+    page = replace(notes.document, pages=(Page(1, text),))
+    assert [text[start:end] for _, start, end in find_text(replace(notes, document=page), "fuß DER")] == ["Fuß\nder"]
+    assert [text[start:end] for _, start, end in find_text(replace(notes, document=page), "insel.")] == ["Insel."]
     assert find_text(notes, "   ") == []
     assert find_text(notes, "nowhere") == []
 
@@ -151,12 +163,12 @@ def test_a_browser_is_given_what_it_asks_for(asking: Any, turn: Turn) -> None:
     assert asking("trace", turn=turn.id) == trace_of(turn)
     token = asking("token", turn=turn.id, document=sha256, page=2, char=0)["token"]
     assert turn.prompt.index.place(token)[:3] == (1, 2, 0)  # type: ignore[index]
-    shown = contents(asking.session, turn, "model")
+    shown = contents(asking.session, turn)
     assert [each["name"] for each in shown["documents"]] == ["first.txt", "second.txt"]
     # An answer's documents are shown though they were removed since.
     asking.session.documents = []
-    assert len(contents(asking.session, turn, "model")["documents"]) == 2
-    assert contents(asking.session, None, "model")["documents"] == []
+    assert len(contents(asking.session, turn)["documents"]) == 2
+    assert contents(asking.session, None)["documents"] == []
 
 
 @pytest.mark.parametrize(

@@ -45,8 +45,6 @@ EXAMPLE_ON_ITS_WAY = (
     '<div class="contrast">\n\n<span class="tag">Example</span> The model is answering a question about the sample '
     "twice, as it is and with SelfExtend. You need not wait for it: ask.\n\n</div>"
 )
-
-
 WAITING = status_html("waiting for the model")
 PATIENCE_SECONDS = 60.0
 """How long an answer goes on that no page follows: a reload takes a few seconds."""
@@ -173,67 +171,71 @@ class _Handlers:
     def __init__(self, runtime: Runtime, pane: ChatPane, states: States) -> None:
         self.runtime, self.pane, self.states = runtime, pane, states
 
-    def begin(self, text: str, entries: list[Entry], visitor: str, pending: Pending | None) -> tuple[Any, ...]:
+    def begin(self, text: str, entries: list[Entry], visitor: str, pending: Pending | None) -> dict[Any, Any]:
         return self._begin(text, entries, entries, visitor, pending)
 
-    def retry(self, event: gr.RetryData, entries: list[Entry], *rest: Any) -> tuple[Any, ...]:
+    def retry(self, event: gr.RetryData, entries: list[Entry], *rest: Any) -> dict[Any, Any]:
         place = _entry_at(event.index, entries)
         return self._begin(entries[place].question, entries[:place], entries, *rest)
 
-    def edit(self, event: gr.EditData, entries: list[Entry], *rest: Any) -> tuple[Any, ...]:
+    def edit(self, event: gr.EditData, entries: list[Entry], *rest: Any) -> dict[Any, Any]:
         return self._begin(_plain(event.value), entries[: _entry_at(event.index, entries)], entries, *rest)
 
-    def example(self, event: gr.SelectData, entries: list[Entry], *rest: Any) -> tuple[Any, ...]:
+    def example(self, event: gr.SelectData, entries: list[Entry], *rest: Any) -> dict[Any, Any]:
         return self._begin(_plain(event.value), entries, entries, *rest)
 
-    def again(self, again: Again | None, entries: list[Entry], *rest: Any) -> tuple[Any, ...]:
-        return skipped(7) if again is None else self._begin(again.question, entries, entries, *rest)
+    def again(self, again: Again | None, entries: list[Entry], *rest: Any) -> dict[Any, Any]:
+        if again is None:
+            return {self.pane.status: gr.skip()}  # Gradio wants one update at least
+        return self._begin(again.question, entries, entries, *rest)
 
-    def go_on(
-        self, event: gr.EventData, entries: list[Entry], visitor: str, pending: Pending | None
-    ) -> tuple[Any, ...]:
+    def go_on(self, event: gr.EventData, entries: list[Entry], visitor: str, pending: Pending | None) -> dict[Any, Any]:
         """The last entry's answer of the turn that a link names goes on."""
         session, href = self.runtime.sessions.get(visitor), str(told(event, "href"))
         named = href.rpartition("-")[2]
         turn = session.turns.get(int(named)) if named.isdecimal() else None
         if pending is not None:
-            pending.notes.add("busy")
-            return *skipped(6), BUSY
+            return self._busy(pending)
         if turn is None or not entries or turn.id not in [reply.turn for reply in entries[-1].replies]:
-            return (
-                None,
-                *skipped(5),
-                complaint_html("This answer is no longer in memory, so it cannot go on: ask again."),
-            )
+            return self._refused("This answer is no longer in memory, so it cannot go on: ask again.")
         if turn.model_name != self.runtime.models.label:
-            words = f"{turn.model_name} gave this answer: load it again for it to go on, or ask again."
-            return None, *skipped(5), complaint_html(words)
-        session.answering.begin()
-        session.pending = Pending(turn.question, entries[:-1], entries, entries[-1], turn)
-        return (
-            session.pending, messages(entries),
-            gr.skip(),  # what is being typed stays
-            gr.update(visible=False), gr.update(visible=True), gr.update(visible=False), WAITING,
-        )  # fmt: skip
+            return self._refused(f"{turn.model_name} gave this answer: load it again for it to go on, or ask again.")
+        # What is being typed stays.
+        return self._pending(session, Pending(turn.question, entries[:-1], entries, entries[-1], turn), status=WAITING)
 
     def _begin(
         self, text: str, entries: list[Entry], before: list[Entry], visitor: str, pending: Pending | None
-    ) -> tuple[Any, ...]:
+    ) -> dict[Any, Any]:
         text = plain_question(text)
         if pending is not None:
-            pending.notes.add("busy")
-            return *skipped(6), BUSY
+            return self._busy(pending)
         if not text.strip():
-            return None, *skipped(5), complaint_html("Type a question first.")
+            return self._refused("Type a question first.")
         session = self.runtime.sessions.get(visitor)
-        session.answering.begin()
         model = self.runtime.models.label or (entries[-1].model if entries else "")
         entry = Entry(text, (), model, session.contents)
-        session.pending = Pending(text, entries, before, entry)
-        return (
-            session.pending, messages([*entries, entry], WAITING), "",
-            gr.update(visible=False), gr.update(visible=True), gr.update(visible=False), "",
-        )  # fmt: skip
+        return {self.pane.question: "", **self._pending(session, Pending(text, entries, before, entry))}
+
+    def _busy(self, pending: Pending) -> dict[Any, Any]:
+        pending.notes.add("busy")
+        return {self.pane.status: BUSY}
+
+    def _refused(self, words: str) -> dict[Any, Any]:
+        return {self.states.pending: None, self.pane.status: complaint_html(words)}
+
+    def _pending(self, session: Session, pending: Pending, status: str = "") -> dict[Any, Any]:
+        """The page, waiting for an answer."""
+        pane = self.pane
+        session.answering.begin()
+        session.pending = pending
+        shown = [*pending.entries, pending.entry]
+        return {
+            self.states.pending: pending,
+            pane.chatbot: messages(shown, WAITING if not pending.entry.replies else ""),
+            **buttons(pane.send, pane.stop, busy=True),
+            pane.fit: gr.update(visible=False),
+            pane.status: status,
+        }
 
     def answer(self, pending: Pending | None, visitor: str, *values: Any) -> Iterator[dict[Any, Any]]:
         pane, states = self.pane, self.states
@@ -324,7 +326,7 @@ class _Handlers:
 
     def undo(self, event: gr.UndoData, entries: list[Entry], visitor: str, pending: Pending | None) -> tuple[Any, ...]:
         if pending is not None:
-            pending.notes.add("busy")
+            pending.notes.add("busy")  # which `answer` tells
             return skipped(4)
         place, session = _entry_at(event.index, entries), self.runtime.sessions.get(visitor)
         session.pending, kept = None, entries[:place]

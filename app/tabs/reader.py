@@ -37,25 +37,20 @@ def build_reader_tab(runtime: Runtime, states: States) -> gr.HTML:
     )
 
     def draw(visitor: str, turn: Turn | None) -> str:
-        return json.dumps(contents(runtime.sessions.get(visitor), turn, runtime.models.label)) if visitor else ""
+        return json.dumps(contents(runtime.sessions.get(visitor), turn)) if visitor else ""
 
     redraw_on("reader", [states.view.change, states.turn.change], draw, [states.visitor, states.turn], [pane])
     return pane
 
 
-def contents(session: Session, turn: Turn | None, model: str) -> dict[str, Any]:
-    """What the reader shows: the visitor's documents, those of the answer in question among them.
-
-    Args:
-        model: the one that is loaded, so that a change of it is a change of this.
-    """
+def contents(session: Session, turn: Turn | None) -> dict[str, Any]:
+    """What the reader shows: the visitor's documents, and those of the answer in question that were removed since."""
     shown = list(session.documents)
     here = set(session.contents)
     if turn is not None:
         shown += [stored for stored in turn.documents if stored.document.sha256 not in here]
     return {
         "visitor": session.visitor,
-        "model": model,
         "documents": [
             {
                 "sha256": stored.document.sha256,
