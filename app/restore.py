@@ -8,6 +8,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import gradio as gr
@@ -85,10 +86,14 @@ def build_restore(runtime: Runtime, page: gr.Blocks, parts: Parts) -> None:
     ]  # fmt: skip
     waited = [model.status, model.stop, model.change, parts.documents.status, chat.chatbot, states.turn]
     loaded = page.load(handlers.restore, [browser], restored, **QUEUED)
-    fragment = gr.Textbox(visible="hidden")  # carries the address's fragment from the browser to `ready`
-    given = [states.visitor, browser, fragment, *controls.room]
+    # Carry the address's fragment, and whether the page wrote it itself, from the browser to `ready`.
+    fragment, is_own = gr.Textbox(visible="hidden"), gr.Checkbox(visible="hidden")
+    given = [states.visitor, browser, fragment, is_own, *controls.room]
     linked = [parts.link_status, *parts.tabs, controls.method]
-    with_fragment = "(visitor, kept, _, ...room) => [visitor, kept, location.hash, ...room]"
+    with_fragment = (
+        "(visitor, kept, _, __, ...room) => "
+        "[visitor, kept, location.hash, window.selfextendPlace?.isOwn ?? false, ...room]"
+    )
     ready = loaded.then(handlers.ready, given, [*waited, *linked, *fitted], js=with_fragment, **QUEUED)
     parts.meters.after(ready)  # what was read ahead meanwhile need not be waited for
     chat.go_on_after(loaded)
@@ -145,9 +150,14 @@ class _Handlers:
         }
 
     def ready(
-        self, visitor: str, kept: Any, fragment: str, request: gr.Request, *room: Any
+        self, visitor: str, kept: Any, fragment: str, is_own: bool, request: gr.Request, *room: Any
     ) -> Iterator[dict[Any, Any]]:
-        """Waits for the model that the app was started with, then fits the page to the model that is loaded."""
+        """Waits for the model that the app was started with, then fits the page to the model that is loaded.
+
+        Args:
+            fragment: of the address.
+            is_own: whether the page wrote it itself. Its settings may be a moment behind those that the browser keeps.
+        """
         parts, runtime, began = self.parts, self.runtime, time.monotonic()
         may_load = may_load_models(runtime.settings, request)
         if not may_load:
@@ -160,6 +170,8 @@ class _Handlers:
         yield {parts.model.status: error, parts.model.stop: gr.update(visible=False)}
         is_new = not (isinstance(kept, dict) and kept.get("controls"))
         link = read_link(fragment)
+        if is_own and not is_new:
+            link = replace(link, config=None, method="")
         takes_sample = SAMPLE.name in link.documents or (is_new and loaded is not None and loaded.is_bundled)
         if takes_sample and not session.documents and SAMPLE.is_file():
             yield {parts.documents.status: status_html("reading the sample")}

@@ -97,31 +97,20 @@
 
   async function look(token) {
     const turn = turnOf(markOf(answerOf(token)));
-    if (!turn) return;
-    const traced = await traceOf(turn).catch(() => null);
+    const traced = turn ? await traceOf(turn).catch(() => null) : null;
     if (!traced) return;
-    const number = Number(token.dataset.number);
-    const [best] = traced.rows[number] ?? [];
-    lookAt(traced);
-    // The figures show one answer: a token of another one is none of their rows.
-    if (turn === contents.turn) {
-      window.selfextendSelection.select(traced.first_query + number, best ? traced.keys[best[0]][0] : null, "chat");
-    }
-    lookFrom(traced, number);
-  }
-
-  function lookAt(traced) {
     if (trace !== traced) {
       trace = traced;
       opened = null;
     }
-  }
-
-  function lookFrom(traced, number) {
-    row = number;
-    tell();
-    paintAll();
     chat.querySelectorAll(".answer-token.looked").forEach(clear);
+    const number = Number(token.dataset.number);
+    if (turn === contents.turn) {
+      const [best] = traced.rows[number] ?? [];
+      window.selfextendSelection.select(traced.first_query + number, best ? traced.keys[best[0]][0] : null, "chat");
+    } else {
+      lookFrom(number); // the figures show another answer: this token is none of their rows
+    }
   }
 
   function clear(token) {
@@ -130,32 +119,29 @@
   }
 
   function rest() {
-    if (pinned?.isConnected) return look(pinned);
-    if (row === null) return undefined;
-    row = null;
-    window.selfextendSelection.select(null, null, "chat");
-    tell();
-    paintAll();
-    return undefined;
+    if (pinned?.isConnected) look(pinned);
+    else if (row !== null) window.selfextendSelection.select(null, null, "chat");
   }
 
   async function pin(token) {
     chat.querySelectorAll(".answer-token.pinned").forEach((each) => each.classList.remove("pinned"));
     pinned = pinned === token ? null : token;
-    if (!pinned) return rest();
+    if (!pinned) {
+      rest();
+      return;
+    }
     token.classList.add("pinned");
     await look(token);
     // To where it looked hardest.
-    const [best] = trace.rows[Number(token.dataset.number)] ?? [];
-    if (!best) return undefined;
+    const [best] = trace?.rows[Number(token.dataset.number)] ?? [];
+    if (!best) return;
     const [, document_, page, from, to] = trace.keys[best[0]];
     const there = contents.documents.find((each) => each.sha256 === trace.documents[document_]);
-    if (!there) return undefined;
+    if (!there) return;
     openTab("document");
     await show(there);
     await goTo(page, from, to);
     paintAll();
-    return undefined;
   }
 
   // The chat may come into the page after this.
@@ -204,13 +190,14 @@
       if (!trace) return;
       const mark = [...chat.querySelectorAll(`.turn-${trace.turn}`)].at(-1);
       const tokens = mark ? [...answerOf(mark).querySelectorAll(".answer-token")] : [];
-      const place_ = trace.keys.find(([token]) => token === key);
-      const same = place_ && trace.keys.map((at, n) => [at, n]).filter(([at]) => at[1] === place_[1] && at[2] === place_[2] && Math.abs(at[0] - key) < 2).map(([, n]) => n);
+      // A word may be several tokens: the keys on the page beside the chosen one count with it.
+      const chosen = trace.keys.find(([token]) => token === key);
+      const near = (at) => at[1] === chosen[1] && at[2] === chosen[2] && Math.abs(at[0] - key) < 2;
       for (const token of tokens) {
         const number = Number(token.dataset.number);
-        let weight = from === "document" ? 0 : Number(trace.first_query + number === query);
-        if (from === "document" && same) {
-          for (const [n, each] of trace.rows[number] ?? []) if (same.includes(n)) weight = Math.max(weight, each);
+        let weight = Number(from !== "document" && trace.first_query + number === query);
+        if (from === "document" && chosen) {
+          for (const [n, each] of trace.rows[number] ?? []) if (near(trace.keys[n])) weight = Math.max(weight, each);
         }
         if (weight > 0.02) {
           token.classList.add("looked");

@@ -35,8 +35,10 @@ document.addEventListener(
 // The address's fragment says what is shown: model, documents, settings, tab and selection, so that a reload and a copied
 // link open the same. app/links.py reads it.
 const asked = new URLSearchParams(location.hash.slice(1));
+const WRITTEN = "selfextend-address"; // in this tab's storage: the fragment that the page wrote last
 let opened = false;
 let telling = null;
+let current = location.hash;
 
 function shown() {
   const words = (selector) => document.querySelector(selector)?.textContent.trim() ?? "";
@@ -61,11 +63,20 @@ function shown() {
 
 // While the lesson is in sight the address is the lesson's.
 function write() {
-  if (document.body.classList.contains("lesson-open")) return;
-  if (opened && element.isConnected) history.replaceState(history.state, "", shown());
+  if (!opened || !element.isConnected || document.body.classList.contains("lesson-open")) return;
+  // Somebody has just put another link there, which is about to be opened.
+  if (location.hash !== current && !location.hash.startsWith("#lesson")) return;
+  current = shown();
+  sessionStorage.setItem(WRITTEN, current);
+  history.replaceState(history.state, "", current);
 }
 
 window.selfextendPlace = {
+  // Whether the address is what the page wrote there itself, and no link that somebody opened.
+  get isOwn() {
+    return location.hash === sessionStorage.getItem(WRITTEN);
+  },
+
   // Something that the address says has changed.
   tell() {
     clearTimeout(telling);

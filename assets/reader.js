@@ -569,12 +569,15 @@ pane.addEventListener("click", (event) => {
 
 // What happens elsewhere
 
-window.selfextendSelection?.follow(element, "document", ({ query }) => {
-  if (!trace) return;
-  const number = query === null ? -1 : query - trace.first_query;
+// From one token of the answer, or, where there is none of that number, from all of them.
+function lookFrom(number) {
   row = number >= 0 && number < trace.rows.length ? number : null;
   tell();
   paintAll();
+}
+
+window.selfextendSelection?.follow(element, "document", ({ query }) => {
+  if (trace) lookFrom(query === null ? -1 : query - trace.first_query);
 });
 
 document.addEventListener("selfextend-struck", function strike(event) {
