@@ -118,5 +118,39 @@ async function copy() {
   setTimeout(() => (said.textContent = ""), 4000);
 }
 
+// Gradio's buttons copy the source of messages, in which signs are character references (app/safe_text.py). What is
+// written to the clipboard during a click on one of them becomes what the messages show. The others write nothing.
+document.addEventListener(
+  "click",
+  (event) => {
+    const button = event.target.closest("#chat .icon-button-wrapper button");
+    if (!button) return;
+    const row = button.closest(".message-buttons")?.previousElementSibling;
+    const text = row ? shownIn(row) : shownConversation();
+    const { clipboard } = navigator;
+    if (clipboard) clipboard.writeText = () => Clipboard.prototype.writeText.call(clipboard, text);
+    const replace = (copying) => {
+      copying.clipboardData.setData("text/plain", text);
+      copying.preventDefault();
+    };
+    document.addEventListener("copy", replace); // without https there is no navigator.clipboard, and Gradio does it so
+    setTimeout(() => {
+      if (clipboard) delete clipboard.writeText;
+      document.removeEventListener("copy", replace);
+    });
+  },
+  true,
+);
+
+function shownIn(row) {
+  const message = row.querySelector('[data-testid="user"], [data-testid="bot"]');
+  return (message?.innerText ?? "").replaceAll("\u2060", "").trim(); // the sign that keeps a question harmless
+}
+
+function shownConversation() {
+  const role = (row) => (row.classList.contains("user-row") ? "user" : "assistant");
+  return [...document.querySelectorAll("#chat .message-row")].map((row) => `${role(row)}: ${shownIn(row)}`).join("\n\n");
+}
+
 // Gradio's pictures in the footer say again what stands beside them.
 for (const picture of document.querySelectorAll("footer img")) picture.alt = "";

@@ -256,3 +256,32 @@ def test_lists_and_code_look_right(address: str, open_page: Open, short: Path) -
     expect(reply.locator("h2")).to_contain_text("Head")
     if folder := os.environ.get("SELFEXTEND_PICTURES"):
         page.screenshot(path=f"{folder}/markdown.png")
+
+
+def test_what_is_copied_is_what_is_seen(address: str, open_page: Open, short: Path) -> None:
+    """Not a message's source, in which signs are character references or have an invisible one beside them."""
+    page = ready(open_page(address, width=1500))
+    upload(page, short)
+    keeps(page, questions=[])
+    question = f"Is <b> in [a]({HOST}/q)?"
+    answer = "<think>why</think>So `a[0] < b`:\n\n```\nx = [1]\n\ny = '&amp;'\n```"
+    keep(page, {**kept(page), "entries": [asdict(Entry(question, (Reply(0, "vanilla", answer, seconds=1.0),), "m"))]})
+    reload(page)
+    shown = page.locator("#chat [data-testid=bot]").inner_text().strip()
+    assert "So a[0] < b:" in shown
+    assert "x = [1]\n\ny = '&amp;'" in shown
+    box = page.get_by_label("Question", exact=True)
+
+    def copied(name: str, which: int = 0) -> str:
+        page.locator("#chat").get_by_role("button", name=name).nth(which).click()
+        expect(page.locator("#chat").get_by_role("button", name=re.compile("Copied"))).to_have_count(1)
+        box.fill("")
+        box.press("Control+V")
+        expect(page.locator("#chat").get_by_role("button", name=re.compile("Copied"))).to_have_count(0)
+        return box.input_value()
+
+    assert copied("Copy conversation") == f"user: {question}\n\nassistant: {shown}"
+    for _ in ("https or this machine", "http from another machine, where a browser has no navigator.clipboard"):
+        assert copied("Copy message", 0) == question
+        assert copied("Copy message", 1) == shown
+        page.evaluate("delete Navigator.prototype.clipboard")
