@@ -6,7 +6,7 @@ from typing import Any
 
 import gradio as gr
 
-from .guard import log_unexpected, request_id
+from .request_log import log_unexpected, request_id
 
 
 class SafeBlocks(gr.Blocks):

@@ -39,8 +39,9 @@ def serve(settings: Settings, *, block: bool = True) -> str:
     runtime = make_runtime(settings)
     from starlette.middleware import Middleware
 
-    from .guard import Guard, Rules, set_up_log
+    from .guard import Guard, Rules
     from .page import build_page
+    from .request_log import set_up_log
     from .tabs.model_panel import load_in_background
     from .theme import ASSETS, app_css, gradio_theme
 

@@ -16,8 +16,8 @@ import gradio as gr
 from selfextend.config import suggest
 from selfextend.steps import result_of
 
+from .accounts import may_load_models
 from .conversation import Entry, as_json, from_json, messages
-from .guard import may_load_models
 from .links import Link, read_link, what_is_missing
 from .model_menu import local_choices
 from .model_shelf import LoadedModel

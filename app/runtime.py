@@ -12,8 +12,8 @@ from pathlib import Path
 
 from .documents.document import Limits
 from .documents.library import Library, browser_secret
-from .guard import Listeners
 from .jobs import Job
+from .listeners import Listeners
 from .model_shelf import ModelShelf
 from .reading_ahead import Example, ReadingAhead
 from .sample import only_the_sample

@@ -8,7 +8,9 @@ import gradio as gr
 import pytest
 from starlette.requests import Request
 
-from app.guard import Listeners, Rules, may_load_models
+from app.accounts import may_load_models
+from app.guard import Rules
+from app.listeners import Listeners
 from app.settings import read_settings
 from selfextend.loading import hub
 

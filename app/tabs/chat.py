@@ -15,9 +15,9 @@ from selfextend.methods import SelfExtend
 from ..answering import Shown, reply_steps
 from ..asking import Question, prompt_of
 from ..conversation import Entry, as_text, example_text, messages, placed_messages, same_thread
-from ..guard import log_unexpected, request_id
 from ..jobs import InBackground
 from ..prompting import Exchange, build_prompt, split_thinking
+from ..request_log import log_unexpected, request_id
 from ..runtime import Runtime
 from ..safe_text import plain_question
 from ..sample import only_the_sample, sample_questions

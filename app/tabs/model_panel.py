@@ -13,7 +13,7 @@ from selfextend.loading.sizes import readable
 from selfextend.presets import PRESETS, find_preset
 from selfextend.steps import Progress, Running, result_of
 
-from ..guard import may_load_models
+from ..accounts import may_load_models
 from ..jobs import JobStopped, Pace
 from ..model_shelf import LONGEST_ANSWER, LoadedModel
 from ..runtime import Runtime

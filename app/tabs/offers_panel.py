@@ -12,8 +12,8 @@ import gradio as gr
 from selfextend.loading.sizes import readable
 from selfextend.steps import Running
 
+from ..accounts import may_load_models
 from ..conversation import Entry
-from ..guard import may_load_models
 from ..offers import Offer, offers_for
 from ..runtime import Runtime
 from ..sample import has_foreign_text, is_sample
