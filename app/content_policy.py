@@ -70,7 +70,13 @@ class Answer:
             await self._send(message)
 
     async def refuse(self, refusal: Refusal) -> None:
-        """Says no. A call's refusal has the shape in which Gradio's own clients show its words."""
+        """Says no. A call's refusal has the shape in which Gradio's own clients show its words.
+
+        An answer that has begun can only be broken off: the server does so when it is not ended, and would write an
+        error's words into its log if it were told of one.
+        """
+        if self.status:
+            return
         told = [{"__type__": "validate", "is_valid": False, "message": str(refusal)}]
         body = json.dumps({"detail": told if refusal.status == 422 else str(refusal)}).encode()
         headers = [header("content-type", "application/json"), header("content-length", str(len(body)))]

@@ -20,7 +20,7 @@ from .asgi import API, Application, Receive, Refusal, Scope, Send, at_most, head
 from .call_values import checked_values, is_elsewhere
 from .content_policy import Answer
 from .listeners import Listeners
-from .request_log import log, log_request, log_unexpected, request_id
+from .request_log import log, log_request, log_unexpected, request_id, route
 from .settings import Settings
 from .upload_quota import UploadQuota
 
@@ -104,13 +104,9 @@ class Guard:
                 await self.app(scope, receive, answer)
         except Refusal as refusal:
             log.warning("refused: %s", refusal)
-            if answer.status:
-                raise
             await answer.refuse(refusal)
         except Exception as error:
-            if answer.status:
-                raise
-            log_unexpected(error, scope["path"])
+            log_unexpected(error, route(scope["path"]))
             await answer.refuse(Refusal(500, f"Something unexpected went wrong (request {number})."))
         finally:
             log_request(scope["method"], scope["path"], answer.status, time.monotonic() - began)

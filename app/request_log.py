@@ -22,7 +22,11 @@ def set_up_log(settings: Settings) -> None:
 
 
 def log_unexpected(error: BaseException, where: str) -> None:
-    """Logs where an error came from. Its words may quote a document, so they are left out unless asked for."""
+    """Logs where an error came from. Its words may quote a document, so they are left out unless asked for.
+
+    Args:
+        where: what was being done, in words that are not a visitor's.
+    """
     frames = []
     trace = error.__traceback__
     while trace is not None:
@@ -34,7 +38,7 @@ def log_unexpected(error: BaseException, where: str) -> None:
 
 def log_request(method: str, path: str, status: int, seconds: float) -> None:
     """Logs that a request was answered, where requests are logged."""
-    log.info("%s %s %d in %.0f ms", method, _route(path), status, 1000 * seconds)
+    log.info("%s %s %d in %.0f ms", method, route(path), status, 1000 * seconds)
 
 
 def _numbered(record: logging.LogRecord) -> bool:
@@ -42,7 +46,7 @@ def _numbered(record: logging.LogRecord) -> bool:
     return True
 
 
-def _route(path: str) -> str:
+def route(path: str) -> str:
     """A path without what is a visitor's: file names, ids of sessions and events."""
     parts = path.partition("=")[0].split("/")
     return "/".join(parts[:4] if "call" in parts[:3] else parts[:3])

@@ -1,7 +1,8 @@
-"""Who may load models, by which names a server is known, and where the hub's token goes."""
+"""Who may load models, by which names a server is known, what is logged of errors, and where the hub's token goes."""
 
 from __future__ import annotations
 
+import asyncio
 import time
 
 import gradio as gr
@@ -9,7 +10,8 @@ import pytest
 from starlette.requests import Request
 
 from app.accounts import may_load_models
-from app.guard import Rules
+from app.asgi import Message, Receive, Scope, Send
+from app.guard import Guard, Rules
 from app.listeners import Listeners
 from app.settings import read_settings
 from selfextend.loading import hub
@@ -53,6 +55,30 @@ def test_names_of_the_server() -> None:
     proxied = Rules.of(read_settings(["--trusted-hosts", "Explorer.School.example"], {}))
     assert "explorer.school.example" in proxied.hosts
     assert proxied.origins == {"explorer.school.example"}
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_the_log_quotes_nothing(begun: bool, caplog: pytest.LogCaptureFixture) -> None:
+    """Neither the name of a file that was asked for nor the words of an error, whenever it comes."""
+    sent: list[Message] = []
+
+    async def failing(scope: Scope, receive: Receive, send: Send) -> None:
+        if begun:
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+        raise OSError("Zanzibar is not there")
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    async def receive() -> Message:
+        return {"type": "http.request"}
+
+    guard = Guard(failing, Rules.of(read_settings([], {})), Listeners())
+    asked = {"type": "http", "method": "GET", "path": "/gradio_api/file=/tmp/Zanzibar.txt", "query_string": b""}
+    asyncio.run(guard({**asked, "headers": [(b"host", b"localhost")]}, receive, send))
+    assert [message["status"] for message in sent if "status" in message] == [200 if begun else 500]
+    assert "OSError in /gradio_api/file" in caplog.text
+    assert "Zanzibar" not in caplog.text + str(sent)
 
 
 def test_who_listens() -> None:
