@@ -42,9 +42,9 @@ def may_load_models(settings: Settings, request: Request) -> bool:
 
 @dataclass
 class _Attempts:
-    """Wrong passwords from one address, and when the next may be tried, by `time.monotonic`."""
+    """Passwords from one address that were not right, and when the next may be tried, by `time.monotonic`."""
 
-    wrong: int = 0
+    made: int = 0
     next_at: float = 0.0
 
 
@@ -55,7 +55,10 @@ class Passwords:
     _attempts: OrderedDict[str, _Attempts] = field(default_factory=OrderedDict)
 
     def guess(self, address: str) -> Callable[[int], Awaitable[None]]:
-        """Refuses who has to wait after wrong passwords; returns what to do once it is known whether this one was."""
+        """Refuses who has to wait after wrong passwords; returns what to do once it is known whether this one was.
+
+        Each counts as wrong until it is known to be right, since many may be tried at once.
+        """
         attempts = self._attempts.setdefault(address, _Attempts())
         self._attempts.move_to_end(address)
         while len(self._attempts) > 10_000:
@@ -64,16 +67,15 @@ class Passwords:
         if wait > 0:
             seconds = int(wait) + 1
             raise Refusal(429, f"Too many wrong passwords: try again in {seconds} s.", seconds)
+        attempts.made += 1
+        if attempts.made >= 3:
+            attempts.next_at = time.monotonic() + min(300, 2 ** (attempts.made - 2))
 
         async def judge(status: int) -> None:
-            if status != 400:
-                if status == 200:
-                    self._attempts.pop(address, None)
-                return
-            attempts.wrong += 1
-            if attempts.wrong >= 3:
-                attempts.next_at = time.monotonic() + min(300, 2 ** (attempts.wrong - 2))
-            log.warning("wrong password from %s, %d in a row", address, attempts.wrong)
-            await asyncio.sleep(0.5)
+            if status == 200:
+                self._attempts.pop(address, None)
+            elif status == 400:
+                log.warning("wrong password from %s, %d in a row", address, attempts.made)
+                await asyncio.sleep(0.5)
 
         return judge

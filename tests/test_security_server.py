@@ -11,6 +11,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -368,6 +369,16 @@ def test_guessing_is_slowed_down(closed: Server) -> None:
         time.sleep(int(waiting.headers["retry-after"]) + 0.1)
         assert client.post("/login", data={"username": USER, "password": PASSWORD}).status_code == 200
     assert PASSWORD not in closed.log.read_text()
+
+
+def test_guessing_many_at_once_is_no_way_around_it(closed: Server) -> None:
+    def guess(number: int) -> int:
+        with closed.client() as client:
+            return client.post("/login", data={"username": USER, "password": f"wrong {number}"}).status_code
+
+    with ThreadPoolExecutor(12) as threads:
+        statuses = list(threads.map(guess, range(12)))
+    assert sorted(statuses) == [400] * 3 + [429] * 9
 
 
 def test_the_password_in_the_environment_is_no_argument(closed: Server) -> None:
