@@ -21,11 +21,12 @@ from tiny_models import TRAINED_WINDOW, save_tokenizer, tiny_model
 from transformers import AutoTokenizer
 
 from app import evidence
+from app.columns import picture_of
 from app.documents.document import Document, Page
 from app.evidence import Citation, passages_behind, recording_request
+from app.pooling import Looked, view_of
 from app.prompting import Prompt, build_prompt
 from app.session import Turn
-from app.tabs.heatmap import Looked, picture_of, view_of
 from app.tabs.passage_results import rankings_html, result_html
 from app.whatif import (
     Answered,
@@ -596,8 +597,8 @@ def test_the_attention_map_puts_columns_together(
 ) -> None:
     turn = turn_of(prompt, answered(model, tokenizer, prompt, GROUPED))
     fine = {pooled: view_of(turn, Looked(pooled=pooled, sink=True)) for pooled in ("sum", "max")}
-    monkeypatch.setattr("app.tabs.heatmap.COLUMNS", 4)
-    monkeypatch.setattr("app.tabs.heatmap.SHOWN", 4)
+    monkeypatch.setattr("app.pooling.COLUMNS", 4)
+    monkeypatch.setattr("app.columns.SHOWN", 4)
     for pooled, whole in fine.items():
         coarse = view_of(turn, Looked(pooled=pooled, sink=True))
         assert coarse.shares.shape[1] == 4

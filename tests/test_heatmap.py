@@ -12,12 +12,13 @@ from app_parts import stored, tiny, tiny_folder, unpacked  # noqa: F401 (fixture
 
 from app.answering import reply_by
 from app.asking import Question, answer_turn
+from app.columns import pages_that_matter
 from app.conversation import Entry
 from app.model_shelf import LoadedModel
 from app.session import CacheStore, Session, Turn
 from app.tabs.attention import _answer
 from app.tabs.compare import _compared_turns, _heatmaps, _pictures
-from app.tabs.heatmap import pages_that_matter, row_labels
+from app.tabs.heatmap import row_labels
 from selfextend.generation import GenerationSettings
 from selfextend.methods import SelfExtend, Vanilla
 from selfextend.steps import result_of

@@ -127,7 +127,7 @@ def attention_heatmap(
     further = max((text.count("<br>") for text in axis["ticktext"]), default=0)
     figure.update_xaxes(
         **axis,
-        title={"text": columns.title, "font": {"size": 12}, "standoff": 10 + LABEL_ROW * further},
+        title={"text": _plain(columns.title), "font": {"size": 12}, "standoff": 10 + LABEL_ROW * further},
         ticklabeloverflow="allow",
         range=[0, float(edges[-1])],
         showgrid=False,

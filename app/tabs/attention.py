@@ -7,22 +7,11 @@ from typing import Any, NamedTuple
 import gradio as gr
 import numpy as np
 
+from ..columns import Picture, has_many_pages, pages_to_keep, picture_of
+from ..pooling import CITED, MAX, SUM, Looked
 from ..session import Turn
-from .heatmap import (
-    ALL,
-    CITED,
-    MANY_PAGES,
-    MAX,
-    SUM,
-    Looked,
-    Picture,
-    cell_html,
-    heatmap_of,
-    pages_of,
-    pages_that_matter,
-    picture_of,
-    pooled_words,
-)
+from ..traces import ALL
+from .heatmap import SCALE_CHOICES, cell_html, heatmap_of, pooled_words
 from .plot_pane import ONCE_DRAWN, packed, plot_pane
 from .widgets import (
     NO_RECORD,
@@ -49,7 +38,6 @@ NOTHING_YET = hint_html(
 )
 HINT = hint_html("Point at a cell for its text, click to choose it for the whole page, drag sideways to zoom in.")
 POOL_CHOICES = [("as cited", CITED), ("largest weight", MAX), ("mean share", SUM)]
-SCALE_CHOICES = [("one scale", "shared"), ("row by row", "row"), ("logarithmic", "log")]
 
 
 class _Choices(NamedTuple):
@@ -152,7 +140,7 @@ def _open(turn: Turn | None, scale: Any) -> tuple[Any, ...]:
         summary = NOTHING_YET if turn is None else answer_html(turn) + NO_RECORD
         return summary, *skipped(6), None, None, "", "", 0, 0
     layers, heads = (gr.update(choices=[ALL, *map(str, kept)], value=ALL) for kept in (record.layers, record.heads))
-    many = len(pages_of(turn)) > MANY_PAGES
+    many = has_many_pages(turn)
     choices = _Choices(ALL, ALL, CITED, scale, many, False)
     picture = _picture(turn, choices, None)
     row, column = map(int, np.unravel_index(picture.shares.argmax(), picture.shares.shape))
@@ -164,8 +152,7 @@ def _open(turn: Turn | None, scale: Any) -> tuple[Any, ...]:
 
 
 def _picture(turn: Turn, choices: _Choices, span: tuple[int, int] | None) -> Picture:
-    kept = pages_that_matter([turn]) if choices.fold and len(pages_of(turn)) > MANY_PAGES else None
-    return picture_of(turn, choices.looked, kept, span)
+    return picture_of(turn, choices.looked, pages_to_keep([turn], choices.fold), span)
 
 
 def _drawn(turn: Turn, picture: Picture, choices: _Choices, chosen: tuple[int, int] | None = None) -> tuple[str, str]:

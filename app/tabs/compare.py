@@ -14,27 +14,18 @@ from selfextend.lab.views import curve_view
 from selfextend.methods import Method, SelfExtend, Vanilla
 from selfextend.steps import Progress, Running
 
+from ..columns import Picture, pages_to_keep, picture_of
 from ..conversation import Entry
 from ..figures.lab import figure, table
 from ..jobs import JobStopped
 from ..model_shelf import LoadedModel
+from ..places import shortened
+from ..pooling import EVERYTHING
 from ..prompting import build_prompt
 from ..runtime import Runtime
 from ..session import Session, Turn
-from .attention import SCALE_CHOICES
 from .controls import Choices, Controls
-from .heatmap import (
-    EVERYTHING,
-    MANY_PAGES,
-    Picture,
-    cell_html,
-    heatmap_of,
-    pages_of,
-    pages_that_matter,
-    picture_of,
-    pooled_words,
-    shortened,
-)
+from .heatmap import SCALE_CHOICES, cell_html, heatmap_of, pooled_words
 from .plot_pane import ONCE_DRAWN, packed, plot_pane
 from .widgets import (
     ON_MODEL,
@@ -175,8 +166,7 @@ def _compared_turns(session: Session, entries: list[Entry]) -> tuple[list[Turn],
 
 def _pictures(turns: list[Turn], fold: bool) -> list[Picture]:
     """Every answer's attention on the pages that matter to any of them."""
-    many = bool(turns) and len(pages_of(turns[0])) > MANY_PAGES
-    kept = pages_that_matter(turns) if fold and many else None
+    kept = pages_to_keep(turns, fold)
     return [picture_of(turn, EVERYTHING, kept) for turn in turns]
 
 

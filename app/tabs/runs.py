@@ -12,8 +12,9 @@ import gradio as gr
 from .. import capsule
 from ..capsule import Capsule, CapsuleError, Pooled
 from ..conversation import Entry
+from ..places import page_starts
+from ..pooling import MAX, Looked, view_of
 from ..session import Turn
-from .heatmap import MAX, Looked, page_starts, view_of
 from .plot_pane import ONCE_DRAWN, packed, plot_pane
 from .widgets import QUEUED, States, complaint_html, hint_html, save_on_click, saved
 
