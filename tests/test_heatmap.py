@@ -42,28 +42,12 @@ def turns(tiny: LoadedModel) -> tuple[Turn, Turn]:  # noqa: F811
 
 
 CHOICES = ("all", "all", "cited", "shared", True, False)
-OUTPUTS = (
-    "summary",
-    "layer",
-    "head",
-    "pooled",
-    "scale",
-    "fold",
-    "sink",
-    "span",
-    "figure",
-    "how",
-    "readout",
-    "row",
-    "key",
-)
 
 
 def looked_at(turn: Turn | None, asked: dict[str, Any], *given: Any) -> dict[str, Any]:
     """What the tab's handler sets, by name; what it leaves alone is left out."""
     choices, span, cell = given or (CHOICES, None, (0, 0))
-    answers = _answer(sent(asked), turn, *choices, span, *cell)
-    return {name: value for name, value in zip(OUTPUTS, answers, strict=True) if value != gr.skip()}
+    return _answer(sent(asked), turn, *choices, span, *cell)
 
 
 def cells_of(figure: str) -> dict[str, Any]:
@@ -77,9 +61,9 @@ def test_an_answer_opens_at_its_strongest_cell_on_the_pages_that_matter(turns: t
     assert "Who jumps?" in opened["summary"]
     assert opened["fold"]["value"] is opened["fold"]["interactive"] is True
     assert (opened["pooled"], opened["sink"], opened["span"]) == ("cited", False, None)
-    cells, layout = cells_of(opened["figure"]), unpacked(opened["figure"])["layout"]
+    cells, layout = cells_of(opened["pane"]), unpacked(opened["pane"])["layout"]
     assert cells["first_query"] == len(turn.prompt) - 1
-    assert cells["chosen"] == [opened["row"], opened["key"]]
+    assert cells["chosen"] == [opened["token"], opened["position"]]
     assert len(cells["rows"]) == len(turn.answer.token_ids)
     shown = [text.replace("<br>", "") for text in layout["xaxis"]["ticktext"] if text.startswith("<b>")]
     assert 1 <= len(shown) <= 5
@@ -87,7 +71,7 @@ def test_an_answer_opens_at_its_strongest_cell_on_the_pages_that_matter(turns: t
     assert "root mean square of all 4 heads of each of the 2 recorded layers" in opened["how"]
     for words in ("Who jumps?", "SelfExtend (G = 8, w = 64)", "notes.txt", turn.model_name):
         assert words in layout["meta"]["caption"]
-    assert f"(token {opened['row']} of the answer) looked at notes.txt, page" in opened["readout"]
+    assert f"(token {opened['token']} of the answer) looked at notes.txt, page" in opened["readout"]
     assert "Share of attention" in opened["readout"]
     assert "at its exact place" in opened["readout"] or "place known to ±8 tokens" in opened["readout"]
 
@@ -96,7 +80,7 @@ def test_short_documents_are_never_folded(tiny: LoadedModel, turns: tuple[Turn, 
     asked = question_of(turns[1], stored(pages=3))
     opened = looked_at(result_of(answer_turn(tiny, CacheStore(10**9), Session("w"), asked)), {"open": True})
     assert opened["fold"]["value"] is opened["fold"]["interactive"] is False
-    assert unpacked(opened["figure"])["layout"]["xaxis"]["ticktext"] == ["<b>1</b>", "<b>2</b>", "<b>3</b>"]
+    assert unpacked(opened["pane"])["layout"]["xaxis"]["ticktext"] == ["<b>1</b>", "<b>2</b>", "<b>3</b>"]
 
 
 def question_of(turn: Turn, document: Any) -> Question:
@@ -106,12 +90,12 @@ def question_of(turn: Turn, document: Any) -> Question:
 def test_choices_redraw_and_leave_the_rest_alone(turns: tuple[Turn, Turn]) -> None:
     loose = ("1", "2", "max", "log", False, True)
     drawn = looked_at(turns[1], {"draw": True}, loose, None, (0, 0))
-    assert set(drawn) == {"figure", "how"}
+    assert set(drawn) == {"pane", "how"}
     assert "largest weight" in drawn["how"]
     assert "the strongest of head 2 of layer 1" in drawn["how"]
-    labels = unpacked(drawn["figure"])["layout"]["xaxis"]["ticktext"]
+    labels = unpacked(drawn["pane"])["layout"]["xaxis"]["ticktext"]
     assert len(labels) < 15, "start, twelve pages, question and answer: some of them labelled"
-    assert cells_of(drawn["figure"])["starts"][0] == 0
+    assert cells_of(drawn["pane"])["starts"][0] == 0
 
 
 def test_zoom_is_asked_for_in_tokens(turns: tuple[Turn, Turn]) -> None:
@@ -120,7 +104,7 @@ def test_zoom_is_asked_for_in_tokens(turns: tuple[Turn, Turn]) -> None:
     every = (*CHOICES[:4], False, False)
     zoomed = looked_at(turn, {"zoom": {"x": [start, stop]}}, every, None, (0, 0))
     assert zoomed["span"] == (start, stop)
-    cells = cells_of(zoomed["figure"])
+    cells = cells_of(zoomed["pane"])
     assert (min(cells["starts"]), max(cells["stops"])) == (start, stop)
     whole = looked_at(turn, {"zoom": {}}, every, (start, stop), (0, 0))
     assert whole["span"] is None
@@ -133,7 +117,7 @@ def test_a_picked_cell_is_told_in_words(turns: tuple[Turn, Turn]) -> None:
     start, _ = turn.prompt.index.page_tokens(0, 7)
     every = (*CHOICES[:4], False, False)
     picked = looked_at(turn, {"pick": {"x": start, "y": 2}}, every, None, (0, 0))
-    assert (picked["row"], picked["key"]) == (2, start)
+    assert (picked["token"], picked["position"]) == (2, start)
     assert "(token 2 of the answer) looked at notes.txt, page 7 (tokens" in picked["readout"]
     assert "Page 7" in picked["readout"]
     for cell, words in (((99, start), "tokens 0 to 5"), ((0, 10**6), "not in the picture"), ((None, 3), "alert")):
@@ -153,9 +137,9 @@ def test_rows_are_words_in_reading_order() -> None:
 def test_a_question_without_documents_shows_the_prompt(tiny: LoadedModel, turns: tuple[Turn, Turn]) -> None:  # noqa: F811
     asked = replace(question_of(turns[1], stored()), documents=())
     opened = looked_at(result_of(answer_turn(tiny, CacheStore(10**9), Session("w"), asked)), {"open": True})
-    layout = unpacked(opened["figure"])["layout"]
+    layout = unpacked(opened["pane"])["layout"]
     assert layout["xaxis"]["title"]["text"].startswith("part of the prompt")
-    assert cells_of(opened["figure"])["starts"][0] == 0
+    assert cells_of(opened["pane"])["starts"][0] == 0
     assert "(token" in opened["readout"]
 
 
@@ -164,7 +148,7 @@ def test_nothing_is_shown_before_the_first_answer_or_without_a_record(turns: tup
     bare = replace(turns[1], answer=replace(turns[1].answer, attention=None))
     opened = looked_at(bare, {"draw": True})
     assert "No attention was recorded" in opened["summary"]
-    assert opened["figure"] is None
+    assert opened["pane"] is None
 
 
 def entry_of(turns: tuple[Turn, ...], **changes: Any) -> Entry:

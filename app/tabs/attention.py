@@ -22,7 +22,6 @@ from .widgets import (
     cell_of,
     complaint_html,
     hint_html,
-    skipped,
     tokens_in,
     told,
     wanted,
@@ -89,12 +88,16 @@ def build_attention_tab(turn: gr.State) -> None:
 
     choices: list[Any] = [layer, head, pooled, scale, fold, sink]
     cell = [token, position]
-    looking = Latest(
-        LOOKING,
-        _answer,
-        [turn, *choices, span, *cell],
-        [summary, *choices, span, pane, how, readout, *cell],
-    )
+    outputs: dict[str, Any] = {
+        "summary": summary, "layer": layer, "head": head, "pooled": pooled, "fold": fold, "sink": sink, "span": span,
+        "pane": pane, "how": how, "readout": readout, "token": token, "position": position,
+    }  # fmt: skip
+
+    def answer(event: gr.EventData, *values: Any) -> Any:
+        # Gradio takes no empty dictionary.
+        return {outputs[name]: shown for name, shown in _answer(event, *values).items()} or gr.skip()
+
+    looking = Latest(LOOKING, answer, [turn, *choices, span, *cell], list(outputs.values()))
     looking.on([turn.change], open=True)
     # The document's words are lit for the same layers and heads (assets/reader.js).
     gr.on([layer.change, head.change], None, [layer, head], js=_TELL_LOOKING, **QUEUED)
@@ -103,8 +106,8 @@ def build_attention_tab(turn: gr.State) -> None:
     looking.on([event for box in cell for event in (box.submit, box.blur)], describe=True)
 
 
-def _answer(event: gr.EventData, turn: Turn | None, *values: Any) -> tuple[Any, ...]:
-    """What the newest values show, in the order of the outputs.
+def _answer(event: gr.EventData, turn: Turn | None, *values: Any) -> dict[str, Any]:
+    """What the newest values show, by the output's name; an output that is left out stays as it is.
 
     What is wanted: `zoom`, a view, in prompt tokens; `pick`, a cell, its key token as x; `draw`, the picture;
     `describe`, the cell in words. Otherwise the turn is opened.
@@ -115,51 +118,58 @@ def _answer(event: gr.EventData, turn: Turn | None, *values: Any) -> tuple[Any, 
     draws, describes = zoom or told(event, "draw"), pick or told(event, "describe")
     if turn is None or turn.answer.attention is None or told(event, "open") or not (draws or describes):
         return _open(turn, choices.scale)
-    shown, figure, how, described = skipped(4)  # what is not asked for stays as it is
-    cell = skipped(2)
+    shown: dict[str, Any] = {}
     try:
         if zoom:
             length = len(turn.prompt.index) + len(turn.answer.token_ids)
-            shown = span = tokens_in(zoom, "x", length, SMALLEST_VIEW)
+            shown["span"] = span = tokens_in(zoom, "x", length, SMALLEST_VIEW)
         if pick:
-            cell = row, position = cell_of(pick)
+            shown["token"], shown["position"] = row, position = cell_of(pick)
         picture = _picture(turn, choices, span)
     except ValueError:  # no view, no cell, or a choice of the answer before this one
-        return skipped(13)
+        return {}
     if draws:
-        figure, how = _drawn(turn, picture, choices)
+        shown |= _drawn(turn, picture, choices)
     if describes:
-        described = _described(turn, picture, choices, row, position)
-    return *skipped(7), shown, figure, how, described, *cell
+        shown["readout"] = _described(turn, picture, choices, row, position)
+    return shown
 
 
-def _open(turn: Turn | None, scale: Any) -> tuple[Any, ...]:
+def _open(turn: Turn | None, scale: Any) -> dict[str, Any]:
     """A new answer: its question, every layer and head, the pages that matter, and what its strongest cell is."""
     record = None if turn is None else turn.answer.attention
     if turn is None or record is None:
         summary = NOTHING_YET if turn is None else answer_html(turn) + NO_RECORD
-        return summary, *skipped(6), None, None, "", "", 0, 0
-    layers, heads = (gr.update(choices=[ALL, *map(str, kept)], value=ALL) for kept in (record.layers, record.heads))
+        return {"summary": summary, "span": None, "pane": None, "how": "", "readout": "", "token": 0, "position": 0}
     many = has_many_pages(turn)
     choices = _Choices(ALL, ALL, CITED, scale, many, False)
     picture = _picture(turn, choices, None)
     row, column = map(int, np.unravel_index(picture.shares.argmax(), picture.shares.shape))
     cell = row, int(picture.keys[row, column])
-    return (
-        answer_html(turn), layers, heads, CITED, gr.skip(), gr.update(value=many, interactive=many), False, None,
-        *_drawn(turn, picture, choices, cell), _described(turn, picture, choices, *cell), *cell,
-    )  # fmt: skip
+    return {
+        "summary": answer_html(turn),
+        "layer": gr.update(choices=[ALL, *map(str, record.layers)], value=ALL),
+        "head": gr.update(choices=[ALL, *map(str, record.heads)], value=ALL),
+        "pooled": CITED,
+        "fold": gr.update(value=many, interactive=many),
+        "sink": False,
+        "span": None,
+        **_drawn(turn, picture, choices, cell),
+        "readout": _described(turn, picture, choices, *cell),
+        "token": cell[0],
+        "position": cell[1],
+    }
 
 
 def _picture(turn: Turn, choices: _Choices, span: tuple[int, int] | None) -> Picture:
     return picture_of(turn, choices.looked, pages_to_keep([turn], choices.fold), span)
 
 
-def _drawn(turn: Turn, picture: Picture, choices: _Choices, chosen: tuple[int, int] | None = None) -> tuple[str, str]:
+def _drawn(turn: Turn, picture: Picture, choices: _Choices, chosen: tuple[int, int] | None = None) -> dict[str, Any]:
     """The figure for the pane, with a cell marked, and how its cells were made."""
     how = pooled_words(turn, choices.looked, folded=picture.folded)
     figure = heatmap_of(turn, picture, choices.looked, choices.scale, marked=chosen)
-    return packed(figure, caption=f"{caption_of(turn)} {how}"), hint_html(how) + HINT
+    return {"pane": packed(figure, caption=f"{caption_of(turn)} {how}"), "how": hint_html(how) + HINT}
 
 
 def _described(turn: Turn, picture: Picture, choices: _Choices, row: Any, position: Any) -> str:
