@@ -13,6 +13,7 @@ let shown = null; // the value on screen
 let figure = null;
 let busy = false;
 let chosen = null; // { row, key } of the marked cell; either may be null
+let whole = {}; // what shows all of the figure, for Plotly.relayout
 
 function loadPlotly() {
   if (!window.selfextendPlotly) {
@@ -41,16 +42,37 @@ function isDark() {
 
 function report(name, data) {
   if (made.latest) window.selfextendLatest?.[made.latest]?.want({ [name]: data });
-  else if (name === "pick") trigger("pick", data);
-  else trigger("zoom", data);
+  else trigger(name, data);
 }
 
+// From left to right and from bottom to top: the larger number may come first.
 function range(axis) {
-  return area._fullLayout[axis].range.map(Number).sort((a, b) => a - b);
+  return area._fullLayout[axis].range.map(Number);
 }
 
-function reportView() {
-  report("zoom", { x: inTokens(range("xaxis")), y: range("yaxis") });
+// Whether the server draws anew what is zoomed to, since there is more to see of it then.
+function isDrawnCloser() {
+  return Boolean(made.latest && cells());
+}
+
+function rangesOf(layout) {
+  const ranges = {};
+  for (const axis of ["xaxis", "yaxis"]) {
+    const { range, autorange = true } = layout[axis] ?? {};
+    if (range) ranges[`${axis}.range`] = [...range];
+    else ranges[`${axis}.autorange`] = autorange;
+  }
+  return ranges;
+}
+
+// Shows the ranges of both axes, or all of the figure.
+function zoom(view = null) {
+  if (isDrawnCloser()) {
+    report("zoom", view ? { x: inTokens(view.xaxis) } : {});
+    return;
+  }
+  const ranges = Object.keys(view ?? {}).map((axis) => [`${axis}.range`, view[axis]]);
+  window.selfextendPlotly.then((Plotly) => Plotly.relayout(area, view ? Object.fromEntries(ranges) : whole));
 }
 
 // Cells that stand for tokens. The figure's meta.cells has the edges of its strips on the axis, and the tokens that each
@@ -196,6 +218,7 @@ async function draw() {
       const value = props.value;
       const dark = isDark();
       figure = await unpack(value);
+      whole = rangesOf(figure.layout);
       tip.hidden = true;
       if (cells()) {
         figure.data[0].hoverinfo = "none"; // the tip says more, and breaks lines
@@ -221,7 +244,7 @@ async function draw() {
         doubleClick: false,
         modeBarButtonsToRemove: ["toImage", "select2d", "lasso2d", "autoScale2d", "resetScale2d"],
         modeBarButtonsToAdd: [
-          { name: "whole", title: "Show all (key 0)", icon: Plotly.Icons.home, click: () => report("zoom", {}) },
+          { name: "whole", title: "Show all (key 0)", icon: Plotly.Icons.home, click: () => zoom() },
           { name: "png", title: "Save as PNG", icon: Plotly.Icons.camera, click: () => savePicture(Plotly, "png") },
           { name: "svg", title: "Save as SVG", icon: Plotly.Icons.disk, click: () => savePicture(Plotly, "svg") },
         ],
@@ -256,10 +279,11 @@ function listen(Plotly) {
   });
   area.on("plotly_doubleclick", () => {
     clearTimeout(picking);
-    report("zoom", {});
+    zoom();
   });
   area.on("plotly_relayout", (change) => {
-    if (Object.keys(change).some((name) => /^[xy]axis\.range/.test(name))) reportView();
+    const zoomed = Object.keys(change).some((name) => /^[xy]axis\.range/.test(name));
+    if (zoomed && isDrawnCloser()) zoom({ xaxis: range("xaxis") });
   });
   area.addEventListener("keydown", (event) => {
     const moves = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
@@ -271,16 +295,18 @@ function listen(Plotly) {
       return;
     }
     if (event.key === "0") {
-      report("zoom", {});
+      zoom();
     } else if (event.key in moves || event.key in zooms) {
-      const view = ["xaxis", "yaxis"].map((axis, n) => {
+      const [across, down] = moves[event.key] || [0, 0];
+      const view = {};
+      for (const [axis, along] of [["xaxis", across], ["yaxis", -down]]) {
+        if (area._fullLayout[axis].fixedrange) continue;
         const [from, to] = range(axis);
-        const step = ((moves[event.key] || [0, 0])[n] * (to - from)) / 4;
         const half = ((to - from) / 2) * (zooms[event.key] || 1);
-        const center = (from + to) / 2 + step;
-        return [center - half, center + half];
-      });
-      report("zoom", { x: inTokens(view[0]), y: view[1] });
+        const center = (from + to) / 2 + (along * (to - from)) / 4;
+        view[axis] = [center - half, center + half];
+      }
+      zoom(view);
     } else {
       return;
     }

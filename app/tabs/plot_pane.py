@@ -1,4 +1,4 @@
-"""A plotly figure that is redrawn in place, follows light and dark, and tells the server what was clicked or zoomed.
+"""A plotly figure that is redrawn in place, follows light and dark, and tells the server what was clicked.
 
 gr.Plot makes a new plot for each value, which flickers under a slider, and reports no click, hover or zoom. It
 also carries an older plotly.js than plotly.py writes for; this pane loads the one that plotly.py ships, from the
@@ -40,21 +40,18 @@ def plot_pane(*, label: str, height: int, elem_id: str, latest: str = "", select
     A function and no class of its own, because Gradio writes a stub file next to every module that derives a
     component.
 
-    Custom events, each with numbers that `app.tabs.widgets.told` reads:
-
-    - `pick`: a point was clicked: {"x": ..., "y": ...}, in axis values.
-    - `zoom`: the view was changed by mouse or keys: {"x": [from, to], "y": [from, to]}, or {} for "show all".
-
-    Of a figure whose `meta.cells` says which tokens its cells stand for (see `attention_heatmap`), x is a key token.
-
-    These are open endpoints, as all events are: handlers have to check what comes in.
+    Its custom event, with numbers that `app.tabs.widgets.told` reads, is `pick`: a point was clicked, {"x": ..., "y":
+    ...} in axis values. Of a figure whose `meta.cells` says which tokens its cells stand for (see `attention_heatmap`),
+    x is a key token. It is an open endpoint, as all events are: handlers have to check what comes in.
 
     Args:
         label: what a screen reader calls the plot.
         height: of the plot, in CSS pixels.
         selects: the name under which the pane sends a clicked cell as the page's selection, and follows what other
             panels select (see assets/selection.js). For figures with `meta.cells`.
-        latest: the name of the `Latest` that is asked instead of an event: {"zoom": {"x": ..., "y": ...}}, for one.
+        latest: the name of the `Latest` that is asked for {"pick": ...} in place of the event. Where the figure has
+            `meta.cells`, it is asked for a closer view too, {"zoom": {"x": [from, to]}} in tokens, or {"zoom": {}} for
+            all; the browser zooms into any other figure by itself.
     """
     gr.set_static_paths([PLOTLY_JS])
     made = {

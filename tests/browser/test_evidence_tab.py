@@ -105,6 +105,30 @@ def test_a_bar_chooses_its_pages_first_passage(open_page: Open, evidence_address
     expect(page.locator("#evidence-found")).to_be_hidden()
 
 
+def test_a_figure_is_zoomed_and_shown_whole_again_by_keys_and_mouse(open_page: Open, evidence_address: str) -> None:
+    page = with_answer(open_page(evidence_address), "PDF")
+    page.wait_for_selector("#evidence-pages .bars path")
+    area = "document.querySelector('#evidence-pages .plot-area')"
+    axes = f"['xaxis', 'yaxis'].map((axis) => {area}._fullLayout[axis].range.map(Number))"
+    whole = page.evaluate(axes)
+
+    def seen(words: str) -> None:
+        page.wait_for_function(f"([whole]) => {{ const [x, y] = {axes}; return {words}; }}", arg=[whole])
+
+    page.locator("#evidence-pages .plot-area").focus()
+    page.keyboard.press("+")
+    seen("x[1] - x[0] < 0.6 * (whole[0][1] - whole[0][0]) && y[1] - y[0] < 0.6 * (whole[1][1] - whole[1][0])")
+    _, (low, _) = page.evaluate(axes)
+    page.keyboard.press("ArrowUp")
+    seen(f"y[0] > {low}")
+    page.keyboard.press("0")
+    seen("String([x, y]) === String(whole)")
+    page.keyboard.press("+")
+    seen("x[0] !== whole[0][0]")
+    page.locator("#evidence-pages .nsewdrag").dblclick()
+    seen("String([x, y]) === String(whole)")
+
+
 def with_ear(page: Page) -> Page:
     """Keeps what the page is told to strike out, in `window.struck`."""
     page.evaluate(
