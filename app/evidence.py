@@ -256,22 +256,46 @@ def recorded_passages(record: AttentionRecord, index: TokenIndex) -> list[tuple[
     return sorted(found.items())
 
 
+def passage_squares(
+    record: AttentionRecord,
+    index: TokenIndex,
+    rows: int,
+    layers: Sequence[int] | None = None,
+    heads: Sequence[int] | None = None,
+) -> tuple[list[Passage], Floats]:
+    """The recorded passages, and (rows, passages): what each of the first rows paid to each, summed over layers and
+    heads as squares.
+
+    The square counts each view by how concentrated it is: a head that puts half its attention on one passage counts as
+    one that found something, a head that spreads the same half over a hundred passages counts a hundredth of that. A
+    plain mean drowns the one in the others.
+
+    Args:
+        layers, heads: places among those that were recorded; None takes all.
+    """
+    found = recorded_passages(record, index)
+    layers = range(record.sums.shape[0]) if layers is None else layers
+    heads = range(record.sums.shape[1]) if heads is None else heads
+    views = record.sums[np.ix_(layers, heads, range(rows), [number for number, _ in found])].astype(np.float64)
+    return [passage for _, passage in found], np.square(views).sum(axis=(0, 1))
+
+
 def passage_weights(record: AttentionRecord, index: TokenIndex, answer_tokens: int) -> tuple[list[Passage], Floats]:
     """The recorded passages, and each one's part of the answer's attention: (passages,), adding up to 1.
 
     The weight of a passage is the sum, over every recorded layer, head and answer token, of the *square* of the
-    attention that fell on it. The square counts each view by how concentrated it is: a head that puts half its
-    attention on one passage counts as one that found something, a head that spreads the same half over a hundred
-    passages counts a hundredth of that. A plain mean drowns the one in the others. What falls on no passage (the
-    attention sink before the first document, file names, the question, the answer itself) is left out.
+    attention that fell on it (see `passage_squares`). What falls on no passage (the attention sink before the first
+    document, file names, the question, the answer itself) is left out.
     """
-    found = recorded_passages(record, index)
-    passages = [passage for _, passage in found]
-    rows = answer_rows(record, answer_tokens)
-    views = record.sums[:, :, :rows, [number for number, _ in found]].astype(np.float64)
-    weights: Floats = np.square(views).sum(axis=(0, 1, 2))
+    passages, squares = passage_squares(record, index, answer_rows(record, answer_tokens))
+    return passages, _parts_of_all(squares)
+
+
+def _parts_of_all(squares: Floats) -> Floats:
+    """(passages,) each one's part of the (rows, passages) in all; 0 where there is nothing."""
+    weights: Floats = squares.sum(axis=0)
     total = float(weights.sum())
-    return passages, weights / total if total > 0 else weights
+    return weights / total if total > 0 else weights
 
 
 def page_shares(record: AttentionRecord, index: TokenIndex, answer_tokens: int) -> list[PageShare]:
@@ -304,15 +328,15 @@ def passages_behind(
         positions: the position map that the model answered with.
         most: citations at most; a passage that nothing fell on is none.
     """
-    found = recorded_passages(record, index)
-    passages, weights = passage_weights(record, index, answer_tokens)
-    rows = answer_rows(record, answer_tokens)
+    passages, squares = passage_squares(record, index, answer_rows(record, answer_tokens))
+    weights = _parts_of_all(squares)
     ranked = [int(place) for place in np.argsort(-weights, kind="stable")[:most] if weights[place] > 0]
     citations = []
     for rank, place in enumerate(ranked, start=1):
         passage = passages[place]
         document = index.documents[passage.document]
-        query, key = _peak_row(record, found[place][0], rows), (passage.token_start + passage.token_stop - 1) // 2
+        query = record.query_rows[int(squares[:, place].argmax())]  # the one that looked hardest
+        key = (passage.token_start + passage.token_stop - 1) // 2
         plus_minus = positions.uncertainty(query - key)
         citations.append(
             Citation(
@@ -328,9 +352,3 @@ def passages_behind(
             )
         )
     return citations
-
-
-def _peak_row(record: AttentionRecord, bin_number: int, rows: int) -> int:
-    """Token index of the query that looked hardest at a bin."""
-    views = np.square(record.sums[:, :, :rows, bin_number].astype(np.float64)).sum(axis=(0, 1))
-    return record.query_rows[int(views.argmax())]

@@ -10,9 +10,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
-from .evidence import answer_rows, recorded_passages
+from .evidence import answer_rows, passage_squares
 
 if TYPE_CHECKING:
     from selfextend.recording import AttentionRecord
@@ -32,7 +31,7 @@ def trace_of(turn: Turn, layer: str = ALL, head: str = ALL) -> dict[str, Any]:
     """Where each of the answer's tokens looked, as JSON holds it.
 
     A key's weight is the sum, over the chosen layers and heads, of the *square* of the attention that fell on it, as
-    in `app.evidence.passage_weights`: a head that looks at one word counts for more than one that looks everywhere.
+    in `app.evidence.passage_squares`: a head that looks at one word counts for more than one that looks everywhere.
 
     Args:
         layer, head: an index that was recorded, as text, or "all".
@@ -109,15 +108,14 @@ def _pages(
     record: AttentionRecord, index: TokenIndex, layers: list[int], heads: list[int], count: int
 ) -> list[list[list[float]]]:
     """For each row its attention by page: [[document, page, share], ...]."""
-    found = recorded_passages(record, index)
-    if not found:
+    passages, squares = passage_squares(record, index, count, layers, heads)
+    if not passages:
         return [[] for _ in range(count)]
-    views = record.sums[np.ix_(layers, heads, range(count), [number for number, _ in found])].astype(np.float64)
-    weights: npt.NDArray[np.float64] = np.square(views).sum(axis=(0, 1))
-    pages = sorted({(passage.document, passage.page) for _, passage in found})
-    owner = np.asarray([pages.index((passage.document, passage.page)) for _, passage in found])
-    by_page = np.stack([np.bincount(owner, row, minlength=len(pages)) for row in weights])
+    owners = [(passage.document, passage.page) for passage in passages]  # those of a page stand together
+    starts = [n for n, owner in enumerate(owners) if n == 0 or owner != owners[n - 1]]
+    by_page = np.add.reduceat(squares, starts, axis=1)
     by_page = by_page / np.maximum(by_page.sum(axis=1, keepdims=True), np.finfo(float).tiny)
     return [
-        [[*pages[n], round(float(share), 4)] for n, share in enumerate(row) if share >= FAINTEST] for row in by_page
+        [[*owners[n], round(float(share), 4)] for n, share in zip(starts, row, strict=True) if share >= FAINTEST]
+        for row in by_page
     ]
