@@ -85,6 +85,6 @@ def text_of(turn: Turn, start: int, stop: int, most: int = LONG_TEXT) -> str:
 
 
 def shortened(text: str, most: int) -> str:
-    """The text in one line, cut to so many characters."""
-    text = " ".join(text[: 2 * most].split())
-    return text if len(text) <= most else f"{text[: most - 1]}…"
+    """The text in one line, cut to so many characters, the last of them "…" where something is left out."""
+    line = " ".join(text[: 2 * most].split())  # a long text is not read to its end
+    return line if len(line) <= most and len(text) <= 2 * most else f"{line[: most - 1]}…"

@@ -15,6 +15,7 @@ from app.asking import Question, answer_turn
 from app.columns import pages_that_matter
 from app.conversation import Entry
 from app.model_shelf import LoadedModel
+from app.places import shortened
 from app.session import CacheStore, Session, Turn
 from app.tabs.attention import _answer
 from app.tabs.compare import _compared_turns, _heatmaps, _pictures
@@ -132,6 +133,12 @@ def test_rows_are_words_in_reading_order() -> None:
     assert [label for label, _ in labels] == ["The", "Cold", "·stream", "dome", "is", "99", "·434", ".", "(end)"]
     assert labels[2][1] == "Coldstream"
     assert labels[6][1] == "99434"
+
+
+def test_what_is_left_out_of_a_text_is_marked() -> None:
+    assert shortened(" two\n words ", 9) == "two words"
+    assert shortened("two words", 8) == "two wor…"
+    assert shortened(f"a{' ' * 40}b", 10) == "a…"
 
 
 def test_a_question_without_documents_shows_the_prompt(tiny: LoadedModel, turns: tuple[Turn, Turn]) -> None:  # noqa: F811

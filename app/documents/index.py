@@ -93,6 +93,7 @@ class TokenIndex:
         self._pages: Integers = np.asarray(rows, dtype=np.int64).reshape(-1, 4)
         self._page_row = {(int(row[0]), int(row[1])): k for k, row in enumerate(self._pages)}
         self._page_owner = _owner(self.chars, self._pages[:, 2:])
+        self._page_tokens = np.stack(_runs(self._page_owner, len(self._pages)), axis=1)
         with_none = np.vstack((self._pages, [[-1, 0, 0, 0]]))  # owner -1 takes the last row
         self.document: Integers = with_none[self._page_owner, 0]
         self.page: Integers = with_none[self._page_owner, 1]
@@ -119,9 +120,8 @@ class TokenIndex:
         Raises:
             KeyError: no such page.
         """
-        first, stop = _runs(self._page_owner, len(self._pages))
-        row = self._page_row[document, page]
-        return int(first[row]), int(stop[row])
+        first, stop = self._page_tokens[self._page_row[document, page]].tolist()
+        return first, stop
 
     def place(self, token: int) -> tuple[int, int, int, int] | None:
         """Document, page, and the characters of the page's text, [from, to), that a token covers; None where it is

@@ -15,6 +15,7 @@ from selfextend.steps import Running
 from ..evidence import FAINT, Citation, PageShare, page_shares
 from ..figures.answers import page_bars
 from ..jobs import Job, JobStopped, Pace
+from ..places import shortened
 from ..session import Turn
 from ..theme import ASSETS
 from ..whatif import PassageTest, UnderTest
@@ -239,9 +240,7 @@ def _button(does: str, words: str, *, disabled: bool = False) -> str:
 
 
 def _text_html(citation: Citation, turn: Turn, *, struck: bool) -> str:
-    text = " ".join(citation.text.split())
-    if len(text) > LONG_PASSAGE:
-        text = text[: LONG_PASSAGE - 1] + "…"
+    text = shortened(citation.text, LONG_PASSAGE)
     place = escape(place_words(citation, turn))
     quote = f"<del>{escape(text)}</del>" if struck else f"“{escape(text)}”"
     return (
