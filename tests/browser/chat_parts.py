@@ -10,9 +10,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import axe_playwright_python
 from playwright.sync_api import Page, expect
 
 Open = Callable[..., Page]
+AXE = Path(axe_playwright_python.__file__).parent / "axe.min.js"
+"""The rules that pages are held to (axe-core): its script, to be run in a page."""
 SENTENCE = "The quick brown fox jumps over the lazy dog near the old mill. "
 
 

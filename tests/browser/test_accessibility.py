@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import axe_playwright_python
 import pytest
-from chat_parts import Open, answered, ask, ready, suggest, upload
+from chat_parts import AXE, Open, answered, ask, ready, suggest, upload
 from playwright.sync_api import Page
 
-AXE = Path(axe_playwright_python.__file__).parent / "axe.min.js"
 RIGHT = ("Document", "Evidence", "Position map", "Attention", "Parameters", "Compare", "Runs")
 # The letters over a page's picture are unseen by design, and lie on the same letters in the picture.
 RUN = """() => axe.run({ exclude: [[".reader-layer"]] }, { resultTypes: ["violations"] })"""

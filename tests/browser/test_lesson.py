@@ -8,15 +8,13 @@ import random
 import re
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import axe_playwright_python
 import pytest
 import reference
-from chat_parts import until
+from chat_parts import AXE, Open, until
 from lesson_sentences import CHECKS, Told
 from playwright.sync_api import Browser, Page, expect
 
@@ -25,11 +23,9 @@ from benchmarks.serving import served
 from selfextend.config import SelfExtendConfig, max_length, paper_max_length
 from selfextend.positions import logn_query_scale, relative_position
 
-Open = Callable[..., Page]
 pytestmark = pytest.mark.browser
 STEPS = range(1, 11)
 EVERY = "/open=" + ",".join(map(str, STEPS))
-AXE = Path(axe_playwright_python.__file__).parent / "axe.min.js"
 
 
 @pytest.fixture(scope="module")
