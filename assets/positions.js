@@ -4,16 +4,17 @@
 //
 // Plain declarations and no module: put the text of this file in front of the script that uses it. `Positions` has
 //
-//   KINDS                                     the kinds known here; those of POSITION_METHODS come first
 //   bands(kind, {group_size, neighbor_window})  the bands of a map, nearest first, each {until, group, shift}
 //   relative(bands, query, key)               the relative position, an integer; for keys after their query, negative
 //   largest(bands, length)                    the largest relative position in a text of `length` tokens
 //   reach(bands, trainedWindow)               the longest text without a position >= trainedWindow; Infinity: no limit
-//   explain(kind, numbers, query, key)        the formula for one cell with its numbers put in
+//   sum(kind, numbers, query, key)            the formula with a cell's numbers put in, for a key not after its query
+//   explain(kind, numbers, query, key)        the same in the library's words
 //   complaint(kind, numbers, trainedWindow)   what is wrong with the settings, in one sentence; "" where nothing is
 //
-// Kinds: "vanilla", "selfextend", "rerope", and the two steps on the way to SelfExtend that only the lesson shows:
-// "grouped" (both positions floored everywhere, no shift) and "unjoined" (neighbors exact, the rest floored, no shift).
+// Kinds: those of POSITION_METHODS ("vanilla", "selfextend", "rerope"), and the two steps on the way to SelfExtend that
+// only the lesson shows: "grouped" (both positions floored everywhere, no shift) and "unjoined" (neighbors exact, the rest
+// floored, no shift).
 //
 // A key at distance query - key < until, and at no band before, is seen at
 // floor(query / group) - floor(key / group) + shift. A group of Infinity puts every token into one.
@@ -52,24 +53,26 @@ const Positions = (() => {
     return group * (trainedWindow - shift);
   }
 
-  function explain(kind, { group_size: G, neighbor_window: w }, query, key) {
+  function sum(kind, numbers, query, key) {
+    const { group_size: G, neighbor_window: w } = numbers;
     const distance = query - key;
-    const difference = `${query} - ${key} = ${distance}`;
-    const all = bands(kind, { group_size: G, neighbor_window: w });
+    const isExact = kind === "vanilla" || (kind !== "grouped" && distance < w);
+    if (isExact) return `${query} - ${key} = ${distance}`;
+    if (kind === "rerope") return `min(${query} - ${key}, ${w}) = ${w}`;
+    const isJoined = kind === "selfextend";
+    const divisions = `${query}//${G} - ${key}//${G}${isJoined ? ` + ${w} - ${w}//${G}` : ""}`;
+    const [i, j, wG] = [query, key, w].map((tokens) => Math.floor(tokens / G));
+    const divided = `${i} - ${j}${isJoined ? ` + ${w} - ${wG}` : ""}`;
+    return `${divisions} = ${divided} = ${relative(bands(kind, numbers), query, key)}`;
+  }
+
+  function explain(kind, numbers, query, key) {
+    const distance = query - key;
+    const { neighbor_window: w } = numbers;
     if (distance < 0) return `key ${key} comes after query ${query}: causal attention never looks at it`;
-    const floored = (joined) => {
-      const groups = [Math.floor(query / G), Math.floor(key / G)];
-      const put = joined ? [` + ${w} - ${w}//${G}`, ` + ${w} - ${Math.floor(w / G)}`] : ["", ""];
-      const sums = [`${query}//${G} - ${key}//${G}${put[0]}`, `${groups[0]} - ${groups[1]}${put[1]}`];
-      return `${sums.join(" = ")} = ${relative(all, query, key)}`;
-    };
-    if (kind === "selfextend") {
-      if (distance < w) return `neighbor: ${difference} (distance ${distance} < ${w})`;
-      return `grouped: ${floored(true)} (distance ${distance} >= ${w})`;
-    }
-    if (kind === "rerope" && distance >= w) return `min(${query} - ${key}, ${w}) = ${w}`;
-    if (kind === "grouped" || (kind === "unjoined" && distance >= w)) return floored(false);
-    return difference;
+    const worked = sum(kind, numbers, query, key);
+    if (kind !== "selfextend") return worked;
+    return distance < w ? `neighbor: ${worked} (distance ${distance} < ${w})` : `grouped: ${worked} (distance ${distance} >= ${w})`;
   }
 
   function complaint(kind, numbers, trainedWindow) {
@@ -86,5 +89,5 @@ const Positions = (() => {
     );
   }
 
-  return { KINDS: Object.keys(METHODS), bands, relative, largest, reach, explain, complaint };
+  return { bands, relative, largest, reach, sum, explain, complaint };
 })();

@@ -232,9 +232,7 @@ const LessonSteps = (() => {
       const { i, j } = cellOf(S);
       const d = i - j;
       const { position: p, near, unseen } = kindsOf(S, i, j);
-      const sum = Positions.explain("selfextend", numbersOf(S), i, j)
-        .replace(/^\w+: /, "")
-        .replace(/ \(.*$/, "");
+      const sum = Positions.sum("selfextend", numbersOf(S), i, j);
       return [
         ["s4.who", { i, j, query: words[i], key: words[j] }],
         [near ? "s4.near" : "s4.far", { d, w: S.w, sum }],
