@@ -1,5 +1,5 @@
 """How long `python app.py` takes with the bundled model: until the server answers, the page stands, the model is ready,
-the sample is read, the example is answered both ways, and then a question is; and how much of that is importing packages.
+the sample is read, the example is answered both ways, and a question is; and how much of that is importing packages.
 
     python -m benchmarks.start
 
@@ -32,8 +32,9 @@ def measure() -> dict[str, float]:
     """Seconds.
 
     Returns:
-        server_answers, model_ready, sample_read and example_answered: since the command. first_paint and page_stands: since a browser
-        that has nothing cached asked for the page. answered: since a click on a sample question, the sample being read.
+        server_answers, model_ready, sample_read and example_answered: since the command. first_paint and page_stands:
+        since a browser that has nothing cached asked for the page. answered: since a click on a sample question, the
+        sample being read.
         The imports: of a Python of their own.
     """
     imports = {name: _seconds(statement) for name, statement in IMPORTS.items()}
