@@ -16,12 +16,9 @@ from .conversation import Reply, Source, speed_words
 from .evidence import Citation
 from .jobs import JobStopped, Pace
 from .model_shelf import LoadedModel
-from .session import CacheStore, Session, Turn
+from .session import PROVES_NOTHING, CacheStore, Session, Turn
 
 STOPPED = Progress("Stopped.")
-NO_LINKS = (
-    "No page links: the teaching model can read only texts like the sample, so where it looked here proves nothing."
-)
 
 
 @dataclass(frozen=True)
@@ -155,10 +152,10 @@ def reply_of(turn: Turn, loaded: LoadedModel) -> Reply:
         turn.method,
         turn=turn.id,
         text=answer.text.strip(),
-        sources=() if turn.proves_nothing else tuple(map(_source_of, turn.citations)),
+        sources=tuple(map(_source_of, turn.citations)),
         stopped=f"Stopped after {tokens:,} tokens." if answer.stopped_by == "interrupted" else "",
         unfinished=answer.unfinished,
-        note=NO_LINKS if turn.proves_nothing and turn.citations else "",
+        note=f"No page links. {PROVES_NOTHING}" if turn.proves_nothing else "",
         prompt_tokens=answer.prompt_tokens,
         reused_tokens=answer.reused_tokens,
         new_tokens=tokens,

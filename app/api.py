@@ -29,7 +29,7 @@ from .asking import Question, answer_turn, prompt_of
 from .model_shelf import LoadedModel, NoModelError
 from .runtime import Runtime
 from .sample import SAMPLE
-from .session import Session, Turn
+from .session import PROVES_NOTHING, Session, Turn
 from .tabs.widgets import MODEL_QUEUE
 
 API_VISITOR = "api"
@@ -83,8 +83,9 @@ def add_endpoints(runtime: Runtime) -> None:
             max_new_tokens: longest answer, in tokens: 1 to 4,096.
 
         Returns:
-            answer, citations (document, page, text, share, level, relative_position), prompt_tokens, reused_tokens,
-            trained_window, reach, group_size, neighbor_window, method, model, seconds, first_token_seconds.
+            answer, citations (document, page, text, share, level, relative_position), note (why the
+            teaching model cites nothing), prompt_tokens, reused_tokens, trained_window, reach, group_size,
+            neighbor_window, method, model, seconds, first_token_seconds.
         """
         question = _text("question", question, MAX_QUESTION)
         chosen = _method(method, _whole("group_size", group_size), _whole("neighbor_window", neighbor_window))
@@ -138,6 +139,7 @@ def _answer(loaded: LoadedModel, turn: Turn) -> dict[str, Any]:
     return {
         "answer": answer.text.strip(),
         "citations": [citation.as_json() for citation in turn.citations],
+        "note": PROVES_NOTHING if turn.proves_nothing else "",
         "prompt_tokens": answer.prompt_tokens,
         "reused_tokens": answer.reused_tokens,
         "new_tokens": len(answer.token_ids),

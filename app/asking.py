@@ -113,6 +113,7 @@ def answer_turn(
         caches.make_room(0)
     if begun is None:
         loaded.reading_time.learn(answer.prompt_tokens, answer.reused_tokens, answer.prefill_seconds)
+    proves_nothing = loaded.is_bundled and has_foreign_text(question.documents)
     answer, citations = _with_citations(answer, prompt)
     turn = Turn(
         id=begun.id if begun else session.new_id(),
@@ -124,9 +125,9 @@ def answer_turn(
         model_name=loaded.label,
         documents=question.documents,
         prefix=prefix,
-        citations=citations,
+        citations=() if proves_nothing else citations,
         token_texts=tuple(loaded.tokenizer.decode([token]) for token in answer.token_ids),
-        proves_nothing=loaded.is_bundled and has_foreign_text(question.documents),
+        proves_nothing=proves_nothing,
         generation=settings,
     )
     session.keep(turn)

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 MAX_TURNS = 40
 """Answers of one visitor whose prompt and attention are kept in memory."""
 
+PROVES_NOTHING = "The teaching model can read only texts like the sample, so where it looked here proves nothing."
+
 
 @dataclass(frozen=True, eq=False)
 class Turn:
@@ -44,10 +46,10 @@ class Turn:
         model_name: of that model.
         documents: the documents in the prompt, with their files, in the prompt's order.
         prefix: what was read, to be read on from (by a test of a passage, say).
-        citations: the passages that the answer's tokens looked at most, the first first.
+        citations: the passages that the answer's tokens looked at most, the first first; none where `proves_nothing`.
         token_texts: the text of each of the answer's tokens, by the tokenizer of the model that gave it.
         proves_nothing: whether the teaching model answered about texts of another kind than it can read: where it
-            looked is then no evidence.
+            looked is then no evidence, and `PROVES_NOTHING` says so.
         opens_at: rank of the passage that the tabs open at.
         generation: how it was answered; None: greedily.
         tests: what became of the answer without a passage, by the passage's rank, as far as that was tested.

@@ -16,7 +16,7 @@ from ..evidence import FAINT, Citation, PageShare, page_shares
 from ..figures.answers import page_bars
 from ..jobs import Job, JobStopped, Pace
 from ..places import shortened
-from ..session import Turn
+from ..session import PROVES_NOTHING, Turn
 from ..theme import ASSETS
 from ..whatif import PassageTest, UnderTest
 from .passage_results import place_words, rankings_html, result_html
@@ -154,9 +154,12 @@ def _pages_of(turn: Turn) -> list[PageShare]:
 
 def _draw(turn: Turn | None) -> tuple[Any, ...]:
     """The tab for `turn`, open at the passage that it names."""
-    if turn is None or not turn.citations:
-        words = NOTHING_YET if turn is None else NO_RECORD if turn.answer.attention is None else NOTHING_FOUND
-        return words, None, None
+    if turn is None:
+        return NOTHING_YET, None, None
+    if turn.proves_nothing:
+        return answer_html(turn) + hint_html(PROVES_NOTHING), None, None
+    if not turn.citations:
+        return NO_RECORD if turn.answer.attention is None else NOTHING_FOUND, None, None
     return answer_html(turn), _drawn(turn), packed(_bars(turn))
 
 

@@ -63,7 +63,7 @@ def contents(session: Session, turn: Turn | None) -> dict[str, Any]:
         ],
         "turn": turn.id if turn is not None else 0,
         "tokens": len(turn.answer.token_ids) if turn is not None else 0,
-        "opens_at": turn.opens_at if turn is not None and not turn.proves_nothing else 0,
+        "opens_at": turn.opens_at if turn is not None and turn.citations else 0,
     }
 
 

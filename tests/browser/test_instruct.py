@@ -191,7 +191,10 @@ def test_a_foreign_document_gets_the_right_model_and_its_question_asked_again(
         ask(page)
         answered(page)
         expect(page.locator("#chat a.page-link")).to_have_count(0)
-        expect(page.locator("#chat .note")).to_contain_text("No page links: the teaching model")
+        expect(page.locator("#chat .note")).to_contain_text("No page links. The teaching model")
+        page.get_by_role("tab", name="Evidence").click()
+        expect(page.locator("#evidence-summary")).to_contain_text("proves nothing")
+        expect(page.locator("#evidence-cards")).to_be_hidden()
         expect(offers).to_contain_text("have your question asked again")
         # One that the hub does not have: a sentence, and the offers are there again.
         offers.get_by_role("button", name="Load SmolLM2-360M-Instruct").click()
