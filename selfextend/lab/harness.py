@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Generator, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -84,7 +84,7 @@ class EvalPlan(Plan):
             raise LabError("lm-evaluation-harness is not installed: pip install selfextend[eval].")
         if self.include_path is not None and not self.include_path.is_dir():
             raise LabError(f"There is no folder {self.include_path} with task files.")
-        manager = self._task_manager()
+        manager = self._task_manager
         unknown = [task for task in self.tasks if not manager.match_tasks([task])]
         if unknown:
             raise LabError(
@@ -102,7 +102,9 @@ class EvalPlan(Plan):
             work = None if cell_key(row) in done else partial(self._evaluate, tokenizer)
             yield Cell(method, row, f"{', '.join(self.tasks)}, {method.label}", 1, work=work)
 
+    @cached_property
     def _task_manager(self) -> Any:
+        """Made once for a plan: the harness reads its thirteen thousand task files for it, which takes ten seconds."""
         from lm_eval.tasks import TaskManager
 
         return TaskManager(include_path=None if self.include_path is None else str(self.include_path))
@@ -112,7 +114,7 @@ class EvalPlan(Plan):
         from lm_eval.models.huggingface import HFLM
 
         yield TokensRead(0)  # so that it is said what is going on; the harness itself says nothing
-        manager = self._task_manager()
+        manager = self._task_manager
         harness = HFLM(pretrained=reader.model, tokenizer=tokenizer, max_length=self.length, batch_size=1)
         try:
             results = simple_evaluate(
