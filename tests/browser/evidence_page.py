@@ -24,7 +24,7 @@ from app.documents.document import Limits
 from app.documents.library import StoredDocument
 from app.documents.reader import read_document_steps
 from app.evidence import Citation
-from app.model_shelf import BUNDLED, LoadedModel, ModelShelf
+from app.model_shelf import LoadedModel, ModelShelf
 from app.sample import SAMPLE, SAMPLE_QUESTIONS
 from app.session import CacheStore, Session, Turn
 from app.tabs.attention import build_attention_tab
@@ -33,6 +33,7 @@ from app.tabs.evidence import build_evidence_tab
 from app.theme import ASSETS, app_css, gradio_theme
 from app.whatif import Answered, passage_tests_steps
 from selfextend.generation import GenerationSettings
+from selfextend.loading.sources import bundled_folder
 from selfextend.methods import Method, SelfExtend, Vanilla
 from selfextend.steps import result_of
 
@@ -48,7 +49,8 @@ Rain is expected in the evening. The lanterns are lit at seven, and the keeper w
 
 
 def bundled() -> LoadedModel:
-    return result_of(ModelShelf().load_steps(BUNDLED))
+    """Loaded as anybody's model: as the bundled one it would show no evidence about parts of the sample."""
+    return result_of(ModelShelf().load_steps(str(bundled_folder())))
 
 
 def ask(loaded: LoadedModel, session: Session, text: str, path: Path, method: Method | None = None) -> Turn:
