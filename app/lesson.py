@@ -19,7 +19,7 @@ FOLDER = ASSETS / "lesson"
 PAGE = ASSETS / "lesson.html"
 SCRIPTS = (
     ASSETS / "positions.js",
-    *(FOLDER / name for name in ("model.js", "figures.js", "steps.js", "paper.js", "lesson.js")),
+    *(FOLDER / name for name in ("model.js", "figures.js", "steps.js", "paper.js", "address.js", "lesson.js")),
 )
 FIRST_LANGUAGE = "en"
 

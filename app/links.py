@@ -38,7 +38,7 @@ class Link:
 def read_link(fragment: str) -> Link:
     """The link in an address's fragment. Anybody may write one: what makes no sense in it is left out."""
     fragment = str(fragment or "")
-    # The lesson's own addresses have numbers of the same names (assets/lesson/lesson.js).
+    # The lesson's own addresses have numbers of the same names (assets/lesson/address.js).
     if len(fragment) > MOST_CHARACTERS or fragment.startswith("#lesson"):
         return Link()
     said = parse_qs(fragment.removeprefix("#"))

@@ -1,5 +1,5 @@
 // The lesson's pictures as SVG text. Each takes what it shows as plain values and the width in CSS pixels that it has, so
-// that letters keep their size on a phone; words come in through `t`. figures.css says how they look, here and in a file.
+// that letters keep their size on a phone. lesson.css says how they look, here and in a file.
 const LessonFigures = (() => {
   const escaped = (value) => String(value).replace(/[&<>"]/g, (sign) => `&#${sign.charCodeAt(0)};`);
   const text = (x, y, words, kind = "", anchor = "start") =>
@@ -18,9 +18,16 @@ const LessonFigures = (() => {
         <rect width="7" height="7" class="hatch-ground"/><rect width="2.4" height="7" class="hatch-line"/>
       </pattern></defs>${parts.join("")}</svg>`;
 
+  // The classes of a cell or key; with `told` false its position is kept back.
+  const kinds = ({ near, unseen }, told = true) => `${near ? "near" : "far"}${unseen && told ? " unseen" : ""}`;
+  const legend = (t) => {
+    const entries = ["near", "far", "unseen"].map((kind) => `<span class="${kind}">${escaped(t(`kind.${kind}`))}</span>`);
+    return `<p class="ls-legend">${entries.join("")}</p>`;
+  };
+
   // 1. The prompt on a bar, the answers digit by digit, and how many digits are right at every recorded length.
   // rows = [{name, digits: [{got, right}] or null while hidden, said}]; strips = [{name, right: [0 ... 5]}].
-  function answers(W, t, { label, length, longest, trainedWindow, keyAt, rows, strips, at, stripTitle, tokens }) {
+  function answers(W, { label, length, longest, trainedWindow, keyAt, rows, strips, at, stripTitle, tokens }) {
     const across = (token) => (token / longest) * (W - 2) + 1;
     const parts = [
       box(across(0), 24, across(trainedWindow), 22, "trained", 4),
@@ -77,7 +84,7 @@ const LessonFigures = (() => {
   }
 
   // 2. One dial for each frequency pair. dials: see LessonModel.dials; grouped: the same at the grouped position, or null.
-  function dials(W, t, { label, dials: exact, grouped, turn, hidden }) {
+  function dials(W, { label, dials: exact, grouped, turn, hidden }) {
     const columns = W < 560 ? 4 : 8;
     const each = W / columns;
     const radius = Math.min(38, each / 2 - 5);
@@ -106,7 +113,7 @@ const LessonFigures = (() => {
   }
 
   // 3. The chain. marks = [{name, kind, position, score, weight, probability}].
-  function chain(W, t, { label, curve, trainedWindow, furthest, marks, titles, share }) {
+  function chain(W, { label, curve, trainedWindow, furthest, marks, titles, share }) {
     const wide = W >= 640;
     const first = wide ? W * 0.52 : W;
     const high = 190;
@@ -152,8 +159,25 @@ const LessonFigures = (() => {
       : `<circle cx="${x.toFixed(1)}" cy="${y.toFixed(1)}" r="6" class="mark selfextend"/>`;
   }
 
-  // 5. A row on a number line. pegs = [{key, position, near}]; ghost = positions before the slide, for far pegs.
-  function seam(W, t, { label, pegs, trainedWindow, shifted, names }) {
+  // 4. The grid, which is a table on the page, as a drawing for a file. cells = rows of {position, near, unseen}.
+  function grid({ label, cells }) {
+    const size = 30;
+    const across = (column) => 30 + column * size;
+    const down = (row) => 24 + row * size;
+    const parts = cells.flatMap((row, i) => [
+      text(across(i) + size / 2, 16, i, "tiny", "middle"),
+      text(20, down(i) + size / 2 + 4, i, "tiny", "end"),
+      ...row.flatMap(({ position, near, unseen }, j) => [
+        box(across(j) + 1, down(i) + 1, size - 2, size - 2, `key ${kinds({ near, unseen })}`, near ? size / 2 : 2),
+        text(across(j) + size / 2, down(i) + size / 2 + 5, position, "", "middle"),
+      ]),
+    ]);
+    const side = 34 + cells.length * size;
+    return drawing(side, side, label, parts);
+  }
+
+  // 5. A row on a number line. pegs = [{key, position, near}]; `shifted` tells by how much far pegs were moved.
+  function seam(W, { label, pegs, trainedWindow, shifted, names }) {
     const last = Math.max(...pegs.map((peg) => peg.position), trainedWindow);
     const x = (position) => 18 + (position / last) * (W - 36);
     const radius = Math.max(5, Math.min(13, (W - 36) / last / 2 - 1));
@@ -191,7 +215,7 @@ const LessonFigures = (() => {
   }
 
   // 6. Weights of near and far keys, normalised apart and together.
-  function softmaxes(W, t, { label, panels, names }) {
+  function softmaxes(W, { label, panels, names }) {
     const wide = W >= 560;
     const room = wide ? (W - 40) / 2 : W;
     const high = 130;
@@ -218,12 +242,12 @@ const LessonFigures = (() => {
   }
 
   // 7. One row of keys, those that share a position tied together. keys = [{key, position, near}].
-  function ties(W, t, { label, keys, chosen, hidden }) {
+  function ties(W, { label, keys, chosen, hidden }) {
     const cell = Math.min(46, (W - 2) / keys.length);
     const parts = [];
-    const row = (y, index) => index * cell + 1;
+    const left = (index) => index * cell + 1;
     keys.forEach(({ key, position, near }, index) => {
-      const x = row(0, index);
+      const x = left(index);
       parts.push(text(x + cell / 2, 16, key, "tiny", "middle"));
       parts.push(box(x + 1, 24, cell - 2, cell - 2, `key ${near ? "near" : "far"}${index === chosen ? " chosen" : ""}`, near ? cell / 2 : 2));
       if (cell >= 15) parts.push(text(x + cell / 2, 24 + cell / 2 + 4, hidden ? "?" : position, cell >= 26 ? "" : "tiny", "middle"));
@@ -233,7 +257,7 @@ const LessonFigures = (() => {
       const next = keys[index + 1];
       if (next && next.position === position && !next.near && !near) return;
       if (!near && index > start && !hidden) {
-        const [from, to] = [row(0, start) + 4, row(0, index) + cell - 4];
+        const [from, to] = [left(start) + 4, left(index) + cell - 4];
         parts.push(`<path d="M${from},${cell + 28}v9H${to}v-9" class="tie"/>`);
         if (to - from > 34) parts.push(text((from + to) / 2, cell + 54, `= ${position}`, "small", "middle"));
       }
@@ -243,7 +267,7 @@ const LessonFigures = (() => {
   }
 
   // 8. The largest position by length, as steps. points = [[tokens, position]].
-  function reach(W, t, { label, points, last, tokens, reach: end, paper, names, hidden }) {
+  function reach(W, { label, points, last, tokens, reach: end, paper, names, hidden }) {
     const most = points.at(-1)[0];
     const highest = Math.max(last + 1, ...points.map(([, position]) => position)) + 1;
     const high = 240;
@@ -271,7 +295,7 @@ const LessonFigures = (() => {
   }
 
   // 9. A key's weight by the number of keys, on a logarithmic axis. lines = [{kind, points: [[n, weight]]}].
-  function thinning(W, t, { label, lines, count, from, to, hidden, number }) {
+  function thinning(W, { label, lines, count, from, to, hidden, number }) {
     const high = 210;
     const x = (n) => 44 + (Math.log(n / from) / Math.log(to / from)) * (W - 66);
     const y = (weight) => 14 + (1 - weight) * high;
@@ -279,15 +303,15 @@ const LessonFigures = (() => {
     for (let n = from; n <= to; n *= 10) parts.push(text(x(n), high + 34, number(n), "tiny", n === to ? "end" : "middle"));
     for (const { kind, points } of hidden ? [] : lines) {
       parts.push(path(points.map(([n, weight]) => [x(n), y(weight)]), `curve ${kind}`));
-      const near = points.reduce((best, point) => (Math.abs(Math.log(point[0] / count)) < Math.abs(Math.log(best[0] / count)) ? point : best));
-      parts.push(sign(x(near[0]), y(near[1]), kind));
+      const [n, weight] = points.find(([keys]) => keys === count);
+      parts.push(sign(x(n), y(weight), kind));
     }
     parts.push(line(x(count), y(0), x(count), y(1), "drop selfextend"));
     return drawing(W, high + 44, label, parts);
   }
 
   // 10. The map of a whole text in blocks. cells = rows of {position, near, unseen} for the first cell of each block.
-  function map(W, t, { label, cells, chosen, hidden, trainedWindow }) {
+  function map(W, { label, cells, chosen, hidden, trainedWindow }) {
     const room = Math.min(W - 2, 460);
     const size = room / cells.length;
     const left = (W - room) / 2;
@@ -307,5 +331,5 @@ const LessonFigures = (() => {
     return drawing(W, room + 4, label, parts);
   }
 
-  return { escaped, answers, dials, chain, seam, softmaxes, ties, reach, thinning, map };
+  return { escaped, kinds, legend, answers, dials, chain, grid, seam, softmaxes, ties, reach, thinning, map };
 })();

@@ -1,39 +1,5 @@
 // The lesson itself: which step, what was guessed, the address, keys, projector, notes, saving. It draws what the steps
 // (steps.js) say. In the app, and as a file of its own; nothing here asks a server, but for `more.run` where it is given.
-const LESSON_DEFAULTS = {
-  step: 1, L: 9, N: 16, G: 3, w: 4, i: 15, j: 0, at: 0, look: 0, RG: 8, RW: 128, d: 900, part: "selfextend", slide: 0,
-  far: 2, n: 16, keys: 0, lead: 8, T: 12_000, DL: 4096, DG: 4, DW: 1024, row: 39, column: 0,
-}; // prettier-ignore
-
-// What stands in the address, in this order: #lesson/L=9&N=16&G=3&w=4/step=5/cell=15,0/…; what is as it was at first is
-// left out, but for the numbers, the step and the cell.
-const LessonAddress = {
-  write(S, open, language, defaults) {
-    const parts = [`L=${S.L}&N=${S.N}&G=${S.G}&w=${S.w}`, `step=${S.step}`, `cell=${S.i},${S.j}`];
-    const others = ["at", "look", "RG", "RW", "d", "part", "slide", "far", "n", "keys", "lead", "T", "DL", "DG", "DW", "row", "column"];
-    const changed = others.filter((name) => S[name] !== defaults[name]);
-    if (changed.length) parts.push(changed.map((name) => `${name}=${S[name]}`).join("&"));
-    if (open.size) parts.push(`open=${[...open].sort((a, b) => a - b).join(",")}`);
-    if (language !== "en") parts.push(`lang=${language}`);
-    return `#lesson/${parts.join("/")}`;
-  },
-  // {values, open, language}; what is no number, or unknown, is left out.
-  read(hash) {
-    const values = {};
-    const open = new Set();
-    let language = "";
-    if (!hash.startsWith("#lesson")) return { values, open, language, given: false };
-    for (const part of hash.slice(1).split(/[/&]/)) {
-      const [name, value = ""] = part.split("=");
-      if (name === "open") value.split(",").map(Number).filter(Number.isInteger).forEach((step) => open.add(step));
-      else if (name === "lang") language = value;
-      else if (name === "part") values.part = value;
-      else if (name === "cell" && /^\d+,\d+$/.test(value)) [values.i, values.j] = value.split(",").map(Number);
-      else if (name in LESSON_DEFAULTS && /^-?\d+$/.test(value)) values[name] = Number(value);
-    }
-    return { values, open, language, given: true };
-  },
-};
 
 // Unpacks what app/lesson.py packed: deflated JSON in base64.
 async function unpackLesson(packed) {
@@ -47,14 +13,12 @@ async function unpackLesson(packed) {
 // `more.hash` the address that a saved page opens at, `more.styled` says that the page has the styles already.
 async function mountLesson(root, packed, more = {}) {
   const parts = await unpackLesson(packed);
-  const { STEPS, cellOf } = LessonSteps;
+  const { STEPS, RANGES, LEFT_OUT, captionOf } = LessonSteps;
   const escaped = LessonFigures.escaped;
   const R = parts.runs;
-  const firstBroken = Math.max(0, R.lengths.findIndex((_, at) => LessonModel.answer(R, "vanilla", at, 1, 1) !== R.prompt.key));
   // Where step 3 begins: the first length at which the whole model has lost the digit.
   const lost = R.chain.vanilla.findIndex(({ probability }) => probability < 0.5);
-  const defaults = { ...LESSON_DEFAULTS, at: firstBroken, look: Math.max(0, lost) };
-  const P = { firstBroken, recommended: R.chain.neighbor_window };
+  const defaults = { ...LESSON_DEFAULTS, at: LessonModel.firstBroken(R), look: Math.max(0, lost) };
   const S = { ...defaults };
   const guesses = new Map();
   let open = new Set();
@@ -84,7 +48,7 @@ async function mountLesson(root, packed, more = {}) {
     texts()[key].replace(/\{(\w+)\}/g, (whole, name) => (name in values ? put(values[name]) : whole));
   // Tokens of one turn, short enough to stand below a dial.
   const short = (tokens) => number(tokens < 10 ? Number(tokens.toFixed(1)) : Math.round(tokens));
-  const context = () => ({ S, R, P, t, number, share, short, words: texts().story.split(" ") });
+  const context = () => ({ S, R, t, number, share, short, words: texts().story.split(" ") });
   const step = () => STEPS[S.step - 1];
   const isOpen = () => open.has(S.step);
 
@@ -94,30 +58,10 @@ async function mountLesson(root, packed, more = {}) {
 
   // Brings every number into its range, so that an address that was typed by hand shows something true.
   function settle() {
-    S.step = between(S.step, 1, STEPS.length);
-    S.L = between(S.L, 3, 32);
-    S.N = between(S.N, 8, 32);
-    S.G = between(S.G, 1, 8);
-    S.w = between(S.w, 1, S.L - 1);
-    S.i = between(S.i, 0, S.N - 1);
-    S.j = between(S.j, 0, S.i);
-    S.at = between(S.at, 0, R.lengths.length - 1);
-    S.look = between(S.look, 0, R.lengths.length - 1);
+    for (const [name, ends] of Object.entries(RANGES)) S[name] = between(S[name], ...ends(S, R));
     if (S.RG !== 1 && !R.group_sizes.includes(S.RG)) S.RG = R.chain.group_size;
     if (!R.neighbor_windows.includes(S.RW)) S.RW = R.chain.neighbor_window;
-    S.d = between(S.d, 0, 1500);
-    if (!["selfextend", "no_shift", "no_neighbors", "vanilla"].includes(S.part)) S.part = "selfextend";
-    S.far = between(S.far, -4, 12);
-    S.keys = between(S.keys, 0, LessonSteps.KEY_COUNTS.length - 1);
-    S.lead = between(S.lead, 1, 16);
-    S.slide = between(S.slide, 0, S.w - Math.floor(S.w / S.G));
-    S.T = between(S.T, 16, 1_000_000);
-    S.DL = between(S.DL, 2, 1_000_000);
-    S.DG = between(S.DG, 1, 1000);
-    S.DW = between(S.DW, 1, S.DL - 1);
-    S.n = between(S.n, 1, Math.max(LessonSteps.reachOf(S), LessonModel.paperReach(S.L, S.G, S.w)) + 2 * S.G);
-    S.row = between(S.row, 0, 39);
-    S.column = between(S.column, 0, S.row);
+    if (!LEFT_OUT.includes(S.part)) S.part = "selfextend";
   }
 
   function fromAddress(hash) {
@@ -208,7 +152,7 @@ async function mountLesson(root, packed, more = {}) {
     find('[data-do="back"]').disabled = S.step === 1;
     find('[data-do="next"]').disabled = S.step === STEPS.length;
     find(".ls-prompt").hidden = S.step !== 1;
-    find(".ls-made").hidden = ![1, 2, 3, 5, 7].includes(S.step) || !isOpen();
+    find(".ls-made").hidden = !step().recorded || !isOpen();
     drawGuess(m);
     drawControls(m);
     drawFigure();
@@ -254,7 +198,7 @@ async function mountLesson(root, packed, more = {}) {
     keepAddress();
     drawStep();
     find(".ls-step").focus({ preventScroll: true });
-    if (S.step === 5) play();
+    if (step().playsAtOnce) play();
   }
 
   // A slider over values: `choices` by index (or by value), half steps, plain ranges.
@@ -288,7 +232,7 @@ async function mountLesson(root, packed, more = {}) {
     const isSmall = (control) => LessonSteps.SMALL.includes(control.name);
     const main = all.filter((control) => !isSmall(control));
     const numbers = all.filter(isSmall);
-    const wasOpen = place.querySelector("details")?.open || S.step === 4 || S.step === 8;
+    const wasOpen = place.querySelector("details")?.open || step().numbersOpen;
     const playable = main.some((control) => !control.radio && !control.typed);
     place.innerHTML =
       main.map((control) => (control.radio ? radio(control) : slider(control))).join("") +
@@ -306,15 +250,9 @@ async function mountLesson(root, packed, more = {}) {
     // An unseen page has no width; it is drawn again once it has one.
     const width = Math.round(Math.max(260, Math.min(drawn.clientWidth || 720, 900 * scale)) / scale);
     drawn.innerHTML = step().figure(m, width, isOpen());
-    find("figcaption").textContent = isOpen() ? captionOf(m) : t("guess.first");
+    find("figcaption").textContent = isOpen() ? captionOf(m, step()) : t("guess.first");
     find(".ls-facts").innerHTML = isOpen() ? step().facts(m).map(([key, values]) => `<li>${escaped(t(key, values))}</li>`).join("") : "";
     drawOwn(m);
-  }
-
-  function captionOf(m) {
-    const { layer, head } = R.chain;
-    const { i } = cellOf(S);
-    return t(`${step().id}.caption`, { L: R.made.trained_window, layer, head, i: S.step === 5 ? S.N - 1 : i, last: S.L - 1 });
   }
 
   // What only one step has: running the cell on the loaded model; the way to the page's own map.
@@ -343,8 +281,8 @@ async function mountLesson(root, packed, more = {}) {
     if (root.getBoundingClientRect().top < 0) root.scrollIntoView({ block: "start" });
   }
 
-  function set(name, value) {
-    S[name] = value;
+  function set(values) {
+    Object.assign(S, values);
     settle();
     keepAddress();
   }
@@ -389,7 +327,7 @@ async function mountLesson(root, packed, more = {}) {
     const m = context();
     const control = step().controls(m).find((each) => each.name === input.dataset.name);
     const value = Number(input.value);
-    set(control.name, control.choices && control.value ? control.choices[value] : value);
+    set({ [control.name]: control.choices && control.value ? control.choices[value] : value });
     for (const each of step().controls(context())) {
       const other = find(`.ls-controls input[type="range"][data-name="${each.name}"]`);
       if (!other) continue;
@@ -403,17 +341,13 @@ async function mountLesson(root, packed, more = {}) {
   }
 
   function choose(query, key, focus) {
-    S.i = between(query, 0, S.N - 1);
-    S.j = between(key, 0, S.i);
-    keepAddress();
+    set({ i: query, j: key });
     drawFigure();
     if (focus) find(".ls-grid td.chosen")?.focus({ preventScroll: true });
   }
 
   function chooseBlock(row, column) {
-    S.row = between(row, 0, Math.min(39, S.T - 1));
-    S.column = between(column, 0, S.row);
-    keepAddress();
+    set({ row, column });
     drawFigure();
   }
 
@@ -461,7 +395,7 @@ async function mountLesson(root, packed, more = {}) {
     document.body.append(frame);
   }
 
-  const paper = (kind) => LessonPaper[kind]({ ...context(), css: parts.css, language, step: step(), caption: captionOf(context()) });
+  const paper = (kind) => LessonPaper[kind]({ ...context(), css: parts.css, language, step: step() });
 
   const actions = {
     back: () => goTo(S.step - 1),
@@ -538,12 +472,12 @@ async function mountLesson(root, packed, more = {}) {
       drawFrame();
       drawStep();
     } else if (target.type === "radio" && name) {
-      set(name, target.value);
+      set({ [name]: target.value });
       drawControls(context());
       drawFigure();
       find(`.ls-controls input[value="${target.value}"]`)?.focus();
     } else if (target.type === "number" && name && target.value !== "") {
-      set(name, Math.round(Number(target.value)));
+      set({ [name]: Math.round(Number(target.value)) });
       for (const typed of root.querySelectorAll('.ls-controls input[type="number"]')) typed.value = S[typed.dataset.name];
       drawFigure();
     }
@@ -560,7 +494,7 @@ async function mountLesson(root, packed, more = {}) {
     const grid = event.target.closest(".ls-grid");
     const map = event.target.closest(".ls-map");
     if ((!grid && !map) || !isOpen()) return;
-    const [row, column] = grid ? [S.i, S.j] : [S.row, S.column];
+    const { row, column } = grid ? { row: S.i, column: S.j } : step().cell(context());
     const target = {
       ArrowLeft: [row, column - 1],
       ArrowRight: [row, column + 1],

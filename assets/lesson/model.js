@@ -1,5 +1,5 @@
 // What the lesson works out, apart from the positions (assets/positions.js) and from what was recorded: angles of RoPE,
-// scores, softmax, log-n scaling, the paper's own limit. Pure functions; app/lesson.py holds each against Python's.
+// scores, softmax, log-n scaling, the paper's own limit. Pure functions, held against Python's in tests/browser/test_lesson.py.
 const LessonModel = (() => {
   const TURN = 2 * Math.PI;
 
@@ -13,10 +13,10 @@ const LessonModel = (() => {
   // comes back into it after a turn.
   function dials(rope, trainedWindow, position) {
     return frequencies(rope).map((frequency) => {
-      const seen = Math.min(TURN, (trainedWindow - 1) * frequency);
       const angle = (position * frequency) % TURN;
       const whole = trainedWindow * frequency >= TURN;
-      return { angle, seen: whole ? TURN : seen, whole, tokens: TURN / frequency, outside: !whole && angle > seen };
+      const seen = whole ? TURN : (trainedWindow - 1) * frequency;
+      return { angle, seen, whole, tokens: TURN / frequency, outside: angle > seen };
     });
   }
 
@@ -54,6 +54,11 @@ const LessonModel = (() => {
     return runs.texts[row[at]];
   }
 
+  // The first recorded length, by number, at which the vanilla model does not say the key.
+  function firstBroken(runs) {
+    return Math.max(0, runs.lengths.findIndex((_, at) => answer(runs, "vanilla", at, 1, 1) !== runs.prompt.key));
+  }
+
   // The answer against the key, character by character: what stands there, and whether it is right.
   function digits(key, text) {
     return [...key].map((wanted, at) => ({ got: text[at] ?? "", right: text[at] === wanted }));
@@ -64,5 +69,5 @@ const LessonModel = (() => {
     return digits(key, text).findIndex((digit) => !digit.right);
   }
 
-  return { TURN, frequencies, dials, score, softmax, logN, paperReach, answer, digits, firstWrong };
+  return { dials, score, softmax, logN, paperReach, answer, firstBroken, digits, firstWrong };
 })();

@@ -1,25 +1,22 @@
 // What is printed and filed: the worksheet of two pages and its answer key, one step on a page, figures as files.
 const LessonPaper = (() => {
-  const { escaped } = LessonFigures;
-  const range = (count) => [...Array(count).keys()];
+  const { escaped, kinds, legend } = LessonFigures;
+  const { range, kindsOf, shiftOf, reachOf, wholeTurns, captionOf } = LessonSteps;
   // A grid of more tokens would not fit a page, nor be filled in within a lesson.
   const MOST_TOKENS = 16;
   const QUESTIONS = range(6).map((n) => n + 1);
 
-  const page = ({ css, language, t }, title, body) => `<!doctype html><html lang="${language}"><head><meta charset="utf-8">
+  const page = ({ css, language }, title, body) => `<!doctype html><html lang="${language}"><head><meta charset="utf-8">
     <title>${escaped(title)}</title><style>${css}</style></head><body class="ls-paper">${body}</body></html>`;
 
-  function numbers({ S, R, t }) {
+  function numbersOf({ S, R }) {
     const N = Math.min(S.N, MOST_TOKENS);
     const G = Math.max(2, S.G); // groups of one would leave nothing to ask about
-    const config = Positions.bands("selfextend", { group_size: G, neighbor_window: S.w });
+    const numbers = { L: S.L, N, G, w: S.w };
     const { rope, trained_window: trained } = R.made;
     return {
-      L: S.L, N, G, w: S.w, config, trained, pairs: rope.pairs,
-      shift: S.w - Math.floor(S.w / G),
-      last: S.L - 1,
-      reach: Positions.reach(config, S.L),
-      whole: LessonModel.dials(rope, trained, 0).filter((dial) => dial.whole).length,
+      ...numbers, trained, pairs: rope.pairs, whole: wholeTurns(R),
+      last: S.L - 1, shift: shiftOf(numbers), reach: reachOf(numbers),
     }; // prettier-ignore
   }
 
@@ -27,11 +24,11 @@ const LessonPaper = (() => {
   // it is, nor whether it was seen.
   const isGiven = (i, j) => (5 * i + 3 * j + i * j) % 7 < 2;
 
-  function grid({ N, L, config, w }, words, answers) {
+  function grid(numbers, words, answers) {
+    const { N } = numbers;
     const cell = (i, j) => {
-      const position = Positions.relative(config, i, j);
-      const kind = answers ? `${i - j < w ? "near" : "far"}${position >= L ? " unseen" : ""}` : "";
-      return `<td class="${kind}"><span>${answers || isGiven(i, j) ? position : ""}</span></td>`;
+      const found = kindsOf(numbers, i, j);
+      return `<td class="${answers ? kinds(found) : ""}"><span>${answers || isGiven(i, j) ? found.position : ""}</span></td>`;
     };
     const head = (n) => `<span class="ls-token">${escaped(words[n])}</span><b>${n}</b>`;
     const rows = range(N).map((i) => `<tr><th scope="row">${head(i)}</th>${range(N)
@@ -44,9 +41,8 @@ const LessonPaper = (() => {
 
   function sheet(m, answers) {
     const { t, words } = m;
-    const n = numbers(m);
+    const n = numbersOf(m);
     const title = t("paper.title");
-    const legend = ["near", "far", "unseen"].map((kind) => `<span class="${kind}">${escaped(t(`kind.${kind}`))}</span>`).join("");
     const questions = QUESTIONS.map(
       (each) => `<li><p>${escaped(t(`paper.q${each}`))}</p>${
         answers ? `<p class="ls-answer">${escaped(t(`paper.a${each}`, n))}</p>` : '<div class="ls-lines"></div>'
@@ -60,7 +56,7 @@ const LessonPaper = (() => {
       title,
       `<section><header><h1>${escaped(title)}</h1><p>${answers ? escaped(t("paper.key")) : `${escaped(t("paper.name"))} ______________________`}</p></header>
         <p>${escaped(t("paper.intro", n))}</p><h2>${escaped(t("paper.grid"))}</h2>${grid(n, words, answers)}
-        ${answers ? `<p class="ls-legend">${legend}</p>` : ""}</section>
+        ${answers ? legend(t) : ""}</section>
       <section><h2>${escaped(t("paper.questions"))}</h2><ol>${questions.join("")}</ol>
         ${answers ? `<figure>${first}<figcaption>${escaped(caption)}</figcaption></figure>` : ""}</section>`,
     );
@@ -75,36 +71,19 @@ const LessonPaper = (() => {
       m,
       t(`${id}.title`),
       `<section><h1>${escaped(t(`${id}.title`))}</h1><p>${escaped(t(`${id}.lead`, { L: R.made.trained_window, key: R.prompt.key }))}</p>
-        <figure>${m.step.figure(m, 640, true)}<figcaption>${escaped(m.caption)}</figcaption></figure><ul>${facts.join("")}</ul></section>`,
+        <figure>${m.step.figure(m, 640, true)}<figcaption>${escaped(captionOf(m, m.step))}</figcaption></figure><ul>${facts.join("")}</ul></section>`,
     );
   }
 
   // The grid of step 4 is a table on the page; in a file it is a drawing.
   function gridFigure({ S, t }) {
-    const n = { N: S.N, L: S.L, w: S.w, config: Positions.bands("selfextend", { group_size: S.G, neighbor_window: S.w }) };
-    const size = 30;
-    const cells = range(n.N).flatMap((i) =>
-      range(i + 1).map((j) => {
-        const position = Positions.relative(n.config, i, j);
-        const near = i - j < n.w;
-        const kind = `key ${near ? "near" : "far"}${position >= n.L ? " unseen" : ""}`;
-        return `<rect x="${30 + j * size + 1}" y="${24 + i * size + 1}" width="${size - 2}" height="${size - 2}" rx="${near ? size / 2 : 2}" class="${kind}"/>
-          <text x="${30 + j * size + size / 2}" y="${24 + i * size + size / 2 + 5}" text-anchor="middle">${position}</text>`;
-      }),
-    );
-    const heads = range(n.N).map(
-      (k) => `<text x="${30 + k * size + size / 2}" y="16" text-anchor="middle" class="tiny">${k}</text>
-        <text x="20" y="${24 + k * size + size / 2 + 4}" text-anchor="end" class="tiny">${k}</text>`,
-    );
-    const side = 34 + n.N * size;
+    const cells = range(S.N).map((i) => range(i + 1).map((j) => kindsOf(S, i, j)));
     const holder = document.createElement("div");
-    holder.innerHTML = `<svg class="fig" role="img" aria-label="${escaped(t("s4.title"))}" viewBox="0 0 ${side} ${side}" width="${side}" height="${side}">
-      <defs><pattern id="hatch" width="7" height="7" patternUnits="userSpaceOnUse" patternTransform="rotate(45)">
-      <rect width="7" height="7" class="hatch-ground"/><rect width="2.4" height="7" class="hatch-line"/></pattern></defs>${cells.join("")}${heads.join("")}</svg>`;
+    holder.innerHTML = LessonFigures.grid({ label: t("s4.title"), cells });
     return holder.firstElementChild;
   }
 
-  // A drawing as a file that needs nothing else: its styles inside, its caption below, as lines of some 90 letters.
+  // A drawing as a file that needs nothing else: its styles inside, its caption below, in lines that its width has room for.
   function figureFile(svg, caption, css) {
     const [, , width, height] = svg.getAttribute("viewBox").split(" ").map(Number);
     const perLine = Math.max(20, Math.floor(width / 7));

@@ -1,31 +1,65 @@
 // The ten steps. Each says what is asked before it is shown, what can be moved, what is drawn, and which sentences are
-// true of the numbers at hand. `m` is {S: the state, R: the recorded runs, P: pieces that several steps need, t, ...}.
+// true of the numbers at hand. `m` is {S: the state, R: the recorded runs, t, ...}.
 //
 //   guess(m)       {ask, options?, right, answer, say?}: ask and answer are [key, values]; without options a number is asked
 //   controls(m)    sliders: {name, label, min, max, step} or {name, label, choices}; radio buttons: {name, label, radio}
 //   figure(m, W, open)   SVG or HTML as text; with `open` false it keeps the answer back
+//   caption(m)     the numbers in the figure's caption; left out where it has none
 //   facts(m)       sentences as [key, values]; a test works every one of them out again in Python
+//   recorded       true where it shows recorded runs; `playsAtOnce`, `numbersOpen`: its slider plays, its numbers are in sight
 const LessonSteps = (() => {
   const M = LessonModel;
   const F = LessonFigures;
   const range = (count) => [...Array(count).keys()];
+  const extended = (G, w) => Positions.bands("selfextend", { group_size: G, neighbor_window: w });
   const numbersOf = (S) => ({ group_size: S.G, neighbor_window: S.w });
-  const SMALL = ["L", "N", "G", "w"];
+  const bands = (S) => extended(S.G, S.w);
+  const recordedBands = (S) => extended(S.RG, S.RW);
+  const own = (S) => extended(S.DG, S.DW);
+  const shiftOf = (S) => bands(S).at(-1).shift;
+  const reachOf = (S) => Positions.reach(bands(S), S.L);
+  // The longest text of step 8: past its end by the method's rule and by the paper's.
+  const longest = (S) => Math.max(reachOf(S), M.paperReach(S.L, S.G, S.w)) + 2 * S.G;
+  const KEY_COUNTS = range(31).map((n) => Math.round(10 ** (2 + n / 10)));
+  const BLOCKS = 40;
 
-  const small = (m) => [
-    { name: "L", label: ["symbol.L"], min: 3, max: 32 },
-    { name: "N", label: ["symbol.N"], min: 8, max: 32 },
-    { name: "G", label: ["symbol.G"], min: 1, max: 8 },
-    { name: "w", label: ["symbol.w"], min: 1, max: m.S.L - 1 },
-  ];
+  // The ends between which each number of the state may lie, ordered so that they depend on numbers before it alone.
+  const RANGES = {
+    step: () => [1, 10],
+    L: () => [3, 32],
+    N: () => [8, 32],
+    G: () => [1, 8],
+    w: (S) => [1, S.L - 1],
+    i: (S) => [0, S.N - 1],
+    j: (S) => [0, S.i],
+    at: (S, R) => [0, R.lengths.length - 1],
+    look: (S, R) => [0, R.lengths.length - 1],
+    d: () => [0, 1500],
+    slide: (S) => [0, shiftOf(S)],
+    far: () => [-4, 12],
+    n: (S) => [1, longest(S)],
+    keys: () => [0, KEY_COUNTS.length - 1],
+    lead: () => [1, 16],
+    T: () => [16, 1_000_000],
+    DL: () => [2, 1_000_000],
+    DG: () => [1, 1000],
+    DW: (S) => [1, S.DL - 1],
+    row: () => [0, BLOCKS - 1],
+    column: (S) => [0, S.row],
+  };
+  const slider = (m, name, label, more = {}) => {
+    const [min, max] = RANGES[name](m.S, m.R);
+    return { name, label: [label], min, max, ...more };
+  };
+  const SMALL = ["L", "N", "G", "w"];
+  const small = (m) => SMALL.map((name) => slider(m, name, `symbol.${name}`));
+  const captionOf = (m, step) => m.t(`${step.id}.caption`, step.caption?.(m));
   const recorded = (m, ...names) =>
     [
       { name: "at", label: ["s1.length"], choices: m.R.lengths },
       { name: "RG", label: ["symbol.G"], choices: [1, ...m.R.group_sizes], value: true },
       { name: "RW", label: ["symbol.w"], choices: m.R.neighbor_windows, value: true },
     ].filter((each) => names.includes(each.name));
-  const bands = (S) => Positions.bands("selfextend", numbersOf(S));
-  const recordedBands = (S) => Positions.bands("selfextend", { group_size: S.RG, neighbor_window: S.RW });
   const right = (m, kind, at = m.S.at) =>
     M.digits(m.R.prompt.key, M.answer(m.R, kind, at, m.S.RG, m.S.RW)).filter((digit) => digit.right).length;
 
@@ -38,15 +72,17 @@ const LessonSteps = (() => {
     const { key, query } = asking(m, distance);
     return Positions.relative(recordedBands(m.S), query, key);
   };
-  const outside = (m, position) =>
-    M.dials(m.R.made.rope, m.R.made.trained_window, position).filter((dial) => dial.outside).length;
+  const dialsAt = (m, position) => M.dials(m.R.made.rope, m.R.made.trained_window, position);
+  const outside = (m, position) => dialsAt(m, position).filter((dial) => dial.outside).length;
+  const wholeTurns = (R) => M.dials(R.made.rope, R.made.trained_window, 0).filter((dial) => dial.whole).length;
 
   const one = {
     id: "s1",
+    recorded: true,
     controls: (m) => recorded(m, "at", "RG", "RW"),
     guess: (m) => {
       const key = m.R.prompt.key;
-      const at = m.P.firstBroken;
+      const at = M.firstBroken(m.R);
       const wrong = M.firstWrong(key, M.answer(m.R, "vanilla", at, 1, 1));
       return {
         ask: ["s1.ask", { n: m.R.lengths[at], key }],
@@ -66,8 +102,8 @@ const LessonSteps = (() => {
         };
       };
       const strip = (kind) => ({ name: m.t(`kind.${kind}`), right: range(m.R.lengths.length).map((at) => right(m, kind, at)) });
-      return F.answers(W, m.t, {
-        label: m.t("s1.caption"),
+      return F.answers(W, {
+        label: captionOf(m, one),
         length: m.R.lengths[m.S.at],
         longest: m.R.lengths.at(-1),
         trainedWindow: m.R.made.trained_window,
@@ -101,18 +137,19 @@ const LessonSteps = (() => {
 
   const two = {
     id: "s2",
-    controls: (m) => [{ name: "d", label: ["s2.distance"], min: 0, max: 1500, step: 10 }, ...recorded(m, "RG", "RW")],
+    recorded: true,
+    caption: (m) => ({ L: m.R.made.trained_window }),
+    controls: (m) => [slider(m, "d", "s2.distance", { step: 10 }), ...recorded(m, "RG", "RW")],
     guess: (m) => {
       const { pairs } = m.R.made.rope;
       const n = outside(m, m.S.d);
       return { ask: ["s2.ask", { d: m.S.d, pairs }], right: n, answer: ["s2.answer", { n, pairs }] };
     },
     figure: (m, W, open) => {
-      const dials = (position) => M.dials(m.R.made.rope, m.R.made.trained_window, position);
-      return F.dials(W, m.t, {
-        label: m.t("s2.caption", { L: m.R.made.trained_window }),
-        dials: dials(m.S.d),
-        grouped: open && m.S.RG > 1 ? dials(groupedAt(m, m.S.d)) : null,
+      return F.dials(W, {
+        label: captionOf(m, two),
+        dials: dialsAt(m, m.S.d),
+        grouped: open && m.S.RG > 1 ? dialsAt(m, groupedAt(m, m.S.d)) : null,
         turn: (tokens) => m.short(tokens),
         hidden: !open,
       });
@@ -120,10 +157,9 @@ const LessonSteps = (() => {
     facts: (m) => {
       const L = m.R.made.trained_window;
       const { pairs } = m.R.made.rope;
-      const whole = M.dials(m.R.made.rope, L, 0).filter((dial) => dial.whole).length;
       const p = groupedAt(m, m.S.d);
       return [
-        ["s2.whole", { whole, pairs, L }],
+        ["s2.whole", { whole: wholeTurns(m.R), pairs, L }],
         m.S.d < L ? ["s2.inside", { d: m.S.d }] : ["s2.outside", { d: m.S.d, outside: outside(m, m.S.d), pairs }],
         ...(m.S.d < L ? [] : [["s2.back"]]),
         ...(m.S.RG === 1 || p === m.S.d ? [] : [["s2.grouped", { G: m.S.RG, p, outside: outside(m, p), pairs }]]),
@@ -133,6 +169,8 @@ const LessonSteps = (() => {
 
   const three = {
     id: "s3",
+    recorded: true,
+    caption: ({ R: { chain } }) => ({ layer: chain.layer, head: chain.head }),
     controls: (m) => [{ name: "look", label: ["s1.length"], choices: m.R.lengths }],
     guess: (m) => {
       const { weight } = m.R.chain.vanilla[m.S.look];
@@ -148,8 +186,8 @@ const LessonSteps = (() => {
       const furthest = m.R.chain.vanilla.at(-1).position;
       const curve = range(Math.ceil(furthest / 4) + 1).map((n) => [n * 4, M.score(wave, m.R.made.rope.base, n * 4)]);
       const mark = (kind) => ({ kind, name: m.t(`kind.${kind}`), ...m.R.chain[kind][m.S.look] });
-      return F.chain(W, m.t, {
-        label: m.t("s3.caption", { layer: m.R.chain.layer, head: m.R.chain.head }),
+      return F.chain(W, {
+        label: captionOf(m, three),
         curve: curve.filter(([position]) => position <= furthest),
         trainedWindow: m.R.made.trained_window,
         furthest,
@@ -174,11 +212,6 @@ const LessonSteps = (() => {
     },
   };
 
-  // The cell in question, always one that exists.
-  function cellOf(S) {
-    const i = Math.min(S.i, S.N - 1);
-    return { i, j: Math.min(S.j, i) };
-  }
   const kindsOf = (S, i, j) => {
     const position = Positions.relative(bands(S), i, j);
     return { position, near: i - j < S.w, unseen: position >= S.L };
@@ -186,30 +219,31 @@ const LessonSteps = (() => {
 
   const four = {
     id: "s4",
+    numbersOpen: true,
     controls: small,
     guess: (m) => {
-      const { i, j } = cellOf(m.S);
+      const { i, j } = m.S;
       const n = Positions.relative(bands(m.S), i, j);
       return { ask: ["s4.ask", { L: m.S.L, G: m.S.G, w: m.S.w, i, j }], right: n, answer: ["s5.answer", { n }] };
     },
     // A table and no drawing: every cell is to be reached by the arrow keys and read out.
     figure: (m, W, open) => {
       const { S, words } = m;
-      const { i, j } = cellOf(S);
+      const { i, j } = S;
       const head = (n) => `<span class="ls-token">${F.escaped(words[n])}</span><b>${n}</b><i>${Math.floor(n / S.G)}</i>`;
-      const cell = (query, key, big) => {
-        const { position, near, unseen } = kindsOf(S, query, key);
-        const kind = `${near ? "near" : "far"}${unseen && open ? " unseen" : ""}${key > 0 && key % S.G === 0 && S.G > 1 ? " group" : ""}`;
-        const shown = open ? position : "?";
+      const cell = (query, key) => {
+        const found = kindsOf(S, query, key);
+        const kind = `${F.kinds(found, open)}${key > 0 && key % S.G === 0 && S.G > 1 ? " group" : ""}`;
+        const shown = open ? found.position : "?";
         const name = m.t("s4.cell", { i: query, j: key, p: shown });
         return `<td role="gridcell" data-cell="${query},${key}" tabindex="${query === i && key === j ? 0 : -1}"
           class="${kind}${query === i && key === j ? " chosen" : ""}" aria-label="${F.escaped(name)}"><span>${shown}</span></td>`;
       };
       const strip = range(i + 1)
         .map((key) => {
-          const { position, near, unseen } = kindsOf(S, i, key);
-          return `<li class="${near ? "near" : "far"}${unseen && open ? " unseen" : ""}${key === j ? " chosen" : ""}" data-cell="${i},${key}">
-            <small>${key}</small><span>${open ? position : "?"}</span></li>`;
+          const found = kindsOf(S, i, key);
+          return `<li class="${F.kinds(found, open)}${key === j ? " chosen" : ""}" data-cell="${i},${key}">
+            <small>${key}</small><span>${open ? found.position : "?"}</span></li>`;
         })
         .join("");
       const rows = range(S.N)
@@ -223,13 +257,11 @@ const LessonSteps = (() => {
       return `<p class="ls-strip-title">${F.escaped(m.t("s4.row", { i }))}</p><ul class="ls-strip">${strip}</ul>
         <div class="ls-scroll"><table class="ls-grid" role="grid" aria-label="${F.escaped(m.t("s4.title"))}" style="--tokens:${S.N}">
         <thead><tr><td></td>${range(S.N).map((key) => `<th scope="col">${head(key)}</th>`).join("")}</tr></thead>
-        <tbody>${rows}</tbody></table></div>
-        <p class="ls-legend"><span class="near">${F.escaped(m.t("kind.near"))}</span><span class="far">${F.escaped(m.t("kind.far"))}</span>
-        <span class="unseen">${F.escaped(m.t("kind.unseen"))}</span></p>`;
+        <tbody>${rows}</tbody></table></div>${F.legend(m.t)}`;
     },
     facts: (m) => {
       const { S, words } = m;
-      const { i, j } = cellOf(S);
+      const { i, j } = S;
       const d = i - j;
       const { position: p, near, unseen } = kindsOf(S, i, j);
       const sum = Positions.sum("selfextend", numbersOf(S), i, j);
@@ -242,14 +274,16 @@ const LessonSteps = (() => {
     },
   };
 
-  const shiftOf = (S) => S.w - Math.floor(S.w / S.G);
   const LEFT_OUT = ["selfextend", "no_shift", "no_neighbors", "vanilla"];
   const POSITIONS_OF = { selfextend: "selfextend", no_shift: "unjoined", no_neighbors: "grouped", vanilla: "vanilla" };
   const five = {
     id: "s5",
+    recorded: true,
+    playsAtOnce: true,
+    caption: (m) => ({ i: m.S.N - 1 }),
     controls: (m) => [
       { name: "part", label: ["s5.what"], radio: LEFT_OUT.map((part) => [part, `s5.${part}`]) },
-      ...(m.S.part === "selfextend" ? [{ name: "slide", label: ["s5.slide"], min: 0, max: shiftOf(m.S) }] : []),
+      ...(m.S.part === "selfextend" ? [slider(m, "slide", "s5.slide")] : []),
       ...recorded(m, "at", "RG", "RW").map((control) => ({ ...control, label: [`s5.${control.name}`] })),
       ...small(m),
     ],
@@ -262,14 +296,14 @@ const LessonSteps = (() => {
       const { S } = m;
       const i = S.N - 1;
       const part = open ? S.part : "no_shift";
-      const slide = part === "selfextend" ? Math.min(S.slide, shiftOf(S)) : 0;
+      const slide = part === "selfextend" ? S.slide : 0;
       const all = Positions.bands(POSITIONS_OF[part === "selfextend" ? "no_shift" : part], numbersOf(S));
       const pegs = range(S.N).map((key) => {
         const near = part === "vanilla" || (part !== "no_neighbors" && i - key < S.w);
         return { key, near, position: Positions.relative(all, i, key) + (near ? 0 : slide) };
       });
-      return F.seam(W, m.t, {
-        label: m.t("s5.caption", { i }),
+      return F.seam(W, {
+        label: captionOf(m, five),
         pegs: pegs.reverse(),
         trainedWindow: S.L,
         shifted: slide,
@@ -279,14 +313,13 @@ const LessonSteps = (() => {
     facts: (m) => {
       const { S } = m;
       const i = S.N - 1;
-      const wg = Math.floor(S.w / S.G);
       const said = M.answer(m.R, S.part, S.at, S.RG, S.RW);
       const measured = [
         ["s5.measured", { n: m.R.lengths[S.at], RG: S.RG, RW: S.RW }],
         ["s5.said", { text: `“${said.replace(/\n/g, "⏎")}”`, right: right(m, S.part) }],
         ["s5.lengths", { right: wholly(m, S.part), all: m.R.lengths.length }],
       ];
-      const shift = S.G === 1 ? ["s5.shift.none", { w: S.w }] : ["s5.shift", { w: S.w, G: S.G, wg, shift: shiftOf(S) }];
+      const shift = S.G === 1 ? ["s5.shift.none", { w: S.w }] : ["s5.shift", { w: S.w, G: S.G, wg: S.w - shiftOf(S), shift: shiftOf(S) }];
       if (S.N <= S.w) return [shift, ["s5.no_far", { N: S.N, w: S.w }], ...measured];
       const j = i - S.w;
       const p = Positions.relative(bands(S), i, j);
@@ -314,7 +347,7 @@ const LessonSteps = (() => {
   const total = (list) => list.reduce((sum, weight) => sum + weight, 0);
   const six = {
     id: "s6",
-    controls: () => [{ name: "far", label: ["s6.far"], min: -4, max: 12, half: true }],
+    controls: (m) => [slider(m, "far", "s6.far", { half: true })],
     guess: () => ({
       ask: ["s6.ask"],
       options: [["s6.grow"], ["s6.stay"], ["s6.shrink"]],
@@ -325,7 +358,7 @@ const LessonSteps = (() => {
       const { apart, together } = competing(m.S);
       const panels = [{ title: m.t("s6.apart"), ...apart }];
       if (open) panels.push({ title: m.t("s6.together"), ...together });
-      return F.softmaxes(W, m.t, { label: m.t("s6.caption"), panels, names: { near: m.t("s6.near_bar"), far: m.t("s6.far_bar") } });
+      return F.softmaxes(W, { label: captionOf(m, six), panels, names: { near: m.t("s6.near_bar"), far: m.t("s6.far_bar") } });
     },
     facts: (m) => {
       const { near, far } = competing(m.S).together;
@@ -334,7 +367,7 @@ const LessonSteps = (() => {
   };
 
   function tied(S) {
-    const { i, j } = cellOf(S);
+    const { i, j } = S;
     const keys = range(i + 1).map((key) => ({ key, ...kindsOf(S, i, key) }));
     const { position, near } = keys[j];
     const shared = near ? [j] : keys.filter((each) => !each.near && each.position === position).map((each) => each.key);
@@ -342,7 +375,9 @@ const LessonSteps = (() => {
   }
   const seven = {
     id: "s7",
-    controls: (m) => [{ name: "j", label: ["s7.key"], min: 0, max: cellOf(m.S).i }, ...small(m)],
+    recorded: true,
+    caption: (m) => ({ i: m.S.i }),
+    controls: (m) => [slider(m, "j", "s7.key"), ...small(m)],
     guess: (m) => ({
       ask: ["s7.ask"],
       options: [["s7.yes"], ["s7.no"]],
@@ -350,8 +385,8 @@ const LessonSteps = (() => {
       answer: [m.S.G > 1 ? "s7.answer" : "s7.answer.exact"],
     }),
     figure: (m, W, open) => {
-      const { i, j, keys } = tied(m.S);
-      return F.ties(W, m.t, { label: m.t("s7.caption", { i }), keys, chosen: j, hidden: !open });
+      const { j, keys } = tied(m.S);
+      return F.ties(W, { label: captionOf(m, seven), keys, chosen: j, hidden: !open });
     },
     facts: (m) => {
       const { i, j, position: p, near, shared } = tied(m.S);
@@ -360,7 +395,7 @@ const LessonSteps = (() => {
       const RG = m.R.group_sizes.at(-1);
       const at = m.R.lengths.length - 1;
       const groups = [...new Set(range(m.R.prompt.key.length).map((digit) => Math.floor((from + digit) / RG)))];
-      const text = M.answer(m.R, "selfextend", at, RG, m.P.recommended);
+      const text = M.answer(m.R, "selfextend", at, RG, m.R.chain.neighbor_window);
       const first = near
         ? ["s7.exact", { i, j, p }]
         : shared.length > 1
@@ -376,10 +411,11 @@ const LessonSteps = (() => {
     },
   };
 
-  const reachOf = (S) => Positions.reach(bands(S), S.L);
   const eight = {
     id: "s8",
-    controls: (m) => [{ name: "n", label: ["s8.tokens"], min: 1, max: Math.max(reachOf(m.S), M.paperReach(m.S.L, m.S.G, m.S.w)) + 2 * m.S.G }, ...small(m).filter((each) => each.name !== "N")],
+    numbersOpen: true,
+    caption: (m) => ({ last: m.S.L - 1 }),
+    controls: (m) => [slider(m, "n", "s8.tokens"), ...small(m).filter((each) => each.name !== "N")],
     guess: (m) => {
       const n = reachOf(m.S);
       return { ask: ["s8.ask", { L: m.S.L, G: m.S.G, w: m.S.w }], right: n, answer: ["s8.answer", { n }] };
@@ -389,10 +425,10 @@ const LessonSteps = (() => {
       const all = bands(S);
       const end = reachOf(S);
       const paper = M.paperReach(S.L, S.G, S.w);
-      const points = range(Math.max(end, paper) + 2 * S.G).map((n) => [n + 1, Positions.largest(all, n + 1)]);
-      return F.reach(W, m.t, {
-        label: m.t("s8.caption", { last: S.L - 1 }),
-points,
+      const points = range(longest(S)).map((n) => [n + 1, Positions.largest(all, n + 1)]);
+      return F.reach(W, {
+        label: captionOf(m, eight),
+        points,
         hidden: !open,
         last: S.L - 1,
         tokens: S.n,
@@ -405,7 +441,7 @@ points,
       const { S } = m;
       const n = S.n;
       const p = Positions.largest(bands(S), n);
-      const wg = Math.floor(S.w / S.G);
+      const wg = S.w - shiftOf(S);
       const [reach, paper] = [reachOf(S), M.paperReach(S.L, S.G, S.w)];
       return [
         ["s8.largest", { n, p }],
@@ -419,18 +455,18 @@ points,
     },
   };
 
-  const KEY_COUNTS = range(31).map((n) => Math.round(10 ** (2 + n / 10)));
   const nine = {
     id: "s9",
-    controls: () => [
+    caption: (m) => ({ L: m.R.made.trained_window }),
+    controls: (m) => [
       { name: "keys", label: ["s9.keys"], choices: KEY_COUNTS },
-      { name: "lead", label: ["s9.lead_slider"], min: 1, max: 16 },
+      slider(m, "lead", "s9.lead_slider"),
     ],
     guess: (m) => {
       const L = m.R.made.trained_window;
       const { plain } = M.logN(m.S.lead, KEY_COUNTS.at(-1), L);
       return {
-        ask: ["s9.ask", { a: m.S.lead, small: { share: M.logN(m.S.lead, 100, L).plain } }],
+        ask: ["s9.ask", { a: m.S.lead, small: { share: M.logN(m.S.lead, KEY_COUNTS[0], L).plain } }],
         options: [["s9.half"], ["s9.tenth"], ["s9.few"]],
         right: plain > 0.25 ? 0 : plain > 0.05 ? 1 : 2,
         answer: ["s9.answer", { plain: { share: plain } }],
@@ -442,12 +478,12 @@ points,
         ["vanilla", "plain"],
         ["selfextend", "scaled"],
       ].map(([kind, name]) => ({ kind, points: KEY_COUNTS.map((n) => [n, M.logN(m.S.lead, n, L)[name]]) }));
-      const drawn = F.thinning(W, m.t, {
-        label: m.t("s9.caption", { L }),
+      const drawn = F.thinning(W, {
+        label: captionOf(m, nine),
         lines,
         count: KEY_COUNTS[m.S.keys],
-        from: 100,
-        to: 100_000,
+        from: KEY_COUNTS[0],
+        to: KEY_COUNTS.at(-1),
         hidden: !open,
         number: m.number,
       });
@@ -472,8 +508,6 @@ points,
     },
   };
 
-  const BLOCKS = 40;
-  const own = (S) => Positions.bands("selfextend", { group_size: S.DG, neighbor_window: S.DW });
   // The token at which each block begins; the last block is the last token itself, so that the corner is a real one.
   const starts = (S) => {
     const count = Math.min(BLOCKS, S.T);
@@ -488,10 +522,10 @@ points,
   const ten = {
     id: "s10",
     controls: (m) => [
-      { name: "T", label: ["s10.T"], min: 16, max: 1_000_000, typed: true },
-      { name: "DL", label: ["s10.L"], min: 2, max: 1_000_000, typed: true },
-      { name: "DG", label: ["s10.G"], min: 1, max: 1000, typed: true },
-      { name: "DW", label: ["s10.w"], min: 1, max: m.S.DL - 1, typed: true },
+      slider(m, "T", "s10.T", { typed: true }),
+      slider(m, "DL", "s10.L", { typed: true }),
+      slider(m, "DG", "s10.G", { typed: true }),
+      slider(m, "DW", "s10.w", { typed: true }),
     ],
     guess: (m) => {
       const n = Positions.relative(own(m.S), m.S.T - 1, 0);
@@ -508,10 +542,8 @@ points,
           return { position, near: i - j < S.DW, unseen: position >= S.DL };
         }),
       );
-      const drawn = F.map(W, m.t, { label: m.t("s10.caption"), cells, chosen: [row, column], hidden: !open, trainedWindow: S.DL });
-      const legend = ["near", "far", "unseen"].map((kind) => `<span class="${kind}">${F.escaped(m.t(`kind.${kind}`))}</span>`);
-      return `<div class="ls-map" tabindex="0" role="application" aria-label="${F.escaped(m.t("s10.caption"))}">${drawn}</div>
-        <p class="ls-legend">${legend.join("")}</p>`;
+      const drawn = F.map(W, { label: captionOf(m, ten), cells, chosen: [row, column], hidden: !open, trainedWindow: S.DL });
+      return `<div class="ls-map" tabindex="0" role="application" aria-label="${F.escaped(captionOf(m, ten))}">${drawn}</div>${F.legend(m.t)}`;
     },
     facts: (m) => {
       const { S } = m;
@@ -521,7 +553,7 @@ points,
       let needed = S.DG;
       if (!fits) {
         needed = Math.max(1, Math.ceil((S.T - S.DW) / (S.DL - S.DW)));
-        while (Positions.reach(Positions.bands("selfextend", { group_size: needed, neighbor_window: S.DW }), S.DL) < S.T) needed += 1;
+        while (Positions.reach(extended(needed, S.DW), S.DL) < S.T) needed += 1;
       }
       return [
         ["s10.cell", { i, j, p: Positions.relative(own(S), i, j) }],
@@ -531,5 +563,6 @@ points,
     cell: (m) => blockOf(m.S),
   };
 
-  return { STEPS: [one, two, three, four, five, six, seven, eight, nine, ten], SMALL, cellOf, reachOf, KEY_COUNTS };
+  const STEPS = [one, two, three, four, five, six, seven, eight, nine, ten];
+  return { STEPS, RANGES, SMALL, LEFT_OUT, range, kindsOf, shiftOf, reachOf, wholeTurns, captionOf };
 })();
