@@ -72,7 +72,7 @@ def build_page(runtime: Runtime) -> gr.Blocks:
             with gr.Tab("Lab", id="lab"):
                 build_lab_tab(runtime, states.visitor)
             with gr.Tab("Learn", id="learn"):
-                build_learn_tab(runtime)
+                build_learn_tab(runtime, _shared(parts.controls, states))
         on(
             states.view.change,
             lambda visitor: opening(runtime, runtime.sessions.get(visitor)),
@@ -111,7 +111,7 @@ def _reading(runtime: Runtime, states: States, meter: gr.HTML, links: gr.HTML) -
 
 
 def _right_tabs(runtime: Runtime, controls: Controls, states: States, answered: list[Any]) -> None:
-    shared = SharedInputs(controls.group_size, controls.neighbor_window, controls.method, states.view)
+    shared = _shared(controls, states)
     with gr.Tab("Document", id="document"):
         build_reader_tab(runtime, states)
     with gr.Tab("Evidence", id="evidence"):
@@ -127,6 +127,10 @@ def _right_tabs(runtime: Runtime, controls: Controls, states: States, answered: 
         build_compare_tab(runtime, controls, states, answered)
     with gr.Tab("Runs", id="runs"):
         build_runs_tab(states)
+
+
+def _shared(controls: Controls, states: States) -> SharedInputs:
+    return SharedInputs(controls.group_size, controls.neighbor_window, controls.method, states.view)
 
 
 def _test_passages(

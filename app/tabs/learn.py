@@ -1,6 +1,7 @@
 """The Learn tab: the lesson, which runs in the browser (assets/lesson/).
 
-The server's only part is to have the loaded model answer one cell, for those who press *Run it now*.
+The server has two small parts in it: it tells what the page would read next, which is what the last step is about, and
+it has the loaded model answer one cell, for those who press *Run it now*.
 """
 
 from __future__ import annotations
@@ -19,14 +20,22 @@ from selfextend.steps import Running
 from ..lesson import FOLDER, packed, recorded, script
 from ..model_shelf import LoadedModel
 from ..runtime import Runtime
-from .widgets import ON_MODEL, told
+from .position_map import facts_of
+from .widgets import ON_MODEL, QUEUED, SharedInputs, redraw_on, told
+
+_TELL_DOCUMENT = "watch('value', () => props.value && window.selfextendLesson?.document(JSON.parse(props.value)));"
+_TELL_ALL = """(document, ...settings) => {
+  window.selfextendLesson?.settings(...settings);
+  if (document) window.selfextendLesson?.document(JSON.parse(document));
+}"""
 
 
-def build_learn_tab(runtime: Runtime | None = None) -> None:
+def build_learn_tab(runtime: Runtime | None = None, shared: SharedInputs | None = None) -> None:
     """The tab's component and handler, inside the open gr.Blocks or gr.Tab.
 
     Args:
         runtime: whose loaded model answers; without one the lesson shows recorded answers only.
+        shared: whose document and settings the last step shows; without them it shows made-up ones.
     """
     page = gr.HTML(
         "",
@@ -37,6 +46,8 @@ def build_learn_tab(runtime: Runtime | None = None) -> None:
         lesson_packed=packed(),
         lesson_runs=runtime is not None,
     )
+    if shared is not None:
+        _follow(page, shared)
     if runtime is None:
         return
     # Numbered, since the page is told of a value only where it is another one than before.
@@ -53,6 +64,17 @@ def build_learn_tab(runtime: Runtime | None = None) -> None:
         yield json.dumps({**told_of, "number": next(numbers)})
 
     page.run(run, None, [page], **ON_MODEL)
+
+
+def _follow(page: gr.HTML, shared: SharedInputs) -> None:
+    """Tells the lesson of the page's document, model and settings, now and whenever they change."""
+    document = gr.HTML(visible="hidden", js_on_load=_TELL_DOCUMENT)
+    redraw_on("lesson-document", [shared.view.change], facts_of, [shared.view], [document])
+    settings = [shared.group_size, shared.neighbor_window]
+    # With no function to call, these run in the browser alone. The document may be told before the lesson is there to
+    # hear of it, hence once more with the settings.
+    for event in (page.ready, *(each.change for each in settings)):
+        event(None, [document, *settings], None, js=_TELL_ALL, **QUEUED)
 
 
 def asked(event: gr.EventData) -> tuple[int, int, int]:

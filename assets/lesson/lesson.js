@@ -9,11 +9,12 @@ async function unpackLesson(packed) {
 }
 
 // Puts the lesson into `root`. `more.run(settings)`, where there is a server, has the loaded model answer one cell;
-// `more.showMap(query, key)` shows a cell on the page's own map. `more.heading` is "h1" where the lesson is all there is,
+// `more.showMap(query, key)` shows a cell on the page's own map, once `page` of what this returns said what that shows.
+// `more.heading` is "h1" where the lesson is all there is,
 // `more.hash` the address that a saved page opens at, `more.styled` says that the page has the styles already.
 async function mountLesson(root, packed, more = {}) {
   const parts = await unpackLesson(packed);
-  const { STEPS, RANGES, LEFT_OUT, captionOf } = LessonSteps;
+  const { STEPS, RANGES, OWN, LEFT_OUT, captionOf } = LessonSteps;
   const escaped = LessonFigures.escaped;
   const R = parts.runs;
   // Where step 3 begins: the first length at which the whole model has lost the digit.
@@ -26,6 +27,8 @@ async function mountLesson(root, packed, more = {}) {
   let player = null;
   let notes = null;
   let ran = null;
+  let page = null; // what the page around the lesson would read next
+  let followed = defaults; // the numbers of step 10 as they were last set by nobody's hand
 
   // Words
 
@@ -66,7 +69,9 @@ async function mountLesson(root, packed, more = {}) {
 
   function fromAddress(hash) {
     const read = LessonAddress.read(hash);
-    Object.assign(S, defaults, read.values);
+    // A link that brings some of step 10's numbers means the lesson's own for the rest, and not the page's.
+    const own = OWN.some((name) => name in read.values) ? defaults : followed;
+    Object.assign(S, defaults, numbersOf(own), read.values);
     open = new Set([...read.open].filter((each) => each >= 1 && each <= STEPS.length));
     if (read.language in parts.texts) language = read.language;
     settle();
@@ -263,9 +268,22 @@ async function mountLesson(root, packed, more = {}) {
       const busy = ran === "busy";
       const told = busy ? t("s1.running") : ran ? (ran.error ?? t("s1.ran", ran)) : "";
       place.innerHTML = `<button type="button" data-do="run" ${busy ? "disabled" : ""}>${escaped(t("s1.run"))}</button><p role="status">${escaped(told)}</p>`;
-    } else if (S.step === 10 && more.showMap) {
-      place.innerHTML = `<button type="button" data-do="map">${escaped(t("s10.map"))}</button>`;
+    } else if (S.step === 10 && page && isOf(page)) {
+      const map = more.showMap ? `<button type="button" data-do="map">${escaped(t("s10.map"))}</button>` : "";
+      place.innerHTML = `<p>${escaped(t("s10.page", page))}</p>${map}`;
+    } else if (S.step === 10 && page) {
+      place.innerHTML = `<button type="button" data-do="page">${escaped(t("s10.take", page))}</button>`;
     } else place.innerHTML = "";
+  }
+
+  const numbersOf = (values) => Object.fromEntries(OWN.map((name) => [name, values[name]]));
+  const isOf = (values) => OWN.every((name) => S[name] === values[name]);
+
+  // Sets step 10 to what the page has. Not in the address: the lesson may be out of sight.
+  function follow() {
+    Object.assign(S, numbersOf(page));
+    followed = page;
+    if (S.step === 10) drawStep();
   }
 
   function goTo(index) {
@@ -441,6 +459,10 @@ async function mountLesson(root, packed, more = {}) {
       drawOwn(context());
       more.run({ tokens: R.lengths[S.at], group_size: S.RG, neighbor_window: S.RW });
     },
+    page() {
+      follow();
+      keepAddress();
+    },
     map() {
       const { i, j } = step().cell(context());
       more.showMap(i, j);
@@ -552,6 +574,13 @@ async function mountLesson(root, packed, more = {}) {
     state: S,
     context,
     address,
+    // What the page would read next: {T, DL, DG, DW, model, documents}, the last two as names. Step 10 takes it by itself
+    // where nobody typed other numbers and no link brought some, and offers it elsewhere. A window w past L is none.
+    page(told) {
+      page = told.model && told.documents && told.DW < told.DL ? told : null;
+      if (page && (isOf(followed) || isOf(page))) follow();
+      else if (S.step === 10) drawOwn(context());
+    },
     // What the loaded model said: {model, n, vanilla, selfextend}, or {error}.
     ran(result) {
       ran = result;

@@ -40,9 +40,9 @@ const LessonSteps = (() => {
     n: (S) => [1, longest(S)],
     keys: () => [0, KEY_COUNTS.length - 1],
     lead: () => [1, 16],
-    T: () => [16, 1_000_000],
-    DL: () => [2, 1_000_000],
-    DG: () => [1, 1000],
+    T: () => [16, 100_000_000],
+    DL: () => [2, 100_000_000],
+    DG: () => [1, 1_000_000],
     DW: (S) => [1, S.DL - 1],
     row: () => [0, BLOCKS - 1],
     column: (S) => [0, S.row],
@@ -52,6 +52,8 @@ const LessonSteps = (() => {
     return { name, label: [label], min, max, ...more };
   };
   const SMALL = ["L", "N", "G", "w"];
+  // What step 10 is about; in the app the page has numbers for all of them.
+  const OWN = ["T", "DL", "DG", "DW"];
   const small = (m) => SMALL.map((name) => slider(m, name, `symbol.${name}`));
   const captionOf = (m, step) => m.t(`${step.id}.caption`, step.caption?.(m));
   const recorded = (m, ...names) =>
@@ -564,5 +566,5 @@ const LessonSteps = (() => {
   };
 
   const STEPS = [one, two, three, four, five, six, seven, eight, nine, ten];
-  return { STEPS, RANGES, SMALL, LEFT_OUT, range, kindsOf, shiftOf, reachOf, wholeTurns, captionOf };
+  return { STEPS, RANGES, SMALL, OWN, LEFT_OUT, range, kindsOf, shiftOf, reachOf, wholeTurns, captionOf };
 })();

@@ -16,6 +16,23 @@ watch("value", async () => {
   if (props.value) (await mounted).ran(JSON.parse(props.value));
 });
 
+// What the page would read next, in two parts that come by themselves: the settings, and the document with the model.
+const page = {};
+async function tellPage(told) {
+  Object.assign(page, told);
+  if ("DG" in page && "T" in page) (await mounted).page({ ...page });
+}
+window.selfextendLesson = {
+  settings(G, w) {
+    // An emptied slider says nothing.
+    if (G !== null && w !== null) tellPage({ DG: G, DW: w });
+  },
+  document({ trained, length, model, documents }) {
+    tellPage({ T: length, DL: trained, model, documents: documents.join(", ") });
+  },
+};
+trigger("ready");
+
 // The app's meters tell of another text with other numbers.
 new IntersectionObserver(([{ isIntersecting }]) => {
   document.body.classList.toggle("lesson-open", isIntersecting && lessonRoot.offsetParent !== null);

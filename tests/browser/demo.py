@@ -37,7 +37,7 @@ def build() -> gr.Blocks:
         with gr.Tab("Parameters"):
             build_parameters_tab(shared)
         with gr.Tab("Learn"):
-            build_learn_tab()
+            build_learn_tab(shared=shared)
         with gr.Tabs():  # a row of its own: on a phone a fourth tab of the first would be folded away
             with gr.Tab("Nothing"):
                 gr.HTML()

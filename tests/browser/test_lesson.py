@@ -410,6 +410,36 @@ def test_in_the_app_it_needs_no_server(open_page: Open, tabs_address: str, theme
     assert not [url for url in asked if not url.startswith("blob:")]
 
 
+def test_the_last_step_takes_the_page_s_document(open_page: Open, tabs_address: str) -> None:
+    """tests/browser/demo.py has read 100,000 tokens for a model of 4,096, with G = 32 and w = 1,024."""
+    page, texts = open_page(tabs_address), catalogues()["en"]
+    page.get_by_role("tab", name="Learn").click()
+    page.locator('.ls-dot[data-step="10"]').click()
+    asked = "100,000 tokens, G = {}, w = 1,024. At which position"
+    expect(page.locator(".ls-guess legend")).to_contain_text(asked.format(32))
+    page.get_by_role("button", name=texts["guess.skip"]).click()
+    own = page.locator(".ls-own")
+    expect(own).to_contain_text("100,000 tokens of long.txt, <b> & more.pdf")
+    last = relative_position(99_999, 0, SelfExtendConfig(32, 1024))
+    expect(page.locator(".ls-verdict")).to_contain_text(f"{last:,}")
+    page.locator("#group-size input[type=number]").fill("40")
+    page.keyboard.press("Tab")
+    expect(page.locator('.ls-typed [data-name="DG"]')).to_have_value("40")
+    # Numbers typed by hand stay, and the page's are offered.
+    page.locator('.ls-typed [data-name="T"]').fill("7000")
+    page.keyboard.press("Tab")
+    page.locator("#group-size input[type=number]").fill("16")
+    page.keyboard.press("Tab")
+    take = own.get_by_role("button", name="Take the page’s own numbers: 100,000 tokens, L = 4,096, G = 16, w = 1,024")
+    expect(take).to_be_visible()
+    expect(page.locator('.ls-typed [data-name="T"]')).to_have_value("7000")
+    take.click()
+    expect(page.locator('.ls-typed [data-name="T"]')).to_have_value("100000")
+    assert "T=100000&DG=16" in page.evaluate("location.hash")
+    page.get_by_role("button", name="Short document").click()  # of no model: there is nothing to take
+    expect(own).to_be_empty()
+
+
 def test_runs_a_cell_in_the_app(open_page: Open, address: str) -> None:
     page = open_page(address)
     page.evaluate("() => { location.hash = '#lesson/step=1/open=1'; }")
