@@ -181,13 +181,15 @@ def _seam(told: Told, v: dict[str, Any], skipped: bool) -> bool:
 
 CHECKS: dict[str, Callable[[Told, dict[str, Any]], bool]] = {
     "s1.vanilla.right": lambda c, v: v["n"] == c.n_run and v["key"] == c.said("vanilla", c.at, 1, 1) == c.key,
-    "s1.vanilla.wrong": lambda c, v: v["n"] == c.n_run and v["right"] == c.right("vanilla", c.at) < len(c.key),
+    "s1.vanilla.wrong": lambda c, v: (
+        v["n"] == c.n_run and v["right"] == c.right("vanilla", c.at) < v["of"] == len(c.key)
+    ),
     "s1.extended.same": lambda c, v: c.RG == 1,
     "s1.extended.right": lambda c, v: (
         (v["G"], v["w"]) == (c.RG, c.RW) and v["key"] == c.key == c.said("selfextend", c.at, c.RG, c.RW)
     ),
     "s1.extended.wrong": lambda c, v: (
-        (v["G"], v["w"]) == (c.RG, c.RW) and v["right"] == c.right("selfextend", c.at) < len(c.key)
+        (v["G"], v["w"]) == (c.RG, c.RW) and v["right"] == c.right("selfextend", c.at) < v["of"] == len(c.key)
     ),
     "s1.reach.in": lambda c, v: v["reach"] == _recorded_reach(c) >= c.n_run,
     "s1.reach.out": lambda c, v: v["reach"] == _recorded_reach(c) < c.n_run,
@@ -227,6 +229,7 @@ CHECKS: dict[str, Callable[[Told, dict[str, Any]], bool]] = {
     "s5.said": lambda c, v: (
         v["text"].strip("“”").replace("⏎", "\n") == c.said(c.part, c.at, c.RG, c.RW)
         and v["right"] == c.right(c.part, c.at)
+        and v["of"] == len(c.key)
     ),
     "s5.lengths": lambda c, v: v["right"] == _wholly_right(c, c.part) and v["all"] == len(c.R["lengths"]),
     "s6.apart.text": lambda c, v: True,  # what a softmax is; tests/browser/test_lesson.py adds the panels up

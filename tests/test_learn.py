@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import random
 import re
+from itertools import product
 from typing import Any
 
 import gradio as gr
 import pytest
+import reference
 
 from app.lesson import FOLDER, PAGE, catalogues, recorded, web_page
 from app.tabs.learn import asked, build_learn_tab, cell_steps
@@ -49,6 +52,37 @@ def test_vanilla_breaks_and_selfextend_mends() -> None:
     assert all(texts[n] == key for n in shown)
     assert any(row["weight"] < 0.01 for row in chain["vanilla"])
     assert all(row["weight"] > 0.5 for row in chain["selfextend"])
+
+
+def test_what_notes_and_worksheet_say_without_numbers_of_their_own_is_true() -> None:
+    """Sentences of the catalogue that no setting fills in. tests/browser/test_lesson.py checks all others."""
+    runs = recorded()
+    key, texts, answers = runs["prompt"]["key"], runs["texts"], runs["answers"]
+    window, rope = runs["made"]["trained_window"], runs["made"]["rope"]
+
+    def right(kind: str, group: int, neighbors: int) -> list[bool]:
+        return [texts[n] == key for n in answers[kind][f"{group},{neighbors}"]]
+
+    # s1.note: w = 1, or a reach that is too short, breaks SelfExtend.
+    assert not any(all(right("selfextend", group, 1)) for group in runs["group_sizes"])
+    reach = reference.reach(window, 2, 500)
+    short = [n for n, whole in zip(runs["lengths"], right("selfextend", 2, 500), strict=True) if not whole]
+    assert any(n > reach for n in short)
+    # s2.note: half the hands have seen every angle.
+    turned = [window * rope["base"] ** (-pair / rope["pairs"]) >= 2 * math.pi for pair in range(rope["pairs"])]
+    assert 2 * sum(turned) == rope["pairs"]
+    # s5.note: with G = 3 and w = 4 a number is skipped; the shift matters most where w is small, with 8 and 8 for one.
+    row = [reference.relative_position(15, j, 3, 4) for j in range(16)]
+    assert 4 not in row
+    assert {3, 5} <= set(row)
+    gains = [sum(right("selfextend", 8, w)) - sum(right("no_shift", 8, w)) for w in runs["neighbor_windows"][1:]]
+    assert gains == sorted(gains, reverse=True)
+    assert gains[runs["neighbor_windows"].index(8) - 1] == len(runs["lengths"])
+    # paper.a4: unshifted, grouped positions begin at about w//G, shifted at w or w + 1.
+    for group, neighbors, query in product(range(2, 9), range(1, 32), range(32, 64)):
+        first = reference.relative_position(query, query - neighbors, group, neighbors)
+        assert first in (neighbors, neighbors + 1)
+        assert first - (neighbors - neighbors // group) in (neighbors // group, neighbors // group + 1)
 
 
 @pytest.mark.slow

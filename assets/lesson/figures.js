@@ -26,7 +26,7 @@ const LessonFigures = (() => {
   };
 
   // 1. The prompt on a bar, the answers digit by digit, and how many digits are right at every recorded length.
-  // rows = [{name, digits: [{got, right}] or null while hidden, said}]; strips = [{name, right: [0 ... 5]}].
+  // rows = [{name, digits: [{got, right}] or null while hidden, said}]; strips = [{name, right: [0 ... of], of}].
   function answers(W, { label, length, longest, trainedWindow, keyAt, rows, strips, at, stripTitle, tokens }) {
     const across = (token) => (token / longest) * (W - 2) + 1;
     const parts = [
@@ -57,7 +57,7 @@ const LessonFigures = (() => {
         }
       });
       if (row.said) {
-        const beside = left + 5 * (tile + 8) + 10;
+        const beside = left + row.digits.length * (tile + 8) + 10;
         if (narrow) parts.push(text(0, top + tile + 19, row.said, "small"));
         else parts.push(text(beside, top + tile / 2 + 6, row.said, "small"));
       }
@@ -73,9 +73,10 @@ const LessonFigures = (() => {
         const top = narrow ? y + 18 : y;
         const step = (W - left - 2) / strip.right.length;
         strip.right.forEach((right, index) => {
-          const tall = 5 + right * 5;
-          const kind = `${right === 5 ? "right" : "wrong"} bar${index === at ? " now" : ""}`;
-          parts.push(box(left + index * step + 1, top + 30 - tall, step - 2, tall, kind, right === 5 ? 3 : 0));
+          const tall = 5 + (25 * right) / strip.of;
+          const whole = right === strip.of;
+          const kind = `${whole ? "right" : "wrong"} bar${index === at ? " now" : ""}`;
+          parts.push(box(left + index * step + 1, top + 30 - tall, step - 2, tall, kind, whole ? 3 : 0));
         });
         y = top + 42;
       }

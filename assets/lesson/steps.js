@@ -90,7 +90,7 @@ const LessonSteps = (() => {
         ask: ["s1.ask", { n: m.R.lengths[at], key }],
         options: [...range(key.length).map((n) => ["s1.digit", { n: n + 1 }]), ["s1.none"]],
         right: wrong < 0 ? key.length : wrong,
-        answer: wrong < 0 ? ["s1.answer.none"] : ["s1.answer.digit", { n: wrong + 1 }],
+        answer: wrong < 0 ? ["s1.answer.none", { of: key.length }] : ["s1.answer.digit", { n: wrong + 1 }],
       };
     },
     figure: (m, W, open) => {
@@ -103,7 +103,7 @@ const LessonSteps = (() => {
           said: open && said !== key ? m.t("s1.said", { text: `“${said.replace(/\n/g, "⏎")}”` }) : "",
         };
       };
-      const strip = (kind) => ({ name: m.t(`kind.${kind}`), right: range(m.R.lengths.length).map((at) => right(m, kind, at)) });
+      const strip = (kind) => ({ name: m.t(`kind.${kind}`), right: range(m.R.lengths.length).map((at) => right(m, kind, at)), of: key.length });
       return F.answers(W, {
         label: captionOf(m, one),
         length: m.R.lengths[m.S.at],
@@ -121,10 +121,11 @@ const LessonSteps = (() => {
       const { key } = m.R.prompt;
       const n = m.R.lengths[m.S.at];
       const [plain, extended] = [right(m, "vanilla"), right(m, "selfextend")];
-      const numbers = { G: m.S.RG, w: m.S.RW, key };
+      const of = key.length;
+      const numbers = { G: m.S.RG, w: m.S.RW, key, of };
       const reach = Positions.reach(recordedBands(m.S), m.R.made.trained_window);
       return [
-        plain === key.length ? ["s1.vanilla.right", { n, key }] : ["s1.vanilla.wrong", { n, right: plain }],
+        plain === key.length ? ["s1.vanilla.right", { n, key }] : ["s1.vanilla.wrong", { n, right: plain, of }],
         ...(m.S.RG === 1
           ? [["s1.extended.same"]]
           : [
@@ -169,6 +170,7 @@ const LessonSteps = (() => {
     },
   };
 
+  const LITTLE = 0.01;
   const three = {
     id: "s3",
     recorded: true,
@@ -176,10 +178,11 @@ const LessonSteps = (() => {
     controls: (m) => [{ name: "look", label: ["s1.length"], choices: m.R.lengths }],
     guess: (m) => {
       const { weight } = m.R.chain.vanilla[m.S.look];
+      const few = { few: { share: LITTLE } };
       return {
         ask: ["s3.ask", { n: m.R.lengths[m.S.look] }],
-        options: [["s3.most"], ["s3.some"], ["s3.none"]],
-        right: weight > 0.5 ? 0 : weight >= 0.01 ? 1 : 2,
+        options: [["s3.most"], ["s3.some", few], ["s3.none", few]],
+        right: weight > 0.5 ? 0 : weight >= LITTLE ? 1 : 2,
         answer: ["s3.answer", { weight: { share: weight } }],
       };
     },
@@ -318,7 +321,7 @@ const LessonSteps = (() => {
       const said = M.answer(m.R, S.part, S.at, S.RG, S.RW);
       const measured = [
         ["s5.measured", { n: m.R.lengths[S.at], RG: S.RG, RW: S.RW }],
-        ["s5.said", { text: `“${said.replace(/\n/g, "⏎")}”`, right: right(m, S.part) }],
+        ["s5.said", { text: `“${said.replace(/\n/g, "⏎")}”`, right: right(m, S.part), of: m.R.prompt.key.length }],
         ["s5.lengths", { right: wholly(m, S.part), all: m.R.lengths.length }],
       ];
       const shift = S.G === 1 ? ["s5.shift.none", { w: S.w }] : ["s5.shift", { w: S.w, G: S.G, wg: S.w - shiftOf(S), shift: shiftOf(S) }];
@@ -349,6 +352,7 @@ const LessonSteps = (() => {
   const total = (list) => list.reduce((sum, weight) => sum + weight, 0);
   const six = {
     id: "s6",
+    caption: () => ({ near: NEAR_SCORES.length, far: FAR_SCORES.length + 1 }),
     controls: (m) => [slider(m, "far", "s6.far", { half: true })],
     guess: () => ({
       ask: ["s6.ask"],
@@ -457,6 +461,7 @@ const LessonSteps = (() => {
     },
   };
 
+  const FEW = 0.05;
   const nine = {
     id: "s9",
     caption: (m) => ({ L: m.R.made.trained_window }),
@@ -466,11 +471,12 @@ const LessonSteps = (() => {
     ],
     guess: (m) => {
       const L = m.R.made.trained_window;
-      const { plain } = M.logN(m.S.lead, KEY_COUNTS.at(-1), L);
+      const [from, to] = [KEY_COUNTS[0], KEY_COUNTS.at(-1)];
+      const { plain } = M.logN(m.S.lead, to, L);
       return {
-        ask: ["s9.ask", { a: m.S.lead, small: { share: M.logN(m.S.lead, KEY_COUNTS[0], L).plain } }],
-        options: [["s9.half"], ["s9.tenth"], ["s9.few"]],
-        right: plain > 0.25 ? 0 : plain > 0.05 ? 1 : 2,
+        ask: ["s9.ask", { a: m.S.lead, from, to, small: { share: M.logN(m.S.lead, from, L).plain } }],
+        options: [["s9.half"], ["s9.tenth"], ["s9.few", { few: { share: FEW } }]],
+        right: plain > 0.25 ? 0 : plain > FEW ? 1 : 2,
         answer: ["s9.answer", { plain: { share: plain } }],
       };
     },
