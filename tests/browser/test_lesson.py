@@ -357,6 +357,12 @@ def test_worksheet_key_and_steps_print(chromium: Browser, open_page: Open, lesso
             paper.close()
     for step in STEPS:
         at_step(page, lesson_url, step, f"{EVERY}/lang={language}")
+        page.locator(".ls-more summary").click()
+        page.locator('[data-do="print_step"]').click()
+        paper = chromium.new_page()
+        paper.set_content(page.locator(".ls-print-frame").get_attribute("srcdoc") or "")
+        assert pages_of(paper.pdf(format="A4", prefer_css_page_size=True)) == 1, step
+        paper.close()
         assert page.pdf(format="A4")
 
 
