@@ -462,6 +462,13 @@ const LessonSteps = (() => {
   };
 
   const FEW = 0.05;
+  // The rows of the model's card, as it calls them, and how the lesson does.
+  const CARD_ROWS = {
+    "vanilla": "kind.vanilla",
+    "vanilla, log-n alone": "s9.vanilla.logn",
+    "SelfExtend alone": "s9.extended",
+    "SelfExtend with log-n": "s9.extended.logn",
+  }; // prettier-ignore
   const nine = {
     id: "s9",
     caption: (m) => ({ L: m.R.made.trained_window }),
@@ -499,7 +506,7 @@ const LessonSteps = (() => {
       const { lengths, rows } = m.R.log_n;
       const head = lengths.map((n) => `<th scope="col">${m.number(n)}</th>`).join("");
       const body = Object.entries(rows).map(
-        ([name, cells]) => `<tr><th scope="row">${F.escaped(name)}</th>${cells.map((each) => `<td>${F.escaped(each)}</td>`).join("")}</tr>`,
+        ([name, cells]) => `<tr><th scope="row">${F.escaped(m.t(CARD_ROWS[name]))}</th>${cells.map((each) => `<td>${F.escaped(each)}</td>`).join("")}</tr>`,
       );
       return `${drawn}<p class="ls-strip-title">${F.escaped(m.t("s9.table"))}</p>
         <div class="ls-scroll" tabindex="0" role="region" aria-label="${F.escaped(m.t("s9.table"))}"><table class="ls-card"><thead><tr><th scope="col">${F.escaped(m.t("s9.tokens"))}</th>${head}</tr></thead><tbody>${body.join("")}</tbody></table></div>`;
