@@ -19,6 +19,7 @@ from app.places import shortened
 from app.session import CacheStore, Session, Turn
 from app.tabs.attention import _answer
 from app.tabs.compare import _compared_turns, _heatmaps, _pictures
+from app.tabs.evidence import _draw as evidence_of
 from app.tabs.heatmap import row_labels
 from selfextend.generation import GenerationSettings
 from selfextend.methods import SelfExtend, Vanilla
@@ -40,6 +41,13 @@ def turns(tiny: LoadedModel) -> tuple[Turn, Turn]:  # noqa: F811
     caches, session = CacheStore(10**9), Session("v")
     vanilla, extended = (result_of(answer_turn(tiny, caches, session, question)) for question in asked)
     return vanilla, extended
+
+
+def test_a_picture_of_the_pages_names_model_settings_and_document(turns: tuple[Turn, Turn]) -> None:
+    turn = turns[1]
+    caption = unpacked(evidence_of(turn)[2])["layout"]["meta"]["caption"]
+    for words in ("Who jumps?", "SelfExtend (G = 8, w = 64)", "notes.txt", turn.model_name):
+        assert words in caption
 
 
 CHOICES = ("all", "all", "cited", "shared", True, False)

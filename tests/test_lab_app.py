@@ -12,11 +12,12 @@ from typing import Any
 
 import plotly.graph_objects as go
 import pytest
-from app_parts import tiny, tiny_folder  # noqa: F401 (fixtures)
+from app_parts import tiny, tiny_folder, unpacked  # noqa: F401 (fixtures)
 
 from app.figures.lab import as_html, figure, table_html
 from app.model_shelf import LoadedModel
 from app.tabs.lab import METHODS, PROBES, SIDE_BY_SIDE, SWEEP, choices_of, prepare
+from app.tabs.lab import drawn as drawn_in_pane
 from selfextend.lab.choices import PROBE_NAMES, Choices, OwnText
 from selfextend.lab.errors import LabError
 from selfextend.lab.records import Run, as_csv, file_name
@@ -90,6 +91,15 @@ def test_a_grid_draws_each_method_and_states_how_it_was_made(grid: Run, tiny: Lo
         assert list(figure.data[0].y) == ["0%", "100%"]
     settings = [row["settings"]["group_size"] for row in grid.rows if row["label"] == "SelfExtend"]
     assert f"(G {min(settings)}, w 64 to G {max(settings)}, w 64)" in title(drawn(grid, "SelfExtend"))
+
+
+def test_a_picture_of_a_run_says_the_rest_of_how_it_was_made(grid: Run, curves: Run) -> None:
+    own = Run({**grid.header, "settings": {**grid.header["settings"], "filler": "my.pdf"}}, grid.rows)
+    for run, words in ((own, ("Text: my.pdf", "Vanilla, SelfExtend")), (curves, ("Vanilla", "YaRN"))):
+        layout = unpacked(drawn_in_pane(run, views(run)[0]))["layout"]
+        for part in (*words, f"begun {run.header['started'][:10]}"):
+            assert part in layout["meta"]["caption"]
+        assert "title_height" in layout["meta"]
 
 
 def test_a_grid_that_has_just_begun_is_drawn_empty(grid: Run) -> None:

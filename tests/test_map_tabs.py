@@ -6,11 +6,12 @@ from typing import Any
 import gradio as gr
 import pytest
 import reference
+from app_parts import unpacked
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.tabs.controls import suggested
-from app.tabs.parameters import ABOVE_RULE, BELOW_BAND, IN_BAND, TOO_SHORT, parameter_plane, verdict_of
+from app.tabs.parameters import ABOVE_RULE, BELOW_BAND, IN_BAND, TOO_SHORT, _draw, parameter_plane, verdict_of
 from app.tabs.position_map import facts_of, words_for
 from app.tabs.widgets import DocumentView, cell_of, method_of, settings_of, tokens_in
 from selfextend import SelfExtendConfig, max_length, suggest
@@ -53,6 +54,14 @@ def test_zoom_refuses_what_is_no_range(data: dict[str, Any]) -> None:
 def test_pointer_refuses_what_is_no_cell(data: Any) -> None:
     with pytest.raises(ValueError, match="cell"):
         cell_of(sent(data))
+
+
+def test_a_picture_of_the_plane_names_model_settings_and_document() -> None:
+    view = DocumentView(512, 1_900, model="Bundled model", documents=("a.pdf", "b.txt"))
+    caption = unpacked(_draw(8, 128, view)[0])["layout"]["meta"]["caption"]
+    assert caption == (
+        "Bundled model, SelfExtend (G = 8, w = 128), a.pdf, b.txt, 1,900 tokens, room for the answer included."
+    )
 
 
 def test_the_browser_hears_what_is_read() -> None:

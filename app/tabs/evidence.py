@@ -26,6 +26,7 @@ from .widgets import (
     NO_RECORD,
     ON_MODEL,
     answer_html,
+    caption_of,
     complaint_html,
     hint_html,
     on,
@@ -160,7 +161,7 @@ def _draw(turn: Turn | None) -> tuple[Any, ...]:
         return answer_html(turn) + hint_html(PROVES_NOTHING), None, None
     if not turn.citations:
         return NO_RECORD if turn.answer.attention is None else NOTHING_FOUND, None, None
-    return answer_html(turn), _drawn(turn), packed(_bars(turn))
+    return answer_html(turn), _drawn(turn), packed(_bars(turn), caption=caption_of(turn))
 
 
 _SERIALS = count(1)

@@ -15,7 +15,7 @@ import gradio as gr
 from selfextend.lab.choices import Choices, OwnText
 from selfextend.lab.errors import LabError
 from selfextend.lab.records import Run, RunFile, as_csv, file_name, read_run
-from selfextend.lab.views import is_sweep, views
+from selfextend.lab.views import View, is_sweep, views
 from selfextend.methods import METHOD_NAMES, method_named
 from selfextend.steps import Progress, Running
 
@@ -114,7 +114,7 @@ class Parts(NamedTuple):
             updates |= {
                 pane.run: gr.update(value=going.label, **menu),
                 pane.view: gr.update(choices=[view.name for view in there], value=view.name),
-                pane.plot: packed(figure(view)),
+                pane.plot: drawn(going.run, view),
                 pane.table: table_html(going.run, view.name),
             }
         return updates
@@ -341,19 +341,30 @@ def _fitting(kind: str, probe: str) -> tuple[Any, ...]:
     )
 
 
+def drawn(run: Run, view: View) -> str:
+    """A figure for a pane. A picture of it says the rest of how the run was made, which its title leaves out."""
+    settings = run.header["settings"]
+    said = [
+        f"Text: {settings['filler']}" if "filler" in settings else "",
+        f"all of this run: {', '.join(settings['methods'])}" if "methods" in settings else "",
+        f"begun {run.header['started'][:10]}" if "started" in run.header else "",
+    ]
+    return packed(figure(view), caption=" · ".join(filter(None, said)))
+
+
 def _chosen_run(runs: dict[str, OpenedRun], label: str | None) -> tuple[Any, ...]:
     if label not in runs:
         return skipped(3)
     there = views(runs[label].run)
     menu = gr.update(choices=[view.name for view in there], value=there[0].name)
-    return menu, packed(figure(there[0])), table_html(runs[label].run, there[0].name)
+    return menu, drawn(runs[label].run, there[0]), table_html(runs[label].run, there[0].name)
 
 
 def _chosen_view(runs: dict[str, OpenedRun], label: str | None, name: str | None) -> tuple[Any, ...]:
     there = {view.name: view for view in views(runs[label].run)} if label in runs else {}
     if label is None or name not in there:
         return skipped(2)
-    return packed(figure(there[name])), table_html(runs[label].run, name)
+    return drawn(runs[label].run, there[name]), table_html(runs[label].run, name)
 
 
 def _saver(ending: str) -> Callable[..., tuple[str | None, str]]:

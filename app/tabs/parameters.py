@@ -140,7 +140,9 @@ def _draw(group_size: float, neighbor_window: float, view: DocumentView) -> tupl
         here=(config.group_size, config.neighbor_window),
         advised=(suggestion.group_size, suggestion.neighbor_window),
     )
-    return packed(figure), _advice(config, suggestion, view)
+    read = f"{', '.join(view.documents) or 'no document'}, {view.length:,} tokens, room for the answer included"
+    caption = f"{view.model or 'No model'}, {SelfExtend.heading} ({SelfExtend.of(config).setting}), {read}."
+    return packed(figure, caption=caption), _advice(config, suggestion, view)
 
 
 def _advice(config: SelfExtendConfig, suggestion: SelfExtendConfig, view: DocumentView) -> str:
