@@ -339,13 +339,13 @@ function drawEdges(pen, area, scene, across, down, near) {
     .map((band) => ({
       distance: band.until,
       look: { stroke: palette.line, width: near ? 2.5 : 1.75 },
-      sides: [nearWords(band), farWords(bands.at(-1))],
+      sides: (short) => [nearWords(band, short), farWords(bands.at(-1), short)],
     }));
   if (length > trained) {
     edges.push({
       distance: trained,
       look: { stroke: palette.chosen, width: 1.5, dash: [6, 4] },
-      sides: isApart(trained, bands, across) ? [`trained window: ${commas(trained)}`, ""] : [],
+      sides: () => (isApart(trained, bands, across) ? [`trained window: ${commas(trained)}`, ""] : []),
     });
   }
   for (const { distance, look, sides } of edges) {
@@ -358,9 +358,13 @@ function drawEdges(pen, area, scene, across, down, near) {
       const turned = { size: 11, weight: 600, fill: palette.ink, halo: palette.ground, angle: -Math.PI / 2 };
       const y = area.y + area.height - 8;
       if (x < across.at(across.from) + 8 || x > across.at(across.to) - 8) continue;
-      sides.forEach((words, n) => words && pen.text(words, x + (n ? 10 : -10), y, turned));
+      // The legend has those that there is no room for.
+      const fits = (words) => words.length * 6.4 < area.height - 8;
+      sides(!sides(false).every(fits)).forEach((words, n) => {
+        if (words && fits(words)) pen.text(words, x + (n ? 10 : -10), y, turned);
+      });
     } else {
-      alongDiagonal(pen, area, across, down, distance, sides, palette);
+      alongDiagonal(pen, area, across, down, distance, sides(false), palette);
     }
   }
 }

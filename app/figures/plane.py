@@ -64,7 +64,8 @@ def parameter_plane_figure(
         if point is not None:
             size, window = (f"{number:,}" for number in point)
             figure.add_trace(_mark(size, window, f"{name}: G = {size}, w = {window}", symbol, 14, "#FFFFFF"))
-    figure.update_xaxes(title="group size G", type="category", showgrid=False, tickangle=0)
+    # So few that numbers of three digits stand apart on a phone too.
+    figure.update_xaxes(title="group size G", type="category", showgrid=False, tickangle=0, nticks=6)
     figure.update_yaxes(title="neighbor window w (tokens)", type="category", showgrid=False)
     return finish(figure, f"What fits {length:,} tokens into a trained window of {trained_window:,}")
 
