@@ -96,7 +96,7 @@ window.selfextendPlace = {
 };
 document.addEventListener("selfextend-select", () => window.selfextendPlace.tell());
 document.addEventListener("click", (event) => {
-  if (event.target.closest('[role="tab"], .overflow-menu, .document-list')) window.selfextendPlace.tell();
+  if (event.target.closest('[role="tab"], .document-list')) window.selfextendPlace.tell();
   if (event.target.closest("#copy-link")) copy();
 });
 // A link that is opened where the page is open already.

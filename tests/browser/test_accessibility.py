@@ -46,3 +46,56 @@ def test_a_phone_breaks_no_rule(address: str, open_page: Open, short: Path, them
     answered(page)
     page.locator("#chat a.page-link").first.click()
     assert violations(page) == []
+
+
+CUT_OFF = """() => {
+    const wide = document.documentElement.clientWidth;
+    const scrolls = (box) => ["auto", "scroll"].includes(getComputedStyle(box).overflowX);
+    const inside = (part) => {
+        for (let box = part.parentElement; box; box = box.parentElement) if (scrolls(box)) return true;
+        return false;
+    };
+    const tags = ["button", "input", "p", "li", "h2", "dd", "canvas", "svg", "label"];
+    const parts = [...document.querySelectorAll(tags.map((tag) => `.gradio-container ${tag}`).join())];
+    const shown = parts.filter((part) => part.checkVisibility() && part.getBoundingClientRect().width > 1);
+    const out = shown.filter((part) => part.getBoundingClientRect().right > wide + 1 && !inside(part));
+    return out.map((part) => part.outerHTML.slice(0, 120));
+}"""
+
+
+@pytest.mark.parametrize(("width", "height"), [(720, 450), (390, 844)], ids=["zoom", "phone"])
+def test_every_tab_is_in_reach_and_nothing_is_cut_off(
+    address: str, open_page: Open, short: Path, width: int, height: int
+) -> None:
+    """720 x 450 is what a window of 1440 x 900 has at 200 % zoom."""
+    page = ready(open_page(address, width=width, height=height))
+    upload(page, short)
+    suggest(page)
+    ask(page)
+    answered(page)
+    places = [("#right-tabs", tab) for tab in RIGHT] + [("#main-tabs", tab) for tab in ("Lab", "Learn")]
+    for tabs, tab in places:
+        page.locator(tabs).get_by_role("tab", name=tab, exact=True).first.click()
+        page.wait_for_timeout(800)
+        assert page.evaluate("document.documentElement.scrollWidth") <= width, tab
+        assert page.evaluate(CUT_OFF) == [], tab
+    page.locator("#main-tabs").get_by_role("tab", name="Read", exact=True).click()
+    page.evaluate("window.scrollTo(0, 900)")
+    meters = page.locator("#meters").bounding_box()
+    assert meters is not None
+    assert 0 <= meters["y"] < 1  # in sight, and no more than a fifth of it
+    assert meters["height"] < height / 5
+
+
+def test_who_wants_no_motion_sees_none(address: str, open_page: Open) -> None:
+    page = open_page(address)
+    page.emulate_media(reduced_motion="reduce")
+    ready(page)
+    moving = page.evaluate(
+        """() => [...document.querySelectorAll("*")]
+            .map((part) => [part.className, getComputedStyle(part)])
+            .filter(([, { transitionDuration: fades, animationDuration: moves }]) =>
+                [fades, moves].some((times) => times.split(",").some((time) => parseFloat(time) > 0.001)))
+            .map(([name]) => String(name))"""
+    )
+    assert moving == []

@@ -173,11 +173,7 @@ def test_nothing_scrolls_sideways_and_dark_is_dark(address: str, open_page: Open
     ask(page)
     answered(page)
     for tab in ("Evidence", "Position map", "Attention", "Parameters", "Compare", "Runs"):
-        button = page.locator("#right-tabs").get_by_role("tab", name=tab, exact=True)
-        if not button.is_visible():
-            page.locator("#right-tabs .overflow-menu button").first.click()
-            button = page.locator("#right-tabs .overflow-dropdown").get_by_text(tab, exact=True)
-        button.click()
+        page.locator("#right-tabs").get_by_role("tab", name=tab, exact=True).click()
         page.wait_for_timeout(500)
         assert page.evaluate("document.documentElement.scrollWidth") <= width, tab
     ground = page.evaluate("getComputedStyle(document.body).backgroundColor")
