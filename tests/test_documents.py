@@ -6,6 +6,7 @@ import base64
 import hashlib
 import io
 import re
+import time
 import zipfile
 from collections import Counter
 from pathlib import Path
@@ -23,8 +24,10 @@ from PIL import Image
 
 from app.documents import child
 from app.documents.document import PAGE_SEPARATOR, Document, DocumentError, Limits, Page
+from app.documents.messages import Refused
 from app.documents.page_text import LIGATURES, PART_CHARS, clean_page, clean_plain, cut_into_parts
 from app.documents.reader import page_sizes, page_views, read_document_steps
+from app.documents.text import decode
 from selfextend.steps import Progress, Running, result_of
 from tests.make_documents import (
     FONT,
@@ -120,6 +123,19 @@ def test_word_text_that_python_docx_leaves_out_is_read(tmp_path: Path) -> None:
     assert any("Not read: pictures" in note for note in read.notes)
 
 
+def test_a_table_in_a_table_is_read_once(tmp_path: Path) -> None:
+    document = docx.Document()
+    cell = document.add_table(rows=1, cols=2).rows[0].cells[0]
+    for depth in range(10):
+        cell.paragraphs[0].text = f"level {depth}"
+        cell = cell.add_table(rows=1, cols=2).rows[0].cells[1]
+    cell.text = "the innermost"
+    document.save(str(tmp_path / "nested.docx"))
+    text = read_document(tmp_path / "nested.docx").text
+    assert [text.count(f"level {depth}") for depth in range(10)] == [1] * 10
+    assert text.count("the innermost") == 1
+
+
 @pytest.mark.parametrize(
     "encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32", "cp1252", "cp1251"]
 )
@@ -133,6 +149,62 @@ def test_text_is_read_in_any_encoding(tmp_path: Path, encoding: str) -> None:
     assert read.text == text.strip()
     guessed = encoding in ("cp1252", "cp1251", "utf-16-le", "utf-16-be")
     assert any("most likely encoding" in note for note in read.notes) == guessed
+
+
+JAPANESE = [
+    "灯台守は毎晩、長い帳簿にランプの数を書いた。",
+    "こんにちは",
+    "本日の会議は午後三時から始まります。資料を持参してください。",
+    "吾輩は猫である。名前はまだ無い。どこで生れたかとんと見当がつかぬ。" * 400,
+]
+
+
+@pytest.mark.parametrize("encoding", ["shift_jis", "cp932", "euc_jp", "iso2022_jp"])
+@pytest.mark.parametrize("text", JAPANESE, ids=["sentence", "word", "notice", "book"])
+def test_japanese_is_read_in_its_own_encodings(text: str, encoding: str) -> None:
+    read, notes = decode(text.encode(encoding))
+    assert read == text
+    assert "the most likely encoding: where they look wrong, save it as UTF-8" in notes[0]
+
+
+@pytest.mark.parametrize(
+    ("text", "encoding"),
+    [
+        ("Größe", "cp1252"),
+        ("Noël à la forêt, garçon", "cp1252"),
+        ("Preis: 5 € – „gut“", "cp1252"),
+        ("Grüße und schöne Tage am Leuchtturm. " * 400 + "„Öl“", "cp1252"),
+        ("Łódź", "cp1250"),
+        ("Latarnik każdego wieczoru zapisywał, ile lamp się pali. Żółć, gęś.", "iso8859_2"),
+        ("Привет, мир", "cp1251"),
+        ("Привет, мир", "koi8_r"),
+        ("Καλημέρα", "cp1253"),
+        ("看守人每天晚上都在账簿上写下有多少盏灯亮着。", "gb18030"),
+        ("今天的會議下午三點開始，請帶上資料。", "big5"),
+        ("안녕하세요", "cp949"),
+    ],
+)
+def test_a_few_words_are_enough_to_tell_an_encoding(text: str, encoding: str) -> None:
+    assert decode(text.encode(encoding))[0] == text
+
+
+def test_damaged_characters_are_counted_and_the_rest_stays_what_it_is() -> None:
+    data = ("Der Leuchtturmwärter schrieb jeden Abend. " * 50).encode()
+    read, notes = decode(data[:15] + b"\xff" + data[15:])
+    assert read.count("wärter") == 50 - 1
+    assert notes == ["Damaged characters, which stand as \ufffd: 1."]
+
+
+def test_bytes_that_make_no_words_in_any_encoding_are_refused() -> None:
+    noise = np.random.default_rng(0).integers(0x80, 0x100, 4000, dtype=np.uint8).tobytes()
+    with pytest.raises(Refused, match=r"is in an encoding that cannot be told: .* save it as UTF-8"):
+        decode(noise)
+
+
+def test_a_page_of_blanks_is_cleaned_in_linear_time() -> None:
+    begun = time.process_time()
+    assert clean_plain("word" + " " * 200_000 + "word \t\n" + "\t" * 200_000) == "word" + " " * 200_000 + "word\n"
+    assert time.process_time() - begun < 2
 
 
 def test_text_without_pages_is_cut_at_paragraphs_and_says_so(folder: Path) -> None:
