@@ -141,6 +141,55 @@ def unmapped_pdf(path: Path) -> Path:
     return path
 
 
+def _pdf_of(objects: Sequence[bytes]) -> bytes:
+    """A PDF of these objects, numbered from 1; the first is the catalog."""
+    data = b"%PDF-1.7\n"
+    places = []
+    for number, body in enumerate(objects, start=1):
+        places.append(len(data))
+        data += b"%d 0 obj%b\nendobj\n" % (number, body)
+    table = b"".join(b"%010d 00000 n \n" % place for place in places)
+    head = b"xref\n0 %d\n0000000000 65535 f \n%b" % (len(objects) + 1, table)
+    return data + head + b"trailer<</Size %d/Root 1 0 R>>\nstartxref\n%d\n%%%%EOF\n" % (len(objects) + 1, len(data))
+
+
+def unnamed_letters_pdf(path: Path, text: str) -> Path:
+    """A page in a font whose letters are drawings with names of its own, so that only their codes say what they are."""
+    codes = range(32, 127)
+    names = b" ".join(b"/drawing%d" % code for code in codes)
+    drawing = b"600 0 0 0 500 700 d1 0 0 500 700 re f"
+    content = b"BT /F 12 Tf 72 700 Td <%b> Tj ET" % text.encode("ascii").hex().encode()
+    objects = [
+        b"<</Type/Catalog/Pages 2 0 R>>",
+        b"<</Type/Pages/Kids[3 0 R]/Count 1>>",
+        b"<</Type/Page/Parent 2 0 R/MediaBox[0 0 595 842]/Contents 4 0 R/Resources<</Font<</F 5 0 R>>>>>>",
+        b"<</Length %d>>stream\n%b\nendstream" % (len(content), content),
+        b"<</Type/Font/Subtype/Type3/FontBBox[0 0 600 800]/FontMatrix[.001 0 0 .001 0 0]/FirstChar 32/LastChar 126"
+        b"/Widths[%b]/Encoding<</Differences[32 %b]>>/CharProcs<<%b>>>>"
+        % (b"600 " * len(codes), names, b"".join(b"/drawing%d 6 0 R" % code for code in codes)),
+        b"<</Length %d>>stream\n%b\nendstream" % (len(drawing), drawing),
+    ]
+    path.write_bytes(_pdf_of(objects))
+    return path
+
+
+def form_pdf(path: Path, pages: int = 2) -> Path:
+    """A filled-in form. On each page: a text field, a ticked box, an empty one, a choice, a password, a hidden name."""
+    canvas = Canvas(str(path), pagesize=A4)
+    for number in range(1, pages + 1):
+        canvas.drawString(72, 760, fact(number))
+        form = canvas.acroForm
+        form.textfield(name=f"keeper{number}", tooltip="Keeper's name", value=f"Ada {PLACES[number]}", x=72, y=700)
+        form.checkbox(name=f"lit{number}", tooltip="Lamp lit", checked=True, x=72, y=660)
+        form.checkbox(name=f"boats{number}", tooltip="Boats home", checked=False, x=72, y=630)
+        form.choice(name=f"wind{number}", value="west", options=["north", "west"], x=72, y=590)
+        form.textfield(name=f"secret{number}", value="swordfish", fieldFlags="password", x=72, y=550)
+        form.textfield(name=f"unseen{number}", value="ghost", annotationFlags="hidden", x=72, y=510)
+        canvas.showPage()
+    canvas.save()
+    return path
+
+
 def blank_pdf(path: Path) -> Path:
     canvas = Canvas(str(path), pagesize=A4)
     canvas.showPage()
@@ -175,17 +224,7 @@ def bomb_pdf(path: Path, unpacked: int = 300_000_000) -> Path:
         b"<</Type/Page/Parent 2 0 R/MediaBox[0 0 595 842]/Contents 4 0 R/Resources<</Font<<>>>>>>",
         b"<</Length %d/Filter/FlateDecode>>stream\n%b\nendstream" % (len(stream), stream),
     ]
-    data = b"%PDF-1.7\n"
-    places = []
-    for number, body in enumerate(objects, start=1):
-        places.append(len(data))
-        data += b"%d 0 obj%b\nendobj\n" % (number, body)
-    table = b"".join(b"%010d 00000 n \n" % place for place in places)
-    data += b"xref\n0 5\n0000000000 65535 f \n%btrailer<</Size 5/Root 1 0 R>>\nstartxref\n%d\n%%%%EOF\n" % (
-        table,
-        data.index(b"4 0 obj") + len(b"4 0 obj" + objects[3] + b"\nendobj\n"),
-    )
-    path.write_bytes(data)
+    path.write_bytes(_pdf_of(objects))
     return path
 
 
@@ -231,6 +270,7 @@ MAKERS: dict[str, Callable[[Path], Path]] = {
     "truncated.pdf": truncated_pdf,
     "blank.pdf": blank_pdf,
     "unmapped.pdf": unmapped_pdf,
+    "form.pdf": form_pdf,
     "bomb.pdf": bomb_pdf,
     "zero.pdf": zero_bytes,
     "picture.pdf": picture_named_pdf,

@@ -32,6 +32,7 @@ from selfextend.steps import Progress, Running, result_of
 from tests.make_documents import (
     FONT,
     MAKERS,
+    PLACES,
     fact,
     good_pdf,
     lines_pdf,
@@ -39,6 +40,7 @@ from tests.make_documents import (
     many_pages_pdf,
     paragraphs,
     text_file,
+    unnamed_letters_pdf,
 )
 
 
@@ -234,11 +236,52 @@ def test_pages_without_text_are_listed(folder: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("text", "readable"),
+    [
+        ("The keeper wrote every evening into the long ledger.", True),
+        ("7KH NHHSHU ZURWH HYHUB HYHQLQJ LQWR WKH ORQJ OHGJHU", False),  # letters by their place in the font
+        ("!\"#$%&' ()* +,#- ./01", False),  # numbered in the order in which they came up
+    ],
+)
+def test_letters_that_a_font_does_not_name_are_judged_by_what_they_make(
+    tmp_path: Path, text: str, readable: bool
+) -> None:
+    path = unnamed_letters_pdf(tmp_path / "drawn.pdf", text)
+    if readable:
+        read = read_document(path)
+        assert read.text == text
+        assert "The fonts on page 1 do not say which letters they show" in read.notes[0]
+        assert len(page_views(path, [1], 100)[0].words) == len(text.split())
+    else:
+        with pytest.raises(DocumentError, match=r"drawn\.pdf has text that cannot be read"):
+            read_document(path)
+
+
+def test_what_is_filled_into_a_form_stands_at_the_end_of_its_page(folder: Path) -> None:
+    read = read_document(folder / "form.pdf")
+    assert [page.text for page in read.pages] == [
+        f"{fact(number)}\nForm fields filled in:\nKeeper's name: Ada {PLACES[number]}\nLamp lit: checked\n"
+        f"wind{number}: west"
+        for number in (1, 2)
+    ]
+
+
+def test_a_filled_in_word_lies_in_its_field(folder: Path) -> None:
+    text = read_document(folder / "form.pdf").pages[0].text
+    (view,) = page_views(folder / "form.pdf", [1], 200)
+    (word,) = (word for word in view.words if text[word.start : word.end] == "Ada")
+    ((width, height),) = page_sizes(folder / "form.pdf")[:1]
+    assert (word.left * width, (1 - word.bottom) * height) == pytest.approx((72, 700), abs=1)
+    labels = {text[word.start : word.end] for word in view.words}
+    assert "Keeper's" not in labels, "a label that the page does not show has no place on it"
+
+
 def test_a_pdf_named_txt_is_read_as_a_pdf(folder: Path) -> None:
     assert read_document(folder / "really-a-pdf.txt").kind == "pdf"
 
 
-WORKS = {"good.pdf", "two-columns.pdf", "partly-scanned.pdf", "really-a-pdf.txt", "good.docx", "good.txt"}
+WORKS = {"good.pdf", "two-columns.pdf", "partly-scanned.pdf", "really-a-pdf.txt", "form.pdf", "good.docx", "good.txt"}
 REFUSED = {
     "encrypted.pdf": "encrypted.pdf is locked with a password: save a copy without one",
     "scanned.pdf": "scanned.pdf is a scan: .* OCR",

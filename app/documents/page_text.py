@@ -22,7 +22,9 @@ WORDS = re.compile(r"[\u2e80-\u9fff\uac00-\ud7a3\uf900-\ufaff]|[^\s\u2e80-\u9fff
 Rectangle = tuple[float, float, float, float]
 """left, bottom, right, top in PDF units, the origin at the bottom left."""
 
-_PDFIUM_HYPHEN = {0x02, 0xFFFE}
+PDFIUM_HYPHENS = "\x02\ufffe"
+"""What PDFium gives for a hyphen at a line's end."""
+_HYPHEN_CODES = set(map(ord, PDFIUM_HYPHENS))
 _SOFT_HYPHEN = 0xAD
 _HYPHENS = "-\u2010"
 _SENTENCE_END = re.compile(r"""[.!?:;。！？…]["'’”)\]»]*$""")
@@ -122,7 +124,7 @@ def _lines(codes: Sequence[int]) -> list[_Line]:
         if code in (10, 13):
             lines.append(line)
             line = _Line([], [])
-        elif code in _PDFIUM_HYPHEN:
+        elif code in _HYPHEN_CODES:
             line.hyphen = index
             lines.append(line)
             line = _Line([], [])

@@ -6,27 +6,33 @@ import base64
 import ctypes
 import io
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import closing
-from functools import partial
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pypdfium2
 import pypdfium2.raw as pdfium_c
 
+from .form_fields import filled_fields
 from .messages import Message, Refused, check_pages, too_long
-from .page_text import WORDS, CleanPage, Rectangle, clean_page
+from .page_text import PDFIUM_HYPHENS, WORDS, Rectangle, clean_page
+from .words import is_writing, strange_share
 
 GRID = 10_000
 """Steps across a page in which boxes are computed before they become fractions."""
 
 MAX_PIXELS = 16_000_000
-UNMAPPED_SHARE = 0.2
-"""A page with a larger share of characters that have no Unicode value counts as unreadable."""
+UNSURE_SHARE = 0.2
+"""With a larger share of characters whose meaning the font does not tell, these have to look like writing."""
+STRANGE_SHARE = 0.4
+"""A page with a larger share of characters that no text holds counts as unreadable."""
 
 UNMAPPED = "its fonts do not say which letters they show: needs OCR"
 PICTURE = "only a picture, no text: needs OCR"
+
+FIELDS = "Form fields filled in:"
+"""Stands before what is filled into a page's form, below the page's own text."""
 
 A4 = (595.0, 842.0)
 
@@ -60,7 +66,26 @@ def open_pdf(path: str) -> Any:
         raise Refused("is cut off: its end is missing. Download or copy it again, or save it anew.")
     if pdf is None:
         raise Refused("is a damaged PDF that cannot be opened: open it in a PDF program and save it anew.")
+    # Before a page is loaded, else the fields of a form stay blank. A damaged form is left out, as other programs do.
+    with suppress(pypdfium2.PdfiumError):
+        pdf.init_forms()
     return pdf
+
+
+class PageText(NamedTuple):
+    """A page's clean text, and the box of the character at a place in it, in PDF units; None where it has none.
+
+    `box_of` works while the page and its `textpage` are open. `unsure`: whether the fonts do not say which letters they
+    show, so that the text was read by its codes.
+    """
+
+    text: str
+    box_of: Callable[[int], Rectangle | None]
+    unsure: bool
+
+
+class UnmappedText(Exception):
+    """The characters of a page are not those that it shows."""
 
 
 def read_pdf(path: str, max_pages: int, max_characters: int) -> Iterator[Message]:
@@ -77,6 +102,7 @@ def read_pdf(path: str, max_pages: int, max_characters: int) -> Iterator[Message
         yield {"pages_total": total}
         characters = 0
         reasons = set()
+        unsure = []
         for index in range(total):
             text, reason = "", None
             try:
@@ -84,17 +110,21 @@ def read_pdf(path: str, max_pages: int, max_characters: int) -> Iterator[Message
                     characters += textpage.count_chars()
                     if characters > max_characters:
                         raise Refused(too_long(max_characters))
-                    if unmapped_share(textpage) > UNMAPPED_SHARE:
-                        reason = UNMAPPED
-                    else:
-                        text = extract(textpage).text
-                        if not text:
-                            reason = PICTURE if has_picture(page) else "blank: no text on it"
+                    read = page_text(pdf, page, textpage)
+                    text = read.text
+                    if read.unsure:
+                        unsure.append(index + 1)
+                    if not text:
+                        reason = PICTURE if has_picture(page) else "blank: no text on it"
             except pypdfium2.PdfiumError:
                 reason = "damaged: it cannot be opened"
+            except UnmappedText:
+                reason = UNMAPPED
             reasons.add(reason)
             yield {"page": {"number": index + 1, "text": text, "unreadable": reason}}
         if None in reasons:
+            if notes := [*_said_of_letters(unsure), *_said_of_forms(pdf)]:
+                yield {"notes": notes}
             return
         if PICTURE in reasons:
             raise Refused(
@@ -109,9 +139,69 @@ def read_pdf(path: str, max_pages: int, max_characters: int) -> Iterator[Message
         raise Refused("is empty: there is no text on any of its pages.")
 
 
-def extract(textpage: Any) -> CleanPage:
-    """The page's clean text; `source` holds PDFium's character indices."""
-    return clean_page(character_codes(textpage), partial(loose_box, textpage))
+def _said_of_letters(pages: Sequence[int]) -> list[str]:
+    if not pages:
+        return []
+    listed = ", ".join(f"{page:,}" for page in pages[:10]) + ("…" if len(pages) > 10 else "")
+    doubt = f"The fonts on page {listed} do not say which letters they show"
+    return [f"{doubt}: they were read by their codes, which look like writing. Compare them with the page."]
+
+
+def _said_of_forms(pdf: Any) -> list[str]:
+    if pdf.get_formtype() != pdfium_c.FORMTYPE_XFA_FULL:
+        return []
+    return ["It holds a form of a kind (XFA) that is not read here: print it to a PDF to include what is filled in."]
+
+
+def page_text(pdf: Any, page: Any, textpage: Any) -> PageText:
+    """The text of a page and, at its end, what is filled into its form.
+
+    Raises:
+        UnmappedText: the characters are not those that the page shows.
+    """
+    codes = character_codes(textpage)
+    unsure = _check_letters(textpage, codes)
+    clean = clean_page(codes, lambda index: loose_box(textpage, index))
+    pieces = [clean.text] if clean.text else []
+    boxes: list[tuple[int, int, Rectangle]] = []
+    fields = list(filled_fields(pdf.formenv, page)) if pdf.formenv else []
+    if fields:
+        pieces.append(FIELDS)
+        length = len("\n".join(pieces))
+        for field in fields:
+            start = length + len(f"\n{field.label}: ")
+            length = start + len(field.value)
+            boxes.append((start, length, field.box))
+            pieces.append(f"{field.label}: {field.value}")
+
+    def box_of(place: int) -> Rectangle | None:
+        if place < len(clean.text):
+            return loose_box(textpage, clean.source[place])
+        return next((box for start, end, box in boxes if start <= place < end), None)
+
+    return PageText("\n".join(pieces), box_of, unsure)
+
+
+def _check_letters(textpage: Any, codes: Sequence[int]) -> bool:
+    """Whether PDFium is not sure what many of the characters are: it then takes their codes, which are often right.
+
+    Raises:
+        UnmappedText: the characters are not those that the page shows.
+    """
+    unsure = unsure_share(textpage) > UNSURE_SHARE
+    if unsure:
+        is_unsure, raw = pdfium_c.FPDFText_HasUnicodeMapError, textpage.raw
+        if not is_writing(_character(code) for index, code in enumerate(codes) if is_unsure(raw, index) == 1):
+            raise UnmappedText
+    seen = [character for character in map(_character, codes) if not character.isspace()]
+    if strange_share(character for character in seen if character not in PDFIUM_HYPHENS) > STRANGE_SHARE:
+        raise UnmappedText
+    return unsure
+
+
+def _character(unit: int) -> str:
+    """The character of a UTF-16 unit; a letter for each half of one that takes two, which are hardly ever strange."""
+    return "x" if 0xD800 <= unit < 0xE000 else chr(unit)
 
 
 def character_codes(textpage: Any) -> list[int]:
@@ -126,12 +216,12 @@ def character_codes(textpage: Any) -> list[int]:
     return [get_unicode(raw, index) for index in range(count)]
 
 
-def unmapped_share(textpage: Any) -> float:
-    """Share of the page's characters, of at most 500 taken evenly, that PDFium cannot turn into Unicode."""
+def unsure_share(textpage: Any) -> float:
+    """Share of the page's characters, of at most 500 taken evenly, of which the font does not say what they are."""
     count = textpage.count_chars()
     sample = range(0, count, max(count // 500, 1))
-    unmapped = [index for index in sample if pdfium_c.FPDFText_HasUnicodeMapError(textpage.raw, index) == 1]
-    return len(unmapped) / max(len(sample), 1)
+    unsure = sum(pdfium_c.FPDFText_HasUnicodeMapError(textpage.raw, index) == 1 for index in sample)
+    return unsure / max(len(sample), 1)
 
 
 def loose_box(textpage: Any, index: int) -> Rectangle | None:
@@ -168,30 +258,31 @@ def page_views(path: str, numbers: Sequence[int], width: int) -> Iterator[Messag
         Refused: no such page.
     """
     with closing(open_pdf(path)) as pdf:
-        # Before a page is loaded, else the fields of a form stay blank.
-        pdf.init_forms()
         for number in numbers:
             if not 1 <= number <= len(pdf):
                 raise Refused(f"has no page {number}: it has {len(pdf)}.")
             try:
                 with closing(pdf[number - 1]) as page:
-                    view = {"number": number, "png": _png(page, width), "words": _words(page)}
+                    view = {"number": number, "png": _png(page, width), "words": _words(pdf, page)}
             except pypdfium2.PdfiumError:
                 view = {"number": number, "png": "", "words": []}
             yield {"view": view}
 
 
-def _words(page: Any) -> list[tuple[int, int, float, float, float, float]]:
+def _words(pdf: Any, page: Any) -> list[tuple[int, int, float, float, float, float]]:
     """The words of the page's clean text: first character, the one after the last, and the box, for each line that a
-    word is on."""
+    word is on. None where its text cannot be read."""
     with closing(page.get_textpage()) as textpage:
-        clean = extract(textpage)
+        try:
+            read = page_text(pdf, page, textpage)
+        except UnmappedText:
+            return []
         convert = pypdfium2.PdfPosConv(page, (0, 0, GRID, GRID, 0))
         words = []
-        for word in WORDS.finditer(clean.text):
-            boxes = [loose_box(textpage, index) for index in clean.source[word.start() : word.end()]]
-            lines = (_on_page(line, convert) for line in merge_lines([box for box in boxes if box is not None]))
-            words += [(word.start(), word.end(), *line) for line in lines if line is not None]
+        for word in WORDS.finditer(read.text):
+            boxes = [box for box in map(read.box_of, range(*word.span())) if box is not None]
+            lines = (_on_page(line, convert) for line in merge_lines(boxes))
+            words += [(*word.span(), *line) for line in lines if line is not None]
         return words
 
 

@@ -6,7 +6,6 @@ import re
 import unicodedata
 import zipfile
 from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ import docx.opc.exceptions
 
 from .messages import Message, Refused, check_pages, too_long
 from .page_text import PART_CHARS, clean_plain, cut_into_parts
+from .words import words_of_one_script
 
 ARCHIVES = {
     "xl/workbook.xml": "an Excel workbook",
@@ -54,10 +54,7 @@ _DETECTED_BYTES = 5000
 """Bytes that the encoding is told from, taken where they are not ASCII: as sure as with more, which take seconds."""
 _CONTROLS = re.compile("[\x80-\x84\x86-\x9f]")
 """Nobody writes these: bytes that ISO 8859 turns into them are the letters and quotation marks of a Windows code."""
-_IN_WORDS = re.compile(r"[^\W\d_]+")
 _TYPOGRAPHY = frozenset("‘’‚“”„‹›«»–—…·•€£§©®°²³\xa0\u3000、。「」『』・，．！？：；（）【】《》～￥")
-_EAST_ASIAN = {"CJK", "HIRAGANA", "KATAKANA", "KATAKANA-HIRAGANA", "HALFWIDTH", "FULLWIDTH", "HANGUL"}
-"""How the names of letters begin in scripts that stand beside any other in one word."""
 
 
 def decode(data: bytes) -> tuple[str, list[str]]:
@@ -117,16 +114,7 @@ def _makes_words(text: str) -> bool:
     letters = sum(character in _TYPOGRAPHY or unicodedata.category(character)[0] in "LM" for character in outside)
     if letters < 0.85 * len(outside):
         return False
-    words = [word for word in _IN_WORDS.findall(text) if not word.isascii()]
-    mixed = sum(len({_alphabet(character) for character in word} - {""}) > 1 for word in words)
-    return mixed <= 0.1 * len(words)
-
-
-@cache
-def _alphabet(letter: str) -> str:
-    """LATIN, CYRILLIC, GREEK and so on; "" for East Asian writing."""
-    script = unicodedata.name(letter, "").partition(" ")[0]
-    return "" if script in _EAST_ASIAN else script
+    return words_of_one_script(text)
 
 
 def parts(text: str, max_pages: int, max_characters: int, notes: list[str]) -> Iterator[Message]:
