@@ -73,10 +73,12 @@ class Pages:
         views = []
         for view in page_views(stored.path, numbers, PICTURE_WIDTH):
             text = pages[view.number].text
+            # A text that an earlier version kept may end before what is filled into the page's form.
+            found = pages[view.number].words or [word for word in view.words if word.end <= len(text)]
             if not view.png:
                 views.append(_as_text(view.number, text))
                 continue
-            words = [[word.start, word.end, *(round(edge, 4) for edge in word[2:])] for word in view.words]
+            words = [[word.start, word.end, *(round(edge, 4) for edge in word[2:])] for word in found]
             views.append({"number": view.number, "text": text, "png": view.png, "words": words})
         return views
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import docx
+import pypdfium2
 import reportlab
 from docx.enum.text import WD_BREAK
 from fpdf import FPDF
@@ -117,6 +118,14 @@ def scanned_pdf(path: Path, pages: int = 3) -> Path:
     """Pictures of text, no text."""
     first, *others = [_scan(number) for number in range(1, pages + 1)]
     first.save(path, "PDF", save_all=True, append_images=others)
+    return path
+
+
+def scan_of(path: Path, pdf: Path) -> Path:
+    """The pages of a PDF as pictures of 150 dots an inch, and nothing else."""
+    with pypdfium2.PdfDocument(pdf) as printed:
+        first, *others = [page.render(scale=150 / 72).to_pil().convert("L") for page in printed]
+    first.save(path, "PDF", save_all=True, append_images=others, resolution=150)
     return path
 
 

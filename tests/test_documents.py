@@ -18,15 +18,17 @@ import pypdfium2
 import pytest
 from docx.oxml import parse_xml
 from docx.oxml.ns import nsdecls
+from fpdf import FPDF
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from app.documents import child
+from app.documents import child, ocr
 from app.documents.document import PAGE_SEPARATOR, Document, DocumentError, Limits, Page
 from app.documents.messages import Refused
 from app.documents.page_text import LIGATURES, PART_CHARS, clean_page, clean_plain, cut_into_parts
 from app.documents.reader import page_sizes, page_views, read_document_steps
+from app.documents.scans import Line, in_reading_order
 from app.documents.text import decode
 from selfextend.steps import Progress, Running, result_of
 from tests.make_documents import (
@@ -39,6 +41,7 @@ from tests.make_documents import (
     make,
     many_pages_pdf,
     paragraphs,
+    scan_of,
     text_file,
     unnamed_letters_pdf,
 )
@@ -58,6 +61,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def three_hundred(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return good_pdf(tmp_path_factory.mktemp("long") / "long.pdf", 300)
+
+
+@pytest.fixture
+def without_ocr(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reading as it is where the packages of `selfextend[ocr]` are not installed."""
+    monkeypatch.setattr(ocr, "is_installed", lambda: False)
+
+
+needs_ocr = pytest.mark.skipif(not ocr.is_installed(), reason=f"reading scans wants {' and '.join(ocr.PACKAGES)}")
 
 
 def prose(number: int, **how: int) -> str:
@@ -88,6 +100,7 @@ def test_two_columns_are_read_one_after_the_other(folder: Path) -> None:
     assert [page.text for page in read.pages] == [prose(number, count=11) for number in (1, 2)]
 
 
+@pytest.mark.usefixtures("without_ocr")
 def test_the_whole_text_holds_each_page_at_its_range(folder: Path) -> None:
     for name in ("good.pdf", "partly-scanned.pdf", "good.docx", "good.txt"):
         read = read_document(folder / name)
@@ -227,13 +240,70 @@ def test_form_feeds_are_pages(tmp_path: Path) -> None:
     assert read.unreadable == (Page(3, "", "blank: no text on it"),)
 
 
+@pytest.mark.usefixtures("without_ocr")
 def test_pages_without_text_are_listed(folder: Path) -> None:
     read = read_document(folder / "partly-scanned.pdf")
     assert [page.text for page in read.pages] == [fact(1), "", "", fact(4)]
     assert [(page.number, page.unreadable) for page in read.unreadable] == [
-        (2, "only a picture, no text: needs OCR"),
+        (2, "only a picture, no text: needs OCR (pip install rapidocr onnxruntime)"),
         (3, "blank: no text on it"),
     ]
+
+
+SCANNED = [
+    "The keeper wrote every evening into the long ledger how many",
+    "lamps were burning and which of the old boats had come home be-",
+    "fore the tide turned over the grey stones beside the water.",
+]
+
+
+@needs_ocr
+@pytest.mark.slow
+def test_a_scanned_page_is_read_with_the_place_of_each_word(tmp_path: Path) -> None:
+    printed = lines_pdf(tmp_path / "printed.pdf", SCANNED)
+    path = scan_of(tmp_path / "scan.pdf", printed)
+    with Running(read_document_steps(path, Limits(), path.name)) as steps:
+        said = [step.words for step in steps]
+        read = steps.result
+    assert said[-1] == "reading scan.pdf by OCR: 1 of 1 pages"
+    assert read.text == read_document(printed).text == " ".join(SCANNED).replace("be- fore", "before")
+    assert read.notes == ("Read from a picture by OCR, which may misread: page 1.",)
+    text = read.pages[0].text
+    (view,) = page_views(printed, [1], 100)
+    for found, real in zip(read.pages[0].words, view.words, strict=True):
+        assert found[:2] == real[:2], text[real.start : real.end]
+        assert found[2:] == pytest.approx(real[2:], abs=0.02)
+
+
+@needs_ocr
+def test_only_so_many_pages_of_a_file_are_read_by_ocr(folder: Path) -> None:
+    read = read_document(folder / "partly-scanned.pdf", Limits(scanned_pages=0))
+    assert read.unreadable[0] == Page(2, "", "only a picture, no text: OCR reads no more than 0 pages of a file")
+
+
+@pytest.mark.usefixtures("without_ocr")
+def test_a_picture_with_a_stamp_on_it_is_not_passed_off_as_read(tmp_path: Path) -> None:
+    pdf = FPDF(unit="pt", format="A4")
+    pdf.add_page()
+    pdf.set_font("Helvetica", size=11)
+    pdf.image(Image.new("L", (620, 877), "grey"), 0, 0, 595)
+    pdf.text(72, 800, "RECEIVED 12 MAY")
+    (tmp_path / "stamped.pdf").write_bytes(bytes(pdf.output()))
+    read = read_document(tmp_path / "stamped.pdf")
+    assert read.text == "RECEIVED 12 MAY"
+    assert read.notes == ("Mostly a picture, whose text is not read: page 1.",)
+
+
+def test_columns_are_read_one_after_the_other_and_tables_row_by_row() -> None:
+    def line(text: str, left: float, top: float, width: float) -> Line:
+        return Line(text, (left, top - 10, left + width, top))
+
+    title = line("title", 100, 800, 300)
+    left = [line(f"left {k}", 50, 760 - 14 * k, 220) for k in range(5)]
+    right = [line(f"right {k}", 300, 761 - 14 * k, 220) for k in range(5)]
+    cells = [line(f"cell {k}", 50 + 150 * (k % 3), 600 - 20 * (k // 3) - k % 2, 40) for k in range(12)]
+    mixed = [*cells, *right, title, *left]
+    assert in_reading_order(mixed[::-1]) == [title, *left, *right, *cells]
 
 
 @pytest.mark.parametrize(
@@ -245,7 +315,7 @@ def test_pages_without_text_are_listed(folder: Path) -> None:
     ],
 )
 def test_letters_that_a_font_does_not_name_are_judged_by_what_they_make(
-    tmp_path: Path, text: str, readable: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, readable: bool
 ) -> None:
     path = unnamed_letters_pdf(tmp_path / "drawn.pdf", text)
     if readable:
@@ -254,6 +324,7 @@ def test_letters_that_a_font_does_not_name_are_judged_by_what_they_make(
         assert "The fonts on page 1 do not say which letters they show" in read.notes[0]
         assert len(page_views(path, [1], 100)[0].words) == len(text.split())
     else:
+        monkeypatch.setattr(ocr, "is_installed", lambda: False)
         with pytest.raises(DocumentError, match=r"drawn\.pdf has text that cannot be read"):
             read_document(path)
 
@@ -284,7 +355,7 @@ def test_a_pdf_named_txt_is_read_as_a_pdf(folder: Path) -> None:
 WORKS = {"good.pdf", "two-columns.pdf", "partly-scanned.pdf", "really-a-pdf.txt", "form.pdf", "good.docx", "good.txt"}
 REFUSED = {
     "encrypted.pdf": "encrypted.pdf is locked with a password: save a copy without one",
-    "scanned.pdf": "scanned.pdf is a scan: .* OCR",
+    "scanned.pdf": "scanned.pdf is a scan: .* To read it here: pip install rapidocr onnxruntime. Or run it through OCR",
     "truncated.pdf": "truncated.pdf is cut off: .* Download or copy it again",
     "blank.pdf": "blank.pdf is empty: there is no text on any of its pages",
     "unmapped.pdf": "unmapped.pdf has text that cannot be read: .* OCR",
@@ -299,6 +370,7 @@ def test_every_kind_of_test_file_is_tested() -> None:
     assert set(MAKERS) == WORKS | set(REFUSED)
 
 
+@pytest.mark.usefixtures("without_ocr")
 @pytest.mark.parametrize("name", REFUSED)
 def test_a_bad_file_is_refused_in_plain_words(folder: Path, name: str) -> None:
     with pytest.raises(DocumentError, match=REFUSED[name]):

@@ -35,25 +35,39 @@ def answers(path: Path, name: str, request: Message, limits: Limits) -> Generato
         DocumentError: the file was refused, or took more time or memory than it may.
     """
     deadline = time.monotonic() + limits.seconds
-    memory_bytes = limits.memory_bytes if _KERNEL_LIMITS_MEMORY else None
+    most_seconds, most_memory = limits.seconds, limits.memory_bytes
+    memory_bytes = most_memory if _KERNEL_LIMITS_MEMORY else None
     search_path = os.pathsep.join(filter(None, [str(_ROOT), os.environ.get("PYTHONPATH")]))
     command = [sys.executable, "-m", f"{__package__}.worker"]
     environment = {name: value for name, value in os.environ.items() if name not in _SECRETS}
     with ChildProcess(command, environment={**environment, "PYTHONPATH": search_path}) as child:
-        child.send({**request, "path": str(path.resolve()), "seconds": limits.seconds, "memory_bytes": memory_bytes})
+        child.send(
+            {
+                **request,
+                "path": str(path.resolve()),
+                "seconds": limits.seconds,
+                "memory_bytes": memory_bytes,
+                "scanned_page_seconds": limits.scanned_page_seconds,
+                "scanned_memory_bytes": limits.scanned_memory_bytes,
+            }
+        )
         while True:
             message = child.receive(_HEARTBEAT_SECONDS)
+            if message and "scanned" in message:
+                deadline += limits.scanned_page_seconds
+                most_seconds += limits.scanned_page_seconds
+                most_memory = limits.memory_bytes + limits.scanned_memory_bytes
             if time.monotonic() > deadline:
                 raise DocumentError(
-                    f"{name} took longer than {limits.seconds:,.0f} seconds to read and was stopped: "
+                    f"{name} took longer than {most_seconds:,.0f} seconds to read and was stopped: "
                     "split it into smaller files, or raise the limit."
                 )
             if message is None:
-                raise DocumentError(_why_it_ended(name, child.exit_code(), limits))
-            too_much = not _KERNEL_LIMITS_MEMORY and _resident_bytes(child.pid) > limits.memory_bytes
+                raise DocumentError(_why_it_ended(name, child.exit_code(), most_memory))
+            too_much = not _KERNEL_LIMITS_MEMORY and _resident_bytes(child.pid) > most_memory
             if too_much or "out_of_memory" in message:
                 raise DocumentError(
-                    f"{name} needs more than {megabytes(limits.memory_bytes)} of memory to read and was stopped: "
+                    f"{name} needs more than {megabytes(most_memory)} of memory to read and was stopped: "
                     "split it into smaller files, or raise the limit."
                 )
             if "refused" in message:
@@ -70,10 +84,10 @@ def _resident_bytes(pid: int) -> int:
         return 0
 
 
-def _why_it_ended(name: str, exit_code: int, limits: Limits) -> str:
+def _why_it_ended(name: str, exit_code: int, memory_bytes: int) -> str:
     """The child ended without an answer: killed by a signal (a crash, its limits) or by an unforeseen error."""
     cause = "the reader crashed on it" if exit_code < 0 else "the reader failed on it"
     return (
         f"{name} cannot be read: {cause}. It is damaged, or needs more than "
-        f"{megabytes(limits.memory_bytes)} of memory. Open it in another program and save it anew."
+        f"{megabytes(memory_bytes)} of memory. Open it in another program and save it anew."
     )

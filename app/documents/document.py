@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
 Kind = Literal["pdf", "txt", "md", "docx"]
 
@@ -23,6 +23,9 @@ class Limits:
     `memory_bytes` limits the child process: its address space on Linux (by the kernel), its resident memory elsewhere
     (checked every 0.2 s, since macOS does not enforce the limit and Windows has none). `seconds` is wall-clock time for
     one reading or one picture.
+
+    OCR is given `scanned_page_seconds` for each page that needs it, up to `scanned_pages` of a file, and
+    `scanned_memory_bytes` more.
     """
 
     max_bytes: int = 200_000_000
@@ -30,15 +33,46 @@ class Limits:
     max_characters: int = 20_000_000
     seconds: float = 120.0
     memory_bytes: int = 1_500_000_000
+    scanned_pages: int = 200
+    scanned_page_seconds: float = 60.0
+    scanned_memory_bytes: int = 1_500_000_000
+
+
+class Word(NamedTuple):
+    """A word on a page, or the part of it that is on one line.
+
+    `start` to `end` are characters of `Page.text`. The box is in fractions of the page as it is shown; 0, 0 is the top
+    left corner.
+    """
+
+    start: int
+    end: int
+    left: float
+    top: float
+    right: float
+    bottom: float
 
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """One page: `number` from 1, its text, and why it has none (`unreadable`), where it has none."""
+    """One page: `number` from 1, its text, and why it has none (`unreadable`), where it has none.
+
+    `words` is where OCR found its words; empty where the file says itself where they are.
+    """
 
     number: int
     text: str
     unreadable: str | None = None
+    words: tuple[Word, ...] = ()
+
+    @classmethod
+    def from_json(cls, kept: dict[str, Any]) -> Page:
+        """A page as JSON holds it, with lists for tuples.
+
+        Raises:
+            TypeError: it is none.
+        """
+        return cls(**{**kept, "words": tuple(Word(*word) for word in kept.get("words", ()))})
 
 
 @dataclass(frozen=True)

@@ -52,7 +52,7 @@ class Library:
             kept = json.loads((self.folder / f"{sha256}.json").read_text(encoding="utf-8"))
             if kept.pop("format") != _FORMAT:
                 return None
-            kept["pages"] = tuple(Page(**page) for page in kept["pages"])
+            kept["pages"] = tuple(Page.from_json(page) for page in kept["pages"])
             kept["notes"] = tuple(kept["notes"])
             document = Document(**(kept | {"name": name}))
         except (OSError, ValueError, TypeError, KeyError):

@@ -3,36 +3,32 @@
 from __future__ import annotations
 
 import base64
-import ctypes
 import io
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing, suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pypdfium2
 import pypdfium2.raw as pdfium_c
 
-from .form_fields import filled_fields
+from . import ocr
 from .messages import Message, Refused, check_pages, too_long
-from .page_text import PDFIUM_HYPHENS, WORDS, Rectangle, clean_page
-from .words import is_writing, strange_share
+from .page_text import WORDS, Rectangle
+from .pdf_text import PageText, UnmappedText, printed_text, with_fields
+from .scans import ScanReader
 
 GRID = 10_000
 """Steps across a page in which boxes are computed before they become fractions."""
 
 MAX_PIXELS = 16_000_000
-UNSURE_SHARE = 0.2
-"""With a larger share of characters whose meaning the font does not tell, these have to look like writing."""
-STRANGE_SHARE = 0.4
-"""A page with a larger share of characters that no text holds counts as unreadable."""
-
-UNMAPPED = "its fonts do not say which letters they show: needs OCR"
-PICTURE = "only a picture, no text: needs OCR"
-
-FIELDS = "Form fields filled in:"
-"""Stands before what is filled into a page's form, below the page's own text."""
+UNMAPPED = "its fonts do not say which letters they show"
+PICTURE = "only a picture, no text"
+BLANK = "blank: no text on it"
+DAMAGED = "damaged: it cannot be opened"
+LITTLE_TEXT = 40
+"""Characters: a picture over more than half a page with no more text than this beside it is taken for a scan."""
 
 A4 = (595.0, 842.0)
 
@@ -72,24 +68,11 @@ def open_pdf(path: str) -> Any:
     return pdf
 
 
-class PageText(NamedTuple):
-    """A page's clean text, and the box of the character at a place in it, in PDF units; None where it has none.
-
-    `box_of` works while the page and its `textpage` are open. `unsure`: whether the fonts do not say which letters they
-    show, so that the text was read by its codes.
-    """
-
-    text: str
-    box_of: Callable[[int], Rectangle | None]
-    unsure: bool
-
-
-class UnmappedText(Exception):
-    """The characters of a page are not those that it shows."""
-
-
-def read_pdf(path: str, max_pages: int, max_characters: int) -> Iterator[Message]:
+def read_pdf(path: str, max_pages: int, max_characters: int, scanned_pages: int | None) -> Iterator[Message]:
     """Reads all pages.
+
+    Args:
+        scanned_pages: how many pages may be read by OCR, which takes seconds each; None where it is not installed.
 
     Raises:
         Refused: cut off, damaged or locked, too long, or no text on any page.
@@ -100,140 +83,137 @@ def read_pdf(path: str, max_pages: int, max_characters: int) -> Iterator[Message
             raise Refused("has no pages.")
         check_pages(total, max_pages, "pages")
         yield {"pages_total": total}
-        characters = 0
-        reasons = set()
-        unsure = []
-        for index in range(total):
-            text, reason = "", None
-            try:
-                with closing(pdf[index]) as page, closing(page.get_textpage()) as textpage:
-                    characters += textpage.count_chars()
-                    if characters > max_characters:
-                        raise Refused(too_long(max_characters))
-                    read = page_text(pdf, page, textpage)
-                    text = read.text
-                    if read.unsure:
-                        unsure.append(index + 1)
-                    if not text:
-                        reason = PICTURE if has_picture(page) else "blank: no text on it"
-            except pypdfium2.PdfiumError:
-                reason = "damaged: it cannot be opened"
-            except UnmappedText:
-                reason = UNMAPPED
-            reasons.add(reason)
-            yield {"page": {"number": index + 1, "text": text, "unreadable": reason}}
-        if None in reasons:
-            if notes := [*_said_of_letters(unsure), *_said_of_forms(pdf)]:
-                yield {"notes": notes}
+        reading = _Reading(pdf, max_characters, scanned_pages)
+        for number in range(1, total + 1):
+            yield from reading.page(number)
+        reading.check_text()
+        if notes := reading.notes():
+            yield {"notes": notes}
+
+
+class _Reading:
+    """One reading of a PDF from its first page to its last, and what is to be said of it then."""
+
+    def __init__(self, pdf: Any, max_characters: int, scanned_pages: int | None) -> None:
+        self._pdf = pdf
+        self._max_characters = max_characters
+        self._characters = 0
+        self._scanned_pages = scanned_pages
+        self._scans = ScanReader()
+        self._has_text = False
+        self._reasons: set[str] = set()
+        self._scanned: list[int] = []
+        self._unsure: list[int] = []
+        self._pictures: list[int] = []
+
+    def page(self, number: int) -> Iterator[Message]:
+        """Reads a page; says before it if that is going to take long, since it is read by OCR."""
+        words: list[tuple[int, int, float, float, float, float]] = []
+        text, reason, problem = "", None, None
+        try:
+            with closing(self._pdf[number - 1]) as page, closing(page.get_textpage()) as textpage:
+                self._count(textpage.count_chars())
+                read, reason = _printed(page, textpage)
+                problem = reason
+                if reason in (PICTURE, UNMAPPED):
+                    problem = self._why_not_by_ocr(reason)
+                    if problem is None:
+                        self._scanned.append(number)
+                        yield {"scanned": number}
+                        read = self._scans.read(page)
+                        self._count(len(read.text))
+                        problem = None if read.text else f"{reason}: OCR finds none on it either"
+                read = with_fields(read, self._pdf, page)
+                text = read.text
+                if number in self._scanned:
+                    words = _words(read, page)
+        except pypdfium2.PdfiumError:
+            reason = problem = DAMAGED
+        if text and problem is not None:
+            self._pictures.append(number)
+        elif text and reason is None and read.unsure:
+            self._unsure.append(number)
+        if text:
+            self._has_text = True
+        elif reason is not None:
+            self._reasons.add(reason)
+        page_of_it = {"number": number, "text": text, "unreadable": None if text else problem, "words": words}
+        yield {"page": page_of_it}
+
+    def _count(self, characters: int) -> None:
+        self._characters += characters
+        if self._characters > self._max_characters:
+            raise Refused(too_long(self._max_characters))
+
+    def _why_not_by_ocr(self, reason: str) -> str | None:
+        if self._scanned_pages is None:
+            return f"{reason}: needs OCR ({ocr.HOW_TO_INSTALL})"
+        if len(self._scanned) >= self._scanned_pages:
+            return f"{reason}: OCR reads no more than {self._scanned_pages:,} pages of a file"
+        return None
+
+    def check_text(self) -> None:
+        """Raises Refused where no page has text."""
+        if self._has_text:
             return
-        if PICTURE in reasons:
-            raise Refused(
-                "is a scan: its pages are pictures without a text layer. "
-                "Run it through OCR first (OCRmyPDF, Acrobat, a scanner's software) and use the result."
-            )
-        if UNMAPPED in reasons:
-            raise Refused(
-                "has text that cannot be read: its fonts do not say which letters they show. "
-                "Run it through OCR first and use the result."
-            )
+        if self._scanned_pages is None:
+            remedy = f"To read it here: {ocr.HOW_TO_INSTALL}. Or run it through OCR elsewhere and use the result."
+        else:
+            remedy = "OCR finds none either: scan it anew, sharper and upright."
+        if PICTURE in self._reasons:
+            raise Refused(f"is a scan: its pages are pictures without a text layer. {remedy}")
+        if UNMAPPED in self._reasons:
+            raise Refused(f"has text that cannot be read: its fonts do not say which letters they show. {remedy}")
         raise Refused("is empty: there is no text on any of its pages.")
 
-
-def _said_of_letters(pages: Sequence[int]) -> list[str]:
-    if not pages:
-        return []
-    listed = ", ".join(f"{page:,}" for page in pages[:10]) + ("…" if len(pages) > 10 else "")
-    doubt = f"The fonts on page {listed} do not say which letters they show"
-    return [f"{doubt}: they were read by their codes, which look like writing. Compare them with the page."]
-
-
-def _said_of_forms(pdf: Any) -> list[str]:
-    if pdf.get_formtype() != pdfium_c.FORMTYPE_XFA_FULL:
-        return []
-    return ["It holds a form of a kind (XFA) that is not read here: print it to a PDF to include what is filled in."]
-
-
-def page_text(pdf: Any, page: Any, textpage: Any) -> PageText:
-    """The text of a page and, at its end, what is filled into its form.
-
-    Raises:
-        UnmappedText: the characters are not those that the page shows.
-    """
-    codes = character_codes(textpage)
-    unsure = _check_letters(textpage, codes)
-    clean = clean_page(codes, lambda index: loose_box(textpage, index))
-    pieces = [clean.text] if clean.text else []
-    boxes: list[tuple[int, int, Rectangle]] = []
-    fields = list(filled_fields(pdf.formenv, page)) if pdf.formenv else []
-    if fields:
-        pieces.append(FIELDS)
-        length = len("\n".join(pieces))
-        for field in fields:
-            start = length + len(f"\n{field.label}: ")
-            length = start + len(field.value)
-            boxes.append((start, length, field.box))
-            pieces.append(f"{field.label}: {field.value}")
-
-    def box_of(place: int) -> Rectangle | None:
-        if place < len(clean.text):
-            return loose_box(textpage, clean.source[place])
-        return next((box for start, end, box in boxes if start <= place < end), None)
-
-    return PageText("\n".join(pieces), box_of, unsure)
+    def notes(self) -> list[str]:
+        """What a reader of the text should know."""
+        notes = []
+        if self._scanned:
+            notes.append(f"Read from a picture by OCR, which may misread: page {_listed(self._scanned)}.")
+        if self._pictures:
+            notes.append(f"Mostly a picture, whose text is not read: page {_listed(self._pictures)}.")
+        if self._unsure:
+            doubt = f"The fonts on page {_listed(self._unsure)} do not say which letters they show"
+            notes.append(
+                f"{doubt}: they were read by their codes, which look like writing. Compare them with the page."
+            )
+        if self._pdf.get_formtype() == pdfium_c.FORMTYPE_XFA_FULL:
+            notes.append("Its form is of a kind (XFA) that is not read here: print it to a PDF to include its fields.")
+        return notes
 
 
-def _check_letters(textpage: Any, codes: Sequence[int]) -> bool:
-    """Whether PDFium is not sure what many of the characters are: it then takes their codes, which are often right.
-
-    Raises:
-        UnmappedText: the characters are not those that the page shows.
-    """
-    unsure = unsure_share(textpage) > UNSURE_SHARE
-    if unsure:
-        is_unsure, raw = pdfium_c.FPDFText_HasUnicodeMapError, textpage.raw
-        if not is_writing(_character(code) for index, code in enumerate(codes) if is_unsure(raw, index) == 1):
-            raise UnmappedText
-    seen = [character for character in map(_character, codes) if not character.isspace()]
-    if strange_share(character for character in seen if character not in PDFIUM_HYPHENS) > STRANGE_SHARE:
-        raise UnmappedText
-    return unsure
+def _listed(pages: Sequence[int]) -> str:
+    return ", ".join(f"{page:,}" for page in pages[:10]) + ("…" if len(pages) > 10 else "")
 
 
-def _character(unit: int) -> str:
-    """The character of a UTF-16 unit; a letter for each half of one that takes two, which are hardly ever strange."""
-    return "x" if 0xD800 <= unit < 0xE000 else chr(unit)
-
-
-def character_codes(textpage: Any) -> list[int]:
-    """UTF-16 unit of each of PDFium's characters: `codes[i]` belongs to the character with index i."""
-    count = textpage.count_chars()
-    buffer = (ctypes.c_ushort * (count + 1))()
-    written = pdfium_c.FPDFText_GetText(textpage.raw, 0, count, buffer)
-    if written == count + 1:
-        return list(buffer)[:count]
-    # GetText leaves characters without a Unicode value out, and then its places are not the indices.
-    get_unicode, raw = pdfium_c.FPDFText_GetUnicode, textpage.raw
-    return [get_unicode(raw, index) for index in range(count)]
-
-
-def unsure_share(textpage: Any) -> float:
-    """Share of the page's characters, of at most 500 taken evenly, of which the font does not say what they are."""
-    count = textpage.count_chars()
-    sample = range(0, count, max(count // 500, 1))
-    unsure = sum(pdfium_c.FPDFText_HasUnicodeMapError(textpage.raw, index) == 1 for index in sample)
-    return unsure / max(len(sample), 1)
-
-
-def loose_box(textpage: Any, index: int) -> Rectangle | None:
+def _printed(page: Any, textpage: Any) -> tuple[PageText, str | None]:
+    """The text that a page holds as text, and why this is not all of it, or none; None where it is all."""
     try:
-        left, bottom, right, top = textpage.get_charbox(index, loose=True)
-    except pypdfium2.PdfiumError:
-        return None
-    return left, bottom, right, top
+        read = printed_text(textpage)
+    except UnmappedText:
+        return PageText("", lambda place: None), UNMAPPED
+    if not read.text:
+        return read, PICTURE if has_picture(page) else BLANK
+    if len(read.text) <= LITTLE_TEXT and picture_share(page) > 0.5:
+        return read, PICTURE
+    return read, None
 
 
 def has_picture(page: Any) -> bool:
     return any(True for _ in page.get_objects(filter=[pdfium_c.FPDF_PAGEOBJ_IMAGE], max_depth=4))
+
+
+def picture_share(page: Any) -> float:
+    """Share of a page that the largest picture on it covers."""
+    width, height = page.get_size()
+    if page.get_rotation() % 180:
+        width, height = height, width
+    share = 0.0
+    for picture in page.get_objects(filter=[pdfium_c.FPDF_PAGEOBJ_IMAGE], max_depth=1):
+        left, bottom, right, top = picture.get_bounds()
+        share = max(share, (right - left) * (top - bottom) / max(width * height, 1.0))
+    return share
 
 
 def page_sizes(path: str) -> list[tuple[float, float]]:
@@ -250,7 +230,8 @@ def page_sizes(path: str) -> list[tuple[float, float]]:
 
 
 def page_views(path: str, numbers: Sequence[int], width: int) -> Iterator[Message]:
-    """Each of these pages as it is shown: its picture, `width` pixels wide, and where its words are.
+    """Each of these pages as it is shown: its picture, `width` pixels wide, and where its words are, unless they were
+    read by OCR: what that found is kept with the page's text.
 
     A page so long that this would exceed `MAX_PIXELS` comes out narrower; one that cannot be opened has no picture.
 
@@ -262,28 +243,24 @@ def page_views(path: str, numbers: Sequence[int], width: int) -> Iterator[Messag
             if not 1 <= number <= len(pdf):
                 raise Refused(f"has no page {number}: it has {len(pdf)}.")
             try:
-                with closing(pdf[number - 1]) as page:
-                    view = {"number": number, "png": _png(page, width), "words": _words(pdf, page)}
+                with closing(pdf[number - 1]) as page, closing(page.get_textpage()) as textpage:
+                    words = _words(with_fields(_printed(page, textpage)[0], pdf, page), page)
+                    view = {"number": number, "png": _png(page, width), "words": words}
             except pypdfium2.PdfiumError:
                 view = {"number": number, "png": "", "words": []}
             yield {"view": view}
 
 
-def _words(pdf: Any, page: Any) -> list[tuple[int, int, float, float, float, float]]:
-    """The words of the page's clean text: first character, the one after the last, and the box, for each line that a
-    word is on. None where its text cannot be read."""
-    with closing(page.get_textpage()) as textpage:
-        try:
-            read = page_text(pdf, page, textpage)
-        except UnmappedText:
-            return []
-        convert = pypdfium2.PdfPosConv(page, (0, 0, GRID, GRID, 0))
-        words = []
-        for word in WORDS.finditer(read.text):
-            boxes = [box for box in map(read.box_of, range(*word.span())) if box is not None]
-            lines = (_on_page(line, convert) for line in merge_lines(boxes))
-            words += [(*word.span(), *line) for line in lines if line is not None]
-        return words
+def _words(read: PageText, page: Any) -> list[tuple[int, int, float, float, float, float]]:
+    """The words of a page's text: first character, the one after the last, and the box, for each line that a word is
+    on."""
+    convert = pypdfium2.PdfPosConv(page, (0, 0, GRID, GRID, 0))
+    words = []
+    for word in WORDS.finditer(read.text):
+        boxes = [box for box in map(read.box_of, range(*word.span())) if box is not None]
+        lines = (_on_page(line, convert) for line in merge_lines(boxes))
+        words += [(*word.span(), *line) for line in lines if line is not None]
+    return words
 
 
 def _on_page(rectangle: Rectangle, convert: Any) -> FractionBox | None:

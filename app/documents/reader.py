@@ -15,25 +15,11 @@ from typing import Literal, NamedTuple
 
 from selfextend.steps import Progress
 
+from . import ocr
 from .child import answers
-from .document import Document, DocumentError, Limits, Page
+from .document import Document, DocumentError, Limits, Page, Word
 from .kinds import kind_of
 from .messages import Message
-
-
-class Word(NamedTuple):
-    """A word on a page, or the part of it that is on one line.
-
-    `start` to `end` are characters of `Page.text`. The box is in fractions of the page as it is shown; 0, 0 is the top
-    left corner.
-    """
-
-    start: int
-    end: int
-    left: float
-    top: float
-    right: float
-    bottom: float
 
 
 class PageView(NamedTuple):
@@ -62,18 +48,27 @@ def read_document_steps(path: Path, limits: Limits, name: str) -> Generator[Prog
     pages: list[Page] = []
     notes: list[str] = []
     total = 0
+    scanned = False
     page_word: Literal["page", "part"] = "page"
-    request = {"task": "read", "kind": kind, "max_pages": limits.max_pages, "max_characters": limits.max_characters}
+    request = {
+        "task": "read",
+        "kind": kind,
+        "max_pages": limits.max_pages,
+        "max_characters": limits.max_characters,
+        "scanned_pages": limits.scanned_pages if ocr.is_installed() else None,
+    }
     with closing(answers(path, name, request, limits)) as messages:
         for message in messages:
             if "pages_total" in message:
                 total = message["pages_total"]
                 page_word = "part" if message.get("from_parts") else "page"
             elif "page" in message:
-                pages.append(Page(**message["page"]))
+                pages.append(Page.from_json(message["page"]))
             elif "notes" in message:
                 notes += message["notes"]
-            words = f"reading {name}: {len(pages):,} of {total or '?'} pages"
+            scanned = scanned or "scanned" in message
+            how = " by OCR" if scanned else ""
+            words = f"reading {name}{how}: {len(pages):,} of {total or '?'} pages"
             yield Progress(words, len(pages) / total if total else None)
     if page_word == "part":
         notes.insert(0, "It has no pages of its own: it was cut into parts of at most 3,000 characters.")

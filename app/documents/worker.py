@@ -1,9 +1,9 @@
 """The child process that opens a visitor's file, so that a malicious one cannot harm the app.
 
-Started by `app.documents.child` with `python -m`. Reads one JSON request from stdin, limits its own
-memory and processor time, and writes one JSON message a line to stdout: `{"pages_total": n}`, then a `{"page": ...}`
-for each page, and `{"notes": [...]}`; or `{"sizes": ...}`; or a `{"view": ...}` for each page. The last one is
-`{"done": true}`, `{"refused": sentence}` or `{"out_of_memory": true}`.
+Started by `app.documents.child` with `python -m`. Reads one JSON request from stdin, limits its own memory and
+processor time, and writes one JSON message a line to stdout: `{"pages_total": n}`, then a `{"page": ...}` for each
+page, after a `{"scanned": number}` where it is read by OCR, and `{"notes": [...]}`; or `{"sizes": ...}`; or a
+`{"view": ...}` for each page. The last one is `{"done": true}`, `{"refused": sentence}` or `{"out_of_memory": true}`.
 """
 
 from __future__ import annotations
@@ -16,18 +16,29 @@ from collections.abc import Iterator
 from .messages import Message, Refused
 
 
-def limit_this_process(memory_bytes: int | None, seconds: float) -> None:
+def limit_this_process(memory_bytes: int | None, seconds: float, scanned_memory_bytes: int) -> None:
     """Caps address space, processor time and core dumps where the system can (not on Windows)."""
     try:
         import resource
     except ImportError:
         return
     if memory_bytes is not None:
-        resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
+        resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes + scanned_memory_bytes))
     # The parent kills by the clock; this ends a child whose parent is gone.
-    cpu_seconds = int(seconds) + 2
-    resource.setrlimit(resource.RLIMIT_CPU, (cpu_seconds, cpu_seconds))
+    resource.setrlimit(resource.RLIMIT_CPU, (int(seconds) + 2, resource.RLIM_INFINITY))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def allow_a_scanned_page(seconds: float) -> None:
+    """Raises the caps by what a page that is read by OCR may take: memory once, processor time for each of them."""
+    try:
+        import resource
+    except ImportError:
+        return
+    _, most_memory = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (most_memory, most_memory))
+    used, most_time = resource.getrlimit(resource.RLIMIT_CPU)
+    resource.setrlimit(resource.RLIMIT_CPU, (used + 2 * int(seconds), most_time))  # the engine runs on two cores
 
 
 def answer(request: Message) -> Iterator[Message]:
@@ -42,7 +53,8 @@ def answer(request: Message) -> Iterator[Message]:
     from . import pdf as pdf_reader
 
     if request["task"] == "read":
-        yield from pdf_reader.read_pdf(path, request["max_pages"], request["max_characters"])
+        limits = (request[name] for name in ("max_pages", "max_characters", "scanned_pages"))
+        yield from pdf_reader.read_pdf(path, *limits)
     elif request["task"] == "sizes":
         yield {"sizes": pdf_reader.page_sizes(path)}
     else:
@@ -60,9 +72,11 @@ def main() -> int:
 
         request = json.loads(sys.stdin.readline())
         try:
-            limit_this_process(request["memory_bytes"], request["seconds"])
+            limit_this_process(request["memory_bytes"], request["seconds"], request["scanned_memory_bytes"])
             for message in answer(request):
                 send(message)
+                if "scanned" in message:
+                    allow_a_scanned_page(request["scanned_page_seconds"])
         except Refused as refusal:
             send({"refused": str(refusal)})
         except MemoryError:
