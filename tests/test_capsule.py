@@ -29,6 +29,7 @@ from app.capsule import (
 )
 from app.model_shelf import LoadedModel
 from app.session import CacheStore, Session
+from app.tabs.runs import _caption as caption_of_run
 from selfextend.generation import GenerationSettings
 from selfextend.methods import SelfExtend
 
@@ -86,6 +87,12 @@ def test_figures_are_drawn_from_what_was_saved(capsule: Capsule) -> None:
     assert heat.data[0].z.shape == (rows, bins + 2)  # two gaps between three pages, since one page shares its bin
     assert [text.strip("</b>") for text in heat.layout.xaxis.ticktext] == ["1", "3", "4"]
     assert heat.layout.xaxis.title.text == "page"
+
+
+def test_its_pictures_name_model_settings_and_document(capsule: Capsule) -> None:
+    caption = caption_of_run(capsule)
+    for words in ("jumps", capsule.entry.model, "SelfExtend (G = 8, w = 64, log-n)", "notes.txt"):
+        assert words in caption
 
 
 def test_a_capsule_of_an_earlier_version_opens(capsule: Capsule) -> None:

@@ -16,7 +16,7 @@ from ..places import page_starts
 from ..pooling import MAX, Looked, view_of
 from ..session import Turn
 from .plot_pane import ONCE_DRAWN, packed, plot_pane
-from .widgets import QUEUED, States, complaint_html, hint_html, save_on_click, saved
+from .widgets import QUEUED, States, answer_caption, complaint_html, hint_html, save_on_click, saved
 
 INTRODUCTION = hint_html(
     "A <b>run capsule</b> is one HTML file with the question, the answer, its citations, settings, versions and "
@@ -50,7 +50,8 @@ def build_runs_tab(states: States) -> None:
             if Path(path).stat().st_size > capsule.MAX_BYTES:
                 raise CapsuleError(f"This file is larger than {capsule.MAX_BYTES / 1e6:.0f} MB: it is no run capsule.")
             read = capsule.read_capsule(Path(path).read_text(encoding="utf-8", errors="replace"))
-            figures = [packed(figure) for figure in capsule.figures_of(read)]
+            caption = _caption(read)
+            figures = [packed(figure, caption=caption) for figure in capsule.figures_of(read)]
         except (CapsuleError, OSError, ValueError) as error:
             return {**closed, status: complaint_html(error)}
         opened_run = {**closed, body: capsule.body_html(read)}
@@ -59,6 +60,11 @@ def build_runs_tab(states: States) -> None:
     for name, button in buttons.items():
         save_on_click(button, _saver(*FILES[name][2:]), [states.turn, states.entries], status)
     opened.change(open_capsule, [opened], [status, body, bars, heat], **QUEUED)
+
+
+def _caption(read: Capsule) -> str:
+    names = [str(document["name"]) for document in read.documents]
+    return answer_caption(read.entry.question, read.entry.model, read.reply.made_by, names, read.reply.prompt_tokens)
 
 
 def _attention(made: Capsule) -> str:

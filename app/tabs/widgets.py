@@ -306,12 +306,16 @@ def answer_html(turn: Turn) -> str:
     )
 
 
+def answer_caption(question: str, model: str, method: Method, documents: Sequence[str], tokens: int) -> str:
+    """What an answer was made with: `documents` are names, `tokens` those of the prompt."""
+    by = f"{method.heading} ({method.setting})" if method.setting else method.title
+    return f"“{question}” {model}, {by}, {', '.join(documents) or 'no document'}, {tokens:,} tokens."
+
+
 def caption_of(turn: Turn) -> str:
     """What an answer was made with, for a picture that leaves the page: question, model, settings and documents."""
-    names = ", ".join(stored.document.name for stored in turn.documents) or "no document"
-    method = turn.answer.method
-    by = f"{method.heading} ({method.setting})" if method.setting else method.title
-    return f"“{turn.question}” {turn.model_name}, {by}, {names}, {turn.answer.prompt_tokens:,} tokens."
+    names = [stored.document.name for stored in turn.documents]
+    return answer_caption(turn.question, turn.model_name, turn.answer.method, names, turn.answer.prompt_tokens)
 
 
 # Settings
