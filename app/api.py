@@ -6,6 +6,7 @@ Their docstrings are what API pages and MCP clients show. They use the model tha
 from __future__ import annotations
 
 import mimetypes
+import secrets
 import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
@@ -98,15 +99,19 @@ def add_endpoints(runtime: Runtime) -> None:
 
         if chosen.symbols:
             chosen = replace(chosen, query_scaling=loaded.profile.query_scaling)
-        stored = [_while_wanted(runtime.library.add_steps(path, path.name), gone) for path in paths]
-        generation = GenerationSettings(max_new_tokens=longest)
-        asked = Question(question, tuple(stored), chosen, "always", generation)
-        prompt = prompt_of(loaded, asked)
-        if len(prompt) > MAX_PROMPT_TOKENS:
-            raise ValueError(f"The prompt has {len(prompt):,} tokens, and the limit is {MAX_PROMPT_TOKENS:,}.")
-        asked = replace(asked, method=chosen.at(loaded.profile, len(prompt) + longest))
-        steps = answer_turn(loaded, runtime.caches, Session(API_VISITOR), asked, prompt)
-        return _answer(loaded, _while_wanted(steps, gone))
+        holder = f"{API_VISITOR}-{secrets.token_hex(16)}"
+        try:
+            stored = [_while_wanted(runtime.library.add_steps(path, path.name, holder), gone) for path in paths]
+            generation = GenerationSettings(max_new_tokens=longest)
+            asked = Question(question, tuple(stored), chosen, "always", generation)
+            prompt = prompt_of(loaded, asked)
+            if len(prompt) > MAX_PROMPT_TOKENS:
+                raise ValueError(f"The prompt has {len(prompt):,} tokens, and the limit is {MAX_PROMPT_TOKENS:,}.")
+            asked = replace(asked, method=chosen.at(loaded.profile, len(prompt) + longest))
+            steps = answer_turn(loaded, runtime.caches, Session(API_VISITOR), asked, prompt)
+            return _answer(loaded, _while_wanted(steps, gone))
+        finally:
+            runtime.library.forget(holder)  # a program asks once; its upload may be asked about again for an hour
 
     # Of gr.File's schema for a list, Gradio's MCP server makes one that no call fits; gr.JSON has none. Set on the
     # component itself: for a class of our own, Gradio would write a stub file beside this one.

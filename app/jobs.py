@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Generator, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from typing import Any, Generic, TypeVar
 
 from selfextend.steps import EndNow, Progress, Running
@@ -29,6 +29,8 @@ class Job:
         self.progress = Progress("starting")
         self._begun = 0
         self._stopped = -1
+        self._followed = 0
+        self._lock = threading.Lock()
 
     def begin(self) -> None:
         """Start anew: a stop from before no longer counts. Work that waits in a queue can be stopped from here on."""
@@ -38,6 +40,11 @@ class Job:
     def number(self) -> int:
         """Tells what has begun last from what began before."""
         return self._begun
+
+    @property
+    def is_running(self) -> bool:
+        """Whether anything of it is under way."""
+        return self._followed > 0
 
     def stop(self, number: int | None = None) -> None:
         """End what has begun, at its next step: all of it, or what had begun when `number` was read."""
@@ -50,7 +57,7 @@ class Job:
             JobStopped: the job was stopped, and there is nothing; the steps are closed by then.
         """
         number, told = self._begun, False
-        with Running(steps) as running:
+        with self._running(), Running(steps) as running:
             if self._stopped >= number:
                 raise JobStopped
             for step in running:
@@ -64,6 +71,16 @@ class Job:
                     except EndNow:
                         raise JobStopped from None
             return running.result
+
+    @contextmanager
+    def _running(self) -> Iterator[None]:
+        with self._lock:
+            self._followed += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._followed -= 1
 
 
 class InBackground(Generic[S]):
@@ -87,6 +104,11 @@ class InBackground(Generic[S]):
         self._ended = False
         self._followed = time.monotonic()
         threading.Thread(target=self._work, name="in-background", daemon=True).start()
+
+    @property
+    def is_wanted(self) -> bool:
+        """Whether it goes on, or has ended and may still be looked at by who has followed it until a moment ago."""
+        return not self._ended or time.monotonic() - self._followed <= self._patience
 
     def _work(self) -> None:
         try:

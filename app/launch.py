@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import os
+import signal
+import sys
+import time
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, NoReturn
 
-from .settings import PREFIX, Settings, read_settings
+from .settings import PREFIX, read_settings
+
+if TYPE_CHECKING:
+    from .runtime import Runtime
+
+CACHE_SECONDS = (600, 3600)
+"""How often Gradio's temporary files are looked through, and how old they may get: uploads never read, say."""
 
 
 def main(arguments: Sequence[str] | None = None, program: str = "python app.py") -> None:
-    """Read the settings and serve until stopped.
+    """Read the settings and serve until stopped, which ends the process: with 0 after Ctrl-C or SIGTERM, with 2 and a
+    sentence where the data folder cannot be used.
 
     Args:
         arguments: without the program's name; those of this process unless given.
@@ -18,25 +29,52 @@ def main(arguments: Sequence[str] | None = None, program: str = "python app.py")
     # No request leaves this machine unless somebody asks for a model from the hub. Both packages look when imported.
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: what is not to be kept goes
     settings = read_settings(arguments, program=program)
     os.environ.pop(f"{PREFIX}AUTH", None)  # the processes that open strangers' files are to know no password
     if settings.offline:
         os.environ["HF_HUB_OFFLINE"] = "1"
-    serve(settings)
+    from .documents.library import DataFolderError
+    from .runtime import make_runtime
+
+    runtime = None
+    try:
+        runtime = make_runtime(settings)
+        serve(runtime)
+        while True:
+            time.sleep(60)
+    except DataFolderError as error:
+        print(error, file=sys.stderr)
+        raise SystemExit(2) from error
+    except KeyboardInterrupt:
+        _end(runtime)
 
 
-def serve(settings: Settings, *, block: bool = True) -> str:
+def _end(runtime: Runtime | None) -> NoReturn:
+    """End at once, whatever is under way, and delete what is not to be kept.
+
+    Leaving by `sys.exit` would wait for the model's threads, and abort where one of them computes at that moment.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    if runtime is not None:
+        runtime.own.remove()
+    sys.stdout.flush()
+    os._exit(0)
+
+
+def serve(runtime: Runtime) -> str:
     """Start the server and the loading of the model.
-
-    Args:
-        block: wait until the server is stopped.
 
     Returns:
         The address to open.
-    """
-    from .runtime import make_runtime
 
-    runtime = make_runtime(settings)
+    Raises:
+        SystemExit: nothing can listen there.
+    """
+    settings = runtime.settings
+    # Where Gradio puts uploads, if it is told before the page is built.
+    os.environ["GRADIO_TEMP_DIR"] = str(runtime.own.uploads)
     from starlette.middleware import Middleware
 
     from .guard import Guard, Rules
@@ -46,7 +84,7 @@ def serve(settings: Settings, *, block: bool = True) -> str:
     from .theme import ASSETS, app_css, gradio_theme
 
     set_up_log(settings)
-    page = build_page(runtime)
+    page = build_page(runtime, CACHE_SECONDS)
     page.queue(default_concurrency_limit=8, api_open=False)  # what is to wait in the queue cannot go around it
     try:
         _, url, _ = page.launch(
@@ -73,6 +111,4 @@ def serve(settings: Settings, *, block: bool = True) -> str:
     # After the launch, which gives up where its own server does not answer within three seconds.
     load_in_background(runtime)
     print(f"SelfExtend explorer: {url}", flush=True)
-    if block:
-        page.block_thread()
     return str(url)

@@ -29,6 +29,7 @@ from .tabs.documents_panel import NO_MODEL, build_documents_panel
 from .tabs.evidence import build_evidence_tab
 from .tabs.lab import build_lab_tab
 from .tabs.learn import build_learn_tab
+from .tabs.leaving import build_leaving
 from .tabs.model_panel import build_model_panel
 from .tabs.offers_panel import build_offers_panel, connect_offers
 from .tabs.parameters import build_parameters_tab
@@ -54,9 +55,13 @@ LEAD = "Ask documents far longer than a model was trained to read, and see where
 COPY_LINK = '<button type="button" id="copy-link">Copy link</button><span id="copied" role="status"></span>'
 
 
-def build_page(runtime: Runtime) -> gr.Blocks:
-    """The whole app as a gr.Blocks, ready to be launched."""
-    with SafeBlocks(title=TITLE, analytics_enabled=False, fill_width=True) as page:
+def build_page(runtime: Runtime, delete_cache: tuple[int, int] | None = None) -> gr.Blocks:
+    """The whole app as a gr.Blocks, ready to be launched.
+
+    Args:
+        delete_cache: how often to look through Gradio's temporary files, and how old they may get, in seconds.
+    """
+    with SafeBlocks(title=TITLE, analytics_enabled=False, fill_width=True, delete_cache=delete_cache) as page:
         states = States(gr.State(""), gr.State([]), gr.State(None), gr.State(None), gr.State(NO_MODEL), gr.State())
         script = "\n".join((ASSETS / name).read_text(encoding="utf-8") for name in ("selection.js", "page.js"))
         links = gr.HTML(elem_id="page-links", js_on_load=script, visible="hidden")
@@ -99,6 +104,7 @@ def _reading(runtime: Runtime, states: States, meter: gr.HTML, links: gr.HTML) -
             model = build_model_panel(runtime)
             controls = build_controls(states.view, advised_window)
             kept_meters = _keep_meters(runtime, controls, states, meter, gr.HTML(elem_id="fit"))
+            build_leaving(runtime, states)
         with gr.Column(scale=6, min_width=330, elem_id="middle"):
             documents = build_documents_panel(runtime, states, controls)
             offers = build_offers_panel()
@@ -116,7 +122,7 @@ def _right_tabs(runtime: Runtime, controls: Controls, states: States, answered: 
         build_reader_tab(runtime, states)
     with gr.Tab("Evidence", id="evidence"):
         test = partial(_test_passages, runtime)
-        build_evidence_tab(states.turn, states.visitor, test, lambda visitor: runtime.sessions.get(visitor).testing)
+        build_evidence_tab(states.turn, states.visitor, test, runtime.sessions.get)
     with gr.Tab("Position map", id="map"):
         build_position_map_tab(shared)
     with gr.Tab("Attention", id="attention"):
@@ -126,7 +132,7 @@ def _right_tabs(runtime: Runtime, controls: Controls, states: States, answered: 
     with gr.Tab("Compare", id="compare"):
         build_compare_tab(runtime, controls, states, answered)
     with gr.Tab("Runs", id="runs"):
-        build_runs_tab(states)
+        build_runs_tab(runtime, states)
 
 
 def _shared(controls: Controls, states: States) -> SharedInputs:

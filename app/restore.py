@@ -17,6 +17,7 @@ from selfextend.config import suggest
 from selfextend.steps import result_of
 
 from .accounts import may_load_models
+from .belongings import is_visitor, keep_document, remove_old, write_down
 from .conversation import Entry, as_json, from_json, messages
 from .links import Link, read_link, what_is_missing
 from .model_menu import local_choices
@@ -27,12 +28,11 @@ from .sample import SAMPLE, only_the_sample
 from .session import Session
 from .tabs.chat import WAITING, ChatPane, opening
 from .tabs.controls import Choices, Controls, slider_updates
-from .tabs.documents_panel import DocumentsPane, documents_html, keep_document, view_of
+from .tabs.documents_panel import DocumentsPane, documents_html, view_of
 from .tabs.model_panel import ModelPanel
 from .tabs.offers_panel import OffersPane, ask_again_after
-from .tabs.widgets import QUEUED, DocumentView, Latest, States, buttons, complaint_html, status_html
+from .tabs.widgets import QUEUED, STORAGE_KEY, DocumentView, Latest, States, buttons, complaint_html, status_html
 
-STORAGE_KEY = "selfextend-explorer-1"
 READ = "read"
 """The id of the tab with documents and chat."""
 STOP_AFTER_SECONDS = 3.0
@@ -114,11 +114,10 @@ class _Handlers:
         """What the browser keeps."""
         if not visitor:
             return gr.skip()
-        documents = self.runtime.sessions.get(visitor).documents
         return {
             "visitor": visitor,
             "entries": as_json(entries),
-            "documents": [[stored.document.sha256, stored.document.name] for stored in documents],
+            "documents": list(map(list, self.runtime.sessions.get(visitor).named)),
             "controls": list(values),
         }
 
@@ -127,17 +126,21 @@ class _Handlers:
         parts, states, runtime = self.parts, self.parts.states, self.runtime
         kept = kept if isinstance(kept, dict) and runtime.settings.persist else {}
         visitor = kept.get("visitor")
-        visitor = visitor if isinstance(visitor, str) and 20 <= len(visitor) <= 64 else secrets.token_urlsafe(24)
+        visitor = str(visitor) if is_visitor(visitor) else secrets.token_urlsafe(24)
+        remove_old(runtime)
+        runtime.library.seen(visitor)
         session = runtime.sessions.get(visitor)
         entries, pending = from_json(kept.get("entries")), session.pending
         if pending is not None and pending.kept is not None and from_json(as_json(pending.kept)) == entries:
             pending = None  # the browser has the answer
         entries = entries if pending is None else pending.before
-        session.last_id = max([session.last_id, *(reply.turn for entry in entries for reply in entry.replies)])
-        if not session.documents:
+        session.count_from(entries)
+        if not session.named and not runtime.library.knows(visitor):
+            # Of visitors who were not seen for long, or were last here before this was written down on the server.
             pairs = [record for record in kept.get("documents") or [] if isinstance(record, list) and len(record) == 2]
-            found = [runtime.library.find(*map(str, record)) for record in pairs]
-            session.documents = [stored for stored in found if stored is not None]
+            session.documents, session.missing = runtime.library.found([(str(sha), str(name)) for sha, name in pairs])
+            if session.named:
+                write_down(runtime, session)
         return {
             states.visitor: visitor,
             states.entries: entries,
@@ -175,7 +178,7 @@ class _Handlers:
         takes_sample = SAMPLE.name in link.documents or (is_new and loaded is not None and loaded.is_bundled)
         if takes_sample and not session.documents and SAMPLE.is_file():
             yield {parts.documents.status: status_html("reading the sample")}
-            keep_document(session, result_of(runtime.library.add_steps(SAMPLE, SAMPLE.name)))
+            keep_document(runtime, session, result_of(runtime.library.add_steps(SAMPLE, SAMPLE.name, visitor)))
         # What was set stays; only the sliders' ends follow the model.
         fitted = self._fitted(session, room, advise=is_new)
         yield {parts.documents.status: "", **fitted, **self._linked(link, session, fitted)}

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import atexit
+import math
 import secrets
-import shutil
-import tempfile
 import threading
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from .documents.document import Limits
-from .documents.library import Library, browser_secret
+from .documents.library import DataFolderError, Library, browser_secret
 from .jobs import Job
 from .listeners import Listeners
 from .model_shelf import ModelShelf
+from .own_folder import OwnFolder, temporary_parent
 from .reading_ahead import Example, ReadingAhead
-from .sample import only_the_sample
+from .sample import only_the_sample, sample_checksum
 from .session import CacheStore, Session, SessionStore, Turn
 from .settings import Settings
 
@@ -29,15 +28,25 @@ class FirstLoad:
     done: threading.Event = field(default_factory=threading.Event)
 
 
+@dataclass(eq=False)
+class Cleaned:
+    """When what is too old was last deleted, by `time.monotonic`."""
+
+    at: float = -math.inf
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+
 @dataclass(frozen=True, eq=False)
 class Runtime:
     """One process's shared parts. `secret` encrypts what browsers keep; `loading` is the load of a model,
-    `listeners` who waits for the answer to a call.
+    `listeners` who waits for the answer to a call; `folder` has what is kept, `own` what goes with the process.
     """
 
     settings: Settings
     library: Library
     secret: str
+    folder: Path
+    own: OwnFolder
     models: ModelShelf = field(default_factory=ModelShelf)
     sessions: SessionStore = field(default_factory=lambda: SessionStore(32))
     caches: CacheStore = field(default_factory=lambda: CacheStore(4_000_000_000))
@@ -45,6 +54,7 @@ class Runtime:
     loading: Job = field(default_factory=Job)
     ahead: ReadingAhead = field(default_factory=ReadingAhead)
     listeners: Listeners = field(default_factory=Listeners)
+    cleaned: Cleaned = field(default_factory=Cleaned)
 
     def example_for(self, session: Session) -> Example | None:
         """The example to show to a visitor: while the sample is the only document and the model that answered it is
@@ -60,16 +70,30 @@ class Runtime:
 
 
 def make_runtime(settings: Settings) -> Runtime:
-    """The shared parts for these settings. Without persistence the data folder is a temporary one."""
-    folder = settings.data_folder
-    if not settings.persist:
-        folder = Path(tempfile.mkdtemp(prefix="selfextend-"))
-        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    """The shared parts for these settings. Without persistence all that is kept goes with the process.
+
+    Raises:
+        DataFolderError: nothing can be kept where it is to be.
+    """
+    parent = settings.data_folder / "temporary" if settings.persist else temporary_parent()
     limits = Limits(max_bytes=settings.max_file_bytes, max_pages=settings.max_pages, seconds=settings.read_seconds)
+    # Before the folder of this process, since it makes the data folder, and says best why that fails.
+    library = Library(settings.data_folder, limits, [sample_checksum()]) if settings.persist else None
+    try:
+        own = OwnFolder(parent)
+    except OSError as error:
+        raise DataFolderError(
+            f"No folder for temporary files can be made in {parent} ({error.strerror or error}): make it a folder that "
+            "you may write to."
+        ) from error
+    folder = settings.data_folder if settings.persist else own.path / "data"
+    library = library or Library(folder, limits, [sample_checksum()])
     return Runtime(
         settings=settings,
-        library=Library(folder, limits),
+        library=library,
         secret=browser_secret(folder) if settings.persist else secrets.token_hex(16),
-        sessions=SessionStore(settings.max_visitors),
+        folder=folder,
+        own=own,
+        sessions=SessionStore(settings.max_visitors, library.held_by),
         caches=CacheStore(settings.cache_bytes),
     )

@@ -33,13 +33,14 @@ def sample_questions() -> tuple[SampleQuestion, ...]:
 
 
 @cache
-def _checksum() -> str:
+def sample_checksum() -> str:
+    """Of the sample's file; "" where there is none."""
     return hashlib.sha256(SAMPLE.read_bytes()).hexdigest() if SAMPLE.is_file() else ""
 
 
 def is_sample(stored: StoredDocument) -> bool:
     """Whether this is the sample, whatever it is called."""
-    return stored.document.sha256 == _checksum()
+    return stored.document.sha256 == sample_checksum()
 
 
 def only_the_sample(documents: Sequence[StoredDocument]) -> bool:

@@ -7,13 +7,16 @@ recently used first.
 from __future__ import annotations
 
 import threading
+import time
 from collections import OrderedDict
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+from weakref import WeakValueDictionary
 
 from .conversation import Entry
-from .documents.library import StoredDocument
+from .documents.holders import Named
+from .documents.library import Held, StoredDocument
 from .jobs import InBackground, Job
 from .prompting import Prompt
 
@@ -28,6 +31,8 @@ if TYPE_CHECKING:
 
 MAX_TURNS = 40
 """Answers of one visitor whose prompt and attention are kept in memory."""
+LONGEST_WAIT_SECONDS = 3600.0
+"""How long a question that waits for its turn keeps its visitor in memory: a page that is closed leaves it waiting."""
 
 PROVES_NOTHING = "The teaching model can read only texts like the sample, so where it looked here proves nothing."
 
@@ -90,6 +95,7 @@ class Pending:
         entry: the question with its replies so far.
         work: what answers it; None while it waits for its turn.
         kept: the conversation with the answer, once it is complete.
+        asked: when, by `time.monotonic`.
     """
 
     question: str
@@ -100,13 +106,24 @@ class Pending:
     notes: set[str] = field(default_factory=set)
     work: InBackground[Any] | None = None
     kept: list[Entry] | None = None
+    asked: float = field(default_factory=time.monotonic)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether somebody still waits for the answer."""
+        if self.kept is not None:
+            return False
+        if self.work is not None:
+            return self.work.is_wanted
+        return time.monotonic() - self.asked < LONGEST_WAIT_SECONDS
 
 
-@dataclass
+@dataclass(eq=False)
 class Session:
-    """One visitor's documents and answers, and a job for each thing that can be stopped.
+    """One visitor's documents and answers, and a job for each thing that can be stopped. Compared by identity.
 
     Attributes:
+        missing: of documents that this visitor had and that are no longer kept, checksum and name.
         pending: the question that is being answered, or was answered last: a page that is reloaded before its browser
             has kept the answer goes on with it.
         answering: questions that are asked in the chat.
@@ -114,10 +131,12 @@ class Session:
         testing: whether a passage mattered.
         probing: a run of the lab.
         reading: files that are being added.
+        forgotten: everything of this visitor was deleted; what is still under way is to keep nothing.
     """
 
     visitor: str
     documents: list[StoredDocument] = field(default_factory=list)
+    missing: list[Named] = field(default_factory=list)
     turns: OrderedDict[int, Turn] = field(default_factory=OrderedDict)
     last_id: int = 0
     pending: Pending | None = None
@@ -126,6 +145,22 @@ class Session:
     testing: Job = field(default_factory=Job)
     probing: Job = field(default_factory=Job)
     reading: Job = field(default_factory=Job)
+    forgotten: bool = False
+
+    @property
+    def jobs(self) -> tuple[Job, ...]:
+        """All that can be under way."""
+        return self.answering, self.measuring, self.testing, self.probing, self.reading
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether something is under way or asked."""
+        return any(job.is_running for job in self.jobs) or (self.pending is not None and self.pending.is_open)
+
+    @property
+    def named(self) -> list[Named]:
+        """Checksums and names of the documents, and of those that are no longer kept."""
+        return [(stored.document.sha256, stored.document.name) for stored in self.documents] + self.missing
 
     @property
     def contents(self) -> tuple[str, ...]:
@@ -136,6 +171,10 @@ class Session:
         """A number that no turn of this visitor has had."""
         self.last_id += 1
         return self.last_id
+
+    def count_from(self, entries: Iterable[Entry]) -> None:
+        """Give no number again that a turn of this conversation has, though the turn itself is no longer in memory."""
+        self.last_id = max([self.last_id, *(reply.turn for entry in entries for reply in entry.replies)])
 
     def keep(self, turn: Turn) -> None:
         """Remember a turn, and forget the oldest where there are too many."""
@@ -204,23 +243,76 @@ class CacheStore:
 
 
 class SessionStore:
-    """The visitors of this process, the least recently seen out first."""
+    """The visitors of this process. Safe to use from several threads.
 
-    def __init__(self, max_visitors: int) -> None:
+    Looking at a visitor makes nobody else go: only `keep` does, and never who is busy. Whoever has gone has lost the
+    evidence of their answers, and finds their documents again. There is one Session of a visitor at a time: while
+    anybody holds it, everybody gets that one, so that a stop reaches what is running.
+
+    Args:
+        max_visitors: kept in memory, unless more are busy.
+        held_by: what is kept of a visitor's documents; None where nothing is known of them.
+    """
+
+    def __init__(self, max_visitors: int, held_by: Callable[[str], Held | None] = lambda visitor: None) -> None:
         self.max_visitors = max_visitors
-        self._sessions: OrderedDict[str, Session] = OrderedDict()
+        self._held_by = held_by
+        self._kept: OrderedDict[str, Session] = OrderedDict()
+        self._alive: WeakValueDictionary[str, Session] = WeakValueDictionary()
         self._lock = threading.Lock()
 
-    def find(self, visitor: str) -> Session | None:
-        """The visitor's session, if there is one."""
-        with self._lock:
-            return self._sessions.get(visitor)
-
     def get(self, visitor: str) -> Session:
-        """The visitor's session, a new one the first time."""
+        """The visitor's session: the one that there is, or one with the documents that are kept of this visitor."""
         with self._lock:
-            session = self._sessions.setdefault(visitor, Session(visitor))
-            self._sessions.move_to_end(visitor)
-            while len(self._sessions) > self.max_visitors:
-                self._sessions.popitem(last=False)
-            return session
+            session = self._alive.get(visitor)
+            if session is not None:
+                if visitor in self._kept:
+                    self._kept.move_to_end(visitor)
+                return session
+        held = self._held_by(visitor)  # not under the lock: it takes a while to read long documents
+        found = Session(visitor) if held is None else Session(visitor, held.documents, held.missing)
+        with self._lock:
+            session = self._alive.setdefault(visitor, found)
+        if held is not None:
+            self.keep(session)
+        return session
+
+    def keep(self, session: Session) -> None:
+        """Keep this one in memory, as the most recently used, and let go of others where there are too many.
+
+        Who has no answers goes before who has, since nothing is lost of them; else the least recently used does.
+        """
+        with self._lock:
+            if session.forgotten:
+                return
+            self._kept[session.visitor] = session
+            self._kept.move_to_end(session.visitor)
+            too_many = len(self._kept) - self.max_visitors
+            if too_many > 0:
+                idle = [other for other in self._kept.values() if other is not session and not other.is_busy]
+                for other in sorted(idle, key=lambda other: bool(other.turns))[:too_many]:
+                    del self._kept[other.visitor]
+
+    def forget(self, visitor: str) -> Session:
+        """Let go of everything of a visitor, and stop what is under way. Returns what the session was."""
+        with self._lock:
+            session = self._alive.pop(visitor, None) or Session(visitor)
+            self._kept.pop(visitor, None)
+            session.forgotten = True
+        for job in session.jobs:
+            job.stop()
+        if session.pending is not None:
+            session.pending.notes.add("cleared")
+        session.pending = None
+        session.turns.clear()
+        session.documents, session.missing = [], []
+        return session
+
+    def __contains__(self, visitor: object) -> bool:
+        with self._lock:
+            return visitor in self._alive
+
+    def __len__(self) -> int:
+        """How many are kept in memory."""
+        with self._lock:
+            return len(self._kept)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import ipaddress
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -54,6 +55,7 @@ class Settings:
         max_file_bytes, max_pages: of one uploaded file.
         read_seconds: for reading one file.
         max_visitors: whose documents and evidence are kept in memory at a time.
+        keep_days: days after which what is kept of a visitor who was not here again is deleted; 0: never.
         upload_bytes: what one visitor may upload in an hour.
         log: what is written to stderr: problems; each request too; or the words of errors too, which may quote texts.
     """
@@ -79,6 +81,7 @@ class Settings:
     max_pages: int
     read_seconds: float
     max_visitors: int
+    keep_days: float
     upload_bytes: int
     log: Log
 
@@ -127,6 +130,8 @@ def read_settings(
             value = given[name.replace("-", "_")]
             if not value > 0:
                 raise ValueError(f"--{name} must be above 0, not {value:g}.")
+        if not 0 <= given["keep_days"] < math.inf:
+            raise ValueError(f"--keep-days must be 0 (for ever) or more, not {given['keep_days']:g}.")
         if not 0 <= given["port"] <= 65535:
             raise ValueError(f"--port must be 0 (any free one) to 65535, not {given['port']}.")
         if given["quantization"] not in QUANTIZATIONS:
@@ -204,6 +209,7 @@ def _parser(environment: Mapping[str, str], program: str) -> argparse.ArgumentPa
         "log", "problems", "what to log: problems, requests, or texts (the words of errors, which may quote documents)"
     )
     option("max-visitors", 32, "visitors whose documents and evidence are kept in memory", type=int)
+    option("keep-days", 30, "days to keep what visitors have here after they were last seen; 0: for ever", type=float)
     switch("persist", True, "keep conversation, settings and documents over a reload and a restart")
     switch("read-ahead", True, "read the sample as soon as the bundled model is ready, for a first answer at once")
     switch("mcp", False, "serve the API to MCP clients too")

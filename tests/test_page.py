@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Generator, Iterator
-from pathlib import Path
 
 import gradio as gr
 import pytest
@@ -28,7 +27,6 @@ from app.runtime import Runtime, make_runtime
 from app.session import Session, Turn
 from app.settings import read_settings
 from app.tabs.controls import Choices, next_question_html
-from app.tabs.widgets import saved
 from selfextend.steps import Progress
 
 
@@ -218,13 +216,6 @@ def test_the_turn_in_view_is_the_newest_of_the_conversation_and_of_its_model() -
     assert session.last_turn(talk[:1], "tiny") is session.turns[1]
     assert session.last_turn([], "tiny") is None
     assert session.last_turn(talk, "other") is None
-
-
-def test_files_to_download_lie_in_one_folder() -> None:
-    first, second = Path(saved("run.html", "a")), Path(saved("run.html", "b"))
-    assert first.name == second.name == "run.html"
-    assert first.parent.parent == second.parent.parent
-    assert (first.read_text(), second.read_text()) == ("a", "b")
 
 
 def test_no_speed_is_told_of_an_answer_that_has_none() -> None:

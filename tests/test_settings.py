@@ -92,7 +92,7 @@ def test_the_environment_does_the_same_as_the_arguments() -> None:
         "model": "owner/name", "quantization": "int8", "device": "cuda:1", "host": "0.0.0.0", "port": "8123",
         "auth": "ada:one", "data-folder": "/data", "cache-mb": "250", "max-file-mb": "7", "max-pages": "9",
         "read-seconds": "3", "max-visitors": "2", "models-folder": "/models", "admins": "ada", "upload-mb": "5",
-        "trusted-hosts": "a.example,b.example", "log": "requests",
+        "trusted-hosts": "a.example,b.example", "log": "requests", "keep-days": "7",
     }  # fmt: skip
     switches = {"persist": False, "read-ahead": False, "browser": False, "offline": True}
     arguments = [word for name, value in values.items() for word in (f"--{name}", value)]

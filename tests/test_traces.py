@@ -143,7 +143,7 @@ def test_text_is_found_whatever_its_case_and_line_ends() -> None:
 def asking(tmp_path: Any, turn: Turn) -> Any:
     """What a browser may ask, by name, and the visitor it may ask as."""
     runtime = make_runtime(read_settings(["--data-folder", str(tmp_path), "--no-browser"]))
-    session = runtime.sessions.get("a visitor's own random text")
+    session = runtime.sessions.get("a-visitors-own-random-text")
     session.documents = list(turn.documents)
     session.keep(turn)
     functions = {function.__name__: function for function in server_functions(runtime, Pages())}

@@ -1,4 +1,8 @@
-"""Keeps documents in the data folder: each file under its checksum, with its text, so that it is read only once."""
+"""Keeps documents in the data folder: each file under its checksum, with its text, so that it is read only once, for as
+long as anybody has it.
+
+Several servers may share a data folder: whatever changes what is in it holds the folder's lock.
+"""
 
 from __future__ import annotations
 
@@ -6,18 +10,31 @@ import json
 import re
 import secrets
 import shutil
-from collections.abc import Generator, Iterator
+import time
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import NamedTuple
+
+from filelock import FileLock
 
 from selfextend.steps import Progress
 
 from .document import Document, DocumentError, Limits, Page
+from .holders import Holders, Named
+from .private_files import private_folder, replacing
 from .reader import read_document_steps
 
 _CHECKSUM = re.compile(r"[0-9a-f]{64}")
+_SECRET = re.compile(r"[0-9a-f]{32}")
 _FORMAT = 1
+_LOCK_SECONDS = 60.0
+"""How long to wait for another server's change to the folder, which takes as long as copying a file."""
+
+
+class DataFolderError(RuntimeError):
+    """The data folder cannot be used; the message is a plain sentence that names it and says what to do."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,21 +45,58 @@ class StoredDocument:
     path: Path
 
 
+class Held(NamedTuple):
+    """What somebody has: the documents, in order, and of those that are no longer kept here checksum and name."""
+
+    documents: list[StoredDocument]
+    missing: list[Named]
+
+
 class Library:
-    """The documents of one data folder, made where it is not there. `limits`: what reading one file may cost."""
+    """The documents of one data folder, made where it is not there.
 
-    def __init__(self, folder: Path, limits: Limits) -> None:
-        self.folder = folder / "documents"
+    Attributes:
+        limits: what reading one file may cost.
+        deleted: called with the checksum of a document after its file was deleted, while the folder's lock is held:
+            for whoever keeps more of it.
+
+    Args:
+        lasting: checksums of documents that are nobody's own, and stay when nobody has them.
+
+    Raises:
+        DataFolderError: the folder cannot be used.
+    """
+
+    def __init__(self, folder: Path, limits: Limits, lasting: Iterable[str] = ()) -> None:
         self.limits = limits
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self.deleted: list[Callable[[str], None]] = []
+        self._data, self._lasting = folder, frozenset(lasting)
+        with _usable(folder), locked(folder):
+            if (folder / "documents").is_dir():
+                folder.chmod(0o700)  # made by an earlier version, or by hand; a folder with other things in it is left
+            self.folder = private_folder(folder / "documents")
+            self._holders = Holders(folder / "visitors")
+            # Written under the lock, so what is there now was left by a process that was killed.
+            for place in (folder, self.folder, self._holders.folder):
+                for part in place.glob("*.part"):
+                    part.unlink()
 
-    def add_steps(self, path: Path, name: str) -> Generator[Progress, None, StoredDocument]:
+    def add_steps(self, path: Path, name: str, holder: str = "") -> Generator[Progress, None, StoredDocument]:
         """Read a file and keep it. Closing the generator stops the reading, and nothing is kept.
+
+        Args:
+            holder: who has it from then on, besides what they have; nobody where there is none.
 
         Raises:
             DocumentError: with a sentence that names the file and says what to do.
         """
-        return self._keep(path, (yield from read_document_steps(path, self.limits, name)))
+        document = yield from read_document_steps(path, self.limits, name)
+        with self._changing(name):
+            stored = self._keep(path, document)
+            if holder:
+                others = [named for named in self._holders.of(holder) or () if named[0] != document.sha256]
+                self._holders.put(holder, [*others, (document.sha256, name)])
+        return stored
 
     def find(self, sha256: str, name: str) -> StoredDocument | None:
         """The document with this checksum, under this name; None where it is not kept."""
@@ -60,40 +114,127 @@ class Library:
         path = self._path(document)
         return StoredDocument(document, path) if path.is_file() else None
 
+    def held_by(self, holder: str) -> Held | None:
+        """What somebody has; None where that was never written down."""
+        named = self._holders.of(holder)
+        return None if named is None else self.found(named)
+
+    def hold(self, holder: str, named: list[Named]) -> None:
+        """Write down that somebody has these documents and no others. What nobody has any more is deleted.
+
+        Raises:
+            ValueError: nobody is called so.
+            DocumentError: it cannot be written.
+        """
+        with self._changing("The list of your documents"):
+            before = self._holders.of(holder) or []
+            self._holders.put(holder, named)
+            self._delete_unless_held({sha256 for sha256, _ in before} - {sha256 for sha256, _ in named})
+
+    def forget(self, holder: str) -> None:
+        """Nothing is written down of somebody any more, and what nobody else has is deleted."""
+        with locked(self._data):
+            before = self._holders.of(holder) or []
+            self._holders.drop(holder)
+            self._delete_unless_held({sha256 for sha256, _ in before})
+
+    def seen(self, holder: str) -> None:
+        """Write down that somebody was here now."""
+        self._holders.seen(holder)
+
+    def knows(self, holder: str) -> bool:
+        """Whether anything is written down of somebody."""
+        return self._holders.of(holder) is not None
+
+    def not_seen_for(self, seconds: float) -> list[str]:
+        """Who was not here for so long."""
+        return self._holders.not_seen_for(seconds)
+
+    def delete_unheld(self, seconds: float) -> None:
+        """Delete what nobody has and what was kept longer ago than this."""
+        with locked(self._data):
+            before = time.time() - seconds
+            kept = {path.stem for path in self.folder.iterdir() if path.stat().st_mtime < before}
+            self._delete_unless_held(kept)
+
+    def found(self, named: Iterable[Named]) -> Held:
+        """Which of these are kept here, and which are not."""
+        found = [(pair, self.find(*pair)) for pair in named]
+        return Held([stored for _, stored in found if stored], [pair for pair, stored in found if not stored])
+
+    @contextmanager
+    def _changing(self, what: str) -> Iterator[None]:
+        try:
+            with locked(self._data):
+                yield
+        except OSError as error:
+            raise DocumentError(
+                f"{what} cannot be kept in {self.folder} ({error.strerror or error}): make room there, or choose "
+                "another folder with --data-folder."
+            ) from error
+
+    def _delete_unless_held(self, checksums: set[str]) -> None:
+        gone = checksums - self._lasting
+        gone = gone - self._holders.held() if gone else gone
+        for sha256 in filter(_CHECKSUM.fullmatch, gone):
+            for path in self.folder.glob(f"{sha256}.*"):
+                path.unlink(missing_ok=True)
+            for tell in self.deleted:
+                tell(sha256)
+
     def _path(self, document: Document) -> Path:
         return self.folder / f"{document.sha256}.{document.kind}"
 
     def _keep(self, path: Path, document: Document) -> StoredDocument:
         target = self._path(document)
-        try:
-            if not target.is_file():
-                with _replacing(target) as partial:
-                    shutil.copyfile(path, partial)
-            with _replacing(target.with_suffix(".json")) as partial:
-                text = json.dumps({"format": _FORMAT, **asdict(document)}, ensure_ascii=False)
-                partial.write_text(text, encoding="utf-8")
-        except OSError as error:
-            raise DocumentError(
-                f"{document.name} cannot be kept in {self.folder} ({error.strerror}): make room there, or choose "
-                "another folder with --data-folder."
-            ) from error
+        if not target.is_file():
+            with replacing(target) as partial:
+                shutil.copyfile(path, partial)
+        with replacing(target.with_suffix(".json")) as partial:
+            text = json.dumps({"format": _FORMAT, **asdict(document)}, ensure_ascii=False)
+            partial.write_text(text, encoding="utf-8")
         return StoredDocument(document, target)
 
 
 @contextmanager
-def _replacing(target: Path) -> Iterator[Path]:
-    """A path to write to, which then takes the target's name: a file under its final name is always complete."""
-    partial = target.with_suffix(f".{secrets.token_hex(4)}.part")
-    yield partial
-    partial.replace(target)
+def locked(folder: Path) -> Iterator[None]:
+    """While no other process or thread changes what is in a data folder.
+
+    Raises:
+        OSError: the lock cannot be made, or another process does not let go of it.
+    """
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with FileLock(folder / "lock", timeout=_LOCK_SECONDS, mode=0o600):
+        yield
+
+
+@contextmanager
+def _usable(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise DataFolderError(
+            f"The data folder {folder} cannot be used ({error.strerror or error}): make it a folder that you may "
+            "write to, choose another with --data-folder, or start with --no-persist."
+        ) from error
 
 
 def browser_secret(folder: Path) -> str:
-    """The secret that encrypts what browsers keep. Made once for a data folder: with a new one they would lose it."""
+    """The secret that encrypts what browsers keep. Made once for a data folder: with a new one they would lose it.
+
+    Raises:
+        DataFolderError: it is damaged, or the folder cannot be used.
+    """
     path = folder / "browser-secret"
-    folder.mkdir(parents=True, exist_ok=True)
-    if not path.is_file():
-        with _replacing(path) as partial:
-            partial.touch(mode=0o600)
-            partial.write_text(secrets.token_hex(16), encoding="ascii")
-    return path.read_text(encoding="ascii").strip()
+    with _usable(folder), locked(folder):
+        if not path.exists():
+            with replacing(path) as partial:
+                partial.write_text(secrets.token_hex(16), encoding="ascii")
+        path.chmod(0o600)
+        secret = path.read_bytes().strip().decode("ascii", "replace")
+    if not _SECRET.fullmatch(secret):
+        raise DataFolderError(
+            f"{path} is damaged: bring it back from a backup, or delete it to have a new one made. With a new one, "
+            "browsers lose the conversations that they keep."
+        )
+    return secret

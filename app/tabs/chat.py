@@ -14,6 +14,7 @@ from selfextend.methods import SelfExtend
 
 from ..answering import Shown, reply_steps
 from ..asking import Question, prompt_of
+from ..belongings import STILL_STARTING
 from ..conversation import Entry, as_text, example_text, messages, placed_messages, same_thread
 from ..jobs import InBackground
 from ..prompting import Exchange, build_prompt, split_thinking
@@ -33,7 +34,6 @@ from .widgets import (
     complaint_html,
     on,
     save_on_click,
-    saved,
     skipped,
     status_html,
     told,
@@ -211,6 +211,8 @@ class _Handlers:
             return self._busy(pending)
         if not text.strip():
             return self._refused("Type a question first.")
+        if not visitor:
+            return self._refused(STILL_STARTING)
         session = self.runtime.sessions.get(visitor)
         model = self.runtime.models.label or (entries[-1].model if entries else "")
         entry = Entry(text, (), model, session.contents)
@@ -228,6 +230,8 @@ class _Handlers:
         pane = self.pane
         session.answering.begin()
         session.pending = pending
+        session.count_from(pending.before)  # of answers that are no longer in memory
+        self.runtime.sessions.keep(session)
         shown = [*pending.entries, pending.entry]
         return {
             self.states.pending: pending,
@@ -261,6 +265,7 @@ class _Handlers:
                         pane.status: busy if in_bubble else line + busy,
                     }
             pending.kept = [*pending.entries, entry]
+            self.runtime.sessions.keep(session)  # the evidence of an answer stays for a while, however long it took
             yield {
                 pane.chatbot: messages(pending.kept),
                 pane.status: status_html(shown.progress) if entry.replies[-1].stopped else "",
@@ -337,6 +342,7 @@ class _Handlers:
         session = self.runtime.sessions.get(visitor)
         session.turns.clear()
         session.pending = None
+        self.runtime.own.forget(visitor)
         if pending is not None:
             pending.notes.add("cleared")
             session.answering.stop()
@@ -346,7 +352,7 @@ class _Handlers:
         if not entries:
             return None, complaint_html("There is nothing to download yet: ask a question first.")
         names = [stored.document.name for stored in self.runtime.sessions.get(visitor).documents]
-        return saved("conversation.md", as_text(entries, names)), ""
+        return self.runtime.own.save(visitor, "conversation.md", as_text(entries, names)), ""
 
     def show_prompt(self, turn: Turn | None, visitor: str, text: str, *values: Any) -> Any:
         loaded = self.runtime.models.loaded

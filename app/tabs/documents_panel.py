@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from html import escape
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import gradio as gr
 
-from selfextend.steps import Running
+from selfextend.steps import Progress, Running
 
+from ..belongings import STILL_STARTING, keep_document, remove_documents
 from ..documents.document import DocumentError
+from ..documents.holders import Named
 from ..documents.library import StoredDocument
 from ..jobs import JobStopped
 from ..prompting import PLAIN, Instructions, SystemPromptError, build_prompt
 from ..runtime import Runtime
-from ..sample import SAMPLE, is_sample
+from ..sample import SAMPLE
 from ..session import Session
 from .controls import Controls
 from .widgets import QUEUED, DocumentView, States, complaint_html, hint_html, on, status_html, told
@@ -49,20 +51,26 @@ def build_documents_panel(runtime: Runtime, states: States, controls: Controls) 
     pane = _components()
 
     def add(files: list[str] | None, visitor: str, *room: Any) -> Iterator[dict[Any, Any]]:
+        paths = list(map(Path, files or []))
         session = runtime.sessions.get(visitor)
         session.reading.begin()
         complaints: list[str] = []
         yield {pane.stop: gr.update(visible=True), pane.upload: None}
-        for path in map(Path, files or []):
-            try:
-                with Running(session.reading.follow(runtime.library.add_steps(path, path.name))) as running:
-                    for step in running:
-                        yield {pane.status: status_html(step)}
-                    keep_document(session, running.result)
-            except JobStopped:
-                complaints.append(f"{path.name} was not added: reading it was stopped.")
-            except DocumentError as error:
-                complaints.append(str(error))
+        try:
+            for path in paths if visitor else ():
+                try:
+                    with Running(session.reading.follow(_added(runtime, session, path))) as running:
+                        for step in running:
+                            yield {pane.status: status_html(step)}
+                except JobStopped:
+                    complaints.append(f"{path.name} was not added: reading it was stopped.")
+                except DocumentError as error:
+                    complaints.append(str(error))
+        finally:
+            for path in paths:
+                runtime.own.read(path)
+        if not visitor:
+            complaints.append(STILL_STARTING)
         yield {
             pane.stop: gr.update(visible=False),
             pane.status: "".join(map(complaint_html, complaints)),
@@ -71,12 +79,14 @@ def build_documents_panel(runtime: Runtime, states: States, controls: Controls) 
         }
 
     def remove(event: gr.EventData, visitor: str, *room: Any) -> tuple[Any, ...]:
-        session, wanted = runtime.sessions.get(visitor), told(event, "sha256")
-        session.documents = [stored for stored in session.documents if stored.document.sha256 != wanted]
+        session = runtime.sessions.get(visitor)
+        if visitor:
+            remove_documents(runtime, session, str(told(event, "sha256")))
         return documents_html(runtime, session), "", view_of(runtime, session, *room)
 
     def use_sample(visitor: str, *room: Any) -> Iterator[dict[Any, Any]]:
-        runtime.sessions.get(visitor).documents.clear()
+        if visitor:
+            remove_documents(runtime, runtime.sessions.get(visitor))
         yield from add([str(SAMPLE)], visitor, *room)
 
     def resized(visitor: str, *room: Any) -> DocumentView:
@@ -108,10 +118,18 @@ def _components() -> DocumentsPane:
     return DocumentsPane(upload, sample, stop, listing, gr.HTML(elem_id="documents-status"))
 
 
-def keep_document(session: Session, stored: StoredDocument) -> None:
-    """Put a document into the session. A visitor's own takes the place of the sample, which was only there to try."""
-    others = [other for other in session.documents if other.document.sha256 != stored.document.sha256]
-    session.documents = [other for other in others if is_sample(stored) or not is_sample(other)] + [stored]
+def _added(runtime: Runtime, session: Session, path: Path) -> Generator[Progress, None, None]:
+    """Read an upload into the session.
+
+    Raises:
+        DocumentError: it cannot be read, or not be kept.
+    """
+    # Somebody else's upload of the same file has been read from there, see `OwnFolder.read`.
+    stored = runtime.library.find(runtime.own.read_as(path), path.name)
+    if stored is None:
+        stored = yield from runtime.library.add_steps(path, path.name, session.visitor)
+    keep_document(runtime, session, stored)
+    runtime.own.read(path, stored.document.sha256)
 
 
 def view_of(
@@ -143,9 +161,19 @@ def view_of(
 
 def documents_html(runtime: Runtime, session: Session) -> str:
     """The list: for each document its pages, tokens, unreadable pages and notes."""
-    if not session.documents:
+    if not session.named:
         return hint_html("No documents yet: drop some below. Without any, the model answers on its own.")
-    return f'<ul class="document-list">{"".join(_item(runtime, stored) for stored in session.documents)}</ul>'
+    items = [_item(runtime, stored) for stored in session.documents] + [_missing(named) for named in session.missing]
+    return f'<ul class="document-list">{"".join(items)}</ul>'
+
+
+def _missing(named: Named) -> str:
+    sha256, name = escape(named[0], quote=True), escape(named[1], quote=True)
+    return (
+        f'<li><div><p class="name">{name}</p><p class="warning">This document is no longer kept here, so the model '
+        "does not read it: add the file again, or remove it from the list.</p></div>"
+        f'<button type="button" data-sha="{sha256}" aria-label="Remove {name}" title="Remove">✕</button></li>'
+    )
 
 
 def _item(runtime: Runtime, stored: StoredDocument) -> str:

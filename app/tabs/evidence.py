@@ -14,9 +14,9 @@ from selfextend.steps import Running
 
 from ..evidence import FAINT, Citation, PageShare, page_shares
 from ..figures.answers import page_bars
-from ..jobs import Job, JobStopped, Pace
+from ..jobs import JobStopped, Pace
 from ..places import shortened
-from ..session import PROVES_NOTHING, Turn
+from ..session import PROVES_NOTHING, Session, Turn
 from ..theme import ASSETS
 from ..whatif import PassageTest, UnderTest
 from .passage_results import place_words, rankings_html, result_html
@@ -77,14 +77,16 @@ class News(NamedTuple):
     busy: bool = False
 
 
-def build_evidence_tab(turn: gr.State, visitor: gr.State, test: PassageTester, job_of: Callable[[str], Job]) -> None:
+def build_evidence_tab(
+    turn: gr.State, visitor: gr.State, test: PassageTester, session_of: Callable[[str], Session]
+) -> None:
     """The tab's components and handlers, inside the open gr.Blocks or gr.Tab. Redraws when the turn changes.
 
     Args:
         turn: holds the `app.session.Turn` to look into, or None.
         visitor: holds who this is.
         test: how to test passages of the turn, with the model that answered.
-        job_of: a visitor's job for that.
+        session_of: a visitor's session, which has the job for that.
     """
     summary = gr.HTML(NOTHING_YET, elem_id="evidence-summary", elem_classes=["status-line"])
     with gr.Column(elem_id="evidence-found", elem_classes=[ONCE_DRAWN], min_width=0):
@@ -97,7 +99,7 @@ def build_evidence_tab(turn: gr.State, visitor: gr.State, test: PassageTester, j
         passages = () if turn is None else _untested(turn, told(event, "ranks"))
         if turn is None or not passages:
             return None, gr.skip()
-        job_of(visitor).begin()
+        session_of(visitor).testing.begin()
         asked = Wanted(turn, passages)
         waiting = News(asked, status_html("waiting for the model"), 0 if asked.several else passages[0].rank, True)
         return asked, _drawn(turn, waiting)
@@ -106,9 +108,9 @@ def build_evidence_tab(turn: gr.State, visitor: gr.State, test: PassageTester, j
         if asked is None:
             yield gr.skip()  # there was nothing to test, and a generator has to yield
             return
-        turn, pace, done = asked.turn, Pace(), 0
+        session, turn, pace, done = session_of(visitor), asked.turn, Pace(), 0
         try:
-            with Running(job_of(visitor).follow(test(turn, asked.citations))) as running:
+            with Running(session.testing.follow(test(turn, asked.citations))) as running:
                 for step in running:
                     if isinstance(step, PassageTest):
                         turn.tests[step.citation.rank] = step
@@ -127,7 +129,7 @@ def build_evidence_tab(turn: gr.State, visitor: gr.State, test: PassageTester, j
     turn.change(_draw, [turn], [summary, cards, bars], **showing)
     bars.pick(_open_page, [turn], [cards], **showing)
     on(cards.test_passages, begin, [visitor, turn], [wanted, news]).then(run, [visitor, wanted], [news], **ON_MODEL)
-    on(cards.stop_tests, lambda visitor: job_of(visitor).stop(), [visitor])
+    on(cards.stop_tests, lambda visitor: session_of(visitor).testing.stop(), [visitor])
 
 
 def _scripted(script: str, template: str, **how: Any) -> gr.HTML:

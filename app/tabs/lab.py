@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from selfextend.lab.views import View, is_sweep, views
 from selfextend.methods import METHOD_NAMES, method_named
 from selfextend.steps import Progress, Running
 
+from ..belongings import runs_folder
 from ..figures.lab import as_html, figure, table_html
 from ..jobs import JobStopped, Pace
 from ..model_shelf import LoadedModel
@@ -31,7 +31,6 @@ from .widgets import (
     hint_html,
     on,
     save_on_click,
-    saved,
     skipped,
     status_html,
 )
@@ -64,7 +63,6 @@ INTRODUCTION = hint_html(
     "lengths and depths. Every method gets the same texts. A run that was stopped goes on where it was when it is "
     "started again with the same choices."
 )
-_VISITOR = re.compile(r"[\w-]{20,64}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -159,7 +157,7 @@ def build_lab_tab(runtime: Runtime, visitor: gr.State) -> None:
         on(pane.run.input, _chosen_run, [opened, pane.run], [pane.view, pane.plot, pane.table])
         on(pane.view.input, _chosen_view, [opened, pane.run, pane.view], [pane.plot, pane.table])
     for ending, button in saves.items():
-        save_on_click(button, _saver(ending), [opened, left.run], status)
+        save_on_click(button, _saver(runtime, ending), [visitor, opened, left.run], status)
 
 
 def _form() -> list[Any]:
@@ -214,7 +212,7 @@ class _Handlers:
             loaded = self.runtime.models.need()
             documents = [(stored.document.name, stored.document.text) for stored in session.documents]
             plan, header = prepare(choices_of(values, documents), loaded)
-            path = _folder(self.runtime, visitor) / file_name(header)
+            path = runs_folder(self.runtime, visitor) / file_name(header)
             file = RunFile(path, header, resume=True)
             going = OpenedRun(file.run, path)
             yield parts.show(going, {**runs, going.label: going})
@@ -313,15 +311,6 @@ def _steps(loaded: LoadedModel, plan: Plan, file: RunFile) -> Generator[Progress
         yield step
 
 
-def _folder(runtime: Runtime, visitor: str) -> Path:
-    """Where a visitor's runs are kept."""
-    if not _VISITOR.fullmatch(visitor):
-        raise LabError("The page is still starting. Try again in a moment.")
-    folder = runtime.library.folder.parent / "lab" / visitor
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
-
-
 def _fitting(kind: str, probe: str) -> tuple[Any, ...]:
     """Which settings the kind of run takes."""
     name = PROBES.get(probe, "")
@@ -367,8 +356,8 @@ def _chosen_view(runs: dict[str, OpenedRun], label: str | None, name: str | None
     return drawn(runs[label].run, there[name]), table_html(runs[label].run, name)
 
 
-def _saver(ending: str) -> Callable[..., tuple[str | None, str]]:
-    def save(runs: dict[str, OpenedRun], label: str | None) -> tuple[str | None, str]:
+def _saver(runtime: Runtime, ending: str) -> Callable[..., tuple[str | None, str]]:
+    def save(visitor: str, runs: dict[str, OpenedRun], label: str | None) -> tuple[str | None, str]:
         if label not in runs:
             return None, complaint_html("There is no run to save yet: press Run, or open a saved one.")
         run = runs[label].run
@@ -376,6 +365,6 @@ def _saver(ending: str) -> Callable[..., tuple[str | None, str]]:
             text = "".join(f"{json.dumps(line, ensure_ascii=False)}\n" for line in (run.header, *run.rows))
         else:
             text = as_csv([run]) if ending == "csv" else as_html(run)
-        return saved(f"{run.probe}.{ending}", text), ""
+        return runtime.own.save(visitor, f"{run.probe}.{ending}", text), ""
 
     return save

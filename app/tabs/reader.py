@@ -13,6 +13,7 @@ from typing import Any
 
 import gradio as gr
 
+from ..belongings import is_visitor
 from ..documents.document import DocumentError
 from ..documents.library import StoredDocument
 from ..pages import Pages, find_text
@@ -76,10 +77,9 @@ def server_functions(runtime: Runtime, pages: Pages) -> list[Callable[[Any], Any
 
     def session_of(asked: Any) -> Session:
         visitor = asked.get("visitor") if isinstance(asked, dict) else None
-        session = runtime.sessions.find(visitor) if isinstance(visitor, str) else None
-        if session is None:
+        if not is_visitor(visitor):
             raise ValueError("This page is not known here any more: load it again.")
-        return session
+        return runtime.sessions.get(str(visitor))
 
     def stored_in(session: Session, sha256: Any) -> StoredDocument:
         everywhere = [*session.documents, *(stored for turn in session.turns.values() for stored in turn.documents)]

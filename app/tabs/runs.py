@@ -14,9 +14,10 @@ from ..capsule import Capsule, CapsuleError, Pooled
 from ..conversation import Entry
 from ..places import page_starts
 from ..pooling import MAX, Looked, view_of
+from ..runtime import Runtime
 from ..session import Turn
 from .plot_pane import ONCE_DRAWN, packed, plot_pane
-from .widgets import QUEUED, States, answer_caption, complaint_html, hint_html, save_on_click, saved
+from .widgets import QUEUED, States, answer_caption, complaint_html, hint_html, save_on_click
 
 INTRODUCTION = hint_html(
     "A <b>run capsule</b> is one HTML file with the question, the answer, its citations, settings, versions and "
@@ -25,7 +26,7 @@ INTRODUCTION = hint_html(
 )
 
 
-def build_runs_tab(states: States) -> None:
+def build_runs_tab(runtime: Runtime, states: States) -> None:
     """The tab's components and handlers, inside the open gr.Blocks or gr.Tab."""
     gr.HTML(INTRODUCTION)
     with gr.Row():
@@ -58,7 +59,8 @@ def build_runs_tab(states: States) -> None:
         return opened_run if len(figures) != 2 else {**opened_run, bars: figures[0], heat: figures[1]}
 
     for name, button in buttons.items():
-        save_on_click(button, _saver(*FILES[name][2:]), [states.turn, states.entries], status)
+        given = [states.visitor, states.turn, states.entries]
+        save_on_click(button, _saver(runtime, *FILES[name][2:]), given, status)
     opened.change(open_capsule, [opened], [status, body, bars, heat], **QUEUED)
 
 
@@ -86,10 +88,10 @@ FILES: dict[str, tuple[str, Any, str, Callable[[Capsule], str]]] = {
 """The files to save: each one's button and its variant, its name, and what writes it."""
 
 
-def _saver(name: str, write: Callable[[Capsule], str]) -> Callable[..., tuple[str | None, str]]:
-    def save(turn: Turn | None, entries: list[Entry]) -> tuple[str | None, str]:
+def _saver(runtime: Runtime, name: str, write: Callable[[Capsule], str]) -> Callable[..., tuple[str | None, str]]:
+    def save(visitor: str, turn: Turn | None, entries: list[Entry]) -> tuple[str | None, str]:
         try:
-            return saved(name, write(_capsule(turn, entries))), ""
+            return runtime.own.save(visitor, name, write(_capsule(turn, entries))), ""
         except CapsuleError as error:
             return None, complaint_html(error)
 

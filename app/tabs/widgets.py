@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import atexit
 import json
-import shutil
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
 from html import escape
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import gradio as gr
@@ -24,6 +19,8 @@ from ..reading_time import duration
 from ..session import Turn
 from ..theme import ASSETS
 
+STORAGE_KEY = "selfextend-explorer-1"
+"""Under which the browser keeps what it keeps of the page."""
 COMPARE = "Compare"
 METHODS = (*(kind.heading for kind in POSITION_METHODS), COMPARE)
 """The choices of the page's `method` radio."""
@@ -253,20 +250,6 @@ def save_on_click(
     """
     made = gr.DownloadButton(visible="hidden")
     on(button.click, make, inputs, [made, status]).success(None, [made], None, js=_SAVE_FILE, queue=False, **QUEUED)
-
-
-@cache
-def _folder_of_files() -> Path:
-    folder = Path(tempfile.mkdtemp(prefix="selfextend-files-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return folder
-
-
-def saved(name: str, text: str) -> str:
-    """The path of a new file of this name, which is removed when this process ends."""
-    path = Path(tempfile.mkdtemp(dir=_folder_of_files())) / name
-    path.write_text(text, encoding="utf-8")
-    return str(path)
 
 
 # HTML
