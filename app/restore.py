@@ -24,7 +24,7 @@ from .model_menu import local_choices
 from .model_shelf import LoadedModel
 from .prompting import can_switch_thinking
 from .runtime import Runtime
-from .sample import SAMPLE, only_the_sample
+from .sample import SAMPLE, only_the_sample, sample_checksum
 from .session import Session
 from .tabs.chat import WAITING, ChatPane, opening
 from .tabs.controls import Choices, Controls, slider_updates
@@ -178,7 +178,9 @@ class _Handlers:
         takes_sample = SAMPLE.name in link.documents or (is_new and loaded is not None and loaded.is_bundled)
         if takes_sample and not session.documents and SAMPLE.is_file():
             yield {parts.documents.status: status_html("reading the sample")}
-            keep_document(runtime, session, result_of(runtime.library.add_steps(SAMPLE, SAMPLE.name, visitor)))
+            sample = runtime.library.find(sample_checksum(), SAMPLE.name)  # every new visitor but the first finds it
+            sample = sample or result_of(runtime.library.add_steps(SAMPLE, SAMPLE.name, visitor))
+            keep_document(runtime, session, sample)
         # What was set stays; only the sliders' ends follow the model.
         fitted = self._fitted(session, room, advise=is_new)
         yield {parts.documents.status: "", **fitted, **self._linked(link, session, fitted)}
