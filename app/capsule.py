@@ -22,6 +22,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from selfextend.lab.records import harmless
+
 from .conversation import Entry, Reply, from_json, measures, settings_words, typed
 from .evidence import PageShare, page_shares
 from .figures.answers import Columns, Group, attention_heatmap, page_bars
@@ -313,9 +315,5 @@ def attention_csv(pooled: Pooled) -> str:
 def _csv(rows: Iterable[Sequence[Any]]) -> str:
     """Rows as CSV, no text of which a spreadsheet takes for a formula."""
     table = io.StringIO()
-    csv.writer(table).writerows(map(_harmless, row) for row in rows)
+    csv.writer(table).writerows(map(harmless, row) for row in rows)
     return table.getvalue()
-
-
-def _harmless(value: Any) -> Any:
-    return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r") else value

@@ -29,6 +29,12 @@ class Pages:
         self._kept: OrderedDict[tuple[str, int], dict[str, Any]] = OrderedDict()
         self._lock = threading.Lock()
 
+    def forget(self, sha256: str) -> None:
+        """Keep nothing of a document: its file was deleted."""
+        with self._lock:
+            for key in [key for key in self._kept if key[0] == sha256]:
+                del self._kept[key]
+
     def sizes(self, stored: StoredDocument) -> list[tuple[float, float]]:
         """Width and height of each page of a PDF; empty for other kinds, whose text flows.
 

@@ -92,6 +92,15 @@ def test_a_table_names_the_run_in_every_row() -> None:
     assert "file" not in as_csv([run]).splitlines()[0]
 
 
+def test_no_text_of_a_table_is_a_formula_and_numbers_stay_numbers() -> None:
+    texts = ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", "fine"]
+    rows = [{**cell(0.0)[0], "answer": text, "score": -0.5, "=1": 1} for text in texts]
+    table = as_csv([Run(first(), rows)], ["=run.jsonl"])
+    read = list(csv.DictReader(io.StringIO(table, newline="")))
+    assert [row["answer"] for row in read] == [*(f"'{text}" for text in texts[:-1]), "fine"]
+    assert {(row["score"], row["file"], row["'=1"]) for row in read} == {("-0.5", "'=run.jsonl", "1")}
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [

@@ -165,9 +165,10 @@ def test_a_browser_is_given_what_it_asks_for(asking: Any, turn: Turn) -> None:
     assert turn.prompt.index.place(token)[:3] == (1, 2, 0)  # type: ignore[index]
     shown = contents(asking.session, turn)
     assert [each["name"] for each in shown["documents"]] == ["first.txt", "second.txt"]
-    # An answer's documents are shown though they were removed since.
+    # An answer's documents are named though they were removed since. Their pages went with their files.
     asking.session.documents = []
     assert len(contents(asking.session, turn)["documents"]) == 2
+    assert asking("views", document=sha256, pages=[1]) == {"error": "This document was removed."}
     assert contents(asking.session, None)["documents"] == []
 
 

@@ -29,12 +29,14 @@ LONGEST_SEARCH = 200
 def build_reader_tab(runtime: Runtime, states: States) -> gr.HTML:
     """The tab's component and handlers, inside the open gr.Blocks or gr.Tab. Redraws when documents or turn change."""
     source = "\n".join((ASSETS / name).read_text(encoding="utf-8") for name in ("reader.js", "answer_tokens.js"))
+    pages = Pages()
+    runtime.library.deleted.append(pages.forget)
     pane = gr.HTML(
         html_template="<div class='reader'></div>",
         js_on_load=source,
         apply_default_css=False,
         elem_id="reader",
-        server_functions=server_functions(runtime, Pages()),
+        server_functions=server_functions(runtime, pages),
     )
 
     def draw(visitor: str, turn: Turn | None) -> str:
@@ -82,7 +84,8 @@ def server_functions(runtime: Runtime, pages: Pages) -> list[Callable[[Any], Any
         return runtime.sessions.get(str(visitor))
 
     def stored_in(session: Session, sha256: Any) -> StoredDocument:
-        everywhere = [*session.documents, *(stored for turn in session.turns.values() for stored in turn.documents)]
+        removed = (stored for turn in session.turns.values() for stored in turn.documents)
+        everywhere = [*session.documents, *(stored for stored in removed if stored.path.is_file())]
         found = next((stored for stored in everywhere if stored.document.sha256 == sha256), None)
         if found is None:
             raise ValueError("This document was removed.")

@@ -102,10 +102,14 @@ def as_csv(runs: Sequence[Run], files: Sequence[str] = ()) -> str:
         for row in run.rows
     ]
     table = io.StringIO()
-    writer = csv.DictWriter(table, list(dict.fromkeys(key for row in rows for key in row)))
-    writer.writeheader()
-    writer.writerows(rows)
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    csv.writer(table).writerows([map(harmless, columns), *(map(harmless, map(row.get, columns)) for row in rows)])
     return table.getvalue()
+
+
+def harmless(value: Any) -> Any:
+    """A value of a table that spreadsheets are to open: no text is one that they take for a formula. Numbers stay."""
+    return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r") else value
 
 
 def cell_key(row: Row) -> CellKey:
