@@ -13,7 +13,7 @@ from .runtime import Runtime
 from .sample import is_sample
 from .session import Session
 
-STILL_STARTING = "The page is still starting. Try again in a moment."
+STILL_STARTING = "The page is still starting, or was left for long: try again in a moment, or reload it."
 DAY = 24 * 3600.0
 
 _VISITOR = re.compile(r"[A-Za-z0-9_-]{20,64}")
@@ -84,13 +84,14 @@ def runs_folder(runtime: Runtime, visitor: str) -> Path:
 
 
 def remove_old(runtime: Runtime) -> None:
-    """Delete what is kept of visitors who were not here for `Settings.keep_days`, once a day at most."""
-    days, now = runtime.settings.keep_days, time.monotonic()
-    with runtime.cleaned.lock:
-        if not days or now - runtime.cleaned.at < DAY:
-            return
-        runtime.cleaned.at = now
-    seconds = days * DAY
+    """Delete what is kept of visitors who were not here for `Settings.keep_days`.
+
+    Raises:
+        OSError: something cannot be deleted.
+    """
+    if not runtime.settings.keep_days:
+        return
+    seconds = runtime.settings.keep_days * DAY
     for visitor in runtime.library.not_seen_for(seconds):
         if visitor in runtime.sessions:
             runtime.library.seen(visitor)  # a page that has been open all the time

@@ -19,8 +19,8 @@ CACHE_SECONDS = (600, 3600)
 
 
 def main(arguments: Sequence[str] | None = None, program: str = "python app.py") -> None:
-    """Read the settings and serve until stopped, which ends the process: with 0 after Ctrl-C or SIGTERM, with 2 and a
-    sentence where the data folder cannot be used.
+    """Read the settings and serve until stopped, which ends the process: with 0 after Ctrl-C, SIGTERM or SIGHUP, with 2
+    and a sentence where the data folder cannot be used.
 
     Args:
         arguments: without the program's name; those of this process unless given.
@@ -29,7 +29,10 @@ def main(arguments: Sequence[str] | None = None, program: str = "python app.py")
     # No request leaves this machine unless somebody asks for a model from the hub. Both packages look when imported.
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: what is not to be kept goes
+    for name in ("SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)  # Windows has no SIGHUP, and under nohup it is ignored
+        if number is not None and signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, signal.default_int_handler)  # as Ctrl-C: what is not to be kept goes
     settings = read_settings(arguments, program=program)
     os.environ.pop(f"{PREFIX}AUTH", None)  # the processes that open strangers' files are to know no password
     if settings.offline:
@@ -41,13 +44,25 @@ def main(arguments: Sequence[str] | None = None, program: str = "python app.py")
     try:
         runtime = make_runtime(settings)
         serve(runtime)
-        while True:
-            time.sleep(60)
+        _stay(runtime)
     except DataFolderError as error:
         print(error, file=sys.stderr)
         raise SystemExit(2) from error
     except KeyboardInterrupt:
         _end(runtime)
+
+
+def _stay(runtime: Runtime) -> NoReturn:
+    """Wait for a signal, and delete once a day what is too old."""
+    from .belongings import DAY, remove_old
+    from .request_log import log_unexpected
+
+    while True:
+        try:
+            remove_old(runtime)
+        except OSError as error:
+            log_unexpected(error, "deleting what is old")
+        time.sleep(DAY)
 
 
 def _end(runtime: Runtime | None) -> NoReturn:

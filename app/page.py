@@ -14,6 +14,7 @@ from selfextend.profile import Profile
 
 from .api import add_endpoints
 from .asking import chunk_tokens, seconds_to_read
+from .belongings import remove_everything
 from .calls import SafeBlocks
 from .conversation import Entry
 from .evidence import Citation
@@ -62,7 +63,10 @@ def build_page(runtime: Runtime, delete_cache: tuple[int, int] | None = None) ->
         delete_cache: how often to look through Gradio's temporary files, and how old they may get, in seconds.
     """
     with SafeBlocks(title=TITLE, analytics_enabled=False, fill_width=True, delete_cache=delete_cache) as page:
-        states = States(gr.State(""), gr.State([]), gr.State(None), gr.State(None), gr.State(NO_MODEL), gr.State())
+        # Where nothing is kept, a page that was closed for good does not come back for what it had.
+        gone = None if runtime.settings.persist else partial(remove_everything, runtime)
+        visitor = gr.State("", delete_callback=gone)
+        states = States(visitor, gr.State([]), gr.State(None), gr.State(None), gr.State(NO_MODEL), gr.State())
         script = "\n".join((ASSETS / name).read_text(encoding="utf-8") for name in ("selection.js", "page.js"))
         links = gr.HTML(elem_id="page-links", js_on_load=script, visible="hidden")
         with gr.Row(elem_id="top"):

@@ -17,7 +17,7 @@ from selfextend.config import suggest
 from selfextend.steps import result_of
 
 from .accounts import may_load_models
-from .belongings import is_visitor, keep_document, remove_old, write_down
+from .belongings import is_visitor, keep_document, write_down
 from .conversation import Entry, as_json, from_json, messages
 from .links import Link, read_link, what_is_missing
 from .model_menu import local_choices
@@ -127,7 +127,6 @@ class _Handlers:
         kept = kept if isinstance(kept, dict) and runtime.settings.persist else {}
         visitor = kept.get("visitor")
         visitor = str(visitor) if is_visitor(visitor) else secrets.token_urlsafe(24)
-        remove_old(runtime)
         runtime.library.seen(visitor)
         session = runtime.sessions.get(visitor)
         entries, pending = from_json(kept.get("entries")), session.pending

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import secrets
 import threading
 from dataclasses import dataclass, field
@@ -28,14 +27,6 @@ class FirstLoad:
     done: threading.Event = field(default_factory=threading.Event)
 
 
-@dataclass(eq=False)
-class Cleaned:
-    """When what is too old was last deleted, by `time.monotonic`."""
-
-    at: float = -math.inf
-    lock: threading.Lock = field(default_factory=threading.Lock)
-
-
 @dataclass(frozen=True, eq=False)
 class Runtime:
     """One process's shared parts. `secret` encrypts what browsers keep; `loading` is the load of a model,
@@ -54,7 +45,6 @@ class Runtime:
     loading: Job = field(default_factory=Job)
     ahead: ReadingAhead = field(default_factory=ReadingAhead)
     listeners: Listeners = field(default_factory=Listeners)
-    cleaned: Cleaned = field(default_factory=Cleaned)
 
     def example_for(self, session: Session) -> Example | None:
         """The example to show to a visitor: while the sample is the only document and the model that answered it is

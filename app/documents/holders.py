@@ -46,7 +46,7 @@ class Holders:
             OSError: it cannot be written.
         """
         if not _HOLDER.fullmatch(holder):
-            raise ValueError("The page is still starting. Try again in a moment.")
+            raise ValueError(f"{holder!r} names nobody.")
         if documents == self.of(holder):
             self.seen(holder)
             return

@@ -33,6 +33,8 @@ from benchmarks.serving import served
 
 pytestmark = pytest.mark.browser
 
+KEPT = "localStorage.getItem('selfextend-explorer-1')"
+
 
 @pytest.fixture(scope="module")
 def other(folder: Path) -> Path:
@@ -279,3 +281,18 @@ def test_stop_measuring_lets_a_question_that_waits_be_answered(
     expect(page.locator("#loss-status")).to_contain_text("Measuring the loss was stopped")
     answered(page)
     expect(page.locator("#chat .stopped")).to_have_count(0)
+
+
+def test_everything_of_mine_goes_here_and_in_the_browser(address: str, open_page: Open, short: Path) -> None:
+    page = asked(open_page, address, short, "Who is forgotten?")
+    keeps(page, questions=["Who is forgotten?"])
+    before = page.evaluate(KEPT)
+    page.get_by_role("button", name="Delete everything of mine").click()
+    page.get_by_role("button", name="Keep it").click()
+    expect(page.locator(".document-list")).to_contain_text(short.name)
+    page.get_by_role("button", name="Delete everything of mine").click()
+    page.evaluate("console.error = () => {}")  # of the streams that the new page cuts off
+    page.get_by_role("button", name="Delete everything", exact=True).click()
+    expect(page.locator("#documents")).to_contain_text("No documents yet", timeout=60_000)
+    expect(page.locator("#chat")).not_to_contain_text("Who is forgotten?")
+    assert page.evaluate(KEPT) != before
