@@ -162,7 +162,7 @@ def reply_of(turn: Turn, loaded: LoadedModel) -> Reply:
         first_token_seconds=answer.prefill_seconds,
         seconds=answer.prefill_seconds + answer.decode_seconds,
         tokens_per_second=answer.tokens_per_second,
-        cache_bytes=turn.prefix.nbytes,
+        cache_bytes=turn.prefix.text_nbytes,
     )
 
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Hashable, Sequence
+from collections.abc import Generator, Hashable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from selfextend.methods import Method
 
 from .documents.library import StoredDocument
 from .evidence import further_request, passages_behind, recording_request, trimmed
+from .kept_readings import What
 from .model_shelf import LoadedModel
 from .prompting import PLAIN, Exchange, Instructions, Prompt, build_prompt
 from .sample import has_foreign_text
@@ -17,7 +20,7 @@ from .session import CacheStore, Session, Turn
 
 if TYPE_CHECKING:
     from selfextend.generation import Answer, Event, ExtendWhen, GenerationSettings
-    from selfextend.reading import PrefixCache
+    from selfextend.reading import Beginning, PrefixCache
     from selfextend.recording import RecordingRequest
 
     from .evidence import Citation
@@ -96,19 +99,22 @@ def answer_turn(
         raise ValueError("Type a question first.")
     prompt = prompt_of(loaded, question) if prompt is None else prompt
     settings = replace(question.generation, stop=(*question.generation.stop, *prompt.stop))
-    prefix, begun = reading_place(loaded, caches, session, question), question.begun
+    place, begun = Place.of_question(loaded, question, prompt), question.begun
+    prefix = place.reading(caches, session.visitor, prompt)
     said = len(begun.answer.token_ids) if begun else 0
-    caches.make_room(_cache_bytes(loaded, question.method, len(prompt) + said + settings.max_new_tokens))
     try:
-        answer = yield from answer_steps(
-            loaded.ready,
-            prompt.ids,
-            settings,
-            ReadingSettings(question.method, question.extend, chunk_tokens=chunk_tokens(loaded.model)),
-            prefix=prefix,
-            record=_recording(loaded, prompt, settings.max_new_tokens, begun),
-            begun=begun.answer if begun else None,
-        )
+        with _in_use(caches, prefix):
+            caches.make_room(_cache_bytes(loaded, question.method, len(prompt) + said + settings.max_new_tokens))
+            answer = yield from answer_steps(
+                loaded.ready,
+                prompt.ids,
+                settings,
+                ReadingSettings(question.method, question.extend, chunk_tokens=chunk_tokens(loaded.model)),
+                prefix=prefix,
+                record=_recording(loaded, prompt, settings.max_new_tokens, begun),
+                begun=begun.answer if begun else None,
+            )
+            place.keep(caches, session.visitor, prefix)
     finally:
         caches.make_room(0)
     if begun is None:
@@ -161,39 +167,114 @@ def _with_citations(answer: Answer, prompt: Prompt) -> tuple[Answer, tuple[Citat
     return replace(answer, attention=attention), tuple(citations)
 
 
-def reading_place(loaded: LoadedModel, caches: CacheStore, session: Session, question: Question) -> PrefixCache:
-    """What this visitor's model has read of these documents by this method."""
-    source = caches.held(_place(loaded, EVERYBODY, question.documents, question.method))
-    prefix = caches.get(_place(loaded, session.visitor, question.documents, question.method))
-    prefix.source = source
-    return prefix
+@dataclass(frozen=True)
+class Place:
+    """Where the reading of some documents by a method is kept, for one visitor or for everybody.
+
+    Attributes:
+        loaded: the model.
+        documents: each one's checksum and name, which is in the prompt too, in the prompt's order.
+        method: settled.
+        instructions: which may stand before the documents.
+    """
+
+    loaded: LoadedModel
+    documents: tuple[tuple[str, str], ...]
+    method: Method
+    instructions: Instructions
+
+    @staticmethod
+    def of(
+        loaded: LoadedModel,
+        documents: Sequence[StoredDocument],
+        method: Method,
+        extend: ExtendWhen,
+        length: int,
+        instructions: Instructions = PLAIN,
+    ) -> Place:
+        """The place for a prompt and answer of `length` tokens."""
+        from selfextend.generation import method_in_use
+
+        named = tuple((stored.document.sha256, stored.document.name) for stored in documents)
+        return Place(loaded, named, method_in_use(method, extend, length, loaded.profile), instructions)
+
+    @staticmethod
+    def of_question(loaded: LoadedModel, question: Question, prompt: Prompt) -> Place:
+        """The place for a question's prompt and its answer."""
+        said = len(question.begun.answer.token_ids) if question.begun else 0
+        length = len(prompt) + said + question.generation.max_new_tokens
+        return Place.of(loaded, question.documents, question.method, question.extend, length, question.instructions)
+
+    def reading(self, caches: CacheStore, visitor: str, prompt: Prompt) -> PrefixCache:
+        """What was read for this visitor of a prompt about the documents."""
+        owner = self.owner(caches, visitor)
+        if not prompt.beginning:
+            return caches.get((visitor, self.key(owner)))
+        return caches.continuation((visitor, self.key(owner)), self.beginning(caches, owner, prompt))
+
+    def keep(self, caches: CacheStore, visitor: str, prefix: PrefixCache) -> None:
+        """Have what was read of the documents outlive this process, where that is wanted."""
+        from selfextend.reading import Continuation, in_use
+
+        if caches.kept is not None and isinstance(prefix, Continuation):
+            what = self.what(self.owner(caches, visitor))
+            caches.kept.keep(what, prefix.beginning, partial(in_use, self.loaded.model))
+
+    def key(self, owner: str) -> Hashable:
+        """In the `CacheStore`. `owner`: the visitor, or `EVERYBODY`."""
+        return id(self.loaded), owner, self.documents, self.method, self.instructions
+
+    def owner(self, caches: CacheStore, visitor: str) -> str:
+        """Whose the reading is: everybody's where readings are shared, or where it was read for everybody."""
+        shared = caches.share or caches.held(self.key(EVERYBODY)) is not None
+        return EVERYBODY if shared else visitor
+
+    def what(self, owner: str) -> What:
+        """As files are told what they are of."""
+        loaded, checksums = self.loaded, tuple(checksum for checksum, _ in self.documents)
+        return What(loaded.model, loaded.label, loaded.configuration, loaded.trained_window, owner, checksums)
+
+    def beginning(self, caches: CacheStore, owner: str, prompt: Prompt) -> Beginning:
+        """What was read of the documents, here or before a restart."""
+        recall = None
+        if caches.kept is not None:
+            recall = partial(caches.kept.recall, self.what(owner), prompt.beginning)
+        return caches.beginning(self.key(owner), prompt.beginning, recall)
 
 
 def seconds_to_read(
-    loaded: LoadedModel, caches: CacheStore, session: Session, methods: Sequence[Method], tokens: int
+    loaded: LoadedModel,
+    caches: CacheStore,
+    session: Session,
+    methods: Sequence[Method],
+    extend: ExtendWhen,
+    instructions: Instructions,
+    tokens: int,
+    room: int = 0,
 ) -> float | None:
     """How long this visitor waits until a prompt of so many tokens is read by each of the methods. None: unknown.
 
     What was read of the documents before does not count again.
+
+    Args:
+        room: tokens that the answer may have.
     """
     seconds = 0.0
     for method in methods:
-        places = (_place(loaded, visitor, session.documents, method) for visitor in (session.visitor, EVERYBODY))
-        held = [len(prefix.tokens) for prefix in map(caches.held, places) if prefix is not None]
-        one = loaded.reading_time.seconds(tokens, max(held, default=0))
+        place = Place.of(loaded, session.documents, method, extend, tokens + room, instructions)
+        key = place.key(place.owner(caches, session.visitor))
+        held = caches.held((session.visitor, key)) or caches.held(key)
+        one = loaded.reading_time.seconds(tokens, 0 if held is None else held.tokens_read)
         if one is None:
             return None
         seconds += one
     return seconds
 
 
-def shared_place(
-    loaded: LoadedModel, caches: CacheStore, documents: Sequence[StoredDocument], method: Method
-) -> PrefixCache:
-    """What the model has read of these documents for everybody: of the sample, which is nobody's own."""
-    return caches.get(_place(loaded, EVERYBODY, documents, method))
+@contextmanager
+def _in_use(caches: CacheStore, prefix: PrefixCache) -> Iterator[None]:
+    """While a question is read and answered, none of what it reads into is let go of."""
+    from selfextend.reading import Continuation
 
-
-def _place(loaded: LoadedModel, visitor: str, documents: Sequence[StoredDocument], method: Method) -> Hashable:
-    contents = tuple(stored.document.sha256 for stored in documents)
-    return loaded.name, id(loaded), visitor, contents, method
+    with caches.using(prefix, *([prefix.beginning] if isinstance(prefix, Continuation) else [])):
+        yield

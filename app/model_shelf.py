@@ -46,6 +46,7 @@ class LoadedModel:
         supported, reason: whether SelfExtend can be enabled on it, and why or why not.
         extended_layers: indices of the attention layers that SelfExtend changes; layers: how many there are.
         heads: attention heads in a layer.
+        configuration: a checksum of what the model is set to, taken while no method was on for it.
         reading_time: how long it takes to read a text here.
     """
 
@@ -59,6 +60,7 @@ class LoadedModel:
     extended_layers: tuple[int, ...]
     layers: int
     heads: int
+    configuration: str
     reading_time: ReadingTime
 
     @property
@@ -202,6 +204,7 @@ def _fits_instead(new: MemoryEstimate, old: MemoryEstimate) -> bool:
 
 
 def _described(name: str, loaded: Loaded) -> LoadedModel:
+    from selfextend.kept import configuration
     from selfextend.plugin import support
 
     config = loaded.model.config
@@ -217,5 +220,6 @@ def _described(name: str, loaded: Loaded) -> LoadedModel:
         extended_layers=tuple(layer.index for layer in found.layers if layer.kind == "extended"),
         layers=len(found.layers),
         heads=config.get_text_config(decoder=True).num_attention_heads,
+        configuration=configuration(loaded.model),
         reading_time=reading_time(loaded.model, len(found.layers)),
     )

@@ -202,7 +202,8 @@ def _wait_seconds(runtime: Runtime, visitor: str, choices: Choices, view: Docume
     if loaded is None or not visitor:
         return None
     session = runtime.sessions.get(visitor)
-    return seconds_to_read(loaded, runtime.caches, session, choices.methods, max(0, view.length - view.room))
+    tokens, ways = max(0, view.length - view.room), (choices.methods, choices.extend, choices.instructions)
+    return seconds_to_read(loaded, runtime.caches, session, *ways, tokens, view.room)
 
 
 def _gpu_bytes(runtime: Runtime) -> int | None:

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import numpy as np
+
 from .documents.document import Document
 from .documents.index import TokenIndex, find_documents
 
@@ -72,6 +74,21 @@ class Prompt:
     def ids(self) -> list[int]:
         """Its token ids."""
         return [int(token) for token in self.index.input_ids]
+
+    @cached_property
+    def beginning(self) -> list[int]:
+        """The token ids that every prompt about these documents begins with, whatever is asked; none where there are no
+        documents."""
+        inside = np.flatnonzero(self.index.document >= 0)
+        stop = int(inside[-1]) + 1 if len(inside) else 0
+        # How white space is cut into tokens depends on what comes behind it.
+        while stop and self._words(stop - 1) != self._words(stop - 1).rstrip():
+            stop -= 1
+        return self.ids[:stop]
+
+    def _words(self, token: int) -> str:
+        first, last = self.index.chars[token].tolist()
+        return self.text[first:last]
 
     def __len__(self) -> int:
         """Its length, in tokens."""

@@ -1,7 +1,7 @@
 """Reads the sample as soon as the bundled model is ready, so that the first answer about it comes at once, and has an
 example answered: the same question without SelfExtend and with it.
 
-What is read belongs to nobody: whoever asks about the sample with the same settings goes on from a copy of it.
+What is read belongs to nobody: whoever asks about the sample with the same settings goes on from it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from selfextend.methods import SelfExtend, Vanilla
 from selfextend.steps import Clock, Progress, Running, result_of
 
 from .answering import reply_of
-from .asking import EVERYBODY, Question, answer_turn, shared_place
+from .asking import EVERYBODY, Place, Question, answer_turn
 from .conversation import Entry
 from .documents.document import DocumentError
 from .documents.library import Library, StoredDocument
@@ -26,7 +26,7 @@ from .session import CacheStore, Session, Turn
 
 if TYPE_CHECKING:
     from selfextend.methods import Method
-    from selfextend.reading import PrefixCache, TokensRead
+    from selfextend.reading import PrefixCache
 
 CHUNK_TOKENS = 1024
 """Tokens after which a question that waits for the model gets it."""
@@ -100,22 +100,23 @@ def _reading(
     """Read the sample a turn at the model at a time, then have the question answered. Ends early where another model
     takes its place."""
     loaded = models.need()
-    tokens = build_prompt(loaded.tokenizer, [sample.document], "").ids
-    length = len(tokens) + new_tokens
+    prompt = build_prompt(loaded.tokenizer, [sample.document], "")
+    length, tokens = len(prompt) + new_tokens, prompt.beginning
     extended = SelfExtend.of(loaded.advice(length))
     ways: dict[Method, str] = {extended: "reading the sample ahead"}
     if question:
         ways[Vanilla()] = "reading it without SelfExtend too, for an example"
     turns: dict[Method, Turn] = {}
     for method, words in ways.items():
-        prefix, clock = shared_place(loaded, caches, (sample,), method), Clock(len(tokens))
-        for end in range(CHUNK_TOKENS, len(tokens) + CHUNK_TOKENS, CHUNK_TOKENS):
+        place = Place.of(loaded, (sample,), method, "always", length)
+        prefix = place.reading(caches, EVERYBODY, prompt)
+        done, total, clock = 0, len(tokens), Clock(len(tokens))
+        while done < total:
             if models.loaded is not loaded:
                 return None
-            result_of(_read(loaded, prefix, method, tokens[:end], length))
-            done = min(end, len(tokens))
-            told = f"{words}: {done:,} of {len(tokens):,} tokens"
-            yield Progress(told, done / len(tokens), clock.seconds_left(done))
+            done = result_of(_read(loaded, prefix, method, tokens, length))
+            yield Progress(f"{words}: {done:,} of {total:,} tokens", done / total, clock.seconds_left(done))
+        place.keep(caches, EVERYBODY, prefix)
         if question:
             yield Progress("answering an example")
             turn = _answered(loaded, caches, sample, method, question)
@@ -138,12 +139,17 @@ def _answered(loaded: LoadedModel, caches: CacheStore, sample: StoredDocument, m
 
 def _read(
     loaded: LoadedModel, prefix: PrefixCache, method: Method, tokens: list[int], length: int
-) -> Generator[Progress | TokensRead, None, None]:
-    """Read what of the tokens is not read yet, as a recorded answer is read, in one turn at the model."""
-    from selfextend.reading import exclusively, read_steps, reading
+) -> Generator[Progress, None, int]:
+    """Read a chunk of what is not read yet, as a recorded answer is read, in one turn at the model. Returns how many
+    tokens are read then."""
+    from selfextend.reading import exclusively, reading
 
-    def work() -> Generator[TokensRead, None, None]:
+    def work() -> Generator[Progress, None, int]:
+        yield from ()
         with reading(loaded.model, method, loaded.profile, length, observed=True) as reader:
-            yield from read_steps(reader, prefix, tokens, length=length)
+            done = prefix.rewind(reader, tokens, length)
+            if done < len(tokens):
+                prefix.read(reader, prefix.chunk(tokens, done, CHUNK_TOKENS))
+        return len(prefix.tokens)
 
-    yield from exclusively(loaded.model, prefix, work)
+    return (yield from exclusively(loaded.model, prefix, work))

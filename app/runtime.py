@@ -10,10 +10,12 @@ from pathlib import Path
 from .documents.document import Limits
 from .documents.library import DataFolderError, Library, browser_secret
 from .jobs import Job
+from .kept_readings import KeptReadings
 from .listeners import Listeners
 from .model_shelf import ModelShelf
 from .own_folder import OwnFolder, temporary_parent
 from .reading_ahead import Example, ReadingAhead
+from .request_log import log
 from .sample import only_the_sample, sample_checksum
 from .session import CacheStore, Session, SessionStore, Turn
 from .settings import Settings
@@ -85,5 +87,16 @@ def make_runtime(settings: Settings) -> Runtime:
         folder=folder,
         own=own,
         sessions=SessionStore(settings.max_visitors, library.held_by),
-        caches=CacheStore(settings.cache_bytes),
+        caches=CacheStore(settings.cache_bytes, _kept_readings(settings), share=settings.share_reading),
     )
+
+
+def _kept_readings(settings: Settings) -> KeptReadings | None:
+    """Where what was read outlives the process; None where nothing is to, or nothing can be written."""
+    if not (settings.persist and settings.reading_bytes):
+        return None
+    try:
+        return KeptReadings(settings.data_folder / "readings", settings.reading_bytes)
+    except OSError as error:
+        log.warning("Readings are not kept: %s cannot be written to (%s).", settings.data_folder, error.strerror)
+        return None

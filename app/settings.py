@@ -52,6 +52,8 @@ class Settings:
         mcp: serve the API to MCP clients too.
         browser: open a browser window when ready.
         cache_bytes: what the keys and values of all visitors' documents may hold together.
+        reading_bytes: what the files of what was read may hold together; 0 keeps none.
+        share_reading: whether visitors who ask about the same documents in the same way share what was read.
         max_file_bytes, max_pages: of one uploaded file.
         read_seconds: for reading one file.
         max_visitors: whose documents and evidence are kept in memory at a time.
@@ -77,6 +79,8 @@ class Settings:
     mcp: bool
     browser: bool
     cache_bytes: int
+    reading_bytes: int
+    share_reading: bool
     max_file_bytes: int
     max_pages: int
     read_seconds: float
@@ -132,6 +136,8 @@ def read_settings(
                 raise ValueError(f"--{name} must be above 0, not {value:g}.")
         if not 0 <= given["keep_days"] < math.inf:
             raise ValueError(f"--keep-days must be 0 (for ever) or more, not {given['keep_days']:g}.")
+        if not given["reading_mb"] >= 0:
+            raise ValueError(f"--reading-mb must be 0 (keep none) or more, not {given['reading_mb']:g}.")
         if not 0 <= given["port"] <= 65535:
             raise ValueError(f"--port must be 0 (any free one) to 65535, not {given['port']}.")
         if given["quantization"] not in QUANTIZATIONS:
@@ -148,6 +154,7 @@ def read_settings(
     folders = filter(None, given.pop("models_folder").split(os.pathsep))
     given["models_folders"] = tuple(Path(folder).expanduser() for folder in folders)
     given["cache_bytes"] = int(given.pop("cache_mb") * 1e6)
+    given["reading_bytes"] = int(given.pop("reading_mb") * 1e6)
     given["max_file_bytes"] = int(given.pop("max_file_mb") * 1e6)
     given["upload_bytes"] = int(given.pop("upload_mb") * 1e6)
     return Settings(**given)
@@ -201,6 +208,7 @@ def _parser(environment: Mapping[str, str], program: str) -> argparse.ArgumentPa
     switch("offline", False, "ask nothing of the Hugging Face hub")
     option("data-folder", "", "where documents and the browser's secret are kept; the user's data folder unless given")
     option("cache-mb", 4000, "megabytes of keys and values kept for all visitors together", type=float)
+    option("reading-mb", 4000, "megabytes on disk for what was read, for after a restart; 0 keeps none", type=float)
     option("max-file-mb", 200, "largest file that may be uploaded, megabytes", type=float)
     option("max-pages", 2000, "most pages of one file", type=int)
     option("read-seconds", 120, "longest time for reading one file", type=float)
@@ -211,6 +219,12 @@ def _parser(environment: Mapping[str, str], program: str) -> argparse.ArgumentPa
     option("max-visitors", 32, "visitors whose documents and evidence are kept in memory", type=int)
     option("keep-days", 30, "days to keep what visitors have here after they were last seen; 0: for ever", type=float)
     switch("persist", True, "keep conversation, settings and documents over a reload and a restart")
+    switch(
+        "share-reading",
+        False,
+        "visitors who ask about the same documents with the same settings share what was read: for a class and its "
+        "handout. How fast an answer comes then tells that somebody has asked about that file before",
+    )
     switch("read-ahead", True, "read the sample as soon as the bundled model is ready, for a first answer at once")
     switch("mcp", False, "serve the API to MCP clients too")
     switch("browser", True, "open a browser window when ready")

@@ -160,7 +160,7 @@ def passage_test_steps(answered: Answered, citation: Citation) -> Generator[Even
     # A recorded answer was read where recording can see it; so is this, or nothing could be read on from.
     observed = answer.attention is not None
     how = ReadingSettings(answer.method, past_reach="allow", observed=observed, chunk_tokens=answered.chunk_tokens)
-    own = PrefixCache() if answered.prefix is None else answered.prefix.copied()
+    own = PrefixCache(source=answered.prefix)
 
     def score() -> Generator[Progress, None, Floats]:
         total, length = len(without), len(without) + settings.max_new_tokens
@@ -196,7 +196,7 @@ def passage_tests_steps(
     missing = last - shared_prefix(prefix.tokens, answered.prompt[:last])
     effort = _Effort(answered, citations, missing)
     if len(citations) > 1 and missing:
-        prefix = prefix.copied()
+        prefix = PrefixCache(source=prefix)
         for step in _reading_to(answered, prefix, last):
             yield effort.seen(step, citations[0], "")
         answered = replace(answered, prefix=prefix)

@@ -35,7 +35,7 @@ from app.asking import Question, answer_turn, seconds_to_read
 from app.documents.document import Limits
 from app.documents.library import Library, StoredDocument
 from app.model_shelf import LoadedModel, ModelShelf
-from app.prompting import build_prompt
+from app.prompting import PLAIN, build_prompt
 from app.session import CacheStore, Session
 from benchmarks.shapes import SETTINGS, machine, random_tokens
 from selfextend import load_model, self_extend
@@ -188,7 +188,7 @@ def _ask(
 ) -> Answered:
     settings = GenerationSettings(max_new_tokens=ANSWER_TOKENS)
     tokens = len(build_prompt(loaded.tokenizer, [document.document], text))
-    expected = seconds_to_read(loaded, caches, session, [method], tokens)
+    expected = seconds_to_read(loaded, caches, session, [method], "always", PLAIN, tokens, ANSWER_TOKENS)
     turn = result_of(answer_turn(loaded, caches, session, Question(text, (document,), method, "always", settings)))
     answer = turn.answer
     return Answered(

@@ -196,6 +196,47 @@ class SelfExtendLayer(CacheLayerMixin):
     def reset(self) -> None:
         self._clear()
 
+    def nearer_keys(self) -> list[torch.Tensor]:
+        """Each nearer band's keys, (batch, kv_heads, n, head_dim) of the last n tokens, copied."""
+        return [held.states[:, :, -end:].clone() for held, end in zip(self._near, self.ends, strict=True)]
+
+    def states_from(self, start: int) -> list[torch.Tensor]:
+        """What this layer holds of the tokens from index `start` on, copied: the last band's keys, the values, and each
+        nearer band's keys, of fewer tokens where it holds fewer."""
+        count = self._far.length - start
+        return [
+            *(held.states[:, :, start:].clone() for held in (self._far, self._values)),
+            *(held.states[:, :, max(0, held.length - count) :].clone() for held in self._near),
+        ]
+
+    def cut(self, length: int, nearer_keys: Sequence[torch.Tensor]) -> None:
+        """Go back to the first `length` tokens, after which `nearer_keys` was called."""
+        self._far.length = self._values.length = length
+        for held, keys in zip(self._near, nearer_keys, strict=True):
+            held.keep(keys)
+        self.keys, self.values = self._far.states, self._values.states
+
+    def put_back(self, states: Sequence[torch.Tensor]) -> None:
+        """Hold again what `states_from` gave, from where this layer ends now."""
+        far, values, *near = states
+        self._far.append(far)
+        self._values.append(values)
+        for held, end, keys in zip(self._near, self.ends, near, strict=True):
+            # Keys that were cropped away leave a gap behind those of before, so these are kept alone.
+            joined = torch.cat((held.states, keys), dim=2) if keys.shape[2] == far.shape[2] else keys
+            held.keep(joined[:, :, -end:].clone())
+        self.keys, self.values = self._far.states, self._values.states
+
+    def fill(self, far: torch.Tensor, values: torch.Tensor, near: Sequence[torch.Tensor]) -> None:
+        """Hold these states, (batch, kv_heads, n, head_dim), in the place of what it held."""
+        self._clear()
+        self.lazy_initialization(far, values)
+        self._far.append(far, self.reserved)
+        self._values.append(values, self.reserved)
+        for held, keys in zip(self._near, near, strict=True):
+            held.keep(keys)
+        self.keys, self.values = self._far.states, self._values.states
+
     def offload(self) -> None:
         """Kept where it is: an offloaded run takes transformers' own cache."""
 
@@ -236,6 +277,10 @@ class SelfExtendCache(Cache):
         super().__init__(layers=list(layers))
         self.positions = positions
         self.reserved = 0
+
+    def stands_for(self, positions: PositionMap) -> None:
+        """Take what was put into the layers for one row of text from its beginning, read with these positions."""
+        vars(self)["_content"] = _Content(positions, [0])
 
     def reserve(self, length: int) -> None:
         """Say how many tokens are coming: chunked prefill then allocates once and without slack, and RoPE types whose

@@ -286,7 +286,7 @@ class _Answering:
         yield PrefillProgress.at(done, total, reused, None)
         logits = torch.empty(0)
         while done < total:
-            chunk = self._text[done : done + self.how.chunk_tokens]
+            chunk = self.prefix.chunk(self._text, done, self.how.chunk_tokens)
             logits = self.prefix.read(reader, chunk)
             done += len(chunk)
             yield PrefillProgress.at(done, total, reused, clock.seconds_left(done))

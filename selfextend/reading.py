@@ -8,26 +8,31 @@ was interrupted gives what an uninterrupted one gives.
 
 from __future__ import annotations
 
-import copy
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import takewhile
-from typing import Any, TypeVar
+from typing import TypeVar
 from weakref import WeakKeyDictionary
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from transformers import Cache, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from selfextend.cache import SelfExtendCache, cache_nbytes
 from selfextend.errors import OutOfMemoryError, is_out_of_memory
 from selfextend.methods import Method
+from selfextend.prefix import Beginning, Continuation, PrefixCache, common_beginning, shared_prefix
 from selfextend.profile import Profile
 from selfextend.reader import Reader
 from selfextend.steps import Progress
+
+__all__ = [
+    "BATCH_TOKENS", "CHUNK_TOKENS", "LOSS_CHUNK_TOKENS", "Beginning", "Continuation", "PrefixCache", "TokensRead",
+    "Waiting", "common_beginning", "end_tokens", "exclusively", "greedy_answers_steps", "in_use",
+    "log_probability_steps", "loss_steps", "read_steps", "reading", "shared_prefix",
+]  # fmt: skip
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -52,108 +57,6 @@ class Waiting(Progress):
     """The model is busy with somebody else's work."""
 
     words: str = "waiting for the model, which answers somebody else"
-
-
-@dataclass
-class PrefixCache:
-    """What one model has read of a text, to be read on from.
-
-    Attributes:
-        tokens: token ids whose keys are in the cache.
-        cache: a transformers cache, or None while nothing was read.
-        reads_as: the `Reader.reads_as` that it was read with.
-        continued: while prompts that go on from here are answered, their keys and values.
-        source: what the same model has read for everybody, to be copied where it is further.
-    """
-
-    tokens: list[int] = field(default_factory=list)
-    cache: Cache | None = None
-    reads_as: Any = None
-    continued: Cache | None = None
-    source: PrefixCache | None = None
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes that it holds."""
-        return sum(cache_nbytes(cache) for cache in (self.cache, self.continued) if cache is not None)
-
-    def clear(self) -> None:
-        """Forget everything that was read."""
-        self.tokens, self.cache, self.continued = [], None, None
-
-    def rewind(self, reader: Reader, tokens: Sequence[int], length: int) -> int:
-        """Keep what these tokens share with what was read, and return how many tokens that is.
-
-        Args:
-            length: tokens that the whole text will have.
-        """
-        if self.reads_as != reader.reads_as:
-            self.clear()
-            self.reads_as = reader.reads_as
-        shared = self._copy_source(tokens, shared_prefix(self.tokens, tokens))
-        excess = len(self.tokens) - shared
-        if excess and self.cache is not None:
-            try:
-                self.cache.crop(-excess)
-                del self.tokens[shared:]
-            except (RuntimeError, ValueError):  # a sliding layer has let go of what would be needed again
-                self.clear()
-        if self.cache is None:
-            self.cache = reader.new_cache(length)
-        elif isinstance(self.cache, SelfExtendCache):
-            self.cache.reserve(length)
-        return len(self.tokens)
-
-    def _copy_source(self, tokens: Sequence[int], shared: int) -> int:
-        """Take over what `source` has read, if that is more than `shared` tokens. Returns what is shared then."""
-        source = self.source
-        if source is None or source.reads_as != self.reads_as:
-            return shared
-        further = shared_prefix(source.tokens, tokens)
-        if further > shared:
-            self.tokens, self.cache = list(source.tokens), copy.deepcopy(source.cache)
-        return max(shared, further)
-
-    def read(self, reader: Reader, tokens: Sequence[int], keep: int = 1) -> torch.Tensor:
-        """Read tokens on, in one forward pass. Logits of the last `keep` of them, (keep, vocabulary)."""
-        assert self.cache is not None
-        held = len(self.tokens)
-        try:
-            logits = reader.forward(torch.tensor([list(tokens)], device=reader.device), self.cache, keep)[0]
-        except BaseException:
-            # Some layers may hold these tokens already; a cache whose layers disagree is not to be read on from.
-            self.reads_as = None
-            raise
-        self.tokens = [*self.tokens[:held], *tokens]
-        return logits
-
-    def copied(self) -> PrefixCache:
-        """Another one that has read the same, to be read on without changing this one."""
-        return PrefixCache(list(self.tokens), copy.deepcopy(self.cache), self.reads_as)
-
-    def forked(self, rows: int, length: int) -> Cache:
-        """A copy of the cache, for `rows` continuations of up to `length` tokens each."""
-        copied = copy.deepcopy(self.cache)
-        assert copied is not None
-        if rows > 1:
-            copied.batch_repeat_interleave(rows)
-        if isinstance(copied, SelfExtendCache):
-            copied.reserve(length)
-        return copied
-
-
-def shared_prefix(first: Sequence[int], second: Sequence[int]) -> int:
-    """How many tokens both begin with."""
-    for index, (ours, theirs) in enumerate(zip(first, second, strict=False)):
-        if ours != theirs:
-            return index
-    return min(len(first), len(second))
-
-
-def common_beginning(prompts: Sequence[Sequence[int]]) -> int:
-    """How many tokens all prompts begin with. One token of each is left over, for its logits."""
-    shared = shared_prefix(min(prompts, key=tuple), max(prompts, key=tuple))
-    return min(shared, min(len(prompt) for prompt in prompts) - 1)
 
 
 def reading(
@@ -194,14 +97,20 @@ def exclusively(
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
-        held = prefix.nbytes
-        prefix.clear()
+        held = prefix.text_nbytes
+        prefix.forget()
         raise OutOfMemoryError(
             f"Memory ran out after {held / 2**20:,.0f} MB of keys and values. What was read is forgotten, everything "
             "else is as before. Use fewer pages, a smaller model or a quantized one."
         ) from error
     finally:
         lock.release()
+
+
+def in_use(model: PreTrainedModel) -> bool:
+    """Whether somebody has the model."""
+    lock = _locks.get(model)
+    return lock is not None and lock.locked()
 
 
 def read_steps(
@@ -214,9 +123,10 @@ def read_steps(
         length: tokens that the whole text will have, where that is more.
     """
     done, logits = prefix.rewind(reader, tokens, max(length, len(tokens))), None
-    for start in range(done, len(tokens), chunk_tokens):
-        chunk = tokens[start : start + chunk_tokens]
+    while done < len(tokens):
+        chunk = prefix.chunk(tokens, done, chunk_tokens)
         logits = prefix.read(reader, chunk)
+        done += len(chunk)
         yield TokensRead(len(chunk))
     return logits
 

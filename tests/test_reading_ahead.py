@@ -7,15 +7,16 @@ from pathlib import Path
 import pytest
 from app_parts import WORDS, tiny_folder  # noqa: F401 (fixture)
 
-from app.asking import Question, answer_turn, shared_place
+from app.asking import EVERYBODY, Place, Question, answer_turn
 from app.documents.document import Limits
 from app.documents.library import Library, StoredDocument
-from app.model_shelf import ModelShelf
+from app.model_shelf import LoadedModel, ModelShelf
 from app.prompting import build_prompt
 from app.reading_ahead import EXAMPLE_TURN, ReadingAhead
 from app.session import CacheStore, Session, Turn
 from selfextend.generation import GenerationSettings
 from selfextend.methods import Method, SelfExtend, Vanilla
+from selfextend.reading import PrefixCache
 from selfextend.steps import result_of
 
 NEW_TOKENS = 8
@@ -28,7 +29,13 @@ def method_for(models: ModelShelf, document: StoredDocument) -> Method:
     return SelfExtend.of(loaded.advice(tokens + NEW_TOKENS))
 
 
-class Place:
+def everybodys(loaded: LoadedModel, caches: CacheStore, document: StoredDocument, method: Method) -> PrefixCache:
+    prompt = build_prompt(loaded.tokenizer, [document.document], "")
+    length = len(prompt) + NEW_TOKENS
+    return Place.of(loaded, (document,), method, "always", length).reading(caches, EVERYBODY, prompt)
+
+
+class Ahead:
     """A model, a file that was read ahead, and what is needed to ask about it."""
 
     def __init__(self, folder: Path, file: Path) -> None:
@@ -48,14 +55,14 @@ class Place:
 
 
 @pytest.fixture(scope="module")
-def place(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Place:  # noqa: F811
+def place(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Ahead:  # noqa: F811
     file = tmp_path_factory.mktemp("ahead") / "sample.txt"
     file.write_text(WORDS * 100, encoding="utf-8")
-    return Place(tiny_folder, file)
+    return Ahead(tiny_folder, file)
 
 
-def test_a_first_question_goes_on_from_it(place: Place) -> None:
-    shared = shared_place(place.loaded, place.caches, (place.sample,), place.method)
+def test_a_first_question_goes_on_from_it(place: Ahead) -> None:
+    shared = everybodys(place.loaded, place.caches, place.sample, place.method)
     read = list(shared.tokens)
     document = len(place.loaded.tokenizer(place.sample.document.text)["input_ids"])
     assert len(read) > document
@@ -69,11 +76,11 @@ def test_a_first_question_goes_on_from_it(place: Place) -> None:
     assert place.ahead.progress is None
 
 
-def test_other_settings_read_for_themselves(place: Place) -> None:
+def test_other_settings_read_for_themselves(place: Ahead) -> None:
     assert place.ask("vanilla", place.caches, Vanilla()).answer.reused_tokens == 0
 
 
-def test_an_example_is_answered_both_ways_and_is_nobodys_own(place: Place) -> None:
+def test_an_example_is_answered_both_ways_and_is_nobodys_own(place: Ahead) -> None:
     ahead, caches = ReadingAhead(), CacheStore(10**9)
     ahead.read(place.file, place.models, caches, place.library, NEW_TOKENS, "Who jumps?")
     example = ahead.example
@@ -89,7 +96,7 @@ def test_an_example_is_answered_both_ways_and_is_nobodys_own(place: Place) -> No
     assert example.turn.answer.token_ids[:NEW_TOKENS] == turn.answer.token_ids
 
 
-def test_another_model_ends_it(place: Place, tiny_folder: Path) -> None:  # noqa: F811
+def test_another_model_ends_it(place: Ahead, tiny_folder: Path) -> None:  # noqa: F811
     """A text of many turns at the model, and the model replaced after the first."""
     models, caches, ahead = ModelShelf(), CacheStore(10**9), ReadingAhead()
     result_of(models.load_steps(str(tiny_folder)))
@@ -111,5 +118,5 @@ def test_another_model_ends_it(place: Place, tiny_folder: Path) -> None:  # noqa
     long.write_text(WORDS * 400, encoding="utf-8")
     ahead.read(long, Replaced(), caches, place.library, NEW_TOKENS)
     sample = result_of(place.library.add_steps(long, long.name))
-    prefix = shared_place(models.need(), caches, (sample,), method_for(models, sample))
+    prefix = everybodys(models.need(), caches, sample, method_for(models, sample))
     assert 0 < len(prefix.tokens) < len(models.need().tokenizer(WORDS * 400)["input_ids"])

@@ -10,6 +10,7 @@ from app_parts import stored, tiny, tiny_folder  # noqa: F401 (fixtures)
 
 from app.asking import Question, answer_turn, seconds_to_read
 from app.model_shelf import LoadedModel
+from app.prompting import PLAIN
 from app.reading_time import ReadingTime, in_words, reading_time
 from app.session import CacheStore, Session
 from selfextend.generation import GenerationSettings
@@ -53,12 +54,12 @@ def test_what_was_read_is_not_counted_again(tiny: LoadedModel) -> None:  # noqa:
     session.documents = [stored(pages=12)]
     question = Question("Who?", tuple(session.documents), METHOD, "always", GenerationSettings(max_new_tokens=2))
     tokens = 2_000
-    before = seconds_to_read(loaded, caches, session, [METHOD], tokens)
-    both = seconds_to_read(loaded, caches, session, [METHOD, Vanilla()], tokens)
+    before = seconds_to_read(loaded, caches, session, [METHOD], "always", PLAIN, tokens)
+    both = seconds_to_read(loaded, caches, session, [METHOD, Vanilla()], "always", PLAIN, tokens)
     assert both == pytest.approx(2 * before)
     turn = result_of(answer_turn(loaded, caches, session, question))
     read = turn.answer.prompt_tokens
-    after = seconds_to_read(loaded, caches, session, [METHOD], read)
+    after = seconds_to_read(loaded, caches, session, [METHOD], "always", PLAIN, read)
     assert after < 0.05 * loaded.reading_time.seconds(read)
     assert loaded.reading_time.seconds(read) == pytest.approx(turn.answer.prefill_seconds)
 

@@ -9,7 +9,7 @@ import torch
 from app_parts import stored, tiny, tiny_folder  # noqa: F401 (fixtures)
 
 from app.answering import Shown, reply_steps
-from app.asking import Question, answer_turn, prompt_of, reading_place
+from app.asking import Place, Question, answer_turn, prompt_of
 from app.conversation import Entry, as_json, from_json, messages
 from app.evidence import MAX_ROWS
 from app.model_shelf import LoadedModel
@@ -17,7 +17,7 @@ from app.session import MAX_TURNS, CacheStore, Session, Turn
 from selfextend.errors import OutOfMemoryError, PastReachError
 from selfextend.generation import GenerationSettings, PrefillProgress
 from selfextend.methods import ReRoPE, SelfExtend, Vanilla
-from selfextend.reading import PrefixCache
+from selfextend.reading import Continuation, PrefixCache
 from selfextend.steps import Running
 
 METHOD = SelfExtend("none", 8, 64)
@@ -62,15 +62,22 @@ def test_visitors_documents_and_settings_have_caches_of_their_own(tiny: LoadedMo
     caches = CacheStore(10**9)
     mine, yours = Session("me"), Session("you")
     one, two = (stored("a.txt"),), (stored("b.txt", mark="x"),)
+
+    def read(session: Session, asked: Question) -> PrefixCache:
+        prompt = prompt_of(tiny, asked)
+        return Place.of_question(tiny, asked, prompt).reading(caches, session.visitor, prompt)
+
     places = [
-        reading_place(tiny, caches, mine, question("Who?", *one)),
-        reading_place(tiny, caches, yours, question("Who?", *one)),
-        reading_place(tiny, caches, mine, question("Who?", *two)),
-        reading_place(tiny, caches, mine, question("Who?", *one, method=Vanilla())),
-        reading_place(tiny, caches, mine, question("Who?", *one, method=SelfExtend("none", 9, 64))),
+        read(mine, question("Who?", *one)),
+        read(yours, question("Who?", *one)),
+        read(mine, question("Who?", *two)),
+        read(mine, question("Who?", *one, method=Vanilla())),
+        read(mine, question("Who?", *one, method=SelfExtend("none", 9, 64))),
     ]
     assert len({id(place) for place in places}) == 5
-    assert reading_place(tiny, caches, mine, question("And who?", *one)) is places[0]
+    beginnings = [place.beginning for place in places if isinstance(place, Continuation)]
+    assert len({id(beginning) for beginning in beginnings}) == 5
+    assert read(mine, question("And who?", *one)) is places[0]
 
 
 class Held(PrefixCache):

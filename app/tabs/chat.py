@@ -381,7 +381,7 @@ def _questions(session: Session, choices: Choices, text: str, earlier: Sequence[
             text=text,
             documents=tuple(session.documents),
             method=method,
-            extend="when_needed" if choices.when_needed else "always",
+            extend=choices.extend,
             generation=choices.generation,
             earlier=exchanges,
             instructions=choices.instructions,

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from html import escape
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import gradio as gr
 
@@ -20,6 +20,9 @@ from ..conversation import Entry
 from ..model_shelf import LONGEST_ANSWER
 from ..prompting import Instructions
 from .widgets import COMPARE, METHODS, DocumentView, method_of, on, settings_of
+
+if TYPE_CHECKING:
+    from selfextend.generation import ExtendWhen
 
 ALWAYS, WHEN_NEEDED = "Always", "Only past the trained window"
 LOG_N = "Log-n query scaling"
@@ -104,6 +107,11 @@ class Choices:
                 "seed": int(seed),
             },
         )
+
+    @property
+    def extend(self) -> ExtendWhen:
+        """When to extend, as the engine takes it."""
+        return "when_needed" if self.when_needed else "always"
 
     @property
     def generation(self) -> Any:

@@ -1,0 +1,233 @@
+"""What was read of documents, kept in the data folder, so that the first question after a restart is answered at once.
+
+A file belongs to one visitor, or to everybody where readings are shared. It is found again only for the same documents,
+model, settings and tokens, and removed where it is damaged, where room is wanted, and where one of its documents goes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
+
+from .request_log import log
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from selfextend.prefix import States
+    from selfextend.reading import Beginning
+
+MIN_TOKENS = 256
+"""Fewer are read again as fast."""
+SUFFIX = ".safetensors"
+_LOOK_SECONDS, _PATIENCE_SECONDS = 0.05, 60.0
+_OLD_PART_SECONDS = 3600.0
+
+
+@dataclass(frozen=True, eq=False)
+class What:
+    """What a reading is of.
+
+    Attributes:
+        model: that read it, `label` its name, and `configuration` the checksum of what it is set to.
+        trained_window: what it counts with.
+        owner: whose it is: a visitor, or "" for everybody.
+        documents: their checksums, in the prompt's order.
+    """
+
+    model: PreTrainedModel
+    label: str
+    configuration: str
+    trained_window: int
+    owner: str
+    documents: tuple[str, ...]
+
+    def about(self, tokens: Sequence[int], reads_as: Any) -> dict[str, str]:
+        """In words, as the file has it. No word of the text, and of the visitor only a checksum."""
+        from selfextend.kept import fingerprint
+
+        return {
+            "model": self.label,
+            "configuration": self.configuration,
+            "weights": fingerprint(self.model),
+            "trained_window": str(self.trained_window),
+            "reads_as": repr(reads_as),
+            "tokens": hashlib.sha256(json.dumps(list(tokens)).encode()).hexdigest(),
+            "documents": ",".join(self.documents),
+            "owner": hashlib.sha256(self.owner.encode()).hexdigest() if self.owner else "",
+        }
+
+
+@dataclass(eq=False)
+class _Writing:
+    """A reading that waits to be written. `unwanted`: one of its documents has gone meanwhile."""
+
+    what: What
+    tokens: list[int]
+    reads_as: Any
+    states: States
+    busy: Callable[[], bool]
+    unwanted: bool = False
+
+
+class KeptReadings:
+    """The readings of one data folder. Safe to use from several threads.
+
+    Attributes:
+        folder: made where it is not there.
+        limit_bytes: of all files together; the least recently used go first.
+    """
+
+    def __init__(self, folder: Path, limit_bytes: int) -> None:
+        self.folder, self.limit_bytes = folder, limit_bytes
+        self._seen: WeakSet[Beginning] = WeakSet()
+        self._writings: list[_Writing] = []
+        self._queue: queue.Queue[_Writing] = queue.Queue()
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        for part in folder.glob("*.part"):  # of a process that was killed; a younger one may be another's at work
+            if time.time() - _modified(part) > _OLD_PART_SECONDS:
+                part.unlink(missing_ok=True)
+
+    def recall(self, what: What, tokens: Sequence[int], reads_as: Any) -> States | None:
+        """What was kept of these tokens, or None. A file that cannot be used is removed."""
+        from selfextend.kept import UnusableReadingError, read_reading
+
+        if len(tokens) < MIN_TOKENS or not any(self._files()):  # so that no model is weighed for nothing
+            return None
+        about = what.about(tokens, reads_as)
+        path = self._path(about)
+        if not path.is_file():
+            return None
+        try:
+            states = read_reading(path, about)
+            os.utime(path)
+        except (UnusableReadingError, OSError) as error:
+            self._remove(path, str(error))
+            return None
+        return states
+
+    def keep(self, what: What, beginning: Beginning, busy: Callable[[], bool]) -> None:
+        """Have a beginning written in the background, the first time it is seen here.
+
+        Args:
+            busy: whether somebody waits for what the computer computes; writing then waits, for a while.
+        """
+        if beginning in self._seen or len(beginning.tokens) < MIN_TOKENS:
+            return
+        states = beginning.states()
+        if states is None:
+            return
+        self._seen.add(beginning)
+        writing = _Writing(what, beginning.tokens, beginning.reads_as, states, busy)
+        with self._lock:
+            self._writings.append(writing)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._work, name="kept-readings", daemon=True)
+                self._thread.start()
+        self._queue.put(writing)
+
+    def forget(self, sha256: str) -> None:
+        """Remove every reading of a document."""
+        from selfextend.kept import UnusableReadingError, about_reading
+
+        with self._lock:
+            for writing in self._writings:
+                writing.unwanted |= sha256 in writing.what.documents
+            for path in self._files():
+                try:
+                    unwanted = sha256 in about_reading(path)["documents"].split(",")
+                except (UnusableReadingError, KeyError):
+                    unwanted = True
+                if unwanted:
+                    path.unlink(missing_ok=True)
+
+    def settle(self) -> None:
+        """Wait until everything is written that was to be."""
+        self._queue.join()
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all files."""
+        return sum(map(_size, self._files()))
+
+    def _work(self) -> None:
+        while True:
+            writing = self._queue.get()
+            try:
+                self._write(writing)
+            except (OSError, ValueError, RuntimeError) as error:
+                log.warning("A reading was not kept in %s: %s", self.folder, type(error).__name__)
+            finally:
+                with self._lock:
+                    self._writings.remove(writing)
+                del writing  # its states may be all that a cache was let go of for
+                self._queue.task_done()
+
+    def _write(self, writing: _Writing) -> None:
+        from selfextend.kept import write_reading
+
+        deadline = time.monotonic() + _PATIENCE_SECONDS
+
+        def wait() -> None:
+            while writing.busy() and time.monotonic() < deadline:
+                time.sleep(_LOOK_SECONDS)
+
+        wait()
+        about = writing.what.about(writing.tokens, writing.reads_as)
+        path, size = self._path(about), sum(tensor.nbytes for tensor in writing.states.values())
+        if writing.unwanted or path.is_file() or size > self.limit_bytes:
+            return
+        self._make_room(size)
+        part = path.with_suffix(f".{os.getpid()}.part")
+        try:
+            write_reading(part, writing.states, about, wait)
+            with self._lock:
+                if not writing.unwanted:
+                    part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
+
+    def _make_room(self, wanted: int) -> None:
+        files = sorted(self._files(), key=_modified)
+        held = sum(map(_size, files))
+        for path in files:
+            if held + wanted <= self.limit_bytes:
+                return
+            held -= _size(path)
+            path.unlink(missing_ok=True)
+
+    def _files(self) -> Iterator[Path]:
+        return self.folder.glob(f"*{SUFFIX}")
+
+    def _path(self, about: dict[str, str]) -> Path:
+        name = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
+        return self.folder / f"{name}{SUFFIX}"
+
+    def _remove(self, path: Path, reason: str) -> None:
+        log.warning("The kept reading %s was removed: %s.", path.name, reason)
+        path.unlink(missing_ok=True)
+
+
+def _modified(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return 0.0
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
