@@ -31,9 +31,8 @@ from .model_shelf import LoadedModel, NoModelError
 from .runtime import Runtime
 from .sample import SAMPLE
 from .session import PROVES_NOTHING, Session, Turn
-from .tabs.widgets import MODEL_QUEUE
+from .tabs.widgets import ASKING
 
-API_VISITOR = "api"
 MAX_DOCUMENTS = 20
 MAX_QUESTION = 100_000
 """Characters."""
@@ -99,7 +98,7 @@ def add_endpoints(runtime: Runtime) -> None:
 
         if chosen.symbols:
             chosen = replace(chosen, query_scaling=loaded.profile.query_scaling)
-        holder = f"{API_VISITOR}-{secrets.token_hex(16)}"
+        holder = f"api-{secrets.token_hex(16)}"
         try:
             stored = [_while_wanted(runtime.library.add_steps(path, path.name, holder), gone) for path in paths]
             generation = GenerationSettings(max_new_tokens=longest)
@@ -108,7 +107,7 @@ def add_endpoints(runtime: Runtime) -> None:
             if len(prompt) > MAX_PROMPT_TOKENS:
                 raise ValueError(f"The prompt has {len(prompt):,} tokens, and the limit is {MAX_PROMPT_TOKENS:,}.")
             asked = replace(asked, method=chosen.at(loaded.profile, len(prompt) + longest))
-            steps = answer_turn(loaded, runtime.caches, Session(API_VISITOR), asked, prompt)
+            steps = answer_turn(loaded, runtime.caches, Session(_visitor(request)), asked, prompt)
             return _answer(loaded, _while_wanted(steps, gone))
         finally:
             runtime.library.forget(holder)  # a program asks once; its upload may be asked about again for an hour
@@ -130,9 +129,8 @@ def add_endpoints(runtime: Runtime) -> None:
         inputs,
         gr.JSON(visible=False, label="result"),
         api_name="ask",
-        concurrency_limit=1,
-        concurrency_id=MODEL_QUEUE,
         show_progress="hidden",
+        **ASKING,
     )
     # MCP clients see the functions' own names.
     gr.api(position_map, api_name="position_map")
@@ -171,6 +169,12 @@ def _method(name: str, group_size: int = 0, neighbor_window: int = 0) -> Method:
         if str(name).lower() in (kind.kind, kind.heading.lower()):
             return kind(**{attribute: numbers[attribute] for attribute, _ in kind.symbols})
     raise ValueError(f"method must be {', '.join(repr(kind.heading) for kind in POSITION_METHODS)}; not {name!r}.")
+
+
+def _visitor(request: gr.Request | None) -> str:
+    """Who asks: the account, or the machine. Programs have no session that outlives a call."""
+    client = getattr(request, "client", None)
+    return f"api:{getattr(request, 'username', None) or getattr(client, 'host', '')}"
 
 
 def _watch(runtime: Runtime, request: gr.Request | None) -> Callable[[], bool]:

@@ -20,6 +20,7 @@ from .session import CacheStore, Session, Turn
 
 if TYPE_CHECKING:
     from selfextend.generation import Answer, Event, ExtendWhen, GenerationSettings
+    from selfextend.line import Asked
     from selfextend.reading import Beginning, PrefixCache
     from selfextend.recording import RecordingRequest
 
@@ -113,12 +114,14 @@ def answer_turn(
                 prefix=prefix,
                 record=_recording(loaded, prompt, settings.max_new_tokens, begun),
                 begun=begun.answer if begun else None,
+                asked=_asked(loaded, session, prompt, prefix),
             )
             place.keep(caches, session.visitor, prefix)
     finally:
         caches.make_room(0)
     if begun is None:
         loaded.reading_time.learn(answer.prompt_tokens, answer.reused_tokens, answer.prefill_seconds)
+        loaded.reading_time.learn_answer(answer.decode_seconds)
     proves_nothing = loaded.is_bundled and has_foreign_text(question.documents)
     answer, citations = _with_citations(answer, prompt)
     turn = Turn(
@@ -138,6 +141,14 @@ def answer_turn(
     )
     session.keep(turn)
     return turn
+
+
+def _asked(loaded: LoadedModel, session: Session, prompt: Prompt, prefix: PrefixCache) -> Asked:
+    """For whom, and how long it will take. What is found on disk is found later, so this may be too much."""
+    from selfextend.line import Asked
+
+    read = loaded.reading_time.seconds(len(prompt), prefix.known(prompt.ids))
+    return Asked(session.visitor, None if read is None else read + loaded.reading_time.answer_seconds)
 
 
 def _recording(loaded: LoadedModel, prompt: Prompt, max_new_tokens: int, begun: Turn | None) -> RecordingRequest | None:
@@ -214,11 +225,12 @@ class Place:
 
     def keep(self, caches: CacheStore, visitor: str, prefix: PrefixCache) -> None:
         """Have what was read of the documents outlive this process, where that is wanted."""
-        from selfextend.reading import Continuation, in_use
+        from selfextend.line import line_of
+        from selfextend.reading import Continuation
 
         if caches.kept is not None and isinstance(prefix, Continuation):
-            what = self.what(self.owner(caches, visitor))
-            caches.kept.keep(what, prefix.beginning, partial(in_use, self.loaded.model))
+            line = line_of(self.loaded.model)
+            caches.kept.keep(self.what(self.owner(caches, visitor)), prefix.beginning, lambda: line.in_use)
 
     def key(self, owner: str) -> Hashable:
         """In the `CacheStore`. `owner`: the visitor, or `EVERYBODY`."""

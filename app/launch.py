@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 CACHE_SECONDS = (600, 3600)
 """How often Gradio's temporary files are looked through, and how old they may get: uploads never read, say."""
 
+FREE_THREADS = 40
+"""For everything that is not a question to the model."""
+
 
 def main(arguments: Sequence[str] | None = None, program: str = "python app.py") -> None:
     """Read the settings and serve until stopped, which ends the process: with 0 after Ctrl-C, SIGTERM or SIGHUP, with 2
@@ -96,6 +99,7 @@ def serve(runtime: Runtime) -> str:
     from .page import build_page
     from .request_log import set_up_log
     from .tabs.model_panel import load_in_background
+    from .tabs.widgets import MAX_ANSWERS
     from .theme import ASSETS, app_css, gradio_theme
 
     set_up_log(settings)
@@ -108,6 +112,8 @@ def serve(runtime: Runtime) -> str:
             auth=list(settings.auth) or None,
             inbrowser=settings.browser,
             share=False,
+            # A question that waits for the model keeps a thread waiting with it.
+            max_threads=FREE_THREADS + MAX_ANSWERS,
             max_file_size=settings.max_file_bytes,
             mcp_server=settings.mcp,
             app_kwargs={"middleware": [Middleware(Guard, rules=Rules.of(settings), listeners=runtime.listeners)]},

@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     import torch
 
 _ROWS, _TRIES = 256, 3
+_NEWEST = 0.3
+"""The last answer's share of what answers are expected to take."""
 _ENOUGH_TOKENS = 256
 """Readings of fewer tokens are mostly overhead."""
 
@@ -22,11 +24,13 @@ class ReadingTime:
         weights: numbers that each token is multiplied with, the output layer left out.
         attention_width: heads x head_dim, of all layers together.
         operations_per_second: of one of its own layers at first, then of the last reading; None while unknown.
+        answer_seconds: from an answer's first token to its last, of the last few together; 0 before any.
     """
 
     weights: int
     attention_width: int
     operations_per_second: float | None
+    answer_seconds: float = 0.0
 
     def seconds(self, tokens: int, read: int = 0) -> float | None:
         """Until a prompt of so many tokens is read, of which some were read before. None where that is not known."""
@@ -37,6 +41,10 @@ class ReadingTime:
         """Take the rate from a reading that has ended."""
         if tokens - read >= _ENOUGH_TOKENS and seconds > 0:
             self.operations_per_second = self._operations(tokens, read) / seconds
+
+    def learn_answer(self, seconds: float) -> None:
+        """Take in how long an answer took, once it had begun."""
+        self.answer_seconds += (seconds - self.answer_seconds) * (_NEWEST if self.answer_seconds else 1.0)
 
     def _operations(self, tokens: int, read: int) -> float:
         """Two for each weight and new token; four for each pair of tokens, of which every second one is causal."""

@@ -293,7 +293,8 @@ class CacheStore:
         """Let go of all of them: the model they were read with is gone."""
         with self._lock:
             for cache in self._caches.values():
-                cache.clear()
+                if not self._in_use[id(cache)]:  # those go with who uses them
+                    cache.clear()
             self._caches.clear()
 
     @property

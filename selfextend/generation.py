@@ -22,10 +22,11 @@ from transformers import (
 )
 
 from selfextend.config import checked_integer
+from selfextend.line import NOBODY, Asked, Visit, line_of
 from selfextend.methods import Method, Vanilla
 from selfextend.profile import Profile
 from selfextend.reader import Reader
-from selfextend.reading import CHUNK_TOKENS, PrefixCache, end_tokens, exclusively, reading
+from selfextend.reading import CHUNK_TOKENS, PrefixCache, end_tokens, in_turn, reading
 from selfextend.recording import AttentionRecord, AttentionRecorder, RecordingRequest, joined, recorder_of
 from selfextend.steps import Clock, EndNow, Progress
 
@@ -200,6 +201,7 @@ def answer_steps(
     prefix: PrefixCache | None = None,
     record: RecordingRequest | None = None,
     begun: Answer | None = None,
+    asked: Asked = NOBODY,
 ) -> Generator[Event, None, Answer]:
     """Read a prompt and answer it, step by step. Closing the generator stops between two chunks or tokens; throwing
     `selfextend.steps.EndNow` into it while it answers gives the answer so far.
@@ -211,6 +213,8 @@ def answer_steps(
         begun: an unfinished answer to this prompt, to go on with: by the same settings, what it becomes is what it
             would have been in one go. Its tokens do not count towards max_new_tokens. What was recorded of it is
             joined with what `record` records, whose rows go on from there.
+        asked: for whom, and how long it takes. While much is to be read, the model goes to short questions of others
+            between two chunks.
 
     Yields:
         Progress while the model is busy, `PrefillProgress`, `NewToken`. Returns the answer.
@@ -231,8 +235,12 @@ def answer_steps(
     prefix = PrefixCache() if prefix is None else prefix
     recorded = record is not None or (begun is not None and begun.attention is not None)
     how = replace(how, method=used, observed=how.observed or recorded)
-    work = partial(_Answering(ready, prompt, settings, how, prefix, begun).steps, record)
-    return (yield from exclusively(ready.model, prefix, work))
+    answering = _Answering(ready, prompt, settings, how, prefix, begun)
+    with line_of(ready.model).visit(asked, answering.is_short) as visit:
+        while True:
+            answer = yield from in_turn(visit, prefix, partial(answering.steps, record, visit))
+            if answer is not None:
+                return answer
 
 
 @dataclass
@@ -249,16 +257,30 @@ class _Answering:
     def __post_init__(self) -> None:
         self._said = list(self.begun.token_ids) if self.begun else []
         self._text = [*self.prompt, *self._said]
+        self._reused: int | None = None
+        self._clock = Clock(len(self._text))
+        self._prefill_seconds = 0.0
 
-    def steps(self, record: RecordingRequest | None) -> Generator[Event, None, Answer]:
+    def is_short(self) -> bool:
+        """Whether no more than a chunk is left to be read."""
+        return len(self._text) - self.prefix.known(self._text) <= self.how.chunk_tokens
+
+    def steps(self, record: RecordingRequest | None, visit: Visit) -> Generator[Event, None, Answer | None]:
+        """One turn at the model. Returns the answer; None where the turn was given up before it began, for the model to
+        go to somebody else meanwhile."""
         began = time.perf_counter()
         length, (model, _, profile) = len(self._text) + self.settings.max_new_tokens, self.ready
         with (
             reading(model, self.how.method, profile, length, observed=self.how.observed) as reader,
             nullcontext() if record is None else recorder_of(model, record) as recorder,
         ):
-            logits, reused = yield from self._prefill(reader)
+            first_recorded = len(self._text) if record is None else record.query_rows.start
+            logits = yield from self._prefill(reader, visit, first_recorded)
             prefilled = time.perf_counter()
+            self._prefill_seconds += prefilled - began
+            if logits is None:
+                return None
+            reused = self._reused or 0
             text, ids, scores, stopped_by = yield from self._decode(reader, logits)
             decoded = time.perf_counter()
             if recorder is not None:
@@ -269,7 +291,7 @@ class _Answering:
             log_probabilities=tuple(scores),
             prompt_tokens=len(self.prompt),
             reused_tokens=min(reused, len(self.prompt)),
-            prefill_seconds=prefilled - began,
+            prefill_seconds=self._prefill_seconds,
             decode_seconds=decoded - prefilled,
             method=self.how.method,
             stopped_by=stopped_by,
@@ -277,20 +299,31 @@ class _Answering:
         )
         return answer if self.begun is None else _with_beginning(answer, self.begun, len(self._text) - reused)
 
-    def _prefill(self, reader: Reader) -> Generator[PrefillProgress, None, tuple[torch.Tensor, int]]:
-        """Read what of the text is not read yet. Returns the last logits, (1, vocabulary), and the tokens reused."""
+    def _prefill(
+        self, reader: Reader, visit: Visit, first_recorded: int
+    ) -> Generator[PrefillProgress, None, torch.Tensor | None]:
+        """Read what of the text is not read yet. Returns the last logits, (1, vocabulary); None where the model is to
+        go to somebody else first.
+
+        Args:
+            first_recorded: of the rows whose attention is recorded: from there on all is read in one turn.
+        """
         total = len(self._text)
         # At least one token is left to be read, for its logits.
-        done = reused = self.prefix.rewind(reader, self._text[:-1], total)
-        clock = Clock(total, reused)
-        yield PrefillProgress.at(done, total, reused, None)
+        done = self.prefix.rewind(reader, self._text[:-1], total)
+        if self._reused is None:
+            self._reused, self._clock = done, Clock(total, done)
+        reused, clock = min(self._reused, done), self._clock
+        yield PrefillProgress.at(done, total, reused, clock.seconds_left(done))
         logits = torch.empty(0)
         while done < total:
             chunk = self.prefix.chunk(self._text, done, self.how.chunk_tokens)
             logits = self.prefix.read(reader, chunk)
             done += len(chunk)
             yield PrefillProgress.at(done, total, reused, clock.seconds_left(done))
-        return logits, reused
+            if done <= min(first_recorded, total - 1) and visit.give_way():
+                return None
+        return logits
 
     def _decode(
         self, reader: Reader, logits: torch.Tensor

@@ -51,9 +51,13 @@ class PrefixCache:
         """Bytes of all that was read, what is shared with others too. May be called at any time."""
         return self.nbytes
 
+    def known(self, tokens: Sequence[int]) -> int:
+        """How many of a text's first tokens need not be read again. May be called at any time."""
+        return shared_prefix(self.tokens, tokens)
+
     @property
     def tokens_read(self) -> int:
-        """How many tokens need not be read again. May be called at any time."""
+        """How many tokens are read. May be called at any time."""
         return len(self.tokens)
 
     def clear(self) -> None:
@@ -222,6 +226,7 @@ class Beginning:
 
     def _recalled(self, reader: Reader, length: int) -> Cache:
         """A cache for texts of `length` tokens, with what was read once, where that was kept and still fits."""
+        self.read, self._end = 0, []
         cache = reader.new_cache(length)
         # Of a model that is spread over several devices, each layer wants its states on its own.
         spread = len(getattr(reader.model, "hf_device_map", None) or {}) > 1
@@ -265,6 +270,11 @@ class Continuation(PrefixCache):
     @property
     def text_nbytes(self) -> int:
         return self.beginning.nbytes + self.nbytes
+
+    def known(self, tokens: Sequence[int]) -> int:
+        read = self.beginning.read
+        own = self.tokens[read:] if self.beginning.is_read else []
+        return read + shared_prefix(own, tokens[read : read + len(own)])
 
     @property
     def tokens_read(self) -> int:

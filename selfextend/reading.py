@@ -8,13 +8,11 @@ was interrupted gives what an uninterrupted one gives.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import takewhile
 from typing import TypeVar
-from weakref import WeakKeyDictionary
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +20,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from selfextend.errors import OutOfMemoryError, is_out_of_memory
+from selfextend.line import NOBODY, Asked, Visit, Waiting, line_of
 from selfextend.methods import Method
 from selfextend.prefix import Beginning, Continuation, PrefixCache, common_beginning, shared_prefix
 from selfextend.profile import Profile
@@ -30,7 +29,7 @@ from selfextend.steps import Progress
 
 __all__ = [
     "BATCH_TOKENS", "CHUNK_TOKENS", "LOSS_CHUNK_TOKENS", "Beginning", "Continuation", "PrefixCache", "TokensRead",
-    "Waiting", "common_beginning", "end_tokens", "exclusively", "greedy_answers_steps", "in_use",
+    "Waiting", "common_beginning", "end_tokens", "exclusively", "greedy_answers_steps", "in_turn",
     "log_probability_steps", "loss_steps", "read_steps", "reading", "shared_prefix",
 ]  # fmt: skip
 
@@ -52,13 +51,6 @@ class TokensRead:
     count: int
 
 
-@dataclass(frozen=True)
-class Waiting(Progress):
-    """The model is busy with somebody else's work."""
-
-    words: str = "waiting for the model, which answers somebody else"
-
-
 def reading(
     model: PreTrainedModel, method: Method, profile: Profile, length: int, *, observed: bool = False
 ) -> AbstractContextManager[Reader]:
@@ -75,23 +67,32 @@ def reading(
     return settled.on(model, trained_window=profile.trained_window, length=length, observed=observed)
 
 
-_locks: WeakKeyDictionary[PreTrainedModel, threading.Lock] = WeakKeyDictionary()
-
-
 def exclusively(
-    model: PreTrainedModel, prefix: PrefixCache, work: Callable[[], Generator[S, None, T]]
+    model: PreTrainedModel, prefix: PrefixCache, work: Callable[[], Generator[S, None, T]], asked: Asked = NOBODY
 ) -> Generator[Progress | S, None, T]:
     """Run a generator of work while nobody else uses the model, and speak plainly when memory runs out.
 
     Args:
         prefix: what the work reads into; it is let go when memory runs out.
+        asked: for whom, and how long it takes.
 
     Raises:
         OutOfMemoryError: memory ran out.
+        ClosedLineError: the model is about to go.
     """
-    lock = _locks.setdefault(model, threading.Lock())
-    while not lock.acquire(timeout=0.5):
-        yield Waiting()
+    with line_of(model).visit(asked) as visit:
+        return (yield from in_turn(visit, prefix, work))
+
+
+def in_turn(
+    visit: Visit, prefix: PrefixCache, work: Callable[[], Generator[S, None, T]]
+) -> Generator[Progress | S, None, T]:
+    """`exclusively`, for work that has more than one turn at the model.
+
+    Raises:
+        OutOfMemoryError, ClosedLineError: as there.
+    """
+    yield from visit.turn()
     try:
         return (yield from work())
     except (MemoryError, RuntimeError) as error:
@@ -104,13 +105,7 @@ def exclusively(
             "else is as before. Use fewer pages, a smaller model or a quantized one."
         ) from error
     finally:
-        lock.release()
-
-
-def in_use(model: PreTrainedModel) -> bool:
-    """Whether somebody has the model."""
-    lock = _locks.get(model)
-    return lock is not None and lock.locked()
+        visit.leave()
 
 
 def read_steps(

@@ -26,7 +26,7 @@ from ..session import Pending, Session, Turn
 from .controls import Choices, Controls, slider_updates
 from .offers_panel import Again
 from .widgets import (
-    ON_MODEL,
+    ASKING,
     QUEUED,
     DocumentView,
     States,
@@ -118,7 +118,7 @@ def build_chat(
     ]
     given, answering = [states.pending, states.visitor, *controls], [*waiting, states.entries, states.turn]
     for event in begun:
-        pane.answered.append(event.then(handlers.answer, given, answering, **ON_MODEL))
+        pane.answered.append(event.then(handlers.answer, given, answering, **QUEUED, **ASKING))
     on(pane.stop.click, lambda visitor: runtime.sessions.get(visitor).answering.stop(), [states.visitor])
     undone = [states.entries, pane.chatbot, pane.question, states.turn]
     on(pane.chatbot.undo, handlers.undo, conversation, undone)

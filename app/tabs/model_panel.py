@@ -153,7 +153,24 @@ def _load_steps(
 ) -> Generator[Progress, None, LoadedModel]:
     """Load a model as the process's one job of that kind."""
     runtime.loading.begin()
-    return runtime.loading.follow(runtime.models.load_steps(name, quantization, device))
+    return runtime.loading.follow(_alone(runtime, runtime.models.load_steps(name, quantization, device)))
+
+
+def _alone(runtime: Runtime, steps: Generator[Progress, None, LoadedModel]) -> Generator[Progress, None, LoadedModel]:
+    """Load while nobody uses the model that is loaded. Whoever waits for it is sent away, or it could not be let go."""
+    from selfextend.line import line_of
+
+    if runtime.models.loaded is None:
+        return (yield from steps)
+    line = line_of(runtime.models.loaded.model)
+    with line.visit() as visit:
+        yield from visit.turn()
+        line.close("Another model is being loaded. Ask again when it is ready.")
+        try:
+            return (yield from steps)
+        except BaseException:  # stopped or failed: the model that was there is there
+            line.open()
+            raise
 
 
 def told_load(runtime: Runtime, name: str, quantization: AskedQuantization, device: str) -> Generator[str, None, str]:

@@ -98,6 +98,12 @@ MODEL_QUEUE = "model"
 ON_MODEL: dict[str, Any] = {**QUEUED, "concurrency_limit": 1, "concurrency_id": MODEL_QUEUE}
 
 
+MAX_ANSWERS = 64
+"""Questions that are taken at a time. They wait for the model in its own line, where each is told its place."""
+ASKING: dict[str, Any] = {"concurrency_limit": MAX_ANSWERS, "concurrency_id": "answers"}
+"""What all events that ask questions have in common."""
+
+
 def on(
     events: Any, handler: Callable[..., Any], inputs: Sequence[Any] | None = None, outputs: Sequence[Any] | None = None
 ) -> Any:

@@ -1,0 +1,226 @@
+"""Who has a model, and who waits for it: turns that are fair to long readings and to short questions.
+
+Only one piece of work uses a model at a time. Those that come get it in that order, one for each who asks, with one
+exception: a long reading gives way between two chunks to a piece of work that is short, and is next again after that.
+
+Standard library only.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Generator, Hashable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from weakref import WeakKeyDictionary
+
+from selfextend.steps import Progress
+
+LOOK_SECONDS = 0.5
+"""Who waits says so that often, and can be stopped."""
+
+
+class ClosedLineError(RuntimeError):
+    """Nobody gets this model any more; the message says what to do."""
+
+
+@dataclass(frozen=True)
+class Waiting(Progress):
+    """The model is busy with somebody else's work.
+
+    Attributes:
+        ahead: how many pieces of work get it before.
+    """
+
+    words: str = "waiting for the model"
+    ahead: int = 0
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Who asks for a model, and for how long.
+
+    Attributes:
+        who: one piece of work at a time for each; None counts as somebody else every time.
+        seconds: how long it will take, as far as that is known.
+    """
+
+    who: Hashable = None
+    seconds: float | None = None
+
+
+NOBODY = Asked()
+"""Somebody of whom nothing is known."""
+
+
+class Visit:
+    """A piece of work on its way through the line: from when it comes until it has ended, with one turn at the model or
+    several."""
+
+    def __init__(self, line: Line, asked: Asked, is_short: Callable[[], bool]) -> None:
+        self.asked = asked
+        self.is_short = is_short
+        self.waits = self.begun = False
+        self._line = line
+        self._taken = 0.0
+        self._spent = 0.0
+
+    def turn(self) -> Generator[Waiting, None, None]:
+        """Wait for a turn at the model. `leave` gives it back.
+
+        Raises:
+            ClosedLineError: see `Line.close`.
+        """
+        yield from self._line.wait_for(self)
+        self._taken, self.begun = time.monotonic(), True
+
+    def leave(self) -> None:
+        """The turn is over."""
+        self._spent += time.monotonic() - self._taken
+        self._line.leave(self)
+
+    def give_way(self) -> bool:
+        """Whether something short waits that should have the model before the next chunk is read."""
+        return self._line.wanted_by_short(self)
+
+    def seconds_left(self, on: bool) -> float | None:
+        """Until this has ended. `on`: whether it has the model."""
+        if self.asked.seconds is None:
+            return None
+        spent = self._spent + (time.monotonic() - self._taken if on else 0.0)
+        return max(0.0, self.asked.seconds - spent)
+
+
+class Line:
+    """The line of one model. Safe to use from several threads."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._visits: list[Visit] = []
+        self._on: Visit | None = None
+        self._last: Visit | None = None
+        self._closed = ""
+
+    @contextmanager
+    def visit(self, asked: Asked = NOBODY, is_short: Callable[[], bool] = lambda: False) -> Iterator[Visit]:
+        """Come to the line, and stay until the block ends.
+
+        Args:
+            is_short: whether the work is over in a moment, as far as can be told now. May be called by any thread.
+        """
+        visit = Visit(self, asked, is_short)
+        with self._changed:
+            self._visits.append(visit)
+        try:
+            yield visit
+        finally:
+            with self._changed:
+                self._visits.remove(visit)
+                if self._on is visit:
+                    self._on = None
+                self._changed.notify_all()
+
+    def close(self, words: str) -> None:
+        """Send everybody away who waits, and whoever comes from now on, with these words."""
+        with self._changed:
+            self._closed = words
+            self._changed.notify_all()
+
+    def open(self) -> None:
+        """Let everybody come again."""
+        self._closed = ""
+
+    @property
+    def in_use(self) -> bool:
+        """Whether somebody has the model, or waits for it."""
+        return bool(self._visits)
+
+    def wait_for(self, visit: Visit) -> Generator[Waiting, None, None]:
+        """Until the visit has the model."""
+        visit.waits = True
+        try:
+            while True:
+                with self._changed:
+                    if self._takes(visit) or (self._changed.wait(LOOK_SECONDS) and self._takes(visit)):
+                        return
+                    told = self._told(visit)
+                yield told
+        finally:
+            visit.waits = False
+
+    def leave(self, visit: Visit) -> None:
+        """The visit's turn is over."""
+        with self._changed:
+            if self._on is visit:
+                self._on, self._last = None, visit
+                self._changed.notify_all()
+
+    def wanted_by_short(self, visit: Visit) -> bool:
+        """Whether somebody else waits who would have a short turn."""
+        with self._changed:
+            return any(other.waits and other.is_short() for other in self._eligible() if other is not visit)
+
+    def _takes(self, visit: Visit) -> bool:
+        if self._closed:
+            raise ClosedLineError(self._closed)
+        if self._on is None and self._next() is visit:
+            self._on = visit
+            return True
+        return False
+
+    def _eligible(self) -> list[Visit]:
+        """In the order in which they came, the first for each who asks."""
+        seen, eligible = set[Hashable](), list[Visit]()
+        for visit in self._visits:
+            if visit.asked.who is None or visit.asked.who not in seen:
+                eligible.append(visit)
+                seen.add(visit.asked.who)
+        return eligible
+
+    def _in_order(self) -> list[Visit]:
+        """Those who wait, in the order in which they get the model as things are."""
+        eligible = self._eligible()
+        under_way = next((visit for visit in eligible if visit.begun), None)
+        waiting = [visit for visit in eligible if visit.waits and visit is not under_way]
+        if under_way is None:
+            return waiting
+        # One long reading at a time: a second one would only keep what it has read in memory for longer.
+        short = [visit for visit in waiting if visit.is_short()]
+        long = [visit for visit in waiting if visit not in short]
+        if self._last is under_way and short:
+            return [short[0], under_way, *short[1:], *long]
+        return [under_way, *short, *long]
+
+    def _next(self) -> Visit | None:
+        """Who gets the model now; None also where it is kept for who is about to ask for the next turn."""
+        visit = next(iter(self._in_order()), None)
+        return visit if visit is not None and visit.waits else None
+
+    def _told(self, visit: Visit) -> Waiting:
+        """How many come before a visit that waits, and how long they will take."""
+        order = self._in_order()
+        before = order[: order.index(visit)] if visit in order else [other for other in self._visits if other.waits]
+        if self._on is not None:
+            before = [self._on, *before]
+        before = [other for other in dict.fromkeys(before) if other is not visit]
+        if self._on is not None and not self._on.is_short() and visit.is_short():
+            # It gives way after its chunk.
+            before = [other for other in before if other is self._on or other.is_short()]
+            left = [other.seconds_left(False) for other in before if other is not self._on]
+        else:
+            left = [other.seconds_left(other is self._on) for other in before]
+        known = [seconds for seconds in left if seconds is not None]
+        count = len(before)
+        words = f"waiting for the model: {count} {'question is' if count == 1 else 'questions are'} ahead of this one"
+        return Waiting(words, None, sum(known) if len(known) == len(left) else None, count)
+
+
+_lines: WeakKeyDictionary[object, Line] = WeakKeyDictionary()
+_making = threading.Lock()
+
+
+def line_of(model: object) -> Line:
+    """The line of a model."""
+    with _making:
+        return _lines.setdefault(model, Line())

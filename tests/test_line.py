@@ -1,0 +1,268 @@
+"""Turns at the model: one at a time, in order, with short questions between the chunks of a long reading."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from contextlib import ExitStack
+from threading import Thread
+from typing import Any
+
+import pytest
+from architectures import build, token_ids
+
+from selfextend import line as line_module
+from selfextend.errors import OutOfMemoryError
+from selfextend.generation import (
+    Answer,
+    GenerationSettings,
+    PrefillProgress,
+    ReadingSettings,
+    ReadyModel,
+    answer_steps,
+)
+from selfextend.line import Asked, ClosedLineError, Line, Visit, Waiting, line_of
+from selfextend.methods import SelfExtend
+from selfextend.prefix import Beginning, Continuation
+from selfextend.profile import Profile
+from selfextend.reading import PrefixCache, exclusively
+from selfextend.steps import Running, result_of
+
+
+@pytest.fixture(autouse=True)
+def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(line_module, "LOOK_SECONDS", 0.005)
+
+
+class Crowd:
+    """Visits of one line, by name, whose turns are taken step by step in one thread."""
+
+    def __init__(self, stack: ExitStack) -> None:
+        self.line, self.stack = Line(), stack
+        self.visits: dict[str, Visit] = {}
+        self.waiting: dict[str, Generator[Waiting, None, None]] = {}
+        self.short: dict[str, bool] = {}
+        self.leaving: dict[str, ExitStack] = {}
+
+    def come(self, name: str, *, short: bool = False, who: str | None = None, seconds: float | None = None) -> None:
+        self.short[name] = short
+        self.leaving[name] = self.stack.enter_context(ExitStack())
+        visit = self.line.visit(Asked(who, seconds), lambda: self.short[name])
+        self.visits[name] = self.leaving[name].enter_context(visit)
+        self.wait(name)
+
+    def wait(self, name: str) -> None:
+        self.waiting[name] = self.visits[name].turn()
+        self.look(name)
+
+    def look(self, name: str) -> Waiting | None:
+        """What somebody who waits is told; None once the model is theirs."""
+        try:
+            return next(self.waiting[name])
+        except StopIteration:
+            del self.waiting[name]
+            return None
+
+    def on(self) -> str:
+        """Who gets the model, once all who wait have looked."""
+        for name in list(self.waiting):
+            self.look(name)
+        return ", ".join(name for name, visit in self.visits.items() if self.line._on is visit)
+
+    def ends(self, name: str) -> str:
+        self.visits[name].leave()
+        self.leaving.pop(name).close()
+        del self.visits[name]
+        return self.on()
+
+    def gives_way(self, name: str) -> str:
+        assert self.visits[name].give_way()
+        self.visits[name].leave()
+        self.waiting[name] = self.visits[name].turn()
+        return self.on()
+
+
+@pytest.fixture
+def crowd() -> Generator[Crowd, None, None]:
+    with ExitStack() as stack:
+        yield Crowd(stack)
+
+
+def test_first_come_first_served(crowd: Crowd) -> None:
+    for name in "abc":
+        crowd.come(name)
+    assert crowd.on() == "a"
+    assert not crowd.visits["a"].give_way()
+    assert crowd.ends("a") == "b"
+    assert crowd.ends("b") == "c"
+
+
+def test_a_long_reading_gives_way_to_one_short_question_between_two_chunks(crowd: Crowd) -> None:
+    crowd.come("long")
+    crowd.come("second long")
+    crowd.come("short", short=True)
+    crowd.come("other short", short=True)
+    assert crowd.gives_way("long") == "short"
+    assert crowd.ends("short") == "long"
+    assert crowd.gives_way("long") == "other short"
+    assert crowd.ends("other short") == "long"
+    assert not crowd.visits["long"].give_way()
+    assert crowd.ends("long") == "second long"
+
+
+def test_what_becomes_short_while_it_waits_is_short(crowd: Crowd) -> None:
+    """Somebody else reads the same handout meanwhile."""
+    crowd.come("long")
+    crowd.come("other")
+    crowd.come("same handout")
+    assert not crowd.visits["long"].give_way()
+    crowd.short["same handout"] = True
+    assert crowd.gives_way("long") == "same handout"
+
+
+def test_one_at_a_time_for_each_who_asks(crowd: Crowd) -> None:
+    crowd.come("mine", who="me")
+    crowd.come("mine too", who="me", short=True)
+    crowd.come("mine as well", who="me")
+    crowd.come("yours", who="you")
+    assert not crowd.visits["mine"].give_way()
+    assert crowd.ends("mine") == "mine too"
+    assert crowd.ends("mine too") == "mine as well"
+    assert crowd.ends("mine as well") == "yours"
+
+
+def test_a_place_in_the_line_and_seconds_are_told(crowd: Crowd) -> None:
+    crowd.come("a", seconds=100)
+    crowd.come("b", seconds=20)
+    crowd.come("c", seconds=3)
+    crowd.come("short", seconds=1, short=True)
+    crowd.come("other short", seconds=1, short=True)
+    told = crowd.look("b")  # the short ones go before, between two chunks of the first
+    assert told is not None
+    assert told.ahead == 3
+    assert told.words == "waiting for the model: 3 questions are ahead of this one"
+    assert told.seconds_left == pytest.approx(102, abs=2)
+    told = crowd.look("c")
+    assert told is not None
+    assert told.ahead == 4
+    assert told.seconds_left == pytest.approx(122, abs=2)
+    # It waits for a chunk and for the other short one.
+    told = crowd.look("other short")
+    assert told is not None
+    assert told.seconds_left is not None
+    assert told.seconds_left < 5
+    crowd.come("of unknown length")
+    crowd.come("last")
+    told = crowd.look("last")
+    assert told is not None
+    assert told.seconds_left is None
+
+
+def test_who_leaves_while_waiting_or_at_work_keeps_nobody(crowd: Crowd) -> None:
+    for name in "abc":
+        crowd.come(name)
+    crowd.waiting.pop("b").close()
+    crowd.leaving["b"].close()
+    del crowd.visits["b"]
+    crowd.leaving["a"].close()  # an error: it never says that its turn is over
+    del crowd.visits["a"]
+    assert crowd.on() == "c"
+
+
+def test_a_closed_line_sends_everybody_away_until_it_is_opened(crowd: Crowd) -> None:
+    crowd.come("loading")
+    crowd.come("waiting")
+    crowd.line.close("Another model is being loaded.")
+    with pytest.raises(ClosedLineError, match="Another model"):
+        crowd.look("waiting")
+    with pytest.raises(ClosedLineError, match="Another model"):
+        crowd.come("late")
+    crowd.line.open()
+    crowd.come("later")
+    assert crowd.on() == "loading"
+
+
+# With a model
+
+MODEL = build("llama")
+PROFILE = Profile(trained_window=64, neighbor_window=16, query_scaling="none")
+TOKENS: list[int] = token_ids(900)[0].tolist()
+METHOD = SelfExtend("none", 64, 16)
+HOW = ReadingSettings(METHOD, chunk_tokens=40)
+
+
+class Letters:
+    """As much of a tokenizer as an answer needs."""
+
+    eos_token_id = None
+
+    def decode(self, ids: list[int], **_: Any) -> str:
+        return "".join(chr(65 + token % 26) for token in ids)
+
+
+READY = ReadyModel(MODEL, Letters(), PROFILE)  # type: ignore[arg-type]
+
+
+def ask(prefix: PrefixCache, prompt: list[int], who: str, tokens: int = 6) -> Running[Any, Answer]:
+    settings = GenerationSettings(max_new_tokens=tokens)
+    return Running(answer_steps(READY, prompt, settings, HOW, prefix=prefix, asked=Asked(who)))
+
+
+def test_a_short_question_is_answered_while_a_long_text_is_read_and_both_are_right() -> None:
+    expected_long = result_of(ask(PrefixCache(), TOKENS[:800], "alone")._steps)
+    beginning = Beginning(TOKENS[100:300])
+    place = Continuation(beginning)
+    result_of(ask(place, [*TOKENS[100:300], 5, 6, 7], "reads it first")._steps)
+    expected_short = result_of(ask(Continuation(Beginning(TOKENS[100:300])), [*TOKENS[100:300], 8, 9], "alone")._steps)
+
+    long = ask(PrefixCache(), TOKENS[:800], "long")
+    events: list[Any] = [next(long) for _ in range(4)]
+    assert isinstance(events[-1], PrefillProgress)
+    assert 0 < events[-1].done < 800
+    answers: list[tuple[Answer, int]] = []
+
+    def short() -> None:
+        answer = result_of(ask(place, [*TOKENS[100:300], 8, 9], "short")._steps)
+        answers.append((answer, max(event.done for event in events if isinstance(event, PrefillProgress))))
+
+    thread = Thread(target=short)
+    thread.start()
+    while not line_of(MODEL)._visits[1:]:
+        pass
+    events.extend(long)
+    thread.join()
+    (answer, read_by_then) = answers[0]
+    assert answer.token_ids == expected_short.token_ids
+    assert answer.reused_tokens == 200
+    assert read_by_then < 400  # it did not wait for the end
+    assert any(isinstance(event, Waiting) for event in events) or read_by_then < 800
+    assert long.result.token_ids == expected_long.token_ids
+    assert long.result.log_probabilities == expected_long.log_probabilities
+    assert long.result.prompt_tokens == 800
+    assert long.result.reused_tokens == 0
+    assert not line_of(MODEL).in_use
+
+
+def test_an_interrupted_reading_leaves_the_line() -> None:
+    long = ask(PrefixCache(), TOKENS[:800], "long")
+    for _ in range(4):
+        next(long)
+    assert line_of(MODEL).in_use
+    long.close()
+    assert not line_of(MODEL).in_use
+    assert ask(PrefixCache(), TOKENS[:50], "next").__next__()
+
+
+def test_memory_that_runs_out_forgets_the_beginning_too() -> None:
+    beginning = Beginning(TOKENS[:200])
+    place = Continuation(beginning)
+    result_of(ask(place, [*TOKENS[:200], 5], "first")._steps)
+    assert beginning.is_read
+
+    def fails() -> Generator[int, None, None]:
+        yield 1
+        raise MemoryError("out of memory")
+
+    with pytest.raises(OutOfMemoryError, match="Memory ran out"):
+        result_of(exclusively(MODEL, place, fails))
+    assert beginning.nbytes == 0
+    assert result_of(ask(place, [*TOKENS[:200], 5], "again")._steps).reused_tokens == 0
