@@ -6,7 +6,7 @@ from collections.abc import Generator, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from selfextend.methods import Method
 
@@ -21,7 +21,7 @@ from .session import CacheStore, Session, Turn
 if TYPE_CHECKING:
     from selfextend.generation import Answer, Event, ExtendWhen, GenerationSettings
     from selfextend.line import Asked
-    from selfextend.reading import Beginning, PrefixCache
+    from selfextend.reading import PrefixCache
     from selfextend.recording import RecordingRequest
 
     from .evidence import Citation
@@ -100,8 +100,11 @@ def answer_turn(
         raise ValueError("Type a question first.")
     prompt = prompt_of(loaded, question) if prompt is None else prompt
     settings = replace(question.generation, stop=(*question.generation.stop, *prompt.stop))
-    place, begun = Place.of_question(loaded, question, prompt), question.begun
-    prefix = place.reading(caches, session.visitor, prompt)
+    reading, begun = (
+        Place.of_question(loaded, question, prompt).reading(caches, session.visitor, prompt),
+        question.begun,
+    )
+    prefix = reading.prefix
     said = len(begun.answer.token_ids) if begun else 0
     try:
         with _in_use(caches, prefix):
@@ -116,7 +119,7 @@ def answer_turn(
                 begun=begun.answer if begun else None,
                 asked=_asked(loaded, session, prompt, prefix),
             )
-            place.keep(caches, session.visitor, prefix)
+            reading.keep(caches)
     finally:
         caches.make_room(0)
     if begun is None:
@@ -178,9 +181,28 @@ def _with_citations(answer: Answer, prompt: Prompt) -> tuple[Answer, tuple[Citat
     return replace(answer, attention=attention), tuple(citations)
 
 
+class Reading(NamedTuple):
+    """What was read for a visitor, and what its beginning is of, should it be kept."""
+
+    prefix: PrefixCache
+    what: What
+
+    def keep(self, caches: CacheStore) -> None:
+        """Have what was read of the documents outlive this process, where that is wanted."""
+        from selfextend.line import line_of
+        from selfextend.reading import Continuation
+
+        if caches.kept is not None and isinstance(self.prefix, Continuation):
+            line = line_of(self.what.model)
+            caches.kept.keep(self.what, self.prefix.beginning, lambda: line.in_use)
+
+
 @dataclass(frozen=True)
 class Place:
-    """Where the reading of some documents by a method is kept, for one visitor or for everybody.
+    """Where what was read of some documents by a method is held.
+
+    It is held up to the end of the last document, or of an earlier one where that much is there already: then what
+    comes after it is read, and held, besides.
 
     Attributes:
         loaded: the model.
@@ -216,42 +238,47 @@ class Place:
         length = len(prompt) + said + question.generation.max_new_tokens
         return Place.of(loaded, question.documents, question.method, question.extend, length, question.instructions)
 
-    def reading(self, caches: CacheStore, visitor: str, prompt: Prompt) -> PrefixCache:
-        """What was read for this visitor of a prompt about the documents."""
-        owner = self.owner(caches, visitor)
-        if not prompt.beginning:
-            return caches.get((visitor, self.key(owner)))
-        return caches.continuation((visitor, self.key(owner)), self.beginning(caches, owner, prompt))
+    def reading(self, caches: CacheStore, visitor: str, prompt: Prompt) -> Reading:
+        """What was read for this visitor of a prompt about the documents, here or before a restart."""
+        owner, count = self._begins(caches, visitor, prompt)
+        key, tokens = (visitor, owner, self._key(visitor, len(self.documents))), prompt.beginning(count)
+        what = self._what(owner, count)
+        if not tokens:
+            return Reading(caches.get(key), what)
+        recall = None if caches.kept is None else partial(caches.kept.recall, what, tokens)
+        return Reading(caches.continuation(key, caches.beginning(self._key(owner, count), tokens, recall)), what)
 
-    def keep(self, caches: CacheStore, visitor: str, prefix: PrefixCache) -> None:
-        """Have what was read of the documents outlive this process, where that is wanted."""
-        from selfextend.line import line_of
-        from selfextend.reading import Continuation
+    def tokens_read(self, caches: CacheStore, visitor: str) -> int:
+        """How many tokens of such a prompt need not be read, as far as that can be told without one."""
+        owner, count = self._begins(caches, visitor, None)
+        own = caches.held((visitor, owner, self._key(visitor, len(self.documents))))
+        held = own or caches.held(self._key(owner, count))
+        return 0 if held is None else held.tokens_read
 
-        if caches.kept is not None and isinstance(prefix, Continuation):
-            line = line_of(self.loaded.model)
-            caches.kept.keep(self.what(self.owner(caches, visitor)), prefix.beginning, lambda: line.in_use)
+    def _begins(self, caches: CacheStore, visitor: str, prompt: Prompt | None) -> tuple[str, int]:
+        """Whose reading to go on from, the visitor's or everybody's, and how many of the documents it is of."""
+        for count in range(len(self.documents), 0, -1):
+            if caches.held(self._key(EVERYBODY, count)) is not None:
+                return EVERYBODY, count
+            held = caches.held(self._key(visitor, count))
+            if held is not None and held.tokens_read:
+                return visitor, count
+            if caches.kept is not None and prompt is not None:
+                tokens = prompt.beginning(count)
+                for owner in (EVERYBODY,) if caches.share else (visitor,):
+                    if caches.kept.holds(self._what(owner, count), tokens):
+                        return owner, count
+        # What visitors share is the first document: a class's handout, to which each may add files of his own.
+        return (EVERYBODY, min(1, len(self.documents))) if caches.share else (visitor, len(self.documents))
 
-    def key(self, owner: str) -> Hashable:
-        """In the `CacheStore`. `owner`: the visitor, or `EVERYBODY`."""
-        return id(self.loaded), owner, self.documents, self.method, self.instructions
+    def _key(self, owner: str, count: int) -> Hashable:
+        """Of what was read of the first documents for a visitor or for `EVERYBODY`."""
+        return id(self.loaded), owner, self.documents[:count], self.method, self.instructions
 
-    def owner(self, caches: CacheStore, visitor: str) -> str:
-        """Whose the reading is: everybody's where readings are shared, or where it was read for everybody."""
-        shared = caches.share or caches.held(self.key(EVERYBODY)) is not None
-        return EVERYBODY if shared else visitor
-
-    def what(self, owner: str) -> What:
+    def _what(self, owner: str, count: int) -> What:
         """As files are told what they are of."""
-        loaded, checksums = self.loaded, tuple(checksum for checksum, _ in self.documents)
+        loaded, checksums = self.loaded, tuple(checksum for checksum, _ in self.documents[:count])
         return What(loaded.model, loaded.label, loaded.configuration, loaded.trained_window, owner, checksums)
-
-    def beginning(self, caches: CacheStore, owner: str, prompt: Prompt) -> Beginning:
-        """What was read of the documents, here or before a restart."""
-        recall = None
-        if caches.kept is not None:
-            recall = partial(caches.kept.recall, self.what(owner), prompt.beginning)
-        return caches.beginning(self.key(owner), prompt.beginning, recall)
 
 
 def seconds_to_read(
@@ -274,9 +301,7 @@ def seconds_to_read(
     seconds = 0.0
     for method in methods:
         place = Place.of(loaded, session.documents, method, extend, tokens + room, instructions)
-        key = place.key(place.owner(caches, session.visitor))
-        held = caches.held((session.visitor, key)) or caches.held(key)
-        one = loaded.reading_time.seconds(tokens, 0 if held is None else held.tokens_read)
+        one = loaded.reading_time.seconds(tokens, place.tokens_read(caches, session.visitor))
         if one is None:
             return None
         seconds += one

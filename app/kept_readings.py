@@ -55,12 +55,14 @@ class What:
         """In words, as the file has it. No word of the text, and of the visitor only a checksum."""
         from selfextend.kept import fingerprint
 
+        return {**self.told_of(tokens), "weights": fingerprint(self.model), "reads_as": repr(reads_as)}
+
+    def told_of(self, tokens: Sequence[int]) -> dict[str, str]:
+        """What of that is known at once, and whatever the method."""
         return {
             "model": self.label,
             "configuration": self.configuration,
-            "weights": fingerprint(self.model),
             "trained_window": str(self.trained_window),
-            "reads_as": repr(reads_as),
             "tokens": hashlib.sha256(json.dumps(list(tokens)).encode()).hexdigest(),
             "documents": ",".join(self.documents),
             "owner": hashlib.sha256(self.owner.encode()).hexdigest() if self.owner else "",
@@ -116,6 +118,21 @@ class KeptReadings:
             self._remove(path, str(error))
             return None
         return states
+
+    def holds(self, what: What, tokens: Sequence[int]) -> bool:
+        """Whether something was kept of these tokens, by whatever method. It may turn out not to be usable."""
+        from selfextend.kept import UnusableReadingError, about_reading
+
+        wanted = what.told_of(tokens)
+        for path in self._files():
+            try:
+                about = about_reading(path)
+            except UnusableReadingError as error:
+                self._remove(path, str(error))
+                continue
+            if wanted.items() <= about.items():
+                return True
+        return False
 
     def keep(self, what: What, beginning: Beginning, busy: Callable[[], bool]) -> None:
         """Have a beginning written in the background, the first time it is seen here.

@@ -75,11 +75,10 @@ class Prompt:
         """Its token ids."""
         return [int(token) for token in self.index.input_ids]
 
-    @cached_property
-    def beginning(self) -> list[int]:
-        """The token ids that every prompt about these documents begins with, whatever is asked; none where there are no
-        documents."""
-        inside = np.flatnonzero(self.index.document >= 0)
+    def beginning(self, documents: int) -> list[int]:
+        """The token ids that every prompt about so many of the documents, the first ones, begins with, whatever comes
+        after them; none where there are none."""
+        inside = np.flatnonzero((self.index.document >= 0) & (self.index.document < documents))
         stop = int(inside[-1]) + 1 if len(inside) else 0
         # How white space is cut into tokens depends on what comes behind it.
         while stop and self._words(stop - 1) != self._words(stop - 1).rstrip():

@@ -101,7 +101,7 @@ def _reading(
     takes its place."""
     loaded = models.need()
     prompt = build_prompt(loaded.tokenizer, [sample.document], "")
-    length, tokens = len(prompt) + new_tokens, prompt.beginning
+    length, tokens = len(prompt) + new_tokens, prompt.beginning(1)
     extended = SelfExtend.of(loaded.advice(length))
     ways: dict[Method, str] = {extended: "reading the sample ahead"}
     if question:
@@ -109,14 +109,14 @@ def _reading(
     turns: dict[Method, Turn] = {}
     for method, words in ways.items():
         place = Place.of(loaded, (sample,), method, "always", length)
-        prefix = place.reading(caches, EVERYBODY, prompt)
+        reading = place.reading(caches, EVERYBODY, prompt)
         done, total, clock = 0, len(tokens), Clock(len(tokens))
         while done < total:
             if models.loaded is not loaded:
                 return None
-            done = result_of(_read(loaded, prefix, method, tokens, length))
+            done = result_of(_read(loaded, reading.prefix, method, tokens, length))
             yield Progress(f"{words}: {done:,} of {total:,} tokens", done / total, clock.seconds_left(done))
-        place.keep(caches, EVERYBODY, prefix)
+        reading.keep(caches)
         if question:
             yield Progress("answering an example")
             turn = _answered(loaded, caches, sample, method, question)

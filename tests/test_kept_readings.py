@@ -50,7 +50,7 @@ def test_a_document_read_before_is_answered_at_once_after_a_restart(tiny: Loaded
     first = Process(tiny, tmp_path).ask()
     assert first.answer.reused_tokens == 0
     again = Process(tiny, tmp_path).ask()
-    assert again.answer.reused_tokens == len(again.prompt.beginning) > 1_000
+    assert again.answer.reused_tokens == len(again.prompt.beginning(1)) > 1_000
     assert again.answer.token_ids == first.answer.token_ids
     assert again.answer.log_probabilities == first.answer.log_probabilities
     (file,) = files(tmp_path)
@@ -80,7 +80,7 @@ def test_a_document_read_before_is_answered_at_once_after_a_restart(tiny: Loaded
                 ),
             )
         },
-        {"question": replace(QUESTION, documents=(DOCUMENT, stored("b.txt")))},
+        {"question": replace(QUESTION, documents=(stored("b.txt"), DOCUMENT))},
     ],
 )
 def test_anything_else_is_read_for_itself(tiny: LoadedModel, tmp_path: Path, other: dict[str, object]) -> None:  # noqa: F811
@@ -105,7 +105,7 @@ def test_visitors_share_where_that_is_asked_for(tiny: LoadedModel, tmp_path: Pat
     process = Process(tiny, tmp_path, share=True)
     first = process.ask(visitor="a")
     second = process.ask(visitor="b")
-    assert second.answer.reused_tokens == len(second.prompt.beginning) > 1_000
+    assert second.answer.reused_tokens == len(second.prompt.beginning(1)) > 1_000
     assert second.answer.token_ids == first.answer.token_ids
     assert Process(tiny, tmp_path, share=True).ask(visitor="c").answer.reused_tokens > 1_000
     assert Process(tiny, tmp_path).ask(visitor="a").answer.reused_tokens == 0
@@ -116,6 +116,30 @@ def test_visitors_do_not_share_otherwise(tiny: LoadedModel, tmp_path: Path) -> N
     process.ask(visitor="a")
     assert process.ask(visitor="b").answer.reused_tokens == 0
     assert len(files(tmp_path)) == 2
+
+
+def test_a_shared_handout_is_read_once_whatever_each_adds_to_it(tiny: LoadedModel, tmp_path: Path) -> None:  # noqa: F811
+    process = Process(tiny, tmp_path, share=True)
+    own = {who: stored(f"{who}.txt", mark=f"of {who} alone") for who in "abc"}
+    asked = {who: replace(QUESTION, documents=(DOCUMENT, document)) for who, document in own.items()}
+    first = {who: process.ask(question, who) for who, question in asked.items()}
+    handout = len(first["a"].prompt.beginning(1))
+    assert [turn.answer.reused_tokens for turn in first.values()] == [0, handout, handout]
+    again = {who: process.ask(question, who) for who, question in asked.items()}
+    for who, turn in again.items():
+        assert turn.answer.reused_tokens == len(turn.prompt) - 1  # what was set aside is there again
+        assert turn.answer.token_ids == first[who].answer.token_ids
+        alone = Process(tiny, tmp_path / who).ask(asked[who], who)
+        assert turn.answer.token_ids == alone.answer.token_ids
+    one = first["a"].prefix.text_nbytes
+    assert process.caches.nbytes < 1.6 * one
+
+
+def test_a_document_that_is_added_leaves_what_was_read_of_the_first(tiny: LoadedModel, tmp_path: Path) -> None:  # noqa: F811
+    process, both = Process(tiny, tmp_path), replace(QUESTION, documents=(DOCUMENT, stored("b.txt")))
+    first = process.ask()
+    assert process.ask(both).answer.reused_tokens == len(first.prompt.beginning(1))
+    assert Process(tiny, tmp_path).ask(both).answer.reused_tokens == len(first.prompt.beginning(1))
 
 
 def flipped(data: bytes) -> bytes:

@@ -32,7 +32,7 @@ def method_for(models: ModelShelf, document: StoredDocument) -> Method:
 def everybodys(loaded: LoadedModel, caches: CacheStore, document: StoredDocument, method: Method) -> PrefixCache:
     prompt = build_prompt(loaded.tokenizer, [document.document], "")
     length = len(prompt) + NEW_TOKENS
-    return Place.of(loaded, (document,), method, "always", length).reading(caches, EVERYBODY, prompt)
+    return Place.of(loaded, (document,), method, "always", length).reading(caches, EVERYBODY, prompt).prefix
 
 
 class Ahead:

@@ -65,7 +65,7 @@ def test_visitors_documents_and_settings_have_caches_of_their_own(tiny: LoadedMo
 
     def read(session: Session, asked: Question) -> PrefixCache:
         prompt = prompt_of(tiny, asked)
-        return Place.of_question(tiny, asked, prompt).reading(caches, session.visitor, prompt)
+        return Place.of_question(tiny, asked, prompt).reading(caches, session.visitor, prompt).prefix
 
     places = [
         read(mine, question("Who?", *one)),
