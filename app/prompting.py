@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -70,10 +69,10 @@ class Prompt:
         """The whole prompt."""
         return self.index.prompt
 
-    @cached_property
+    @property
     def ids(self) -> list[int]:
-        """Its token ids."""
-        return [int(token) for token in self.index.input_ids]
+        """Its token ids. Made anew each time: as Python's numbers they take ten times the room of the index's."""
+        return self.index.input_ids.tolist()
 
     def beginning(self, documents: int) -> list[int]:
         """The token ids that every prompt about so many of the documents, the first ones, begins with, whatever comes

@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
-from transformers import PreTrainedTokenizerFast
+from transformers import BatchEncoding, PreTrainedTokenizerFast
 
 from app.documents.document import PAGE_SEPARATOR, Document, Page
+from app.documents.encoding import encode
 from app.documents.index import Passage, TokenIndex, find_documents
 from app.documents.passages import MAX_PASSAGE, MIN_PASSAGE, split_passages
 
@@ -141,6 +142,29 @@ def test_tokens_cover_the_prompt_in_order_and_without_a_gap(kind: str, text: str
     assert (np.diff(chars[:, 1]) >= 0).all()
     covered = {place for start, end in chars.tolist() for place in range(start, end)}
     assert covered == (set(range(len(text))) if len(index) else set())
+
+
+@pytest.mark.parametrize("kind", EXACT | ROUGH)
+@given(texts=st.lists(TEXT, min_size=1, max_size=6))
+def test_a_text_in_pieces_has_the_same_tokens_as_in_one_go(kind: str, texts: list[str]) -> None:
+    tokenizer = (EXACT | ROUGH)[kind]
+    text = "".join(texts) * (900 // max(sum(map(len, texts)), 1) + 1)
+    for add in (True, False):
+        whole = encode(tokenizer, text, add_special_tokens=add)
+        pieces = encode(tokenizer, text, add_special_tokens=add, piece=200, overlap=160)
+        assert all(np.array_equal(one, two) for one, two in zip(pieces, whole, strict=True))
+
+
+def test_a_long_text_is_tokenized_in_pieces() -> None:
+    asked: list[int] = []
+
+    def tokenizer(text: str, **more: object) -> BatchEncoding:
+        asked.append(len(text))
+        return TRIMMED(text, **more)
+
+    text = "The keeper wrote every evening. " * 100
+    encode(tokenizer, text, add_special_tokens=True, piece=1000, overlap=160)
+    assert asked == [1160, 1160, 1160, 200]
 
 
 def test_metaspace_tokens_that_are_words_cover_those_words() -> None:

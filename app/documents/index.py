@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .document import Document
+from .encoding import Encoded, Ints, encode
 from .passages import split_passages
 
-Integers = NDArray[np.int64]
+Integers = NDArray[np.integer[Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +32,30 @@ class Passage:
     token_stop: int
 
 
+class Passages(Sequence[Passage]):
+    """The passages of a prompt, made when asked for: kept as numbers, in 24 bytes each.
+
+    `rows`: (passages, 6), the fields of `Passage`.
+    """
+
+    def __init__(self, rows: Ints) -> None:
+        self._rows = rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @overload
+    def __getitem__(self, place: int) -> Passage: ...
+    @overload
+    def __getitem__(self, place: slice) -> Passages: ...
+    def __getitem__(self, place: int | slice) -> Passage | Passages:
+        if isinstance(place, slice):
+            return Passages(self._rows[place])
+        return Passage(*self._rows[place].tolist())
+
+
 class TokenIndex:
-    """Where each token of a prompt comes from.
+    """Where each token of a prompt comes from, in 20 bytes a token.
 
     Arrays, one row for each token:
 
@@ -40,9 +63,8 @@ class TokenIndex:
     - `chars`: (tokens, 2) the characters of the prompt that the token covers. Together they cover the prompt
       without a gap. Tokens that hold the bytes of one character share it. A token that the tokenizer added
       (`<s>`) covers nothing.
-    - `document`: (tokens,) index into `documents`, or -1 for a token outside every document.
-    - `page`: (tokens,) page number, or 0. A token across two pages counts for the first.
     - `passage`: (tokens,) index into `passages`, or -1.
+    - `document` and `page`, which are made when asked for.
     """
 
     def __init__(
@@ -66,17 +88,9 @@ class TokenIndex:
             )
         self.prompt = prompt
         self.documents = tuple(documents)
-        encoded = tokenizer(
-            prompt,
-            add_special_tokens=add_special_tokens,
-            truncation=False,
-            return_offsets_mapping=True,
-            return_attention_mask=False,
-            return_token_type_ids=False,
-            verbose=False,
-        )
-        self.input_ids: Integers = np.asarray(encoded["input_ids"], dtype=np.int64)
-        self.chars = _covered(tokenizer, self.input_ids, encoded, len(prompt))
+        encoded = encode(tokenizer, prompt, add_special_tokens=add_special_tokens)
+        self.input_ids: Ints = encoded.ids
+        self.chars: Ints = _covered(tokenizer, encoded, len(prompt))
         self._lay_out_pages(find_documents(prompt, documents))
         self._lay_out_passages()
 
@@ -90,29 +104,33 @@ class TokenIndex:
                 (place, page.number, start + first, start + end)
                 for page, (first, end) in zip(document.pages, document.page_ranges, strict=True)
             ]
-        self._pages: Integers = np.asarray(rows, dtype=np.int64).reshape(-1, 4)
+        self._pages: Ints = np.asarray(rows, dtype=np.int32).reshape(-1, 4)
         self._page_row = {(int(row[0]), int(row[1])): k for k, row in enumerate(self._pages)}
         self._page_owner = _owner(self.chars, self._pages[:, 2:])
         self._page_tokens = np.stack(_runs(self._page_owner, len(self._pages)), axis=1)
-        with_none = np.vstack((self._pages, [[-1, 0, 0, 0]]))  # owner -1 takes the last row
-        self.document: Integers = with_none[self._page_owner, 0]
-        self.page: Integers = with_none[self._page_owner, 1]
 
     def _lay_out_passages(self) -> None:
-        spans = [
-            (place, number, start + first, start + end, start)
-            for place, number, start, stop in self._pages.tolist()
-            for first, end in split_passages(self.prompt[start:stop])
-        ]
-        rows: Integers = np.asarray(spans, dtype=np.int64).reshape(-1, 5)
-        self.passage: Integers = _owner(self.chars, rows[:, 2:4])
-        first, stop = _runs(self.passage, len(rows))
-        self.passages: tuple[Passage, ...] = tuple(
-            Passage(place, number, begin - start, end - start, token_start, token_stop)
-            for (place, number, begin, end, start), token_start, token_stop in zip(
-                spans, first.tolist(), stop.tolist(), strict=True
-            )
-        )
+        spans: Ints = np.asarray(
+            [
+                (place, number, first, end, start + first, start + end)
+                for place, number, start, stop in self._pages.tolist()
+                for first, end in split_passages(self.prompt[start:stop])
+            ],
+            dtype=np.int32,
+        ).reshape(-1, 6)
+        self.passage: Ints = _owner(self.chars, spans[:, 4:])
+        tokens = np.stack(_runs(self.passage, len(spans)), axis=1)
+        self.passages = Passages(np.concatenate((spans[:, :4], tokens), axis=1, dtype=np.int32))
+
+    @property
+    def document(self) -> Ints:
+        """(tokens,) index into `documents`, or -1 for a token outside every document."""
+        return np.append(self._pages[:, 0], np.int32(-1))[self._page_owner]
+
+    @property
+    def page(self) -> Ints:
+        """(tokens,) page number, or 0. A token across two pages counts for the first."""
+        return np.append(self._pages[:, 1], np.int32(0))[self._page_owner]
 
     def page_tokens(self, document: int, page: int) -> tuple[int, int]:
         """First token of a page and the one after its last; equal where no token counts for it.
@@ -170,19 +188,18 @@ def find_documents(prompt: str, documents: Sequence[Document]) -> list[int]:
     return starts
 
 
-def _covered(tokenizer: Any, input_ids: Integers, encoded: Any, length: int) -> Integers:
+def _covered(tokenizer: Any, encoded: Encoded, length: int) -> Ints:
     """(tokens, 2): the characters of the prompt that each token covers, from first to last without a gap.
 
     Tokenizers differ in what their offsets leave out: byte-level ones may trim the spaces that are part of a
     token, others drop blanks or merge a letter and its accent. Trimmed spaces go back to the token that holds
     them; characters that no token holds go to the token before.
     """
-    offsets: Integers = np.asarray(encoded["offset_mapping"], dtype=np.int64).reshape(-1, 2)
-    from_text = np.asarray([part is not None for part in encoded.sequence_ids(0)], dtype=bool)
+    input_ids, offsets, from_text = encoded
     starts = np.maximum.accumulate(offsets[from_text, 0])
     ends = np.maximum.accumulate(offsets[from_text, 1])
     if not len(starts):
-        return np.zeros((len(input_ids), 2), dtype=np.int64)
+        return np.zeros((len(input_ids), 2), dtype=np.int32)
     gaps = np.concatenate((starts[:1] > 0, starts[1:] > ends[:-1]))
     if gaps.any():
         leading = _leading_spaces(tokenizer, input_ids[from_text])
@@ -190,7 +207,7 @@ def _covered(tokenizer: Any, input_ids: Integers, encoded: Any, length: int) -> 
         starts = np.where(gaps, np.maximum(starts - leading, before), starts)
     starts[0] = 0
     ends = np.maximum(ends, np.concatenate((starts[1:], [length])))
-    chars: Integers = np.zeros((len(input_ids), 2), dtype=np.int64)
+    chars: Ints = np.zeros((len(input_ids), 2), dtype=np.int32)
     chars[from_text, 0] = starts
     chars[from_text, 1] = ends
     # An added token is empty and stands where the text before it ends, since searching needs the rows in order.
@@ -201,7 +218,7 @@ def _covered(tokenizer: Any, input_ids: Integers, encoded: Any, length: int) -> 
     return chars
 
 
-def _leading_spaces(tokenizer: Any, input_ids: Integers) -> Integers:
+def _leading_spaces(tokenizer: Any, input_ids: Ints) -> Integers:
     """How many spaces, written as Ġ, each token begins with."""
     unique, inverse = np.unique(input_ids, return_inverse=True)
     tokens = tokenizer.convert_ids_to_tokens(unique.tolist())
@@ -209,9 +226,9 @@ def _leading_spaces(tokenizer: Any, input_ids: Integers) -> Integers:
     return counts[inverse]
 
 
-def _owner(chars: Integers, ranges: Integers) -> Integers:
+def _owner(chars: Ints, ranges: Ints) -> Ints:
     """For each token the first of `ranges` (ordered, apart) that it covers a character of, or -1."""
-    owner: Integers = np.full(len(chars), -1)
+    owner: Ints = np.full(len(chars), -1, dtype=np.int32)
     filled = np.flatnonzero(ranges[:, 1] > ranges[:, 0])
     if not len(filled):
         return owner
@@ -223,7 +240,7 @@ def _owner(chars: Integers, ranges: Integers) -> Integers:
     return owner
 
 
-def _runs(owner: Integers, count: int) -> tuple[Integers, Integers]:
+def _runs(owner: Ints, count: int) -> tuple[Integers, Integers]:
     """First token and the one after the last of each of `count` owners, whose tokens are in their order.
 
     An owner without tokens gets an empty run where its tokens would be.
