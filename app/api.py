@@ -98,16 +98,19 @@ def add_endpoints(runtime: Runtime) -> None:
 
         if chosen.symbols:
             chosen = replace(chosen, query_scaling=loaded.profile.query_scaling)
-        holder = f"api-{secrets.token_hex(16)}"
+        session, holder = Session(_visitor(request)), f"api-{secrets.token_hex(16)}"
         try:
-            stored = [_while_wanted(runtime.library.add_steps(path, path.name, holder), gone) for path in paths]
+            for path in paths:
+                document = _while_wanted(runtime.library.add_steps(path, path.name, holder), gone)
+                runtime.check_room(session, document)
+                session.documents.append(document)
             generation = GenerationSettings(max_new_tokens=longest)
-            asked = Question(question, tuple(stored), chosen, "always", generation)
+            asked = Question(question, tuple(session.documents), chosen, "always", generation)
             prompt = prompt_of(loaded, asked)
             if len(prompt) > MAX_PROMPT_TOKENS:
                 raise ValueError(f"The prompt has {len(prompt):,} tokens, and the limit is {MAX_PROMPT_TOKENS:,}.")
             asked = replace(asked, method=chosen.at(loaded.profile, len(prompt) + longest))
-            steps = answer_turn(loaded, runtime.caches, Session(_visitor(request)), asked, prompt)
+            steps = answer_turn(loaded, runtime.caches, session, asked, prompt)
             return _answer(loaded, _while_wanted(steps, gone))
         finally:
             runtime.library.forget(holder)  # a program asks once; its upload may be asked about again for an hour

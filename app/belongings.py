@@ -7,6 +7,7 @@ import shutil
 import time
 from pathlib import Path
 
+from .documents.document import DocumentError
 from .documents.library import StoredDocument
 from .documents.private_files import private_folder
 from .runtime import Runtime
@@ -28,9 +29,14 @@ def keep_document(runtime: Runtime, session: Session, stored: StoredDocument) ->
     """Put a document into the session. A visitor's own takes the place of the sample, which was only there to try.
 
     Raises:
-        DocumentError: it cannot be written down.
+        DocumentError: it does not go with what is there already, or cannot be written down.
     """
     sha256 = stored.document.sha256
+    try:
+        runtime.check_room(session, stored)
+    except DocumentError:
+        write_down(runtime, session)  # without it: its file goes again
+        raise
     others = [other for other in session.documents if other.document.sha256 != sha256]
     session.documents = [other for other in others if is_sample(stored) or not is_sample(other)] + [stored]
     session.missing = [named for named in session.missing if named[0] != sha256]

@@ -14,6 +14,7 @@ import numpy as np
 
 from .documents.document import Document
 from .documents.index import TokenIndex, find_documents
+from .documents.memo import token_index
 
 BETWEEN = "\n\n"
 _SYSTEM_PROBE, _QUESTION_PROBE = "Answer in one word.", "Who?"
@@ -122,14 +123,14 @@ def build_prompt(
     if getattr(tokenizer, "chat_template", None):
         text = _from_template(tokenizer, documents, _messages(documents, question, earlier, instructions), instructions)
         if text is not None:
-            return Prompt(TokenIndex(tokenizer, text, documents, add_special_tokens=False), question, ())
+            return Prompt(token_index(tokenizer, text, documents, add_special_tokens=False), question, ())
     if instructions.system:
         raise SystemPromptError(
             "This model's chat template would change the documents, so it is not used, and there is no system prompt "
             "without it: empty the System prompt under Answering."
         )
     text = _plain(documents, question, earlier)
-    return Prompt(TokenIndex(tokenizer, text, documents), question, ("\nQuestion:", "\n\n"))
+    return Prompt(token_index(tokenizer, text, documents), question, ("\nQuestion:", "\n\n"))
 
 
 def _head(documents: Sequence[Document]) -> str:

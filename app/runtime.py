@@ -7,8 +7,8 @@ import threading
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .documents.document import Limits
-from .documents.library import DataFolderError, Library, browser_secret
+from .documents.document import Limits, check_room
+from .documents.library import DataFolderError, Library, StoredDocument, browser_secret
 from .jobs import Job
 from .kept_readings import KeptReadings
 from .listeners import Listeners
@@ -16,7 +16,7 @@ from .model_shelf import ModelShelf
 from .own_folder import OwnFolder, temporary_parent
 from .reading_ahead import Example, ReadingAhead
 from .request_log import log
-from .sample import only_the_sample, sample_checksum
+from .sample import is_sample, only_the_sample, sample_checksum
 from .session import CacheStore, Session, SessionStore, Turn
 from .settings import Settings
 
@@ -60,6 +60,12 @@ class Runtime:
         example = self.example_for(session)
         return example.turn if example and number == example.turn.id else session.turns.get(number)
 
+    def check_room(self, session: Session, stored: StoredDocument) -> None:
+        """Raises DocumentError where a document does not go with those that this visitor, or everybody, has."""
+        others = [other for other in session.documents if other.document.sha256 != stored.document.sha256]
+        held = sum(other.document.characters for other in others if not is_sample(other))
+        check_room(stored.document, held, self.sessions.characters, self.library.limits)
+
 
 def make_runtime(settings: Settings) -> Runtime:
     """The shared parts for these settings. Without persistence all that is kept goes with the process.
@@ -68,7 +74,14 @@ def make_runtime(settings: Settings) -> Runtime:
         DataFolderError: nothing can be kept where it is to be.
     """
     parent = settings.data_folder / "temporary" if settings.persist else temporary_parent()
-    limits = Limits(max_bytes=settings.max_file_bytes, max_pages=settings.max_pages, seconds=settings.read_seconds)
+    limits = Limits(
+        max_bytes=settings.max_file_bytes,
+        max_pages=settings.max_pages,
+        max_characters=settings.max_characters,
+        seconds=settings.read_seconds,
+        visitor_characters=settings.max_characters,
+        all_characters=settings.max_all_characters,
+    )
     # Before the folder of this process, since it makes the data folder, and says best why that fails.
     library = Library(settings.data_folder, limits, [sample_checksum()]) if settings.persist else None
     try:

@@ -36,6 +36,8 @@ T = TypeVar("T")
 
 MAX_TURNS = 40
 """Answers of one visitor whose prompt and attention are kept in memory."""
+MAX_TURN_TOKENS = 4_000_000
+"""Tokens of their prompts together, 20 bytes each; the newest answer is kept whatever its length."""
 LONGEST_WAIT_SECONDS = 3600.0
 """How long a question that waits for its turn keeps its visitor in memory: a page that is closed leaves it waiting."""
 
@@ -172,6 +174,11 @@ class Session:
         """The checksums of the documents, in their order."""
         return tuple(stored.document.sha256 for stored in self.documents)
 
+    @property
+    def characters(self) -> int:
+        """Of the documents' text."""
+        return sum(stored.document.characters for stored in self.documents)
+
     def new_id(self) -> int:
         """A number that no turn of this visitor has had."""
         self.last_id += 1
@@ -184,8 +191,11 @@ class Session:
     def keep(self, turn: Turn) -> None:
         """Remember a turn, and forget the oldest where there are too many."""
         self.turns[turn.id] = turn
-        while len(self.turns) > MAX_TURNS:
+        while len(self.turns) > MAX_TURNS or (len(self.turns) > 1 and self._prompt_tokens() > MAX_TURN_TOKENS):
             self.turns.popitem(last=False)
+
+    def _prompt_tokens(self) -> int:
+        return sum(len(turn.prompt) for turn in self.turns.values())
 
     def last_turn(self, entries: Sequence[Entry], model: str) -> Turn | None:
         """The newest answer in a conversation that is still in memory, unless another model gave it."""
@@ -381,3 +391,9 @@ class SessionStore:
         """How many are kept in memory."""
         with self._lock:
             return len(self._kept)
+
+    @property
+    def characters(self) -> int:
+        """Of the text of everybody's documents."""
+        with self._lock:
+            return sum(session.characters for session in self._kept.values())

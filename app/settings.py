@@ -21,6 +21,10 @@ Log = Literal["problems", "requests", "texts"]
 PREFIX = "SELFEXTEND_"
 QUANTIZATIONS: tuple[AskedQuantization, ...] = ("auto", "none", "int8", "nf4")
 LOGS: tuple[Log, ...] = ("problems", "requests", "texts")
+_ABOVE_ZERO = (
+    "cache-mb", "max-file-mb", "max-pages", "max-characters", "max-all-characters", "read-seconds", "max-visitors",
+    "upload-mb",
+)  # fmt: skip
 _TRUE, _FALSE = {"1", "true", "yes", "on"}, {"0", "false", "no", "off", ""}
 
 
@@ -55,6 +59,7 @@ class Settings:
         reading_bytes: what the files of what was read may hold together; 0 keeps none.
         share_reading: whether visitors who ask about the same documents in the same way share what was read.
         max_file_bytes, max_pages: of one uploaded file.
+        max_characters, max_all_characters: of the text of one visitor's documents together, and of everybody's.
         read_seconds: for reading one file.
         max_visitors: whose documents and evidence are kept in memory at a time.
         keep_days: days after which what is kept of a visitor who was not here again is deleted; 0: never.
@@ -83,6 +88,8 @@ class Settings:
     share_reading: bool
     max_file_bytes: int
     max_pages: int
+    max_characters: int
+    max_all_characters: int
     read_seconds: float
     max_visitors: int
     keep_days: float
@@ -130,7 +137,7 @@ def read_settings(
     given = vars(parser.parse_args(arguments))
     try:
         given["auth"] = _accounts(given["auth"])
-        for name in ("cache-mb", "max-file-mb", "max-pages", "read-seconds", "max-visitors", "upload-mb"):
+        for name in _ABOVE_ZERO:
             value = given[name.replace("-", "_")]
             if not value > 0:
                 raise ValueError(f"--{name} must be above 0, not {value:g}.")
@@ -211,6 +218,8 @@ def _parser(environment: Mapping[str, str], program: str) -> argparse.ArgumentPa
     option("reading-mb", 4000, "megabytes on disk for what was read, for after a restart; 0 keeps none", type=float)
     option("max-file-mb", 200, "largest file that may be uploaded, megabytes", type=float)
     option("max-pages", 2000, "most pages of one file", type=int)
+    option("max-characters", 10_000_000, "most characters of one visitor's documents together", type=int)
+    option("max-all-characters", 200_000_000, "most characters of everybody's documents together", type=int)
     option("read-seconds", 120, "longest time for reading one file", type=float)
     option("upload-mb", 2000, "megabytes that one visitor may upload in an hour", type=float)
     option(

@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from app.documents import child, ocr
-from app.documents.document import PAGE_SEPARATOR, Document, DocumentError, Limits, Page
+from app.documents.document import PAGE_SEPARATOR, Document, DocumentError, Limits, Page, check_room
 from app.documents.messages import Refused
 from app.documents.page_text import LIGATURES, PART_CHARS, clean_page, clean_plain, cut_into_parts
 from app.documents.reader import page_sizes, page_views, read_document_steps
@@ -428,6 +428,16 @@ def test_each_limit_is_kept(folder: Path, three_hundred: Path) -> None:
     with pytest.raises(DocumentError, match=r"long\.pdf took longer than 0 seconds"):
         read_document(three_hundred, Limits(seconds=0.2))
     assert no_child_is_left()
+
+
+def test_a_document_that_does_not_go_with_the_others_is_refused_in_a_sentence() -> None:
+    read = Document("long.txt", "0" * 64, "txt", (Page(1, "x" * 60), Page(2, "y" * 40)))
+    limits = Limits(visitor_characters=1000, all_characters=5000)
+    check_room(read, 900, 4900, limits)
+    with pytest.raises(DocumentError, match=r"^long\.txt has 100 characters, and your documents may have 1,000 to"):
+        check_room(read, 901, 901, limits)
+    with pytest.raises(DocumentError, match=r"^long\.txt does not fit into the memory .* larger --max-all-characters"):
+        check_room(read, 0, 4901, limits)
 
 
 def test_memory_is_watched_where_the_kernel_does_not(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

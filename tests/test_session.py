@@ -58,6 +58,17 @@ def test_the_answer_cites_pages_of_its_documents(tiny: LoadedModel) -> None:  # 
     assert session.turns[turn.id] is turn
 
 
+def test_prompts_of_old_answers_are_forgotten_where_they_hold_too_many_tokens(
+    tiny: LoadedModel,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    session, caches = Session("v"), CacheStore(10**9)
+    turns = [run(tiny, caches, session, question(text))[0] for text in ("Who jumps?", "Where is the old mill?")]
+    monkeypatch.setattr("app.session.MAX_TURN_TOKENS", len(turns[1].prompt) + 1)
+    session.keep(turns[1])
+    assert list(session.turns) == [turns[1].id]
+
+
 def test_visitors_documents_and_settings_have_caches_of_their_own(tiny: LoadedModel) -> None:  # noqa: F811
     caches = CacheStore(10**9)
     mine, yours = Session("me"), Session("you")
@@ -296,6 +307,7 @@ def test_old_turns_go() -> None:
     for _ in range(MAX_TURNS + 5):
         turn = object.__new__(Turn)
         object.__setattr__(turn, "id", session.new_id())
+        object.__setattr__(turn, "prompt", ())
         session.keep(turn)
     assert len(session.turns) == MAX_TURNS
     assert min(session.turns) == 6

@@ -58,6 +58,7 @@ def test_several_accounts() -> None:
         (["--upload-mb", "0"], {}, "--upload-mb must be above 0"),
         (["--cache-mb", "0"], {}, "--cache-mb must be above 0"),
         (["--max-pages", "-1"], {}, "--max-pages must be above 0"),
+        (["--max-characters", "0"], {}, "--max-characters must be above 0"),
         ([], {"SELFEXTEND_MCP": "maybe"}, "SELFEXTEND_MCP must be 1 or 0"),
         ([], {"SELFEXTEND_PORT": "many"}, "invalid int value"),
         (["--shar"], {}, "unrecognized arguments"),
@@ -91,6 +92,7 @@ def test_the_environment_does_the_same_as_the_arguments() -> None:
     values = {
         "model": "owner/name", "quantization": "int8", "device": "cuda:1", "host": "0.0.0.0", "port": "8123",
         "auth": "ada:one", "data-folder": "/data", "cache-mb": "250", "max-file-mb": "7", "max-pages": "9",
+        "max-characters": "70", "max-all-characters": "80",
         "read-seconds": "3", "max-visitors": "2", "models-folder": "/models", "admins": "ada", "upload-mb": "5",
         "trusted-hosts": "a.example,b.example", "log": "requests", "keep-days": "7", "reading-mb": "6",
     }  # fmt: skip

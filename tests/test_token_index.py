@@ -9,9 +9,11 @@ from hypothesis import strategies as st
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import BatchEncoding, PreTrainedTokenizerFast
 
+from app.documents import memo
 from app.documents.document import PAGE_SEPARATOR, Document, Page
 from app.documents.encoding import encode
 from app.documents.index import Passage, TokenIndex, find_documents
+from app.documents.memo import document_tokens, token_index
 from app.documents.passages import MAX_PASSAGE, MIN_PASSAGE, split_passages
 
 CORPUS = [
@@ -265,3 +267,21 @@ def test_the_same_document_twice_stands_in_its_order() -> None:
 def test_a_slow_tokenizer_is_refused() -> None:
     with pytest.raises(ValueError, match="slow tokenizer"):
         TokenIndex(object(), "text", [])
+
+
+def test_a_prompt_asked_about_again_is_not_tokenized_again() -> None:
+    tokenizer = byte_level(trim_offsets=True)
+    mine, yours = document(["The old boats."]), document(["The old boats."])
+    first = token_index(tokenizer, mine.text, [mine])
+    assert token_index(tokenizer, mine.text, [mine]) is first
+    # Time must not tell what another visitor has asked about.
+    assert token_index(tokenizer, yours.text, [yours]) is not first
+    assert document_tokens(tokenizer, mine) == len(first)
+
+
+def test_only_so_many_tokens_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenizer, read = byte_level(trim_offsets=True), document(["The old boats had come home."])
+    first = token_index(tokenizer, read.text, [read])
+    monkeypatch.setattr(memo, "MOST_TOKENS", len(first))
+    token_index(tokenizer, f"{read.text} When?", [read])
+    assert token_index(tokenizer, read.text, [read]) is not first

@@ -18,7 +18,7 @@ class DocumentError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What one file may cost. A file beyond any of these is refused, never cut.
+    """What one file may cost, and what text may be held in memory. What is beyond any of these is refused, never cut.
 
     `memory_bytes` limits the child process: its address space on Linux (by the kernel), its resident memory elsewhere
     (checked every 0.2 s, since macOS does not enforce the limit and Windows has none). `seconds` is wall-clock time for
@@ -26,16 +26,21 @@ class Limits:
 
     OCR is given `scanned_page_seconds` for each page that needs it, up to `scanned_pages` of a file, and
     `scanned_memory_bytes` more.
+
+    `visitor_characters` is what the documents of one visitor may hold together, `all_characters` those of everybody. A
+    character takes some ten bytes with all that is made of it.
     """
 
     max_bytes: int = 200_000_000
     max_pages: int = 2000
-    max_characters: int = 20_000_000
+    max_characters: int = 10_000_000
     seconds: float = 120.0
     memory_bytes: int = 1_500_000_000
     scanned_pages: int = 200
     scanned_page_seconds: float = 60.0
     scanned_memory_bytes: int = 1_500_000_000
+    visitor_characters: int = 10_000_000
+    all_characters: int = 200_000_000
 
 
 class Word(NamedTuple):
@@ -106,9 +111,35 @@ class Document:
         return tuple(ranges)
 
     @property
+    def characters(self) -> int:
+        """Of all pages."""
+        return sum(len(page.text) for page in self.pages)
+
+    @property
     def unreadable(self) -> tuple[Page, ...]:
         """The pages without text."""
         return tuple(page for page in self.pages if page.unreadable is not None)
+
+
+def check_room(document: Document, visitors: int, everybodys: int, limits: Limits) -> None:
+    """Raises DocumentError where a document's text does not go with what is held already.
+
+    Args:
+        visitors: characters of the visitor's other documents.
+        everybodys: characters of all other documents in memory.
+    """
+    characters = document.characters
+    if visitors + characters > limits.visitor_characters:
+        raise DocumentError(
+            f"{document.name} has {characters:,} characters, and your documents may have {limits.visitor_characters:,} "
+            f"together, of which {visitors:,} are taken: remove another one, split it, or start the app with a larger "
+            "--max-characters."
+        )
+    if everybodys + characters > limits.all_characters:
+        raise DocumentError(
+            f"{document.name} does not fit into the memory that everybody's documents share just now: try again later, "
+            "or start the app with a larger --max-all-characters."
+        )
 
 
 def megabytes(size: int) -> str:

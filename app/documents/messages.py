@@ -15,7 +15,7 @@ class Refused(Exception):
 def too_long(max_characters: int) -> str:
     return (
         f"has more than {max_characters:,} characters, which is the limit: "
-        "split it into smaller files, or raise the limit."
+        "split it into smaller files, or start the app with a larger --max-characters."
     )
 
 

@@ -15,6 +15,7 @@ from ..belongings import STILL_STARTING, keep_document, remove_documents
 from ..documents.document import DocumentError
 from ..documents.holders import Named
 from ..documents.library import StoredDocument
+from ..documents.memo import document_tokens
 from ..jobs import JobStopped
 from ..prompting import PLAIN, Instructions, SystemPromptError, build_prompt
 from ..runtime import Runtime
@@ -48,7 +49,7 @@ class DocumentsPane(NamedTuple):
 
 def build_documents_panel(runtime: Runtime, states: States, controls: Controls) -> DocumentsPane:
     """The components and handlers, inside the open gr.Blocks. Sets `states.view` whenever the documents change."""
-    pane = _components()
+    pane = _components(runtime.library.limits.visitor_characters)
 
     def add(files: list[str] | None, visitor: str, *room: Any) -> Iterator[dict[Any, Any]]:
         paths = list(map(Path, files or []))
@@ -102,11 +103,12 @@ def build_documents_panel(runtime: Runtime, states: States, controls: Controls) 
     return pane
 
 
-def _components() -> DocumentsPane:
+def _components(most_characters: int) -> DocumentsPane:
     listing = gr.HTML(elem_id="documents", elem_classes=["documents"], js_on_load=_REMOVE, apply_default_css=False)
     with gr.Row(equal_height=True, elem_classes=["add-row"]):
         upload = gr.File(
-            label="Add PDF, TXT, MD or DOCX", file_count="multiple", height=72, scale=5, min_width=200,
+            label=f"Add PDF, TXT, MD or DOCX, up to {most_characters / 1e6:g} million characters",
+            file_count="multiple", height=72, scale=5, min_width=200,
             elem_id="upload", elem_classes=["drop-zone"],
         )  # fmt: skip
         sample = gr.Button(
@@ -181,8 +183,7 @@ def _item(runtime: Runtime, stored: StoredDocument) -> str:
     loaded = runtime.models.loaded
     facts = [f"{len(document.pages):,} {document.page_word}{'' if len(document.pages) == 1 else 's'}"]
     if loaded is not None:
-        tokens = len(loaded.tokenizer(document.text, add_special_tokens=False, verbose=False)["input_ids"])
-        facts.append(f"{tokens:,} tokens")
+        facts.append(f"{document_tokens(loaded.tokenizer, document):,} tokens")
     lines = [f'<p class="facts">{escape(" · ".join(facts))}</p>']
     if document.unreadable:
         pages = ", ".join(str(page.number) for page in document.unreadable[:30])
