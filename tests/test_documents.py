@@ -31,6 +31,7 @@ from app.documents.reader import page_sizes, page_views, read_document_steps
 from app.documents.scans import Line, in_reading_order
 from app.documents.text import decode
 from selfextend.steps import Progress, Running, result_of
+from tests.fuzz_documents import MUTANTS, outcomes
 from tests.make_documents import (
     FONT,
     MAKERS,
@@ -593,3 +594,10 @@ def test_a_page_that_is_not_there_is_refused(folder: Path) -> None:
         page_views(folder / "good.pdf", [1, 5], 100)
     with pytest.raises(DocumentError, match=r"good\.txt is not a PDF"):
         page_views(text_file(folder / "good.txt"), [1], 100)
+
+
+@pytest.mark.slow
+def test_damaged_files_are_read_or_refused_and_nothing_else(tmp_path: Path) -> None:
+    # An eleventh of what `python -m tests.fuzz_documents` tries; eleven, so that each kind of file has its turn.
+    seen = {what for _, what, _ in outcomes(tmp_path, range(0, MUTANTS, 11))}
+    assert seen == {"read", "refused"}
