@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Generator
 from contextlib import ExitStack
 from threading import Thread
@@ -227,7 +228,7 @@ def test_a_short_question_is_answered_while_a_long_text_is_read_and_both_are_rig
     thread = Thread(target=short)
     thread.start()
     while not line_of(MODEL)._visits[1:]:
-        pass
+        time.sleep(0.001)
     events.extend(long)
     thread.join()
     (answer, read_by_then) = answers[0]
