@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -82,7 +83,7 @@ class Page:
         return [name for _, name in self.kept()["documents"]]
 
 
-@dataclass(frozen=True)
+@dataclass
 class Server:
     """A running app, its process, its data folder and the folder for temporary files."""
 
@@ -92,7 +93,12 @@ class Server:
     temporary: Path
 
     def page(self) -> Page:
-        return Page(self.client, self.client.get("/config").json())
+        return Page(self.client, self.config)
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """Of any page: it is the same for all, and takes longest to ask for."""
+        return dict(self.client.get("/config").json())
 
     def texts(self) -> list[Path]:
         """The files with the secret word in them."""
@@ -153,9 +159,8 @@ def test_thirty_three_visitors_and_three_hundred_page_loads_lose_nothing(server:
     pages = [server.page().load() for _ in range(VISITORS)]
     for number, page in enumerate(pages):
         page.add(f"{number}.txt", f"Text number {number}.")
-    config = server.client.get("/config").json()
     for _ in range(PAGE_LOADS):
-        Page(server.client, config).load()
+        server.page().load()
     # Neither the pages that stayed open nor those that are loaded again miss anything.
     assert [page.names() for page in pages] == [[f"{number}.txt"] for number in range(VISITORS)]
     again = [server.page().load(page.kept()) for page in pages]

@@ -79,7 +79,8 @@ def server_functions(runtime: Runtime, pages: Pages) -> list[Callable[[Any], Any
 
     def session_of(asked: Any) -> Session:
         visitor = asked.get("visitor") if isinstance(asked, dict) else None
-        if not is_visitor(visitor):
+        known = is_visitor(visitor) and (visitor in runtime.sessions or runtime.library.knows(str(visitor)))
+        if not known:
             raise ValueError("This page is not known here any more: load it again.")
         return runtime.sessions.get(str(visitor))
 
