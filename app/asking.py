@@ -181,6 +181,44 @@ def _with_citations(answer: Answer, prompt: Prompt) -> tuple[Answer, tuple[Citat
     return replace(answer, attention=attention), tuple(citations)
 
 
+class ReadingKey(NamedTuple):
+    """What is held of some documents for a visitor or for `EVERYBODY`, by a method of a loaded model."""
+
+    loaded: int
+    owner: str
+    documents: tuple[tuple[str, str], ...]
+    method: Method
+    instructions: Instructions
+
+
+class ContinuationKey(NamedTuple):
+    """What was read for a visitor, from a reading of his own or of `EVERYBODY` on."""
+
+    visitor: str
+    owner: str
+    whole: ReadingKey
+
+
+def forget_document(caches: CacheStore, sha256: str) -> None:
+    """Let go of what was read of a document, in memory and on disk."""
+    caches.let_go(lambda key: any(sha256 == checksum for checksum, _ in _whole(key).documents))
+    if caches.kept is not None:
+        caches.kept.forget(sha256)
+
+
+def forget_visitor(caches: CacheStore, visitor: str) -> None:
+    """Let go of what was read for a visitor alone, in memory and on disk."""
+    caches.let_go(lambda key: visitor == (key.visitor if isinstance(key, ContinuationKey) else _whole(key).owner))
+    if caches.kept is not None:
+        caches.kept.forget_owner(visitor)
+
+
+def _whole(key: Hashable) -> ReadingKey:
+    whole = key.whole if isinstance(key, ContinuationKey) else key
+    assert isinstance(whole, ReadingKey)
+    return whole
+
+
 class Reading(NamedTuple):
     """What was read for a visitor, and what its beginning is of, should it be kept."""
 
@@ -241,7 +279,7 @@ class Place:
     def reading(self, caches: CacheStore, visitor: str, prompt: Prompt) -> Reading:
         """What was read for this visitor of a prompt about the documents, here or before a restart."""
         owner, count = self._begins(caches, visitor, prompt)
-        key, tokens = (visitor, owner, self._key(visitor, len(self.documents))), prompt.beginning(count)
+        key, tokens = self._continuation_key(visitor, owner), prompt.beginning(count)
         what = self._what(owner, count)
         if not tokens:
             return Reading(caches.get(key), what)
@@ -251,7 +289,7 @@ class Place:
     def tokens_read(self, caches: CacheStore, visitor: str) -> int:
         """How many tokens of such a prompt need not be read, as far as that can be told without one."""
         owner, count = self._begins(caches, visitor, None)
-        own = caches.held((visitor, owner, self._key(visitor, len(self.documents))))
+        own = caches.held(self._continuation_key(visitor, owner))
         held = own or caches.held(self._key(owner, count))
         return 0 if held is None else held.tokens_read
 
@@ -271,9 +309,12 @@ class Place:
         # What visitors share is the first document: a class's handout, to which each may add files of his own.
         return (EVERYBODY, min(1, len(self.documents))) if caches.share else (visitor, len(self.documents))
 
-    def _key(self, owner: str, count: int) -> Hashable:
+    def _key(self, owner: str, count: int) -> ReadingKey:
         """Of what was read of the first documents for a visitor or for `EVERYBODY`."""
-        return id(self.loaded), owner, self.documents[:count], self.method, self.instructions
+        return ReadingKey(id(self.loaded), owner, self.documents[:count], self.method, self.instructions)
+
+    def _continuation_key(self, visitor: str, owner: str) -> ContinuationKey:
+        return ContinuationKey(visitor, owner, self._key(visitor, len(self.documents)))
 
     def _what(self, owner: str, count: int) -> What:
         """As files are told what they are of."""

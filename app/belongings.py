@@ -7,6 +7,7 @@ import shutil
 import time
 from pathlib import Path
 
+from .asking import forget_visitor
 from .documents.document import DocumentError
 from .documents.library import StoredDocument
 from .documents.private_files import private_folder
@@ -72,6 +73,7 @@ def remove_everything(runtime: Runtime, visitor: str) -> None:
     """Delete what is kept of a visitor, in memory and on disk. What is under way is stopped and keeps nothing."""
     runtime.library.forget(visitor)
     runtime.sessions.forget(visitor)
+    forget_visitor(runtime.caches, visitor)
     runtime.own.forget(visitor)
     if is_visitor(visitor):
         shutil.rmtree(_runs(runtime) / visitor, ignore_errors=True)

@@ -65,13 +65,13 @@ class What:
             "trained_window": str(self.trained_window),
             "tokens": hashlib.sha256(json.dumps(list(tokens)).encode()).hexdigest(),
             "documents": ",".join(self.documents),
-            "owner": hashlib.sha256(self.owner.encode()).hexdigest() if self.owner else "",
+            "owner": _owner_name(self.owner),
         }
 
 
 @dataclass(eq=False)
 class _Writing:
-    """A reading that waits to be written. `unwanted`: one of its documents has gone meanwhile."""
+    """A reading that waits to be written. `unwanted`: one of its documents, or its owner, has gone meanwhile."""
 
     what: What
     tokens: list[int]
@@ -156,17 +156,27 @@ class KeptReadings:
 
     def forget(self, sha256: str) -> None:
         """Remove every reading of a document."""
+        self._forget(lambda documents, _: sha256 in documents)
+
+    def forget_owner(self, owner: str) -> None:
+        """Remove every reading that is one visitor's own."""
+        name = _owner_name(owner)
+        self._forget(lambda _, found: found == name)
+
+    def _forget(self, unwanted: Callable[[Sequence[str], str], bool]) -> None:
+        """Remove what of these documents, and of this owner by name, is not wanted any more."""
         from selfextend.kept import UnusableReadingError, about_reading
 
         with self._lock:
             for writing in self._writings:
-                writing.unwanted |= sha256 in writing.what.documents
+                writing.unwanted |= unwanted(writing.what.documents, _owner_name(writing.what.owner))
             for path in self._files():
                 try:
-                    unwanted = sha256 in about_reading(path)["documents"].split(",")
+                    about = about_reading(path)
+                    remove = unwanted(about["documents"].split(","), about["owner"])
                 except (UnusableReadingError, KeyError):
-                    unwanted = True
-                if unwanted:
+                    remove = True
+                if remove:
                     path.unlink(missing_ok=True)
 
     def settle(self) -> None:
@@ -234,6 +244,11 @@ class KeptReadings:
     def _remove(self, path: Path, reason: str) -> None:
         log.warning("The kept reading %s was removed: %s.", path.name, reason)
         path.unlink(missing_ok=True)
+
+
+def _owner_name(owner: str) -> str:
+    """An owner as files name him."""
+    return hashlib.sha256(owner.encode()).hexdigest() if owner else ""
 
 
 def _modified(path: Path) -> float:

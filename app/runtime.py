@@ -5,8 +5,10 @@ from __future__ import annotations
 import secrets
 import threading
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
+from .asking import forget_document
 from .documents.document import Limits, check_room
 from .documents.library import DataFolderError, Library, StoredDocument, browser_secret
 from .jobs import Job
@@ -93,6 +95,8 @@ def make_runtime(settings: Settings) -> Runtime:
         ) from error
     folder = settings.data_folder if settings.persist else own.path / "data"
     library = library or Library(folder, limits, [sample_checksum()])
+    caches = CacheStore(settings.cache_bytes, _kept_readings(settings), share=settings.share_reading)
+    library.deleted.append(partial(forget_document, caches))
     return Runtime(
         settings=settings,
         library=library,
@@ -100,7 +104,7 @@ def make_runtime(settings: Settings) -> Runtime:
         folder=folder,
         own=own,
         sessions=SessionStore(settings.max_visitors, library.held_by),
-        caches=CacheStore(settings.cache_bytes, _kept_readings(settings), share=settings.share_reading),
+        caches=caches,
     )
 
 

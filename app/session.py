@@ -271,6 +271,14 @@ class CacheStore:
                 self._caches.move_to_end(key)
             return self._caches.get(key)
 
+    def let_go(self, unwanted: Callable[[Hashable], bool]) -> None:
+        """Let go of what is held under the keys that are not wanted any more. What is in use goes with who uses it."""
+        with self._lock:
+            for key in list(filter(unwanted, self._caches)):
+                cache = self._caches.pop(key)
+                if not self._in_use[id(cache)]:
+                    cache.clear()
+
     @contextmanager
     def using(self, *used: PrefixCache | Beginning) -> Iterator[None]:
         """Sees to it that these are not let go of inside a `with` block."""

@@ -14,6 +14,7 @@ from app_parts import load, stored, tiny, tiny_folder  # noqa: F401 (fixtures)
 from tiny_models import save_folder, tiny_model
 
 from app.asking import Question, answer_turn
+from app.belongings import keep_document, remove_documents, remove_everything
 from app.kept_readings import KeptReadings
 from app.model_shelf import LoadedModel
 from app.runtime import make_runtime
@@ -23,6 +24,7 @@ from selfextend.generation import GenerationSettings
 from selfextend.methods import ReRoPE, SelfExtend, Vanilla
 from selfextend.steps import result_of
 
+ADA, BOB = "ada" * 10, "bob" * 10
 DOCUMENT = stored("handout.txt", pages=12)
 QUESTION = Question(
     "Who jumps?", (DOCUMENT,), SelfExtend("none", 16, 64), "always", GenerationSettings(max_new_tokens=4)
@@ -228,3 +230,30 @@ def test_nothing_is_kept_without_persistence(tmp_path: Path) -> None:
     kept = make_runtime(read_settings(folder, {})).caches.kept
     assert kept is not None
     assert stat.S_IMODE(kept.folder.stat().st_mode) == 0o700
+
+
+def test_what_was_read_goes_with_the_document_or_the_visitor(tiny: LoadedModel, tmp_path: Path) -> None:  # noqa: F811
+    """In memory and on disk, and nobody else's does."""
+    runtime = make_runtime(read_settings(["--data-folder", str(tmp_path / "data")], {}))
+    caches, both = runtime.caches, tmp_path / "handout.txt"
+    assert caches.kept is not None
+    both.write_text("The fox jumps over the lazy dog. " * 200)
+
+    def ask(visitor: str, path: Path) -> None:
+        session = runtime.sessions.get(visitor)
+        document = result_of(runtime.library.add_steps(path, path.name, visitor))
+        keep_document(runtime, session, document)
+        result_of(answer_turn(tiny, caches, session, replace(QUESTION, documents=(document,))))
+        assert caches.kept is not None
+        caches.kept.settle()
+
+    ask(ADA, both)
+    ask(BOB, both)
+    assert len(files(caches.kept.folder)) == 2
+    held = caches.nbytes
+    remove_everything(runtime, ADA)
+    assert len(files(caches.kept.folder)) == 1
+    assert caches.nbytes == held // 2
+    remove_documents(runtime, runtime.sessions.get(BOB))
+    assert not files(caches.kept.folder)
+    assert caches.nbytes == 0
