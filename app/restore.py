@@ -19,6 +19,7 @@ from selfextend.steps import result_of
 from .accounts import may_load_models
 from .belongings import is_visitor, keep_document, write_down
 from .conversation import Entry, as_json, from_json, messages
+from .documents.holders import Named
 from .links import Link, read_link, what_is_missing
 from .model_menu import local_choices
 from .model_shelf import LoadedModel
@@ -35,6 +36,8 @@ from .tabs.widgets import QUEUED, STORAGE_KEY, DocumentView, Latest, States, but
 
 READ = "read"
 """The id of the tab with documents and chat."""
+MOST_DOCUMENTS, LONGEST_NAME = 100, 255
+"""Documents that a page asks for as its browser kept them, and characters of a name."""
 STOP_AFTER_SECONDS = 3.0
 """A load of a second or two needs no button that comes and goes."""
 
@@ -136,8 +139,7 @@ class _Handlers:
         session.count_from(entries)
         if not session.named and not runtime.library.knows(visitor):
             # Of visitors who were not seen for long, or were last here before this was written down on the server.
-            pairs = [record for record in kept.get("documents") or [] if isinstance(record, list) and len(record) == 2]
-            session.documents, session.missing = runtime.library.found([(str(sha), str(name)) for sha, name in pairs])
+            session.documents, session.missing = runtime.library.found(_named(kept.get("documents")))
             if session.named:
                 write_down(runtime, session)
         return {
@@ -250,6 +252,13 @@ class _Handlers:
             else:
                 updates[parts.controls.neighbor_window] = gr.update(maximum=max(2, view.trained_window - 1))
         return updates
+
+
+def _named(documents: Any) -> list[Named]:
+    """Checksums and names as a browser kept them; what does not look like it is left out."""
+    records = documents if isinstance(documents, list) else []
+    pairs = [record for record in records if isinstance(record, list) and len(record) == 2]
+    return [(str(sha256)[:64], str(name)[:LONGEST_NAME]) for sha256, name in pairs[:MOST_DOCUMENTS]]
 
 
 def _has_only_the_sample(session: Session) -> bool:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from .asking import forget_document
 from .documents.document import Limits, check_room
-from .documents.library import DataFolderError, Library, StoredDocument, browser_secret
+from .documents.library import Library, StoredDocument, browser_secret, usable
 from .jobs import Job
 from .kept_readings import KeptReadings
 from .listeners import Listeners
@@ -86,13 +86,8 @@ def make_runtime(settings: Settings) -> Runtime:
     )
     # Before the folder of this process, since it makes the data folder, and says best why that fails.
     library = Library(settings.data_folder, limits, [sample_checksum()]) if settings.persist else None
-    try:
+    with usable(parent):
         own = OwnFolder(parent)
-    except OSError as error:
-        raise DataFolderError(
-            f"No folder for temporary files can be made in {parent} ({error.strerror or error}): make it a folder that "
-            "you may write to."
-        ) from error
     folder = settings.data_folder if settings.persist else own.path / "data"
     library = library or Library(folder, limits, [sample_checksum()])
     caches = CacheStore(settings.cache_bytes, _kept_readings(settings), share=settings.share_reading)

@@ -235,6 +235,15 @@ def test_who_was_not_here_for_long_is_forgotten(runtime: Runtime, tmp_path: Path
     assert len(list(again.library.folder.glob("*.txt"))) == 3
 
 
+def test_what_an_earlier_version_kept_counts_as_just_seen(tmp_path: Path) -> None:
+    folder = tmp_path / "data" / "documents"
+    folder.mkdir(parents=True)
+    path = text(folder, f"{'a' * 64}.txt")
+    os.utime(path, (0, 0))
+    remove_old(runtime_in(tmp_path / "data"))
+    assert path.is_file()
+
+
 def test_without_an_end_nothing_is_forgotten(tmp_path: Path) -> None:
     runtime = runtime_in(tmp_path / "data", "--keep-days", "0")
     stored = added(runtime, ADA, text(tmp_path))

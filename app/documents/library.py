@@ -71,10 +71,13 @@ class Library:
         self.limits = limits
         self.deleted: list[Callable[[str], None]] = []
         self._data, self._lasting = folder, frozenset(lasting)
-        with _usable(folder), locked(folder):
+        with usable(folder), locked(folder):
             if (folder / "documents").is_dir():
                 folder.chmod(0o700)  # made by an earlier version, or by hand; a folder with other things in it is left
             self.folder = private_folder(folder / "documents")
+            if not (folder / "visitors").exists():
+                for path in self.folder.iterdir():
+                    path.touch()  # of an earlier version: nobody knows whose, so all count as just seen
             self._holders = Holders(folder / "visitors")
             # Written under the lock, so what is there now was left by a process that was killed.
             for place in (folder, self.folder, self._holders.folder):
@@ -209,13 +212,19 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _usable(folder: Path) -> Iterator[None]:
+def usable(folder: Path) -> Iterator[None]:
+    """While a data folder is set up.
+
+    Raises:
+        DataFolderError: what is tried here fails.
+    """
     try:
         yield
-    except OSError as error:
+    except (OSError, NotImplementedError) as error:  # the latter where a file system has no locks
+        cause = getattr(error, "strerror", None) or error
         raise DataFolderError(
-            f"The data folder {folder} cannot be used ({error.strerror or error}): make it a folder that you may "
-            "write to, choose another with --data-folder, or start with --no-persist."
+            f"The data folder {folder} cannot be used ({cause}): make it a folder that you may write to, choose "
+            "another with --data-folder, or start with --no-persist."
         ) from error
 
 
@@ -226,7 +235,7 @@ def browser_secret(folder: Path) -> str:
         DataFolderError: it is damaged, or the folder cannot be used.
     """
     path = folder / "browser-secret"
-    with _usable(folder), locked(folder):
+    with usable(folder), locked(folder):
         if not path.exists():
             with replacing(path) as partial:
                 partial.write_text(secrets.token_hex(16), encoding="ascii")
