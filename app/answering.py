@@ -19,6 +19,8 @@ from .model_shelf import LoadedModel
 from .session import PROVES_NOTHING, CacheStore, Session, Turn
 
 STOPPED = Progress("Stopped.")
+WAITING_SECONDS = 2.0
+"""Between two updates for somebody who waits for the model: thirty who wait are not to keep the computer busy."""
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,7 @@ class _Watched:
     def sees(self, event: Any) -> bool:
         """Take in an event. Whether there is something to show again."""
         from selfextend.generation import NewToken, PrefillProgress
+        from selfextend.line import Waiting
 
         if isinstance(event, NewToken):
             self.tokens, self.text = self.tokens + 1, event.text
@@ -109,6 +112,7 @@ class _Watched:
             if isinstance(event, PrefillProgress):
                 self._read = event
             self.progress = Progress(self.prefix + event.words, event.fraction, event.seconds_left)
+        self._pace.seconds = WAITING_SECONDS if isinstance(event, Waiting) else Pace().seconds
         return self._pace.due()
 
     def _pace_words(self) -> str:

@@ -134,12 +134,15 @@ class Page:
             return given[name]
         return None if self.parts[part]["type"] in ("state", "browserstate") else self.parts[part]["props"].get("value")
 
-    def add(self, path: Path) -> None:
-        """Add a document."""
+    def upload(self, path: Path) -> dict[str, Any]:
+        """Send a file. What the server calls it."""
         with path.open("rb") as file:
             found = self.http.post("/gradio_api/upload", files={"files": (path.name, file)}).raise_for_status().json()
-        about = {"path": found[0], "orig_name": path.name, "meta": {"_type": "gradio.FileData"}}
-        *_, last = self.send(self.event("upload", "upload"), upload=[about])
+        return {"path": found[0], "orig_name": path.name, "meta": {"_type": "gradio.FileData"}}
+
+    def add(self, path: Path) -> None:
+        """Add a document."""
+        *_, last = self.send(self.event("upload", "upload"), upload=[self.upload(path)])
         if "alert" in str(last.get("documents-status")):
             raise RuntimeError(f"a document was refused: {last['documents-status']}")
 
@@ -237,16 +240,22 @@ def documents(folder: Path, count: int) -> tuple[Path, list[dict[str, Any]], lis
     return handout, json.loads(questions.read_text(encoding="utf-8")), own, codes
 
 
+def ask_endpoint(page: Page, question: str, files: list[Any], new_tokens: int) -> dict[str, Any]:
+    """What `/ask` answers, as a program calls it."""
+    data = [question, files, 0, 0, "SelfExtend", new_tokens]
+    begun = page.http.post("/gradio_api/call/ask", json={"data": data}).raise_for_status().json()
+    with page.http.stream("GET", f"/gradio_api/call/ask/{begun['event_id']}") as stream:
+        lines = [line for line in stream.iter_lines() if line]
+    if "event: complete" not in lines:
+        raise RuntimeError(f"/ask failed: {lines}")
+    answer: dict[str, Any] = json.loads(lines[-1].removeprefix("data:"))[0]
+    return answer
+
+
 def wait_for_model(address: str) -> None:
     """Until a question is answered."""
     page = Page(address, 0)
-    begun = page.http.post(
-        "/gradio_api/call/ask", json={"data": ["?", ["data:text/plain;base64,YQ=="], 0, 0, "SelfExtend", 1]}
-    )
-    number = begun.raise_for_status().json()["event_id"]
-    with page.http.stream("GET", f"/gradio_api/call/ask/{number}") as stream:
-        for _ in stream.iter_lines():
-            pass
+    ask_endpoint(page, "?", ["data:text/plain;base64,YQ=="], 1)
     page.close()
 
 

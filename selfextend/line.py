@@ -142,7 +142,8 @@ class Line:
         try:
             while True:
                 with self._changed:
-                    if self._takes(visit) or (self._changed.wait(LOOK_SECONDS) and self._takes(visit)):
+                    # Each chunk that somebody reads wakes all who wait; they are not told of each.
+                    if self._changed.wait_for(lambda: self._takes(visit), LOOK_SECONDS):
                         return
                     told = self._told(visit)
                 yield told

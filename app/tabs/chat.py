@@ -251,7 +251,12 @@ class _Handlers:
         try:
             if pending.work is None:
                 pending.work = self._start(pending, session, values)
+            newest = None
             for shown in pending.work.follow():
+                if shown is newest and not pending.notes:
+                    yield {pane.status: gr.skip()}  # only to see whether the page is still there
+                    continue
+                newest = shown
                 if "cleared" in pending.notes:
                     yield {pane.chatbot: [], pane.status: "", states.entries: [], states.turn: None, **idle}
                     return
