@@ -49,7 +49,7 @@ class DocumentsPane(NamedTuple):
 
 def build_documents_panel(runtime: Runtime, states: States, controls: Controls) -> DocumentsPane:
     """The components and handlers, inside the open gr.Blocks. Sets `states.view` whenever the documents change."""
-    pane = _components(runtime.library.limits.visitor_characters)
+    pane = _components()
 
     def add(files: list[str] | None, visitor: str, *room: Any) -> Iterator[dict[Any, Any]]:
         paths = list(map(Path, files or []))
@@ -103,12 +103,11 @@ def build_documents_panel(runtime: Runtime, states: States, controls: Controls) 
     return pane
 
 
-def _components(most_characters: int) -> DocumentsPane:
+def _components() -> DocumentsPane:
     listing = gr.HTML(elem_id="documents", elem_classes=["documents"], js_on_load=_REMOVE, apply_default_css=False)
     with gr.Row(equal_height=True, elem_classes=["add-row"]):
         upload = gr.File(
-            label=f"Add PDF, TXT, MD or DOCX, up to {most_characters / 1e6:g} million characters",
-            file_count="multiple", height=72, scale=5, min_width=200,
+            label="Add PDF, TXT, MD or DOCX", file_count="multiple", height=72, scale=5, min_width=200,
             elem_id="upload", elem_classes=["drop-zone"],
         )  # fmt: skip
         sample = gr.Button(
@@ -162,11 +161,13 @@ def view_of(
 
 
 def documents_html(runtime: Runtime, session: Session) -> str:
-    """The list: for each document its pages, tokens, unreadable pages and notes."""
+    """The list: for each document its pages, tokens, unreadable pages and notes; and how much text there may be."""
+    most = f"{runtime.library.limits.visitor_characters / 1e6:g} million characters"
     if not session.named:
-        return hint_html("No documents yet: drop some below. Without any, the model answers on its own.")
+        return hint_html(f"No documents yet: drop some below, up to {most}. Without any, the model answers on its own.")
     items = [_item(runtime, stored) for stored in session.documents] + [_missing(named) for named in session.missing]
-    return f'<ul class="document-list">{"".join(items)}</ul>'
+    taken = hint_html(f"{session.characters:,} of {most} taken.")
+    return f'<ul class="document-list">{"".join(items)}</ul>{taken}'
 
 
 def _missing(named: Named) -> str:
