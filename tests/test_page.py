@@ -205,7 +205,7 @@ def test_the_turn_in_view_is_the_newest_of_the_conversation_and_of_its_model() -
     session = Session("v")
     for number in (1, 2):
         turn = object.__new__(Turn)
-        for name, value in (("id", number), ("model_name", "tiny")):
+        for name, value in (("id", number), ("model_name", "tiny"), ("prompt", ())):
             object.__setattr__(turn, name, value)
         session.keep(turn)
     talk = [
