@@ -283,6 +283,7 @@ async function mountLesson(root, packed, more = {}) {
   function follow() {
     Object.assign(S, numbersOf(page));
     followed = page;
+    guesses.delete(10); // it was about other numbers
     if (S.step === 10) drawStep();
   }
 
