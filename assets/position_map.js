@@ -665,8 +665,13 @@ function mountPositionMap(root, { methods, difference, askForWords }) {
     });
   }
 
-  window.selfextendSelection?.follow(root, "map", ({ query, key: at }) => {
-    if (!facts || !drawn) return;
+  let missed = null; // what was selected before there was a map to show it on
+
+  function hear({ query, key: at }) {
+    if (!facts || !drawn) {
+      missed = { query, key: at };
+      return;
+    }
     if (query === null && at === null) {
       cell = own;
       center = null;
@@ -676,7 +681,15 @@ function mountPositionMap(root, { methods, difference, askForWords }) {
     const now = selected();
     const row = query ?? Math.max(now.query, at);
     if (row < facts.length && (at ?? 0) < facts.length) choose(row, at ?? Math.min(now.key, row), "another panel");
-  });
+  }
+
+  function hearMissed() {
+    if (!missed) return;
+    const selection = missed;
+    missed = null;
+    hear(selection);
+  }
+  window.selfextendSelection?.follow(root, "map", hear);
 
   const ground = new MutationObserver(request);
   ground.observe(document.body, { attributes: true, attributeFilter: ["class"] });
@@ -703,6 +716,7 @@ function mountPositionMap(root, { methods, difference, askForWords }) {
     settings(show, group_size, neighbor_window) {
       chosen = { show, group_size, neighbor_window };
       settle();
+      hearMissed();
     },
     facts(found) {
       const isFirst = !facts;
@@ -723,6 +737,7 @@ function mountPositionMap(root, { methods, difference, askForWords }) {
         setAxis(Number.isFinite(until) && until < NARROW_BAND * facts.length);
       }
       askAbout(selected());
+      hearMissed();
     },
     words({ id, tokens }) {
       if (!facts || id !== facts.id) return;

@@ -170,3 +170,25 @@ def test_each_cell_of_the_picture_shows_the_pair_that_lies_furthest_apart(
                 distances = [i - j for i, j in pairs]
                 assert value == max(distances) - max(seen) if difference else value == max(seen)
                 assert (found == UNSEEN) == (max(seen) >= trained)
+
+
+@pytest.mark.parametrize("order", ["facts, settings", "settings, facts"])
+def test_what_was_selected_before_there_was_a_map_is_shown_on_it(chromium: Browser, order: str) -> None:
+    page = chromium.new_page()
+    for name in ("selection.js", "positions.js", "pen.js", "map_drawing.js", "position_map.js"):
+        page.add_script_tag(content=(ASSETS / name).read_text())
+    page.evaluate(
+        """([order, methods]) => {
+            selfextendSelection.select(900, 7, "lesson");
+            const root = document.body.appendChild(document.createElement("div"));
+            const map = mountPositionMap(root, { methods, difference: "Difference", askForWords() {} });
+            const tell = {
+                facts: () => map.facts({ id: 1, trained: 512, length: 2000, model: "M", documents: ["a.pdf"] }),
+                settings: () => map.settings("SelfExtend", 8, 128),
+            };
+            for (const name of order.split(", ")) tell[name]();
+        }""",
+        [order, [{"kind": kind.kind, "heading": kind.heading, "symbols": kind.symbols} for kind in POSITION_METHODS]],
+    )
+    page.wait_for_function("document.querySelector('.map-readout').textContent.includes('900//8 - 7//8 + 128')")
+    page.close()
