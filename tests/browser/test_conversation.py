@@ -24,7 +24,7 @@ pytestmark = pytest.mark.browser
 REFUSED = {
     "zero.pdf": "is empty (0 bytes)",
     "encrypted.pdf": "password",
-    "scanned.pdf": "OCR",
+    "blank.pdf": "is empty: there is no text on any of its pages",
     "truncated.pdf": "cut off",
     "five-thousand.pdf": "has 5,000 pages, and the limit is 2,000",
     "picture.pdf": "is a PNG picture",
