@@ -199,18 +199,28 @@ class ContinuationKey(NamedTuple):
     whole: ReadingKey
 
 
-def forget_document(caches: CacheStore, sha256: str) -> None:
-    """Let go of what was read of a document, in memory and on disk."""
-    caches.let_go(lambda key: any(sha256 == checksum for checksum, _ in _whole(key).documents))
+def forget_document(caches: CacheStore, sha256: str, visitor: str | None = None) -> None:
+    """Let go of what was read of a document, in memory and on disk: of all of it, or of what was read for a visitor
+    alone."""
+
+    def unwanted(key: Hashable) -> bool:
+        of_it = any(sha256 == checksum for checksum, _ in _whole(key).documents)
+        return of_it and (visitor is None or _is_of(visitor, key))
+
+    caches.let_go(unwanted)
     if caches.kept is not None:
-        caches.kept.forget(sha256)
+        caches.kept.forget(sha256, visitor)
 
 
 def forget_visitor(caches: CacheStore, visitor: str) -> None:
     """Let go of what was read for a visitor alone, in memory and on disk."""
-    caches.let_go(lambda key: visitor == (key.visitor if isinstance(key, ContinuationKey) else _whole(key).owner))
+    caches.let_go(partial(_is_of, visitor))
     if caches.kept is not None:
         caches.kept.forget_owner(visitor)
+
+
+def _is_of(visitor: str, key: Hashable) -> bool:
+    return visitor == (key.visitor if isinstance(key, ContinuationKey) else _whole(key).owner)
 
 
 def _whole(key: Hashable) -> ReadingKey:

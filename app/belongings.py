@@ -7,7 +7,7 @@ import shutil
 import time
 from pathlib import Path
 
-from .asking import forget_visitor
+from .asking import forget_document, forget_visitor
 from .documents.document import DocumentError
 from .documents.library import StoredDocument
 from .documents.private_files import private_folder
@@ -51,6 +51,8 @@ def remove_documents(runtime: Runtime, session: Session, sha256: str | None = No
         DocumentError: it cannot be written down.
     """
     kept = [stored for stored in session.documents if sha256 not in (None, stored.document.sha256)]
+    for gone in [gone for gone, _ in session.named if sha256 in (None, gone)]:
+        forget_document(runtime.caches, gone, session.visitor)  # though somebody else may have it
     session.documents, session.missing = kept, [named for named in session.missing if sha256 not in (None, named[0])]
     write_down(runtime, session)
 

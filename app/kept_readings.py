@@ -31,6 +31,8 @@ MIN_TOKENS = 256
 SUFFIX = ".safetensors"
 _LOOK_SECONDS, _PATIENCE_SECONDS = 0.05, 60.0
 _OLD_PART_SECONDS = 3600.0
+_MOST_HEADER_BYTES = 100_000_000
+"""As in the format."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,9 +156,10 @@ class KeptReadings:
                 self._thread.start()
         self._queue.put(writing)
 
-    def forget(self, sha256: str) -> None:
-        """Remove every reading of a document."""
-        self._forget(lambda documents, _: sha256 in documents)
+    def forget(self, sha256: str, owner: str | None = None) -> None:
+        """Remove every reading of a document: all of them, or those of one visitor."""
+        name = None if owner is None else _owner_name(owner)
+        self._forget(lambda documents, found: sha256 in documents and name in (None, found))
 
     def forget_owner(self, owner: str) -> None:
         """Remove every reading that is one visitor's own."""
@@ -165,16 +168,14 @@ class KeptReadings:
 
     def _forget(self, unwanted: Callable[[Sequence[str], str], bool]) -> None:
         """Remove what of these documents, and of this owner by name, is not wanted any more."""
-        from selfextend.kept import UnusableReadingError, about_reading
-
         with self._lock:
             for writing in self._writings:
                 writing.unwanted |= unwanted(writing.what.documents, _owner_name(writing.what.owner))
             for path in self._files():
                 try:
-                    about = about_reading(path)
+                    about = _header(path)
                     remove = unwanted(about["documents"].split(","), about["owner"])
-                except (UnusableReadingError, KeyError):
+                except (OSError, ValueError, KeyError, TypeError):
                     remove = True
                 if remove:
                     path.unlink(missing_ok=True)
@@ -249,6 +250,19 @@ class KeptReadings:
 def _owner_name(owner: str) -> str:
     """An owner as files name him."""
     return hashlib.sha256(owner.encode()).hexdigest() if owner else ""
+
+
+def _header(path: Path) -> dict[str, str]:
+    """What a file says it is of, read without `selfextend.kept`: that imports torch, which another thread may be
+    importing while a document is deleted.
+
+    Raises:
+        OSError, ValueError, KeyError, TypeError: it is damaged.
+    """
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        about = json.loads(file.read(min(length, _MOST_HEADER_BYTES)))["__metadata__"]
+    return {str(name): str(value) for name, value in dict(about).items()}
 
 
 def _modified(path: Path) -> float:

@@ -212,6 +212,34 @@ def test_a_document_that_goes_takes_its_readings_along(tiny: LoadedModel, tmp_pa
     assert Process(tiny, tmp_path).ask(replace(QUESTION, documents=(other,))).answer.reused_tokens > 1_000
 
 
+def test_who_gives_up_a_document_takes_their_own_readings_along(tiny: LoadedModel, tmp_path: Path) -> None:  # noqa: F811
+    process = Process(tiny, tmp_path)
+    process.ask(visitor="me")
+    process.ask(visitor="you")
+    process.kept.forget(DOCUMENT.document.sha256, "me")
+    assert len(files(tmp_path)) == 1
+    assert Process(tiny, tmp_path).ask(visitor="you").answer.reused_tokens > 1_000
+
+
+def test_a_deleted_document_has_no_readings(tiny: LoadedModel, tmp_path: Path) -> None:  # noqa: F811
+    runtime = make_runtime(read_settings(["--data-folder", str(tmp_path / "data")], {}))
+    path = tmp_path / "handout.txt"
+    path.write_text("The fox jumps over the lazy dog near the old mill. " * 60)
+    kept, visitors = runtime.caches.kept, ["ada-0123456789-0123456789", "bob-0123456789-0123456789"]
+    assert kept is not None
+    for visitor in visitors:
+        stored_here = result_of(runtime.library.add_steps(path, path.name, visitor))
+        session = runtime.sessions.get(visitor)
+        keep_document(runtime, session, stored_here)
+        result_of(answer_turn(tiny, runtime.caches, session, replace(QUESTION, documents=(stored_here,))))
+        kept.settle()
+    assert len(files(kept.folder)) == 2
+    remove_documents(runtime, runtime.sessions.get(visitors[0]), stored_here.document.sha256)
+    assert len(files(kept.folder)) == 1
+    remove_everything(runtime, visitors[1])
+    assert files(kept.folder) == []
+
+
 def test_what_waits_to_be_written_goes_with_its_document_too(tiny: LoadedModel, tmp_path: Path) -> None:  # noqa: F811
     process = Process(tiny, tmp_path)
     keep, busy = process.kept.keep, [True]

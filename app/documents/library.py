@@ -146,7 +146,7 @@ class Library:
         self._holders.seen(holder)
 
     def knows(self, holder: str) -> bool:
-        """Whether anything is written down of somebody."""
+        """Whether anything is written down of somebody, be it that they have nothing."""
         return self._holders.of(holder) is not None
 
     def not_seen_for(self, seconds: float) -> list[str]:
