@@ -107,7 +107,7 @@ def answer_turn(
     prefix = reading.prefix
     said = len(begun.answer.token_ids) if begun else 0
     try:
-        with _in_use(caches, prefix):
+        with in_use(caches, prefix):
             caches.make_room(_cache_bytes(loaded, question.method, len(prompt) + said + settings.max_new_tokens))
             answer = yield from answer_steps(
                 loaded.ready,
@@ -360,8 +360,8 @@ def seconds_to_read(
 
 
 @contextmanager
-def _in_use(caches: CacheStore, prefix: PrefixCache) -> Iterator[None]:
-    """While a question is read and answered, none of what it reads into is let go of."""
+def in_use(caches: CacheStore, prefix: PrefixCache) -> Iterator[None]:
+    """Inside a `with` block nothing that is read into is let go of."""
     from selfextend.reading import Continuation
 
     with caches.using(prefix, *([prefix.beginning] if isinstance(prefix, Continuation) else [])):

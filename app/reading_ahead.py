@@ -16,7 +16,7 @@ from selfextend.methods import SelfExtend, Vanilla
 from selfextend.steps import Clock, Progress, Running, result_of
 
 from .answering import reply_of
-from .asking import EVERYBODY, Place, Question, answer_turn
+from .asking import EVERYBODY, Place, Question, answer_turn, in_use
 from .conversation import Entry
 from .documents.document import DocumentError
 from .documents.library import Library, StoredDocument
@@ -114,7 +114,8 @@ def _reading(
         while done < total:
             if models.loaded is not loaded:
                 return None
-            done = result_of(_read(loaded, reading.prefix, method, tokens, length))
+            with in_use(caches, reading.prefix):
+                done = result_of(_read(loaded, reading.prefix, method, tokens, length))
             yield Progress(f"{words}: {done:,} of {total:,} tokens", done / total, clock.seconds_left(done))
         reading.keep(caches)
         if question:

@@ -309,11 +309,7 @@ class CacheStore:
 
     def clear(self) -> None:
         """Let go of all of them: the model they were read with is gone."""
-        with self._lock:
-            for cache in self._caches.values():
-                if not self._in_use[id(cache)]:  # those go with who uses them
-                    cache.clear()
-            self._caches.clear()
+        self.let_go(lambda _: True)
 
     @property
     def nbytes(self) -> int:

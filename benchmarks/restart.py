@@ -1,16 +1,17 @@
 """From a restart to the first token of an answer about a document that was read before: sixteen thousand tokens, the
-bundled model, over the API of a real server.
+bundled model, asked on the page of a real server.
 
     python -m benchmarks.restart
 
-Prints one line of JSON, in seconds: the first question about the document, the same after a restart, counted from when
-the model is ready, and how much the readings take on disk. Wants an idle machine.
+Prints one line of JSON, in seconds: the first question about the document, the same after a restart, counted from the
+click on with the model ready, and how much the reading takes on disk. Wants an idle machine.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 import tempfile
 import time
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.serving import served
-from benchmarks.visitors import Page, ask_endpoint, documents, wait_for_model
+from benchmarks.visitors import Page, Results, Work, ask, documents, wait_for_model
 
 KEEP_SECONDS = 120.0
 """Longest time for the reading to be written, behind the answer."""
@@ -28,22 +29,21 @@ def measure(folder: Path) -> dict[str, Any]:
     """The figures, by name."""
     handout, questions, *_ = documents(folder, 1)
     data = folder / "data"
-    server = [sys.executable, "app.py", "--no-browser", "--no-read-ahead", "--data-folder", str(data)]
+    # Shared, since the visitor after the restart is another one: this script is no browser that keeps who it is.
+    options = ["--no-browser", "--no-read-ahead", "--share-reading", "--data-folder", str(data)]
     found: dict[str, Any] = {}
     for moment in ("first", "after_restart"):
-        with served(lambda port: [*server, "--port", str(port)]) as address:
+        with served(lambda port: [sys.executable, "app.py", *options, "--port", str(port)]) as address:
             wait_for_model(address)
             page = Page(address, 0)
-            path = page.upload(handout)
-            asked = time.perf_counter()
-            answer = ask_endpoint(page, questions[0]["question"], [path], 16)
-            # The answer comes whole, so what its decoding took is taken off.
-            decoding = answer["seconds"] - answer["first_token_seconds"]
-            found[f"{moment}_seconds_to_first_token"] = round(time.perf_counter() - asked - decoding, 2)
-            found[f"{moment}_seconds_of_reading"] = answer["first_token_seconds"]
-            found[f"{moment}_tokens_read_before"] = answer["reused_tokens"]
-            found["prompt_tokens"] = answer["prompt_tokens"]
-            found["answers_agree"] = found.setdefault("answer", answer["answer"]) == answer["answer"]
+            list(page.send(page.event(None, "load")))
+            page.add(handout)
+            now = time.monotonic()
+            work = Work(questions, 0.0, now, now, Results())
+            seen = ask(page, questions[0]["question"], "handout", work)
+            found[f"{moment}_seconds_to_first_token"] = round(work.results.first_tokens["handout"][0][1], 2)
+            read = re.search(r"([\d,]+) tokens read(?:, ([\d,]+) of them)?", seen)
+            found[f"{moment}_tokens"], found[f"{moment}_tokens_read_before"] = read.groups() if read else (None, None)
             page.close()
             deadline = time.monotonic() + KEEP_SECONDS
             while not (kept := list((data / "readings").glob("*.safetensors"))) and time.monotonic() < deadline:

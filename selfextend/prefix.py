@@ -104,7 +104,11 @@ class PrefixCache:
         whole = source.whole_cache(reader, length)
         if whole is None:
             return shared
-        self.tokens, self.cache = list(source.tokens), copy.deepcopy(whole)
+        held = source.tokens
+        copied = copy.deepcopy(whole)
+        if source.tokens is not held or len(held) < further:  # somebody else let go of it meanwhile, to make room
+            return shared
+        self.tokens, self.cache = list(held), copied
         return shared_prefix(self.tokens, tokens)
 
     def whole_cache(self, reader: Reader, length: int) -> Cache | None:

@@ -285,3 +285,23 @@ def test_what_was_read_goes_with_the_document_or_the_visitor(tiny: LoadedModel, 
     remove_documents(runtime, runtime.sessions.get(BOB))
     assert not files(caches.kept.folder)
     assert caches.nbytes == 0
+
+
+def test_what_is_shared_stays_until_nobody_has_the_file(tiny: LoadedModel, tmp_path: Path) -> None:  # noqa: F811
+    runtime = make_runtime(read_settings(["--data-folder", str(tmp_path), "--share-reading"], {}))
+    file = tmp_path / "handout.txt"
+    file.write_text(DOCUMENT.document.text, encoding="utf-8")
+    ada, bob = (runtime.sessions.get(f"{who}-0123456789-0123456789") for who in ("ada", "bob"))
+    for session in (ada, bob):
+        keep_document(runtime, session, result_of(runtime.library.add_steps(file, file.name, session.visitor)))
+    question = replace(QUESTION, documents=tuple(ada.documents))
+    result_of(answer_turn(tiny, runtime.caches, ada, question))
+    kept = runtime.caches.kept
+    assert kept is not None
+    kept.settle()
+    remove_everything(runtime, ada.visitor)
+    assert len(files(kept.folder)) == 1
+    assert result_of(answer_turn(tiny, runtime.caches, bob, question)).answer.reused_tokens > 1_000
+    remove_documents(runtime, bob)
+    assert not files(kept.folder)
+    assert runtime.caches.nbytes == 0
