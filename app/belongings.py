@@ -53,8 +53,18 @@ def remove_documents(runtime: Runtime, session: Session, sha256: str | None = No
     kept = [stored for stored in session.documents if sha256 not in (None, stored.document.sha256)]
     for gone in [gone for gone, _ in session.named if sha256 in (None, gone)]:
         forget_document(runtime.caches, gone, session.visitor)  # though somebody else may have it
+    removed = [stored for stored in session.documents if stored not in kept]
     session.documents, session.missing = kept, [named for named in session.missing if sha256 not in (None, named[0])]
     write_down(runtime, session)
+    _forget_unheld(runtime, removed)
+
+
+def _forget_unheld(runtime: Runtime, documents: list[StoredDocument]) -> None:
+    """Let go of what is in memory of documents that nobody has any more. Not done for those that a program asks about:
+    it sends a file with each question, and what was read of it is to be there at the next one."""
+    for stored in documents:
+        if runtime.library.find(stored.document.sha256, stored.document.name) is None:
+            forget_document(runtime.caches, stored.document.sha256)
 
 
 def write_down(runtime: Runtime, session: Session) -> None:
@@ -73,9 +83,11 @@ def write_down(runtime: Runtime, session: Session) -> None:
 
 def remove_everything(runtime: Runtime, visitor: str) -> None:
     """Delete what is kept of a visitor, in memory and on disk. What is under way is stopped and keeps nothing."""
+    held = runtime.library.held_by(visitor)
     runtime.library.forget(visitor)
     runtime.sessions.forget(visitor)
     forget_visitor(runtime.caches, visitor)
+    _forget_unheld(runtime, held.documents if held else [])
     runtime.own.forget(visitor)
     if is_visitor(visitor):
         shutil.rmtree(_runs(runtime) / visitor, ignore_errors=True)

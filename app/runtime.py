@@ -5,10 +5,8 @@ from __future__ import annotations
 import secrets
 import threading
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 
-from .asking import forget_document
 from .documents.document import Limits, check_room
 from .documents.library import Library, StoredDocument, browser_secret, usable
 from .jobs import Job
@@ -91,7 +89,8 @@ def make_runtime(settings: Settings) -> Runtime:
     folder = settings.data_folder if settings.persist else own.path / "data"
     library = library or Library(folder, limits, [sample_checksum()])
     caches = CacheStore(settings.cache_bytes, _kept_readings(settings), share=settings.share_reading)
-    library.deleted.append(partial(forget_document, caches))
+    if caches.kept is not None:
+        library.deleted.append(caches.kept.forget)
     return Runtime(
         settings=settings,
         library=library,
