@@ -97,7 +97,7 @@ def make_runtime(settings: Settings) -> Runtime:
         secret=browser_secret(folder) if settings.persist else secrets.token_hex(16),
         folder=folder,
         own=own,
-        sessions=SessionStore(settings.max_visitors, library.held_by),
+        sessions=SessionStore(settings.max_visitors, library.held_by, settings.evidence_bytes),
         caches=caches,
     )
 

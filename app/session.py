@@ -13,7 +13,7 @@ from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
-from weakref import WeakValueDictionary
+from weakref import WeakValueDictionary, ref
 
 from .conversation import Entry
 from .documents.holders import Named
@@ -36,8 +36,8 @@ T = TypeVar("T")
 
 MAX_TURNS = 40
 """Answers of one visitor whose prompt and attention are kept in memory."""
-MAX_TURN_TOKENS = 4_000_000
-"""Tokens of their prompts together, 20 bytes each; the newest answer is kept whatever its length."""
+TOKEN_BYTES = 20
+"""Of a prompt's index, a token."""
 LONGEST_WAIT_SECONDS = 3600.0
 """How long a question that waits for its turn keeps its visitor in memory: a page that is closed leaves it waiting."""
 
@@ -88,6 +88,12 @@ class Turn:
         """As it was asked."""
         return self.prompt.question
 
+    @property
+    def nbytes(self) -> int:
+        """About the bytes that looking into it takes: its record and its prompt's index."""
+        attention = self.answer.attention
+        return (0 if attention is None else attention.nbytes) + TOKEN_BYTES * len(self.prompt)
+
 
 @dataclass(eq=False)
 class Pending:
@@ -125,6 +131,36 @@ class Pending:
         return time.monotonic() - self.asked < LONGEST_WAIT_SECONDS
 
 
+class EvidenceRoom:
+    """Bounds what everybody's turns hold together: the oldest go first, the newest stays whatever its size. Safe to use
+    from several threads.
+
+    Args:
+        limit_bytes: of all turns.
+    """
+
+    def __init__(self, limit_bytes: int) -> None:
+        self.limit_bytes = limit_bytes
+        self._held: OrderedDict[tuple[int, int], tuple[ref[Session], int]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def add(self, session: Session, turn: Turn) -> None:
+        """A session has this turn now; others have to go where they are too many."""
+        with self._lock:
+            self._held[id(session), turn.id] = ref(session), turn.nbytes
+            self._held.move_to_end((id(session), turn.id))
+            for key, (holder, _) in list(self._held.items()):
+                other = holder()
+                if other is None or key[1] not in other.turns:
+                    del self._held[key]
+            total = sum(nbytes for _, nbytes in self._held.values())
+            while total > self.limit_bytes and len(self._held) > 1:
+                (_, number), (holder, nbytes) = self._held.popitem(last=False)
+                total -= nbytes
+                if (other := holder()) is not None:
+                    other.turns.pop(number, None)
+
+
 @dataclass(eq=False)
 class Session:
     """One visitor's documents and answers, and a job for each thing that can be stopped. Compared by identity.
@@ -139,6 +175,7 @@ class Session:
         probing: a run of the lab.
         reading: files that are being added.
         forgotten: everything of this visitor was deleted; what is still under way is to keep nothing.
+        room: what the turns share with those of others; None for a session of its own.
     """
 
     visitor: str
@@ -153,6 +190,7 @@ class Session:
     probing: Job = field(default_factory=Job)
     reading: Job = field(default_factory=Job)
     forgotten: bool = False
+    room: EvidenceRoom | None = None
 
     @property
     def jobs(self) -> tuple[Job, ...]:
@@ -191,11 +229,10 @@ class Session:
     def keep(self, turn: Turn) -> None:
         """Remember a turn, and forget the oldest where there are too many."""
         self.turns[turn.id] = turn
-        while len(self.turns) > MAX_TURNS or (len(self.turns) > 1 and self._prompt_tokens() > MAX_TURN_TOKENS):
+        while len(self.turns) > MAX_TURNS:
             self.turns.popitem(last=False)
-
-    def _prompt_tokens(self) -> int:
-        return sum(len(turn.prompt) for turn in self.turns.values())
+        if self.room is not None:
+            self.room.add(self, turn)
 
     def last_turn(self, entries: Sequence[Entry], model: str) -> Turn | None:
         """The newest answer in a conversation that is still in memory, unless another model gave it."""
@@ -331,10 +368,17 @@ class SessionStore:
     Args:
         max_visitors: kept in memory, unless more are busy.
         held_by: what is kept of a visitor's documents; None where nothing is known of them.
+        evidence_bytes: what everybody's answers may hold together, see `EvidenceRoom`.
     """
 
-    def __init__(self, max_visitors: int, held_by: Callable[[str], Held | None] = lambda visitor: None) -> None:
+    def __init__(
+        self,
+        max_visitors: int,
+        held_by: Callable[[str], Held | None] = lambda visitor: None,
+        evidence_bytes: int = 10**9,
+    ) -> None:
         self.max_visitors = max_visitors
+        self._room = EvidenceRoom(evidence_bytes)
         self._held_by = held_by
         self._kept: OrderedDict[str, Session] = OrderedDict()
         self._alive: WeakValueDictionary[str, Session] = WeakValueDictionary()
@@ -349,7 +393,8 @@ class SessionStore:
                     self._kept.move_to_end(visitor)
                 return session
         held = self._held_by(visitor)  # not under the lock: it takes a while to read long documents
-        found = Session(visitor) if held is None else Session(visitor, held.documents, held.missing)
+        documents, missing = ([], []) if held is None else held
+        found = Session(visitor, documents, missing, room=self._room)
         with self._lock:
             session = self._alive.setdefault(visitor, found)
         if held is not None:

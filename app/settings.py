@@ -22,8 +22,8 @@ PREFIX = "SELFEXTEND_"
 QUANTIZATIONS: tuple[AskedQuantization, ...] = ("auto", "none", "int8", "nf4")
 LOGS: tuple[Log, ...] = ("problems", "requests", "texts")
 _ABOVE_ZERO = (
-    "cache-mb", "max-file-mb", "max-pages", "max-characters", "max-all-characters", "read-seconds", "max-visitors",
-    "upload-mb",
+    "cache-mb", "evidence-mb", "max-file-mb", "max-pages", "max-characters", "max-all-characters", "read-seconds",
+    "max-visitors", "upload-mb",
 )  # fmt: skip
 _TRUE, _FALSE = {"1", "true", "yes", "on"}, {"0", "false", "no", "off", ""}
 
@@ -56,6 +56,7 @@ class Settings:
         mcp: serve the API to MCP clients too.
         browser: open a browser window when ready.
         cache_bytes: what the keys and values of all visitors' documents may hold together.
+        evidence_bytes: what the attention records and prompts of all visitors' answers may hold together.
         reading_bytes: what the files of what was read may hold together; 0 keeps none.
         share_reading: whether visitors who ask about the same documents in the same way share what was read.
         max_file_bytes, max_pages: of one uploaded file.
@@ -84,6 +85,7 @@ class Settings:
     mcp: bool
     browser: bool
     cache_bytes: int
+    evidence_bytes: int
     reading_bytes: int
     share_reading: bool
     max_file_bytes: int
@@ -161,6 +163,7 @@ def read_settings(
     folders = filter(None, given.pop("models_folder").split(os.pathsep))
     given["models_folders"] = tuple(Path(folder).expanduser() for folder in folders)
     given["cache_bytes"] = int(given.pop("cache_mb") * 1e6)
+    given["evidence_bytes"] = int(given.pop("evidence_mb") * 1e6)
     given["reading_bytes"] = int(given.pop("reading_mb") * 1e6)
     given["max_file_bytes"] = int(given.pop("max_file_mb") * 1e6)
     given["upload_bytes"] = int(given.pop("upload_mb") * 1e6)
@@ -215,6 +218,7 @@ def _parser(environment: Mapping[str, str], program: str) -> argparse.ArgumentPa
     switch("offline", False, "ask nothing of the Hugging Face hub")
     option("data-folder", "", "where documents and the browser's secret are kept; the user's data folder unless given")
     option("cache-mb", 4000, "megabytes of keys and values kept for all visitors together", type=float)
+    option("evidence-mb", 1000, "megabytes kept to look into the answers of all visitors together", type=float)
     option("reading-mb", 4000, "megabytes on disk for what was read, for after a restart; 0 keeps none", type=float)
     option("max-file-mb", 200, "largest file that may be uploaded, megabytes", type=float)
     option("max-pages", 2000, "most pages of one file", type=int)

@@ -88,6 +88,11 @@ class AttentionRecord:
         names = ("sums", "maxima", "neighbor_share", "top_keys", "top_weights")
         return {name: getattr(self, name) for name in names}
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the arrays."""
+        return sum(array.nbytes for array in self.arrays_of_rows.values())
+
 
 def joined(first: AttentionRecord, second: AttentionRecord) -> AttentionRecord:
     """Two records of one text as one, the rows of the second going on where those of the first end.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from dataclasses import replace
 
 import pytest
@@ -13,7 +14,7 @@ from app.asking import Place, Question, answer_turn, prompt_of
 from app.conversation import Entry, as_json, from_json, messages
 from app.evidence import MAX_ROWS
 from app.model_shelf import LoadedModel
-from app.session import MAX_TURNS, CacheStore, Session, Turn
+from app.session import MAX_TURNS, CacheStore, Session, SessionStore, Turn
 from selfextend.errors import OutOfMemoryError, PastReachError
 from selfextend.generation import GenerationSettings, PrefillProgress
 from selfextend.methods import ReRoPE, SelfExtend, Vanilla
@@ -58,15 +59,24 @@ def test_the_answer_cites_pages_of_its_documents(tiny: LoadedModel) -> None:  # 
     assert session.turns[turn.id] is turn
 
 
-def test_prompts_of_old_answers_are_forgotten_where_they_hold_too_many_tokens(
-    tiny: LoadedModel,  # noqa: F811
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    session, caches = Session("v"), CacheStore(10**9)
-    turns = [run(tiny, caches, session, question(text))[0] for text in ("Who jumps?", "Where is the old mill?")]
-    monkeypatch.setattr("app.session.MAX_TURN_TOKENS", len(turns[1].prompt) + 1)
-    session.keep(turns[1])
-    assert list(session.turns) == [turns[1].id]
+def test_the_oldest_answers_of_anybody_go_where_all_hold_too_much(tiny: LoadedModel) -> None:  # noqa: F811
+    caches = CacheStore(10**9)
+    one = run(tiny, caches, Session("v"), question())[0].nbytes
+    store = SessionStore(8, evidence_bytes=5 * one // 2)  # room for two
+    ada, bob = (store.get(visitor) for visitor in ("ada", "bob"))
+    first, second = (run(tiny, caches, session, question())[0] for session in (ada, bob))
+    assert list(ada.turns.values()) == [first]
+    third = run(tiny, caches, bob, question())[0]
+    assert not ada.turns
+    assert list(bob.turns.values()) == [second, third]
+    # One that is larger than all may be is kept by itself, and who has gone takes up no room.
+    tight = SessionStore(8, evidence_bytes=1)
+    for visitor in ("ada", "bob"):
+        only = tight.get(visitor)
+        turn = run(tiny, caches, only, question())[0]
+        assert list(only.turns.values()) == [turn]
+        del only
+        gc.collect()
 
 
 def test_visitors_documents_and_settings_have_caches_of_their_own(tiny: LoadedModel) -> None:  # noqa: F811
@@ -307,7 +317,6 @@ def test_old_turns_go() -> None:
     for _ in range(MAX_TURNS + 5):
         turn = object.__new__(Turn)
         object.__setattr__(turn, "id", session.new_id())
-        object.__setattr__(turn, "prompt", ())
         session.keep(turn)
     assert len(session.turns) == MAX_TURNS
     assert min(session.turns) == 6

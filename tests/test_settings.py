@@ -75,7 +75,7 @@ def test_nonsense_ends_with_a_sentence(
 # Where a field is called otherwise than its option.
 _OPTIONS = {
     "cache_bytes": "cache_mb", "max_file_bytes": "max_file_mb", "models_folders": "models_folder",
-    "reading_bytes": "reading_mb", "upload_bytes": "upload_mb",
+    "reading_bytes": "reading_mb", "evidence_bytes": "evidence_mb", "upload_bytes": "upload_mb",
 }  # fmt: skip
 
 
@@ -92,7 +92,7 @@ def test_the_environment_does_the_same_as_the_arguments() -> None:
     values = {
         "model": "owner/name", "quantization": "int8", "device": "cuda:1", "host": "0.0.0.0", "port": "8123",
         "auth": "ada:one", "data-folder": "/data", "cache-mb": "250", "max-file-mb": "7", "max-pages": "9",
-        "max-characters": "70", "max-all-characters": "80",
+        "max-characters": "70", "max-all-characters": "80", "evidence-mb": "90",
         "read-seconds": "3", "max-visitors": "2", "models-folder": "/models", "admins": "ada", "upload-mb": "5",
         "trusted-hosts": "a.example,b.example", "log": "requests", "keep-days": "7", "reading-mb": "6",
     }  # fmt: skip
