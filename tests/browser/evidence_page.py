@@ -133,7 +133,7 @@ def build(folder: Path) -> gr.Blocks:
         hold = gr.Checkbox(label="Hold the test")
         hold.change(hold_tests, [hold], [gr.HTML(elem_id="held")])
         with gr.Tab("Evidence"):
-            build_evidence_tab(turn, gr.State("visitor"), test, lambda visitor: session.testing)
+            build_evidence_tab(turn, gr.State("visitor"), test, lambda visitor: session)
         with gr.Tab("Attention"):
             build_attention_tab(turn)
         with gr.Tab("Compare"):
