@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from chat_parts import until
 from playwright.sync_api import Page, expect
 from tiny_models import save_folder, tiny_model
 
@@ -41,10 +42,21 @@ def lab_of(open_page: Open, address: str) -> Page:
 
 
 def choose(page: Page, lengths: str, depths: str, trials: int = 1) -> None:
-    page.locator("#lab-lengths").get_by_role("textbox").fill(lengths)
-    page.get_by_label("Depths").fill(depths)
-    page.get_by_label("Trials").fill(str(trials))
-    page.get_by_label("Trials").press("Tab")
+    wanted = [
+        (page.locator("#lab-lengths").get_by_role("textbox"), lengths),
+        (page.get_by_label("Depths"), depths),
+        (page.get_by_label("Trials"), str(trials)),
+    ]
+
+    def stays() -> bool:
+        """A tab that was opened a moment ago may set its own values once more."""
+        for field, words in wanted:
+            field.fill(words)
+        page.get_by_label("Trials").press("Tab")
+        page.wait_for_timeout(300)
+        return all(field.input_value() == words for field, words in wanted)
+
+    until(page, stays, "the settings of the run")
 
 
 def run(page: Page) -> None:
