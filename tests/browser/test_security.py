@@ -261,6 +261,7 @@ def test_lists_and_code_look_right(address: str, open_page: Open, short: Path) -
 def test_what_is_copied_is_what_is_seen(address: str, open_page: Open, short: Path) -> None:
     """Not a message's source, in which signs are character references or have an invisible one beside them."""
     page = ready(open_page(address, width=1500))
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])  # the headless shell asks nobody
     upload(page, short)
     keeps(page, questions=[])
     question = f"Is <b> in [a]({HOST}/q)?"
