@@ -158,42 +158,50 @@ class _Handlers:
     ) -> Iterator[dict[Any, Any]]:
         """Waits for the model that the app was started with, then fits the page to the model that is loaded.
 
+        What is to be shown is gathered until there is something to wait for: of two yields in one go the browser loses
+        what the second does not say again, the advised settings for one.
+
         Args:
             fragment: of the address.
             is_own: whether the page wrote it itself. Its settings may be a moment behind those that the browser keeps.
         """
         parts, runtime, began = self.parts, self.runtime, time.monotonic()
         may_load = may_load_models(runtime.settings, request)
-        if not may_load:
-            yield {parts.model.change: gr.update(visible=False)}
+        shown: dict[Any, Any] = {} if may_load else {parts.model.change: gr.update(visible=False)}
         while not runtime.first_load.done.wait(0.3):
             long = may_load and time.monotonic() - began > STOP_AFTER_SECONDS
-            yield {parts.model.status: status_html(runtime.loading.progress), parts.model.stop: gr.update(visible=long)}
+            shown[parts.model.status] = status_html(runtime.loading.progress)
+            shown[parts.model.stop] = gr.update(visible=long)
+            yield shown
         loaded, session = runtime.models.loaded, runtime.sessions.get(visitor)
         error = complaint_html(runtime.first_load.error) if loaded is None and runtime.first_load.error else ""
-        yield {parts.model.status: error, parts.model.stop: gr.update(visible=False)}
+        shown |= {parts.model.status: error, parts.model.stop: gr.update(visible=False)}
         is_new = not (isinstance(kept, dict) and kept.get("controls"))
         link = read_link(fragment)
         if is_own and not is_new:
             link = replace(link, config=None, method="")
         takes_sample = SAMPLE.name in link.documents or (is_new and loaded is not None and loaded.is_bundled)
         if takes_sample and not session.documents and SAMPLE.is_file():
-            yield {parts.documents.status: status_html("reading the sample")}
             sample = runtime.library.find(sample_checksum(), SAMPLE.name)  # every new visitor but the first finds it
-            sample = sample or result_of(runtime.library.add_steps(SAMPLE, SAMPLE.name, visitor))
+            if sample is None:
+                yield {**shown, parts.documents.status: status_html("reading the sample")}
+                sample = result_of(runtime.library.add_steps(SAMPLE, SAMPLE.name, visitor))
             keep_document(runtime, session, sample)
         # What was set stays; only the sliders' ends follow the model.
         fitted = self._fitted(session, room, advise=is_new)
-        yield {parts.documents.status: "", **fitted, **self._linked(link, session, fitted)}
+        shown |= {parts.documents.status: "", **fitted, **self._linked(link, session, fitted)}
         # It is of interest until this visitor has asked, who by then has read the sample.
         while (progress := runtime.ahead.progress) and _has_only_the_sample(session):
-            yield {parts.documents.status: status_html(progress)}
+            yield {**shown, parts.documents.status: status_html(progress)}
+            shown = {}
             time.sleep(0.3)
+        shown[parts.documents.status] = ""
         if only_the_sample(session.documents):
-            yield {parts.documents.status: "", parts.chat.chatbot: opening(runtime, session)}
+            shown[parts.chat.chatbot] = opening(runtime, session)
         asked = isinstance(kept, dict) and kept.get("entries")
         if (example := runtime.example_for(session)) and _has_only_the_sample(session) and not asked:
-            yield {parts.states.turn: example.turn}  # the tabs show what the example looked at
+            shown[parts.states.turn] = example.turn  # the tabs show what the example looked at
+        yield shown
 
     def follow_model(self, drawn_for: str, visitor: str, entries: list[Entry], *room: Any) -> dict[Any, Any]:
         """Where another model is loaded than the page shows, whoever loaded it: shows that one, with its advice."""
