@@ -127,6 +127,8 @@ def running(model: Path, folder: Path, *options: str) -> Iterator[Server]:
         [*command, "--port", str(port), *options],
         cwd=ROOT, env=os.environ | {"TMPDIR": str(temporary)},
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        # Whatever runs in the background of a shell ignores Ctrl-C, and what it starts does too.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
     try:
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=120) as client:
