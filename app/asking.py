@@ -237,8 +237,8 @@ class Reading(NamedTuple):
 
     def keep(self, caches: CacheStore) -> None:
         """Have what was read of the documents outlive this process, where that is wanted."""
+        from selfextend.beginning import Continuation
         from selfextend.line import line_of
-        from selfextend.reading import Continuation
 
         if caches.kept is not None and isinstance(self.prefix, Continuation):
             line = line_of(self.what.model)
@@ -362,7 +362,7 @@ def seconds_to_read(
 @contextmanager
 def in_use(caches: CacheStore, prefix: PrefixCache) -> Iterator[None]:
     """Inside a `with` block nothing that is read into is let go of."""
-    from selfextend.reading import Continuation
+    from selfextend.beginning import Continuation
 
     with caches.using(prefix, *([prefix.beginning] if isinstance(prefix, Continuation) else [])):
         yield

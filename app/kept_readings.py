@@ -23,8 +23,8 @@ from .request_log import log
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from selfextend.prefix import States
-    from selfextend.reading import Beginning
+    from selfextend.beginning import Beginning
+    from selfextend.layer_states import States
 
 MIN_TOKENS = 256
 """Fewer are read again as fast."""

@@ -23,11 +23,12 @@ from .kept_readings import KeptReadings
 from .prompting import Prompt
 
 if TYPE_CHECKING:
+    from selfextend.beginning import Beginning, Continuation
     from selfextend.generation import Answer, ExtendWhen, GenerationSettings
+    from selfextend.layer_states import States
     from selfextend.methods import Method
-    from selfextend.prefix import States
     from selfextend.profile import Profile
-    from selfextend.reading import Beginning, Continuation, PrefixCache
+    from selfextend.reading import PrefixCache
 
     from .evidence import Citation
     from .whatif import PassageTest
@@ -273,7 +274,7 @@ class CacheStore:
         Args:
             recall: as a `Beginning` takes it.
         """
-        from selfextend.reading import Beginning
+        from selfextend.beginning import Beginning
 
         def fits(found: object) -> bool:
             return isinstance(found, Beginning) and found.tokens == tokens
@@ -283,7 +284,7 @@ class CacheStore:
 
     def continuation(self, key: Hashable, beginning: Beginning) -> Continuation:
         """What was read from the beginning on under this key. It becomes the most recently used."""
-        from selfextend.reading import Continuation
+        from selfextend.beginning import Continuation
 
         def fits(found: object) -> bool:
             return isinstance(found, Continuation) and found.beginning is beginning

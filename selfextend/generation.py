@@ -1,8 +1,7 @@
-"""Answering one prompt: reading it, sampling, streaming the text, cancelling, an exact token budget."""
+"""Answering one prompt: reading it, token after token, cancelling, an exact token budget."""
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Generator, Sequence
 from contextlib import nullcontext
@@ -11,75 +10,20 @@ from functools import partial
 from typing import Literal, NamedTuple
 
 import torch
-from transformers import (
-    LogitsProcessorList,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-    RepetitionPenaltyLogitsProcessor,
-    TemperatureLogitsWarper,
-    TopKLogitsWarper,
-    TopPLogitsWarper,
-)
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from selfextend.config import checked_integer
 from selfextend.line import NOBODY, Asked, Visit, line_of
 from selfextend.methods import Method, Vanilla
 from selfextend.profile import Profile
 from selfextend.reader import Reader
 from selfextend.reading import CHUNK_TOKENS, PrefixCache, end_tokens, in_turn, reading
 from selfextend.recording import AttentionRecord, AttentionRecorder, RecordingRequest, joined, recorder_of
+from selfextend.sampling import GenerationSettings, Sampler
 from selfextend.steps import Clock, EndNow, Progress
+from selfextend.text_stream import TextStream
 
 ExtendWhen = Literal["always", "when_needed"]
 StoppedBy = Literal["end", "stop", "length", "interrupted"]
-
-
-@dataclass(frozen=True)
-class GenerationSettings:
-    """How to answer.
-
-    Attributes:
-        max_new_tokens: the answer's share of the token budget.
-        temperature: 0 takes the most likely token each time (greedy).
-        top_p, top_k: as in transformers; 1.0 and 0 leave everything in. Only with a temperature above 0.
-        repetition_penalty: as in transformers; 1.0 is none.
-        seed: of the sampling.
-        stop: strings at which the answer ends; they are not part of it.
-    """
-
-    max_new_tokens: int = 128
-    temperature: float = 0.0
-    top_p: float = 1.0
-    top_k: int = 0
-    repetition_penalty: float = 1.0
-    seed: int = 0
-    stop: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        checked_integer("max_new_tokens", self.max_new_tokens, 1)
-        checked_integer("top_k", self.top_k, 0)
-        # Written so that NaN, of which every comparison is false, is refused too.
-        if not 0 <= self.temperature < math.inf:
-            raise ValueError(f"temperature must be 0 (greedy) or more, not {self.temperature}.")
-        if not 0 < self.top_p <= 1:
-            raise ValueError(f"top_p must be above 0 and at most 1, not {self.top_p}.")
-        if not 0 < self.repetition_penalty < math.inf:
-            raise ValueError(f"repetition_penalty must be above 0, not {self.repetition_penalty}.")
-        if not isinstance(self.stop, tuple) or not all(self.stop):
-            raise ValueError(f"stop must be a tuple of strings that are not empty, not {self.stop!r}.")
-
-    def processors(self) -> LogitsProcessorList:
-        """transformers' own processors for these settings."""
-        chosen = LogitsProcessorList()
-        if self.repetition_penalty != 1.0:
-            chosen.append(RepetitionPenaltyLogitsProcessor(self.repetition_penalty))
-        if self.temperature > 0:
-            chosen.append(TemperatureLogitsWarper(self.temperature))
-            if self.top_k > 0:
-                chosen.append(TopKLogitsWarper(self.top_k))
-            if self.top_p < 1:
-                chosen.append(TopPLogitsWarper(self.top_p))
-        return chosen
 
 
 @dataclass(frozen=True)
@@ -329,8 +273,8 @@ class _Answering:
         self, reader: Reader, logits: torch.Tensor
     ) -> Generator[NewToken, None, tuple[str, list[int], list[float], StoppedBy]]:
         """Sample token after token. Returns the answer's text, its tokens, their log-probabilities and its end."""
-        ends, sampler = end_tokens(self.ready.model, self.ready.tokenizer), _Sampler(self.settings, len(self._said))
-        stream = _TextStream(self.ready.tokenizer, self.settings.stop)
+        ends, sampler = end_tokens(self.ready.model, self.ready.tokenizer), Sampler(self.settings, len(self._said))
+        stream = TextStream(self.ready.tokenizer, self.settings.stop)
         for token in self._said:
             stream.add(token)
         ids, scores = list(self._said), list(self.begun.log_probabilities) if self.begun else []
@@ -385,79 +329,3 @@ def _with_beginning(answer: Answer, begun: Answer, read: int) -> Answer:
         decode_seconds=begun.decode_seconds + decode + answer.decode_seconds,
         attention=attention,
     )
-
-
-class _Sampler:
-    """Chooses tokens as the settings say.
-
-    Args:
-        chosen: tokens of the answer that were chosen before, by the same settings.
-    """
-
-    def __init__(self, settings: GenerationSettings, chosen: int = 0) -> None:
-        self.settings = settings
-        self.processors = settings.processors()
-        self.generator = torch.Generator().manual_seed(settings.seed)
-        self._behind = chosen
-
-    def choose(self, logits: torch.Tensor, prompt: Sequence[int], ids: Sequence[int]) -> tuple[int, float]:
-        """The next token and its log-probability under the model itself."""
-        scores = torch.log_softmax(logits[-1:].float(), dim=-1)
-        processed = scores
-        if self.processors:  # only they look at the history, which is as long as the document
-            history = torch.tensor([[*prompt, *ids]], device=scores.device)
-            processed = self.processors(history, scores)  # type: ignore[arg-type]
-        if self.settings.temperature == 0:
-            token = int(processed.argmax())
-        else:
-            chances = torch.softmax(processed, dim=-1)[0].cpu()
-            for _ in range(self._behind):  # so that the generator is where it would be in one go
-                torch.multinomial(torch.ones_like(chances), 1, generator=self.generator)
-            self._behind = 0
-            token = int(torch.multinomial(chances, 1, generator=self.generator))
-        return token, float(scores[0, token])
-
-
-class _TextStream:
-    """The text of a growing answer, as far as it is certain: no half character, no beginning of a stop string.
-
-    Only the last few tokens are decoded again with each new one, since how a token is written may depend on the one
-    before it.
-
-    Attributes:
-        at_stop: whether a stop string has come.
-    """
-
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, stop: tuple[str, ...]) -> None:
-        self.tokenizer, self.stop = tokenizer, stop
-        self.at_stop = False
-        self._ids: list[int] = []
-        self._text = ""
-        self._start = self._settled = 0  # the text of tokens before `_settled` is written; those from `_start` go along
-
-    def add(self, token: int) -> str:
-        """Take one more token. What can be shown of the whole answer."""
-        self._ids.append(token)
-        before = self._decoded(self._ids[self._start : self._settled])
-        here = self._decoded(self._ids[self._start :])
-        written = self._text + here[len(before) :].rstrip("\N{REPLACEMENT CHARACTER}")
-        if not here.endswith("\N{REPLACEMENT CHARACTER}"):
-            self._text, self._start, self._settled = written, self._settled, len(self._ids)
-        shown = self._before_stop(written)
-        self.at_stop = len(shown) < len(written)
-        if self.at_stop:
-            return shown
-        held = [n for string in self.stop for n in range(1, len(string)) if written.endswith(string[:n])]
-        return written[: len(written) - max(held, default=0)]
-
-    def whole(self) -> str:
-        """The finished answer's text, decoded as a whole, up to the first stop string."""
-        return self._before_stop(self._decoded(self._ids))
-
-    def _before_stop(self, text: str) -> str:
-        return min((text.partition(string)[0] for string in self.stop), key=len, default=text)
-
-    def _decoded(self, ids: list[int]) -> str:
-        text = self.tokenizer.decode(ids, skip_special_tokens=True)
-        assert isinstance(text, str)
-        return text

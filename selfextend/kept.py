@@ -18,7 +18,7 @@ import transformers
 from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedModel
 
-from selfextend.prefix import States
+from selfextend.layer_states import States
 
 FORMAT = "selfextend-reading-1"
 _DIGEST = "sha256"

@@ -22,13 +22,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from selfextend.errors import OutOfMemoryError, is_out_of_memory
 from selfextend.line import NOBODY, Asked, Visit, Waiting, line_of
 from selfextend.methods import Method
-from selfextend.prefix import Beginning, Continuation, PrefixCache, common_beginning, shared_prefix
+from selfextend.prefix import PrefixCache, common_beginning, shared_prefix
 from selfextend.profile import Profile
 from selfextend.reader import Reader
 from selfextend.steps import Progress
 
 __all__ = [
-    "BATCH_TOKENS", "CHUNK_TOKENS", "LOSS_CHUNK_TOKENS", "Beginning", "Continuation", "PrefixCache", "TokensRead",
+    "BATCH_TOKENS", "CHUNK_TOKENS", "LOSS_CHUNK_TOKENS", "PrefixCache", "TokensRead",
     "Waiting", "common_beginning", "end_tokens", "exclusively", "greedy_answers_steps", "in_turn",
     "log_probability_steps", "loss_steps", "read_steps", "reading", "shared_prefix",
 ]  # fmt: skip

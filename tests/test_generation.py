@@ -34,7 +34,6 @@ from selfextend.generation import (
     PrefillProgress,
     ReadingSettings,
     ReadyModel,
-    _TextStream,
     answer_steps,
     method_in_use,
 )
@@ -43,6 +42,7 @@ from selfextend.profile import Profile
 from selfextend.reading import PrefixCache, Waiting, log_probability_steps, loss_steps, reading
 from selfextend.recording import RecordingRequest, joined
 from selfextend.steps import EndNow, Running, result_of
+from selfextend.text_stream import TextStream
 
 WORDS = Words()
 PROMPT = token_ids(60)[0].tolist()
@@ -254,7 +254,7 @@ def test_each_token_is_decoded_a_bounded_number_of_times(length: int, monkeypatc
         return original(self, ids, **kwargs)
 
     monkeypatch.setattr(Words, "decode", counted)
-    stream = _TextStream(WORDS, ("never to come",))
+    stream = TextStream(WORDS, ("never to come",))
     tokens = token_ids(length)[0].tolist()
     shown = [stream.add(token) for token in tokens]
     assert sum(decoded) <= 4 * length

@@ -12,6 +12,7 @@ import pytest
 from architectures import build, token_ids
 
 from selfextend import line as line_module
+from selfextend.beginning import Beginning, Continuation
 from selfextend.errors import OutOfMemoryError
 from selfextend.generation import (
     Answer,
@@ -23,7 +24,6 @@ from selfextend.generation import (
 )
 from selfextend.line import Asked, ClosedLineError, Line, Visit, Waiting, line_of
 from selfextend.methods import SelfExtend
-from selfextend.prefix import Beginning, Continuation
 from selfextend.profile import Profile
 from selfextend.reading import PrefixCache, exclusively
 from selfextend.steps import Running, result_of

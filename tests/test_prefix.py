@@ -12,9 +12,9 @@ import torch
 from architectures import TRAINED_WINDOW, build, token_ids
 from transformers import PreTrainedModel
 
+from selfextend.beginning import Beginning, Continuation
 from selfextend.kept import read_reading, write_reading
 from selfextend.methods import Method, SelfExtend, SlidingWindow, Vanilla
-from selfextend.prefix import Beginning, Continuation
 from selfextend.profile import Profile
 from selfextend.reading import PrefixCache, reading
 

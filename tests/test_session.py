@@ -15,10 +15,11 @@ from app.conversation import Entry, as_json, from_json, messages
 from app.evidence import MAX_ROWS
 from app.model_shelf import LoadedModel
 from app.session import MAX_TURNS, CacheStore, Session, SessionStore, Turn
+from selfextend.beginning import Continuation
 from selfextend.errors import OutOfMemoryError, PastReachError
 from selfextend.generation import GenerationSettings, PrefillProgress
 from selfextend.methods import ReRoPE, SelfExtend, Vanilla
-from selfextend.reading import Continuation, PrefixCache
+from selfextend.reading import PrefixCache
 from selfextend.steps import Running
 
 METHOD = SelfExtend("none", 8, 64)
