@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 import time
 from pathlib import Path
 
 from .asking import forget_document, forget_visitor
 from .documents.document import DocumentError
+from .documents.holders import is_holder
 from .documents.library import StoredDocument
 from .documents.private_files import private_folder
 from .runtime import Runtime
@@ -17,13 +17,6 @@ from .session import Session
 
 STILL_STARTING = "The page is still starting, or was left for long: try again in a moment, or reload it."
 DAY = 24 * 3600.0
-
-_VISITOR = re.compile(r"[A-Za-z0-9_-]{20,64}")
-
-
-def is_visitor(name: object) -> bool:
-    """Whether this may be the random text that names a visitor."""
-    return isinstance(name, str) and bool(_VISITOR.fullmatch(name))
 
 
 def keep_document(runtime: Runtime, session: Session, stored: StoredDocument) -> None:
@@ -89,7 +82,7 @@ def remove_everything(runtime: Runtime, visitor: str) -> None:
     forget_visitor(runtime.caches, visitor)
     _forget_unheld(runtime, held.documents if held else [])
     runtime.own.forget(visitor)
-    if is_visitor(visitor):
+    if is_holder(visitor):
         shutil.rmtree(_runs(runtime) / visitor, ignore_errors=True)
 
 
@@ -99,7 +92,7 @@ def runs_folder(runtime: Runtime, visitor: str) -> Path:
     Raises:
         ValueError: the page has not told yet who its visitor is.
     """
-    if not is_visitor(visitor):
+    if not is_holder(visitor):
         raise ValueError(STILL_STARTING)
     private_folder(_runs(runtime))
     return private_folder(_runs(runtime) / visitor)

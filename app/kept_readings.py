@@ -18,6 +18,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
+from selfextend.kept_header import UnusableReadingError, about_reading
+
+from .documents.private_files import private_folder
 from .request_log import log
 
 if TYPE_CHECKING:
@@ -31,8 +34,6 @@ MIN_TOKENS = 256
 SUFFIX = ".safetensors"
 _LOOK_SECONDS, _PATIENCE_SECONDS = 0.05, 60.0
 _OLD_PART_SECONDS = 3600.0
-_MOST_HEADER_BYTES = 100_000_000
-"""As in the format."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,14 +99,14 @@ class KeptReadings:
         self._queue: queue.Queue[_Writing] = queue.Queue()
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        private_folder(folder)
         for part in folder.glob("*.part"):  # of a process that was killed; a younger one may be another's at work
             if time.time() - _modified(part) > _OLD_PART_SECONDS:
                 part.unlink(missing_ok=True)
 
     def recall(self, what: What, tokens: Sequence[int], reads_as: Any) -> States | None:
         """What was kept of these tokens, or None. A file that cannot be used is removed."""
-        from selfextend.kept import UnusableReadingError, read_reading
+        from selfextend.kept import read_reading
 
         if len(tokens) < MIN_TOKENS or not any(self._files()):  # so that no model is weighed for nothing
             return None
@@ -123,8 +124,6 @@ class KeptReadings:
 
     def holds(self, what: What, tokens: Sequence[int]) -> bool:
         """Whether something was kept of these tokens, by whatever method. It may turn out not to be usable."""
-        from selfextend.kept import UnusableReadingError, about_reading
-
         wanted = what.told_of(tokens)
         for path in self._files():
             try:
@@ -173,9 +172,9 @@ class KeptReadings:
                 writing.unwanted |= unwanted(writing.what.documents, _owner_name(writing.what.owner))
             for path in self._files():
                 try:
-                    about = _header(path)
+                    about = about_reading(path)
                     remove = unwanted(about["documents"].split(","), about["owner"])
-                except (OSError, ValueError, KeyError, TypeError):
+                except (UnusableReadingError, KeyError):
                     remove = True
                 if remove:
                     path.unlink(missing_ok=True)
@@ -250,19 +249,6 @@ class KeptReadings:
 def _owner_name(owner: str) -> str:
     """An owner as files name him."""
     return hashlib.sha256(owner.encode()).hexdigest() if owner else ""
-
-
-def _header(path: Path) -> dict[str, str]:
-    """What a file says it is of, read without `selfextend.kept`: that imports torch, which another thread may be
-    importing while a document is deleted.
-
-    Raises:
-        OSError, ValueError, KeyError, TypeError: it is damaged.
-    """
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        about = json.loads(file.read(min(length, _MOST_HEADER_BYTES)))["__metadata__"]
-    return {str(name): str(value) for name, value in dict(about).items()}
 
 
 def _modified(path: Path) -> float:

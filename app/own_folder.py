@@ -14,6 +14,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from .documents.library import DataFolderError
+from .documents.private_files import private_folder
 
 MOST_REMEMBERED = 1000
 """Uploads of which it is remembered what they were."""
@@ -32,8 +33,7 @@ class OwnFolder:
     """
 
     def __init__(self, parent: Path) -> None:
-        parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        parent.chmod(0o700)
+        private_folder(parent)
         with FileLock(parent / "lock", mode=0o600):
             for folder in filter(Path.is_dir, parent.iterdir()):
                 _remove_if_left(folder)

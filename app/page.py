@@ -47,6 +47,7 @@ from .tabs.widgets import (
     on,
     redraw_on,
     told,
+    unchanged,
 )
 from .theme import ASSETS
 from .whatif import Answered, PassageTest, UnderTest, passage_tests_steps
@@ -161,7 +162,7 @@ def _opener(runtime: Runtime, turn_state: gr.State, status: gr.HTML) -> Callable
     def open_passage(event: gr.EventData, visitor: str) -> dict[Any, Any]:
         parts = str(told(event, "href")).split("-")
         if len(parts) != 3 or not (parts[1].isdecimal() and parts[2].isdecimal()):
-            return {status: gr.skip()}
+            return unchanged(status)
         turn = runtime.turn_of(runtime.sessions.get(visitor), int(parts[1]))
         if turn is None:
             return {status: complaint_html("This answer's evidence is no longer in memory. Ask again to see it.")}

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Generator
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,7 +27,7 @@ from .session import CacheStore, Session, Turn
 
 if TYPE_CHECKING:
     from selfextend.methods import Method
-    from selfextend.reading import PrefixCache
+    from selfextend.reading import PrefixCache, TokensRead
 
 CHUNK_TOKENS = 1024
 """Tokens after which a question that waits for the model gets it."""
@@ -140,17 +141,14 @@ def _answered(loaded: LoadedModel, caches: CacheStore, sample: StoredDocument, m
 
 def _read(
     loaded: LoadedModel, prefix: PrefixCache, method: Method, tokens: list[int], length: int
-) -> Generator[Progress, None, int]:
+) -> Generator[Progress | TokensRead, None, int]:
     """Read a chunk of what is not read yet, as a recorded answer is read, in one turn at the model. Returns how many
     tokens are read then."""
-    from selfextend.reading import exclusively, reading
+    from selfextend.reading import exclusively, read_steps, reading
 
-    def work() -> Generator[Progress, None, int]:
-        yield from ()
+    def work() -> Generator[TokensRead, None, int]:
         with reading(loaded.model, method, loaded.profile, length, observed=True) as reader:
-            done = prefix.rewind(reader, tokens, length)
-            if done < len(tokens):
-                prefix.read(reader, prefix.chunk(tokens, done, CHUNK_TOKENS))
+            yield from islice(read_steps(reader, prefix, tokens, chunk_tokens=CHUNK_TOKENS, length=length), 1)
         return len(prefix.tokens)
 
     return (yield from exclusively(loaded.model, prefix, work))

@@ -17,9 +17,9 @@ from selfextend.config import suggest
 from selfextend.steps import result_of
 
 from .accounts import may_load_models
-from .belongings import is_visitor, keep_document, write_down
+from .belongings import keep_document, write_down
 from .conversation import Entry, as_json, from_json, messages
-from .documents.holders import Named
+from .documents.holders import Named, is_holder
 from .links import Link, read_link, what_is_missing
 from .model_menu import local_choices
 from .model_shelf import LoadedModel
@@ -32,7 +32,17 @@ from .tabs.controls import Choices, Controls, slider_updates
 from .tabs.documents_panel import DocumentsPane, documents_html, view_of
 from .tabs.model_panel import ModelPanel
 from .tabs.offers_panel import OffersPane, ask_again_after
-from .tabs.widgets import QUEUED, STORAGE_KEY, DocumentView, Latest, States, buttons, complaint_html, status_html
+from .tabs.widgets import (
+    QUEUED,
+    STORAGE_KEY,
+    DocumentView,
+    Latest,
+    States,
+    buttons,
+    complaint_html,
+    status_html,
+    unchanged,
+)
 
 READ = "read"
 """The id of the tab with documents and chat."""
@@ -129,7 +139,7 @@ class _Handlers:
         parts, states, runtime = self.parts, self.parts.states, self.runtime
         kept = kept if isinstance(kept, dict) and runtime.settings.persist else {}
         visitor = kept.get("visitor")
-        visitor = str(visitor) if is_visitor(visitor) else secrets.token_urlsafe(24)
+        visitor = str(visitor) if is_holder(visitor) else secrets.token_urlsafe(24)
         runtime.library.seen(visitor)
         session = runtime.sessions.get(visitor)
         entries, pending = from_json(kept.get("entries")), session.pending
@@ -206,7 +216,7 @@ class _Handlers:
     def follow_model(self, drawn_for: str, visitor: str, entries: list[Entry], *room: Any) -> dict[Any, Any]:
         """Where another model is loaded than the page shows, whoever loaded it: shows that one, with its advice."""
         if _key(self.runtime.models.loaded) == drawn_for:
-            return {self.parts.drawn_for: gr.skip()}
+            return unchanged(self.parts.drawn_for)
         session = self.runtime.sessions.get(visitor)
         turn = session.last_turn(entries, self.runtime.models.label)
         return {self.parts.states.turn: turn, **self._fitted(session, room, advise=True)}

@@ -79,7 +79,6 @@ def make_runtime(settings: Settings) -> Runtime:
         max_pages=settings.max_pages,
         max_characters=settings.max_characters,
         seconds=settings.read_seconds,
-        visitor_characters=settings.max_characters,
         all_characters=settings.max_all_characters,
     )
     # Before the folder of this process, since it makes the data folder, and says best why that fails.

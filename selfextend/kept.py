@@ -18,9 +18,9 @@ import transformers
 from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedModel
 
+from selfextend.kept_header import FORMAT, UnusableReadingError, about_reading
 from selfextend.layer_states import States
 
-FORMAT = "selfextend-reading-1"
 _DIGEST = "sha256"
 _PIECE = 1 << 22
 """Numbers that are weighed at a time."""
@@ -34,10 +34,6 @@ _DTYPES = {
 }
 
 _fingerprints: WeakKeyDictionary[PreTrainedModel, str] = WeakKeyDictionary()
-
-
-class UnusableReadingError(ValueError):
-    """A file cannot be read on from; the message says what is wrong with it."""
 
 
 def configuration(model: PreTrainedModel) -> str:
@@ -130,22 +126,6 @@ def _said_of(name: str, tensor: torch.Tensor) -> bytes:
 def _bytes_of(tensor: torch.Tensor) -> memoryview:
     numbers: Any = tensor.contiguous().cpu().reshape(-1).view(torch.uint8).numpy()
     return memoryview(numbers)
-
-
-def about_reading(path: Path) -> dict[str, str]:
-    """What a file says it is of, without reading the rest.
-
-    Raises:
-        UnusableReadingError: it is damaged, or was not written by `write_reading`.
-    """
-    try:
-        with safe_open(path, "pt") as file:
-            about = dict(file.metadata() or {})
-    except (SafetensorError, OSError, ValueError) as error:
-        raise UnusableReadingError(f"it is damaged ({error})") from error
-    if about.get("format") != FORMAT:
-        raise UnusableReadingError("it is of another format")
-    return about
 
 
 def read_reading(path: Path, about: Mapping[str, str]) -> dict[str, torch.Tensor]:

@@ -433,7 +433,7 @@ def test_each_limit_is_kept(folder: Path, three_hundred: Path) -> None:
 
 def test_a_document_that_does_not_go_with_the_others_is_refused_in_a_sentence() -> None:
     read = Document("long.txt", "0" * 64, "txt", (Page(1, "x" * 60), Page(2, "y" * 40)))
-    limits = Limits(visitor_characters=1000, all_characters=5000)
+    limits = Limits(max_characters=1000, all_characters=5000)
     check_room(read, 900, 4900, limits)
     with pytest.raises(DocumentError, match=r"^long\.txt has 100 characters, and your documents may have 1,000 to"):
         check_room(read, 901, 901, limits)

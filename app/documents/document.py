@@ -27,8 +27,8 @@ class Limits:
     OCR is given `scanned_page_seconds` for each page that needs it, up to `scanned_pages` of a file, and
     `scanned_memory_bytes` more.
 
-    `visitor_characters` is what the documents of one visitor may hold together, `all_characters` those of everybody. A
-    character takes some ten bytes with all that is made of it.
+    `max_characters` is what one file may hold, and the documents of one visitor together; `all_characters` is for the
+    documents of everybody. A character takes some ten bytes with all that is made of it.
     """
 
     max_bytes: int = 200_000_000
@@ -39,7 +39,6 @@ class Limits:
     scanned_pages: int = 200
     scanned_page_seconds: float = 60.0
     scanned_memory_bytes: int = 1_500_000_000
-    visitor_characters: int = 10_000_000
     all_characters: int = 200_000_000
 
 
@@ -129,9 +128,9 @@ def check_room(document: Document, visitors: int, everybodys: int, limits: Limit
         everybodys: characters of all other documents in memory.
     """
     characters = document.characters
-    if visitors + characters > limits.visitor_characters:
+    if visitors + characters > limits.max_characters:
         raise DocumentError(
-            f"{document.name} has {characters:,} characters, and your documents may have {limits.visitor_characters:,} "
+            f"{document.name} has {characters:,} characters, and your documents may have {limits.max_characters:,} "
             f"together, of which {visitors:,} are taken: remove another one, split it, or start the app with a larger "
             "--max-characters."
         )

@@ -21,6 +21,11 @@ _HOLDER = re.compile(r"[A-Za-z0-9_-]{20,64}")
 _FORMAT = 1
 
 
+def is_holder(name: object) -> bool:
+    """Whether this may be the random text that names a holder."""
+    return isinstance(name, str) and bool(_HOLDER.fullmatch(name))
+
+
 class Holders:
     """The records in one folder, made where it is not there."""
 
@@ -29,7 +34,7 @@ class Holders:
 
     def of(self, holder: str) -> list[Named] | None:
         """What a holder has, in order; None where there is no record, or none that can be read."""
-        if not _HOLDER.fullmatch(holder):
+        if not is_holder(holder):
             return None
         try:
             kept = json.loads(self._path(holder).read_text(encoding="utf-8"))
@@ -45,7 +50,7 @@ class Holders:
             ValueError: nobody is called so.
             OSError: it cannot be written.
         """
-        if not _HOLDER.fullmatch(holder):
+        if not is_holder(holder):
             raise ValueError(f"{holder!r} names nobody.")
         if documents == self.of(holder):
             self.seen(holder)
@@ -55,12 +60,12 @@ class Holders:
 
     def drop(self, holder: str) -> None:
         """Forget a holder."""
-        if _HOLDER.fullmatch(holder):
+        if is_holder(holder):
             self._path(holder).unlink(missing_ok=True)
 
     def seen(self, holder: str) -> None:
         """Write down that a holder was here now."""
-        if _HOLDER.fullmatch(holder) and (path := self._path(holder)).is_file():
+        if is_holder(holder) and (path := self._path(holder)).is_file():
             os.utime(path)
 
     def held(self) -> set[str]:

@@ -37,6 +37,7 @@ from .widgets import (
     skipped,
     status_html,
     told,
+    unchanged,
 )
 
 BUSY = complaint_html("An answer is on its way: wait for it, or stop it.")
@@ -186,7 +187,7 @@ class _Handlers:
 
     def again(self, again: Again | None, entries: list[Entry], *rest: Any) -> dict[Any, Any]:
         if again is None:
-            return {self.pane.status: gr.skip()}  # Gradio wants one update at least
+            return unchanged(self.pane.status)
         return self._begin(again.question, entries, entries, *rest)
 
     def go_on(self, event: gr.EventData, entries: list[Entry], visitor: str, pending: Pending | None) -> dict[Any, Any]:
@@ -244,7 +245,7 @@ class _Handlers:
     def answer(self, pending: Pending | None, visitor: str, *values: Any) -> Iterator[dict[Any, Any]]:
         pane, states = self.pane, self.states
         if pending is None:
-            yield {pane.status: gr.skip()}  # there was nothing to ask, and a generator has to yield
+            yield unchanged(pane.status)
             return
         session = self.runtime.sessions.get(visitor)
         idle = {**buttons(pane.send, pane.stop, busy=False), states.pending: None}
@@ -254,7 +255,7 @@ class _Handlers:
             newest = None
             for shown in pending.work.follow():
                 if shown is newest and not pending.notes:
-                    yield {pane.status: gr.skip()}  # only to see whether the page is still there
+                    yield unchanged(pane.status)  # only to see whether the page is still there
                     continue
                 newest = shown
                 if "cleared" in pending.notes:

@@ -38,6 +38,7 @@ from .widgets import (
     on,
     redraw_on,
     status_html,
+    unchanged,
 )
 
 NOTHING_YET = hint_html(
@@ -95,7 +96,7 @@ def build_compare_tab(runtime: Runtime, controls: Controls, states: States, answ
         if entries and len(entries[-1].replies) > 1 and not entries[-1].replies[-1].stopped:
             yield from measure(visitor, *values)
         else:
-            yield {status: gr.skip()}
+            yield unchanged(status)
 
     given, outputs = [states.visitor, *controls], [start, stop, status, pane]
     start.click(measure, given, outputs, **ON_MODEL)

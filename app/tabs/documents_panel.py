@@ -162,7 +162,7 @@ def view_of(
 
 def documents_html(runtime: Runtime, session: Session) -> str:
     """The list: for each document its pages, tokens, unreadable pages and notes; and how much text there may be."""
-    most = f"{runtime.library.limits.visitor_characters / 1e6:g} million characters"
+    most = f"{runtime.library.limits.max_characters / 1e6:g} million characters"
     if not session.named:
         return hint_html(f"No documents yet: drop some below, up to {most}. Without any, the model answers on its own.")
     items = [_item(runtime, stored) for stored in session.documents] + [_missing(named) for named in session.missing]

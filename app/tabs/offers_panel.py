@@ -19,7 +19,7 @@ from ..runtime import Runtime
 from ..sample import has_foreign_text, is_sample
 from ..session import Session
 from .model_panel import NOT_YOURS, stopper, told_load
-from .widgets import ON_MODEL, QUEUED, States, on, redraw_on, status_html, told
+from .widgets import ON_MODEL, QUEUED, States, on, redraw_on, status_html, told, unchanged
 
 AT_FIRST = 3
 """Offers in sight; the others are folded up."""
@@ -72,7 +72,7 @@ def connect_offers(runtime: Runtime, pane: OffersPane, states: States, question:
         session, name = runtime.sessions.get(visitor), told(event, "name")
         offered = [offer.name for offer in offers_of(runtime, session) or ()]
         if name not in offered or not may_load_models(runtime.settings, request):
-            yield {pane.status: gr.skip()}
+            yield unchanged(pane.status)
             return
         asked = _asked(runtime, session, entries, text)
         yield {pane.listing: "", pane.stop: gr.update(visible=True), pane.status: status_html(f"loading {name}")}

@@ -13,8 +13,8 @@ from typing import Any
 
 import gradio as gr
 
-from ..belongings import is_visitor
 from ..documents.document import DocumentError
+from ..documents.holders import is_holder
 from ..documents.library import StoredDocument
 from ..pages import Pages, find_text
 from ..runtime import Runtime
@@ -79,7 +79,7 @@ def server_functions(runtime: Runtime, pages: Pages) -> list[Callable[[Any], Any
 
     def session_of(asked: Any) -> Session:
         visitor = asked.get("visitor") if isinstance(asked, dict) else None
-        known = is_visitor(visitor) and (visitor in runtime.sessions or runtime.library.knows(str(visitor)))
+        known = is_holder(visitor) and (visitor in runtime.sessions or runtime.library.knows(str(visitor)))
         if not known:
             raise ValueError("This page is not known here any more: load it again.")
         return runtime.sessions.get(str(visitor))

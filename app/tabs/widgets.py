@@ -123,6 +123,11 @@ def buttons(start: gr.Button, stop: gr.Button, *, busy: bool) -> dict[Any, Any]:
     return {start: gr.update(visible=not busy), stop: gr.update(visible=busy)}
 
 
+def unchanged(part: Any) -> dict[Any, Any]:
+    """For a handler that changes nothing this time: Gradio wants one update at least, whatever the part."""
+    return {part: gr.skip()}
+
+
 def skipped(count: int) -> tuple[Any, ...]:
     """For a handler that leaves all of its `count` outputs as they are."""
     return tuple(gr.skip() for _ in range(count))
