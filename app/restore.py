@@ -168,8 +168,8 @@ class _Handlers:
     ) -> Iterator[dict[Any, Any]]:
         """Waits for the model that the app was started with, then fits the page to the model that is loaded.
 
-        What is to be shown is gathered until there is something to wait for: of two yields in one go the browser loses
-        what the second does not say again, the advised settings for one.
+        What is to be shown is gathered until there is something to wait for: while a page is being made, the browser
+        loses of two yields in one go what the second does not say again, the advised settings for one.
 
         Args:
             fragment: of the address.

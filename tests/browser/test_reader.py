@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from chat_parts import Open, answered, ask, ready, until, upload
+from chat_parts import Open, answered, ask, leave, ready, until, upload
 from evidence_page import NOTES
 from playwright.sync_api import Locator, Page, expect
 
@@ -135,6 +135,16 @@ def test_links_paging_search_and_selection(open_page: Open, bundled_address: str
     assert drawn
     assert sheet
     assert 0.02 < drawn["width"] / sheet["width"] < 0.2
+
+
+def test_a_page_beside_a_ready_model_begins_with_the_advised_settings(open_page: Open, bundled_address: str) -> None:
+    """All that it is to show is known at once, while it is still being made."""
+    for _ in range(4):
+        page = ready(open_page(bundled_address, width=1440, height=900))
+        expect(page.locator("#chat .contrast")).to_contain_text("Asked just now")
+        expect(page.get_by_label("number input for Group size")).to_have_value("79")
+        expect(page.locator("#fit .complaint")).to_have_count(0)
+        leave(page)
 
 
 def test_on_a_phone_the_page_comes_up_as_a_sheet(open_page: Open, bundled_address: str, asked: Asked) -> None:
