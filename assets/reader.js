@@ -399,8 +399,10 @@ strip.addEventListener("pointerdown", (event) => {
 
 // Going to a place
 
-// To a page, or to characters on it, which are drawn first.
+// To a page, or to characters on it, which are drawn first. Where somebody goes elsewhere meanwhile, that is where it ends.
+let goings = 0;
 async function goTo(number, from = null, to = null) {
+  const mine = ++goings;
   number = Math.min(Math.max(1, number), pages.length);
   current = number;
   const page = pages[number - 1];
@@ -408,6 +410,7 @@ async function goTo(number, from = null, to = null) {
   if (from !== null) {
     if (!page.view) await fetchPages([number]);
     while (asking.has(number)) await new Promise((resolve) => setTimeout(resolve, 20));
+    if (mine !== goings) return;
     const word = page.words.find(({ start, end }) => start < to && end > from);
     if (word) {
       // A text's page has its height only now.
