@@ -6,11 +6,11 @@ import shutil
 import time
 from pathlib import Path
 
-from .asking import forget_document, forget_visitor
 from .documents.document import DocumentError
 from .documents.holders import is_holder
 from .documents.library import StoredDocument
 from .documents.private_files import private_folder
+from .reading_places import forget_document, forget_visitor
 from .runtime import Runtime
 from .sample import is_sample
 from .session import Session

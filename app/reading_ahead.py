@@ -17,12 +17,13 @@ from selfextend.methods import SelfExtend, Vanilla
 from selfextend.steps import Clock, Progress, Running, result_of
 
 from .answering import reply_of
-from .asking import EVERYBODY, Place, Question, answer_turn, in_use
+from .asking import Question, answer_turn
 from .conversation import Entry
 from .documents.document import DocumentError
 from .documents.library import Library, StoredDocument
 from .model_shelf import LoadedModel, ModelShelf
 from .prompting import build_prompt
+from .reading_places import EVERYBODY, Place, in_use
 from .session import CacheStore, Session, Turn
 
 if TYPE_CHECKING:

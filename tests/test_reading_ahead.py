@@ -7,12 +7,13 @@ from pathlib import Path
 import pytest
 from app_parts import WORDS, tiny_folder  # noqa: F401 (fixture)
 
-from app.asking import EVERYBODY, Place, Question, answer_turn
+from app.asking import Question, answer_turn
 from app.documents.document import Limits
 from app.documents.library import Library, StoredDocument
 from app.model_shelf import LoadedModel, ModelShelf
 from app.prompting import build_prompt
 from app.reading_ahead import EXAMPLE_TURN, ReadingAhead
+from app.reading_places import EVERYBODY, Place
 from app.session import CacheStore, Session, Turn
 from selfextend.generation import GenerationSettings
 from selfextend.methods import Method, SelfExtend, Vanilla

@@ -10,7 +10,7 @@ import torch
 from app_parts import stored, tiny, tiny_folder  # noqa: F401 (fixtures)
 
 from app.answering import Shown, reply_steps
-from app.asking import Place, Question, answer_turn, prompt_of
+from app.asking import Question, answer_turn, place_of, prompt_of
 from app.conversation import Entry, as_json, from_json, messages
 from app.evidence import MAX_ROWS
 from app.model_shelf import LoadedModel
@@ -87,7 +87,7 @@ def test_visitors_documents_and_settings_have_caches_of_their_own(tiny: LoadedMo
 
     def read(session: Session, asked: Question) -> PrefixCache:
         prompt = prompt_of(tiny, asked)
-        return Place.of_question(tiny, asked, prompt).reading(caches, session.visitor, prompt).prefix
+        return place_of(tiny, asked, prompt).reading(caches, session.visitor, prompt).prefix
 
     places = [
         read(mine, question("Who?", *one)),
