@@ -20,6 +20,7 @@ from functools import partial
 from types import MethodType
 from typing import Any
 
+import numpy as np
 import torch
 from torch.overrides import TorchFunctionMode
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
@@ -44,9 +45,16 @@ def relative_positions(
     return [[relative_position(i, j, group_size, neighbor_window) if j <= i else None for j in keys] for i in queries]
 
 
+def row_of_positions(query: int, group_size: int, neighbor_window: int) -> np.ndarray:
+    """`relative_position` of one query and every key up to it, all keys at once: a loop over them takes minutes."""
+    keys = np.arange(query + 1)
+    grouped = query // group_size - keys // group_size + neighbor_window - neighbor_window // group_size
+    return np.where(query - keys < neighbor_window, query - keys, grouped)
+
+
 def largest_position(length: int, group_size: int, neighbor_window: int) -> int:
     """The largest relative position that occurs among `length` tokens, by looking at all pairs."""
-    return max(relative_position(i, j, group_size, neighbor_window) for i in range(length) for j in range(i + 1))
+    return max(int(row_of_positions(i, group_size, neighbor_window).max()) for i in range(length))
 
 
 def reach(trained_window: int, group_size: int, neighbor_window: int, limit: int = 100_000) -> int:
@@ -55,8 +63,7 @@ def reach(trained_window: int, group_size: int, neighbor_window: int, limit: int
     Only the last query's row is new when a token is added, so only that row is looked at.
     """
     for length in range(1, limit):
-        row = (relative_position(length - 1, j, group_size, neighbor_window) for j in range(length))
-        if max(row) >= trained_window:
+        if row_of_positions(length - 1, group_size, neighbor_window).max() >= trained_window:
             return length - 1
     raise AssertionError("limit too small")
 
