@@ -32,8 +32,11 @@ NAME = "naive_reference"
 def relative_position(query: int, key: int, group_size: int, neighbor_window: int) -> int:
     """The paper's map for one pair, key <= query."""
     distance = query - key
-    if distance < neighbor_window:
-        return distance
+    return distance if distance < neighbor_window else _grouped(query, key, group_size, neighbor_window)
+
+
+def _grouped(query: int, key: Any, group_size: int, neighbor_window: int) -> Any:
+    """The paper's map of a far pair; `key` may be an array of them."""
     return query // group_size - key // group_size + neighbor_window - neighbor_window // group_size
 
 
@@ -48,7 +51,7 @@ def relative_positions(
 def row_of_positions(query: int, group_size: int, neighbor_window: int) -> np.ndarray:
     """`relative_position` of one query and every key up to it, all keys at once: a loop over them takes minutes."""
     keys = np.arange(query + 1)
-    grouped = query // group_size - keys // group_size + neighbor_window - neighbor_window // group_size
+    grouped = _grouped(query, keys, group_size, neighbor_window)
     return np.where(query - keys < neighbor_window, query - keys, grouped)
 
 

@@ -70,6 +70,13 @@ def test_far_pairs_split_into_a_query_part_and_a_key_part(config: SelfExtendConf
     assert split == reference.relative_position(query, key, config.group_size, config.neighbor_window)
 
 
+@given(configs, st.integers(0, 120))
+def test_the_references_row_is_its_pairs(config: SelfExtendConfig, query: int) -> None:
+    sizes = config.group_size, config.neighbor_window
+    pairs = [reference.relative_position(query, key, *sizes) for key in range(query + 1)]
+    assert reference.row_of_positions(query, *sizes).tolist() == pairs
+
+
 @given(configs, st.integers(1, 120))
 def test_the_largest_position_is_found_without_looking_at_every_pair(config: SelfExtendConfig, length: int) -> None:
     counted = reference.largest_position(length, config.group_size, config.neighbor_window)
