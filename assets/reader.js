@@ -54,10 +54,16 @@ async function ask(name, asked) {
   return answer;
 }
 
+// How often the view was sent to a place, by the visitor or by an answer; and how often it had been when the newest
+// answer was first seen here, by its links, its tokens or its pages, whichever came first.
+let goings = 0;
+let newest = { turn: 0, goings };
+
 // Traces, for the chat's tokens too. One is kept for each turn and choice of layer and head.
 const traces = new Map();
 const looking = { layer: "all", head: "all" };
 function traceOf(turn) {
+  if (turn > newest.turn) newest = { turn, goings };
   const key = [contents.visitor, turn, looking.layer, looking.head].join(" ");
   if (!traces.has(key)) {
     const asked = ask("trace", { turn, ...looking });
@@ -385,7 +391,10 @@ function drawStrip() {
   brush.strokeRect(1, top + 1, width - 2, Math.max((pane.clientHeight / whole) * height - 2, 4));
 }
 
+for (const kind of ["wheel", "touchmove", "keydown"]) pane.addEventListener(kind, () => goings++, { passive: true });
+
 strip.addEventListener("pointerdown", (event) => {
+  goings++;
   const follow = (at) => {
     const box = strip.getBoundingClientRect();
     const part = (at.clientY - box.top) / box.height;
@@ -400,7 +409,6 @@ strip.addEventListener("pointerdown", (event) => {
 // Going to a place
 
 // To a page, or to characters on it, which are drawn first. Where somebody goes elsewhere meanwhile, that is where it ends.
-let goings = 0;
 async function goTo(number, from = null, to = null) {
   const mine = ++goings;
   number = Math.min(Math.max(1, number), pages.length);
@@ -448,6 +456,7 @@ pane.addEventListener("scroll", () => {
 
 // To a passage that an answer looked at.
 async function showPassage(turn, rank) {
+  const mine = ++goings;
   const wanted = await traceOf(turn);
   const cited = wanted.citations.find((each) => each[0] === rank);
   if (!cited) return;
@@ -460,7 +469,7 @@ async function showPassage(turn, rank) {
   opened = [there.sha256, page, from, to, rank];
   await show(there);
   tell();
-  await goTo(page, from, to);
+  if (mine === goings) await goTo(page, from, to);
   paintAll();
 }
 
@@ -632,9 +641,10 @@ async function redraw() {
   const added = own.filter((each) => !before.documents.some(({ sha256 }) => sha256 === each.sha256)).at(-1);
   const still = contents.documents.find((each) => each.sha256 === shown?.sha256);
   if (added || !still) {
-    const newest = added ?? own.at(-1) ?? contents.documents.at(-1);
-    if (newest) await show(newest, 1);
+    const last = added ?? own.at(-1) ?? contents.documents.at(-1);
+    if (last) await show(last, 1);
     else shown = null;
+    newest.goings = goings; // that was nobody's wish to be elsewhere
   } else {
     chooser.value = still.sha256;
   }
@@ -648,8 +658,8 @@ async function redraw() {
       if (mine !== redraws) return;
       trace = wanted;
       row = null;
-      // Nothing is opened of an answer whose looking proves nothing.
-      if (contents.opens_at) await showPassage(contents.turn, contents.opens_at);
+      // Nothing is opened of an answer whose looking proves nothing, nor where the visitor was faster.
+      if (contents.opens_at && goings === newest.goings) await showPassage(contents.turn, contents.opens_at);
       await fetchCited();
     } catch {
       trace = null;

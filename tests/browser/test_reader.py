@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,10 +12,12 @@ from typing import NamedTuple
 import pytest
 from chat_parts import Open, answered, ask, leave, ready, until, upload
 from evidence_page import NOTES
-from playwright.sync_api import Locator, Page, expect
+from playwright.sync_api import Locator, Page, Route, expect
 
 from app.sample import SAMPLE_QUESTIONS
 from benchmarks.serving import served
+
+COMPONENT_SERVER = re.compile("/component_server")  # where Gradio takes what reader.js asks
 
 
 class Asked(NamedTuple):
@@ -135,6 +138,36 @@ def test_links_paging_search_and_selection(open_page: Open, bundled_address: str
     assert drawn
     assert sheet
     assert 0.02 < drawn["width"] / sheet["width"] < 0.2
+
+
+def test_a_page_asked_for_stays_when_where_the_answer_looked_comes_late(
+    open_page: Open, bundled_address: str, asked: Asked
+) -> None:
+    page = ready(open_page(bundled_address, width=1440, height=900))
+    expect(page.locator("#chat .contrast")).to_be_visible(timeout=300_000)
+    held: list[Route] = []
+
+    def hold(route: Route) -> None:
+        if '"trace"' in (route.request.post_data or ""):
+            held.append(route)
+        else:
+            route.continue_()
+
+    page.route(COMPONENT_SERVER, hold)
+    ask(page, asked.question)
+    expect(page.locator("#chat .measures")).to_have_count(1, timeout=600_000)
+    until(page, lambda: bool(held), "the page asks where the answer looked")
+    number = page.get_by_label("Page", exact=True)
+    number.fill("43")
+    number.press("Enter")
+    for route in held:
+        route.continue_()
+    page.unroute(COMPONENT_SERVER)
+    expect(page.locator(".reader-words")).to_contain_text("Glowing: where the answer looked")
+    until(page, lambda: tokens(page).count() > 0, "the answer's tokens are joined to the pages")
+    page.wait_for_timeout(500)
+    assert current(page) == "43"
+    expect(page.locator(".reader-page[data-number='43'] img")).to_be_in_viewport()
 
 
 def test_a_page_beside_a_ready_model_begins_with_the_advised_settings(open_page: Open, bundled_address: str) -> None:
