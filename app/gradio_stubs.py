@@ -1,5 +1,5 @@
-"""Half of `import gradio` is work for those who write components: in every process Gradio (6.31) parses the source of each
-of its components again, to bring the type stubs beside them up to date."""
+"""Half of `import gradio` is work for those who write components: in every process Gradio (6.31) parses the source of
+each of its components again, to bring the type stubs beside them up to date."""
 
 from __future__ import annotations
 

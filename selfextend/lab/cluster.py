@@ -114,8 +114,9 @@ def run_on_ray(
                 words = f"on Ray, {len(waiting)} of {len(parts)} tasks to go"
                 yield Progress(words, finished / plan.weight, clock.seconds_left(finished))
         finally:
+            # Not by force: Ray (2.60) aborts this process where a task ends in that very moment.
             for reference in waiting:
-                ray.cancel(reference, force=True)
+                ray.cancel(reference)
 
 
 def _result(ray: Any, reference: Any, part: Plan) -> list[list[Row]]:
