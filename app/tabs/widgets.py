@@ -86,8 +86,12 @@ class SharedInputs(NamedTuple):
 
 # Events
 
-QUEUED: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
-"""What all of the page's own events have in common: no spinner over what they set, and not in the API."""
+QUEUED: dict[str, Any] = {"show_progress": "hidden", "show_progress_on": [], "api_visibility": "private"}
+"""What all of the page's own events have in common: no spinner over what they set, and not in the API.
+
+A hidden spinner is kept up to date all the same: at each event's news, Gradio's page copies all that each component
+holds on which one may be shown. So it is shown on none.
+"""
 
 IN_ORDER: dict[str, Any] = {**QUEUED, "trigger_mode": "multiple", "concurrency_limit": 1}
 """For events that set the same outputs and are answered in steps: one at a time, in the order in which they came. Give
