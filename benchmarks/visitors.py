@@ -3,6 +3,7 @@ document of his own with a code in it, and asks about both by turns, as the page
 
     python -m benchmarks.visitors                       # thirty visitors, five minutes
     python -m benchmarks.visitors --tree ../other       # the same of another checkout, from before a change, say
+    python -m benchmarks.visitors --evidence-mb 100     # other options go to app.py
 
 Prints how long the first token takes, from the click on, answers that hold another visitor's code, errors, and the
 server's memory. Wants an idle machine: the visitors themselves need little, and the server all of it.
@@ -270,6 +271,7 @@ def run(options: argparse.Namespace, folder: Path) -> Results:
     )
     if options.share and "--share-reading" in known.stdout:
         server.append("--share-reading")
+    server += options.server
     ports: list[int] = []
 
     def command(port: int) -> list[str]:
@@ -310,7 +312,9 @@ def report(results: Results, options: argparse.Namespace) -> dict[str, Any]:
 
     both = [pair for pairs in results.first_tokens.values() for pair in pairs]
     half = 60 * options.minutes / 2
-    memory = [total for at, total in results.memory if at > half] or [0]
+    by_minute: dict[int, list[int]] = {}
+    for at, total in results.memory:
+        by_minute.setdefault(int(at // 60), []).append(total)
     return {
         "visitors": options.visitors,
         "minutes": options.minutes,
@@ -324,8 +328,7 @@ def report(results: Results, options: argparse.Namespace) -> dict[str, Any]:
         "foreign_codes": results.foreign,
         "errors": results.errors,
         "updates_with_a_place_in_the_line": results.places,
-        "memory_mb_at_half_time": round(memory[0] / 1e6),
-        "memory_mb_at_the_end": round(memory[-1] / 1e6),
+        "memory_mb_by_minute": [round(statistics.median(totals) / 1e6) for totals in by_minute.values()],
         "memory_mb_at_most": round(max((total for _, total in results.memory), default=0) / 1e6),
     }
 
@@ -338,7 +341,8 @@ def main() -> None:
     parser.add_argument("--tree", type=Path, default=ROOT, help="the checkout whose app is served")
     share = argparse.BooleanOptionalAction
     parser.add_argument("--share", action=share, default=True, help="serve with --share-reading")
-    options = parser.parse_args()
+    options, server = parser.parse_known_args()
+    options.server = server
     options.tree = options.tree.resolve()
     with tempfile.TemporaryDirectory() as folder:
         print(json.dumps(report(run(options, Path(folder)), options), indent=1))

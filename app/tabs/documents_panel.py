@@ -99,7 +99,8 @@ def build_documents_panel(runtime: Runtime, states: States, controls: Controls) 
     pane.sample.click(use_sample, given, outputs, **QUEUED)
     on(pane.listing.remove, remove, given, [pane.listing, pane.status, states.view])
     on(pane.stop.click, lambda visitor: runtime.sessions.get(visitor).reading.stop(), [states.visitor])
-    on([controls.max_new_tokens.release, controls.system.blur, controls.thinking.input], resized, given, [states.view])
+    room = [controls.max_new_tokens.release, controls.system.blur, controls.thinking.input]
+    on(room, resized, given, [states.view], newest=True)
     return pane
 
 

@@ -154,8 +154,8 @@ def build_lab_tab(runtime: Runtime, visitor: gr.State) -> None:
     on(stop.click, lambda who: runtime.sessions.get(who).probing.stop(), [visitor])
     on(uploaded.change, handlers.open, [uploaded, opened], outputs)
     for pane in (left, right):
-        on(pane.run.input, _chosen_run, [opened, pane.run], [pane.view, pane.plot, pane.table])
-        on(pane.view.input, _chosen_view, [opened, pane.run, pane.view], [pane.plot, pane.table])
+        on(pane.run.input, _chosen_run, [opened, pane.run], [pane.view, pane.plot, pane.table], newest=True)
+        on(pane.view.input, _chosen_view, [opened, pane.run, pane.view], [pane.plot, pane.table], newest=True)
     for ending, button in saves.items():
         save_on_click(button, _saver(runtime, ending), [visitor, opened, left.run], status)
 

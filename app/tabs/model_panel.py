@@ -96,7 +96,7 @@ def build_model_panel(runtime: Runtime) -> ModelPanel:
 
     inputs = [panel.choice, panel.other, panel.quantization, panel.device]
     chooses = [panel.other, panel.facts, panel.estimate]
-    on([panel.choice.input, panel.other.blur], chosen, inputs[:2], chooses)
+    on([panel.choice.input, panel.other.blur], chosen, inputs[:2], chooses, newest=True)
     panel.ask.click(estimated, inputs, [panel.estimate], **QUEUED)
     outputs = [panel.status, panel.estimate, panel.load, panel.stop]
     on(panel.stop.click, stopper(runtime))

@@ -109,17 +109,27 @@ ASKING: dict[str, Any] = {"concurrency_limit": MAX_ANSWERS, "concurrency_id": "a
 
 
 def on(
-    events: Any, handler: Callable[..., Any], inputs: Sequence[Any] | None = None, outputs: Sequence[Any] | None = None
+    events: Any,
+    handler: Callable[..., Any],
+    inputs: Sequence[Any] | None = None,
+    outputs: Sequence[Any] | None = None,
+    *,
+    newest: bool = False,
 ) -> Any:
     """Register a handler of the page: queued where it sets a gr.State, answered at once elsewhere.
 
     `State.change` reaches the page through queued events only: what listens to a state that was set by any other
     handler goes on showing what was there before.
+
+    Args:
+        newest: for values that are set one after the other: an event that comes while one before it is answered is
+            answered after it. Gradio would drop it, as a second click on a button.
     """
     queue = any(isinstance(output, gr.State) for output in outputs or ())
+    kind: dict[str, Any] = {**QUEUED, "queue": queue, "trigger_mode": "always_last" if newest else None}
     if isinstance(events, list):
-        return gr.on(events, handler, inputs, outputs, queue=queue, **QUEUED)
-    return events(handler, inputs, outputs, queue=queue, **QUEUED)
+        return gr.on(events, handler, inputs, outputs, **kind)
+    return events(handler, inputs, outputs, **kind)
 
 
 def buttons(start: gr.Button, stop: gr.Button, *, busy: bool) -> dict[Any, Any]:

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from chat_parts import Open, answered, app_command, ask, kept, leave, ready, reload, until, upload
 from hub_server import HubServer
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 from tiny_models import BARE_TEMPLATE, save_instruct
 
 from benchmarks.serving import served
@@ -129,11 +129,22 @@ def test_the_system_prompt_and_thinking_are_in_the_prompt_and_kept(
     page = ready(open_page(instruct_address, width=1500))
     upload(page, short)
     tokens = page.locator(".meter").filter(has_text="Tokens").first.locator("dd")
+    until(page, lambda: int(tokens.inner_text()) > 512, "the document and the longest answer are counted")
     set_longest(page, 5)
-    before = tokens.inner_text()
+    until(page, lambda: int(tokens.inner_text()) < 512, "a shorter answer is")
+    before = int(tokens.inner_text())
+    # Two values set so fast that the second comes while the first is answered: both count.
+    held: list[Route] = []
+    page.route("**/queue/join*", lambda route: held.append(route))
+    set_longest(page, 6)
+    until(page, lambda: bool(held), "the first value is sent")
     page.get_by_label("System prompt").fill(SYSTEM)
     page.get_by_label("System prompt").press("Tab")
-    expect(tokens).not_to_have_text(before)
+    page.wait_for_timeout(300)
+    for route in held:
+        route.continue_()
+    page.unroute("**/queue/join*")
+    until(page, lambda: int(tokens.inner_text()) > before + 1, "the system prompt is counted")
     ask(page)
     answered(page)
     page.get_by_role("button", name="Show the prompt").click()
