@@ -6,16 +6,12 @@ model at the end.
 
 from __future__ import annotations
 
-import json
 import re
-import sys
 from pathlib import Path
 
 import pytest
 from chat_parts import SENTENCE, Open, answered, ask, keeps, limit_answers, ready, reload, suggest, upload
 from playwright.sync_api import expect
-
-from benchmarks.serving import served
 
 pytestmark = pytest.mark.browser
 
@@ -201,33 +197,3 @@ def test_a_run_capsule_comes_back(address: str, open_page: Open, short: Path, tm
     alone = open_page(saved.as_uri())
     expect(alone.locator("h1")).to_have_text("What goes into the file?")
     alone.wait_for_selector(".barlayer .point")
-
-
-@pytest.mark.slow
-def test_the_bundled_model_answers_right_with_selfextend_only(open_page: Open, folder: Path) -> None:
-    """One click asks; the answer is right, cited to its page; the vanilla model does not know it."""
-    wanted = json.loads((ASSETS / "sample_questions.json").read_text())[0]
-    data = folder / "bundled-data"
-    command = [sys.executable, "app.py", "--no-browser", "--data-folder", str(data)]
-    with served(lambda port: [*command, "--port", str(port)]) as url:
-        page = ready(open_page(url, width=1500))
-        page.set_default_timeout(600_000)
-        expect(page.locator(".document-list")).to_contain_text("sample.pdf")
-        expect(page.locator("#fit .complaint")).to_have_count(0)
-        # What the page set by itself, the map shows: the advised settings, over the whole document.
-        page.get_by_role("tab", name="Position map").click()
-        group_size = page.get_by_label("number input for Group size").input_value()
-        expect(page.locator("#position-map .map-title")).to_contain_text(f"(G = {group_size}, w = 128)")
-        expect(page.locator("#position-map .map-readout")).to_contain_text(re.compile(r"Query i = 1\d,\d{3}"))
-        page.get_by_role("tab", name="Evidence").click()
-        page.locator("#chat").get_by_text(wanted["question"]).click()
-        expect(page.locator("#chat .measures")).to_have_count(1, timeout=600_000)
-        answer = page.locator("#chat .message.bot, #chat .bot").last
-        expect(answer).to_contain_text(wanted["value"])
-        expect(page.locator("#chat a.page-link").first).to_have_text(f"p. {wanted['page']}")
-        page.get_by_role("radio", name="Vanilla").first.check()
-        ask(page, wanted["question"])
-        expect(page.locator("#chat .measures")).to_have_count(2, timeout=600_000)
-        expect(page.locator("#chat .message.bot, #chat .bot").last).not_to_contain_text(wanted["value"])
-        answered(page, 2)
-        page.close()  # a page outliving its server complains

@@ -69,6 +69,31 @@ def current(page: Page) -> str:
     return page.get_by_label("Page", exact=True).input_value()
 
 
+def test_the_bundled_model_answers_right_with_selfextend_only(open_page: Open, bundled_address: str) -> None:
+    """One click asks; the answer is right, cited to its page; the vanilla model does not know it."""
+    wanted = json.loads(SAMPLE_QUESTIONS.read_text(encoding="utf-8"))[0]
+    page = ready(open_page(bundled_address, width=1500))
+    page.set_default_timeout(600_000)
+    expect(page.locator(".document-list")).to_contain_text("sample.pdf")
+    expect(page.locator("#fit .complaint")).to_have_count(0)
+    # What the page set by itself, the map shows: the advised settings, over the whole document.
+    page.get_by_role("tab", name="Position map").click()
+    group_size = page.get_by_label("number input for Group size").input_value()
+    expect(page.locator("#position-map .map-title")).to_contain_text(f"(G = {group_size}, w = 128)")
+    expect(page.locator("#position-map .map-readout")).to_contain_text(re.compile(r"Query i = 1\d,\d{3}"))
+    page.get_by_role("tab", name="Evidence").click()
+    page.locator("#chat").get_by_text(wanted["question"]).click()
+    expect(page.locator("#chat .measures")).to_have_count(1, timeout=600_000)
+    answer = page.locator("#chat .message.bot, #chat .bot").last
+    expect(answer).to_contain_text(wanted["value"])
+    expect(page.locator("#chat a.page-link").first).to_have_text(f"p. {wanted['page']}")
+    page.get_by_role("radio", name="Vanilla").first.check()
+    ask(page, wanted["question"])
+    expect(page.locator("#chat .measures")).to_have_count(2, timeout=600_000)
+    expect(page.locator("#chat .message.bot, #chat .bot").last).not_to_contain_text(wanted["value"])
+    answered(page, 2)
+
+
 def test_a_hovered_token_lights_up_the_words_it_looked_at(open_page: Open, bundled_address: str, asked: Asked) -> None:
     page = with_answer(open_page(bundled_address, width=1440, height=900), asked)
     # The page that the answer comes from is there by itself, and the passage is marked.
