@@ -72,6 +72,7 @@ def measure() -> dict[str, Any]:
         expect(page.locator("#chat .contrast .right")).to_be_visible(timeout=WAIT_MILLISECONDS)  # so all is read
         page.get_by_label("Question", exact=True).fill(question)
         page.get_by_role("button", name="Send", exact=True).click()
+        expect(page.locator("#chat .measures")).to_have_count(1, timeout=WAIT_MILLISECONDS)
         expect(page.locator("#chat .answer-token").first).to_be_visible(timeout=WAIT_MILLISECONDS)
         links = page.locator("#chat a.page-link").count()
         to_page = [page.evaluate(LINK_TO_PAGE, n % links) for n in range(3 * links)]

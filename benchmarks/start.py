@@ -21,9 +21,9 @@ from benchmarks.screenshots import WAIT_MILLISECONDS, app
 from benchmarks.serving import launched_chromium
 
 IMPORTS = {
-    "import_gradio": "import gradio",
+    "import_gradio": "import app, gradio",
     "import_torch": "import torch",
-    "import_all": "import gradio, selfextend.loading.models, selfextend.generation, selfextend.plugin",
+    "import_all": "import app, gradio, selfextend.loading.models, selfextend.generation, selfextend.plugin",
 }
 """`import_all` is what the app has imported by the time its model is loaded."""
 
