@@ -131,6 +131,7 @@
       return;
     }
     token.classList.add("pinned");
+    visits++;
     await look(token);
     // To where it looked hardest.
     const [best] = trace?.rows[Number(token.dataset.number)] ?? [];

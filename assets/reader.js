@@ -54,16 +54,16 @@ async function ask(name, asked) {
   return answer;
 }
 
-// How often the view was sent to a place, by the visitor or by an answer; and how often it had been when the newest
-// answer was first seen here, by its links, its tokens or its pages, whichever came first.
-let goings = 0;
-let newest = { turn: 0, goings };
+// How often the visitor went to a place; and how often when the newest answer was first seen here, by its links, its
+// tokens or its pages, whichever came first.
+let visits = 0;
+let newest = { turn: 0, visits };
 
 // Traces, for the chat's tokens too. One is kept for each turn and choice of layer and head.
 const traces = new Map();
 const looking = { layer: "all", head: "all" };
 function traceOf(turn) {
-  if (turn > newest.turn) newest = { turn, goings };
+  if (turn > newest.turn) newest = { turn, visits };
   const key = [contents.visitor, turn, looking.layer, looking.head].join(" ");
   if (!traces.has(key)) {
     const asked = ask("trace", { turn, ...looking });
@@ -391,10 +391,10 @@ function drawStrip() {
   brush.strokeRect(1, top + 1, width - 2, Math.max((pane.clientHeight / whole) * height - 2, 4));
 }
 
-for (const kind of ["wheel", "touchmove", "keydown"]) pane.addEventListener(kind, () => goings++, { passive: true });
+for (const kind of ["wheel", "touchmove", "keydown"]) pane.addEventListener(kind, () => visits++, { passive: true });
 
 strip.addEventListener("pointerdown", (event) => {
-  goings++;
+  visits++;
   const follow = (at) => {
     const box = strip.getBoundingClientRect();
     const part = (at.clientY - box.top) / box.height;
@@ -409,6 +409,7 @@ strip.addEventListener("pointerdown", (event) => {
 // Going to a place
 
 // To a page, or to characters on it, which are drawn first. Where somebody goes elsewhere meanwhile, that is where it ends.
+let goings = 0;
 async function goTo(number, from = null, to = null) {
   const mine = ++goings;
   number = Math.min(Math.max(1, number), pages.length);
@@ -474,6 +475,7 @@ async function showPassage(turn, rank) {
 }
 
 async function openPassage(turn, rank) {
+  visits++;
   openTab("document");
   root.classList.add("open");
   try {
@@ -492,15 +494,18 @@ function openTab(name) {
 
 root.addEventListener("click", (event) => {
   const button = event.target.closest("button");
+  if (button?.dataset.go || button?.dataset.hit) visits++;
   if (button?.dataset.go) goTo(current + Number(button.dataset.go));
   else if (button?.dataset.hit) goToHit(hit + Number(button.dataset.hit));
   else if (button?.classList.contains("reader-close")) root.classList.remove("open");
 });
 chooser.addEventListener("change", () => {
+  visits++;
   const chosen = contents.documents.find((each) => each.sha256 === chooser.value);
   if (chosen) show(chosen).then(paintAll);
 });
 find(".reader-number").addEventListener("change", (event) => {
+  visits++;
   const number = Number(event.target.value);
   if (Number.isInteger(number)) goTo(number);
   drawBar();
@@ -508,6 +513,7 @@ find(".reader-number").addEventListener("change", (event) => {
 
 let finding = null;
 find(".reader-find").addEventListener("input", () => {
+  visits++;
   clearTimeout(finding);
   finding = setTimeout(search, 150);
 });
@@ -644,7 +650,6 @@ async function redraw() {
     const last = added ?? own.at(-1) ?? contents.documents.at(-1);
     if (last) await show(last, 1);
     else shown = null;
-    newest.goings = goings; // that was nobody's wish to be elsewhere
   } else {
     chooser.value = still.sha256;
   }
@@ -659,7 +664,7 @@ async function redraw() {
       trace = wanted;
       row = null;
       // Nothing is opened of an answer whose looking proves nothing, nor where the visitor was faster.
-      if (contents.opens_at && goings === newest.goings) await showPassage(contents.turn, contents.opens_at);
+      if (contents.opens_at && visits === newest.visits) await showPassage(contents.turn, contents.opens_at);
       await fetchCited();
     } catch {
       trace = null;
@@ -681,6 +686,7 @@ window.selfextendReader = {
   traceOf,
   openPassage,
   openDocument: (sha256) => {
+    visits++;
     const there = contents.documents.find((each) => each.sha256 === sha256);
     if (!there) return;
     openTab("document");

@@ -96,9 +96,9 @@ def test_the_bundled_model_answers_right_with_selfextend_only(open_page: Open, b
 
 def test_a_hovered_token_lights_up_the_words_it_looked_at(open_page: Open, bundled_address: str, asked: Asked) -> None:
     page = with_answer(open_page(bundled_address, width=1440, height=900), asked)
-    # The page that the answer comes from is there by itself, and the passage is marked.
+    # The page that the answer comes from is there by itself, after the example's, and the passage is marked.
+    until(page, lambda: current(page) == asked.page, "the answer's page")
     expect(page.locator(".reader-marks .cited").first).to_be_in_viewport()
-    assert current(page) == asked.page
     texts = tokens(page).all_inner_texts()
     assert asked.value in "".join(texts)
     value = next(number for number, text in enumerate(texts) if text.strip().isdigit())
