@@ -7,7 +7,6 @@ it is up in seconds.
 import json
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Generator, Sequence
 from dataclasses import replace
@@ -31,7 +30,7 @@ from app.tabs.attention import build_attention_tab
 from app.tabs.compare import build_heatmaps
 from app.tabs.evidence import build_evidence_tab
 from app.theme import ASSETS, app_css, gradio_theme
-from app.whatif import Answered, passage_tests_steps
+from app.whatif import Answered, PassageTest, passage_tests_steps
 from selfextend.generation import GenerationSettings
 from selfextend.loading.sources import bundled_folder
 from selfextend.methods import Method, SelfExtend, Vanilla
@@ -110,19 +109,24 @@ def build(folder: Path) -> gr.Blocks:
     long = part_of_the_sample(folder / "long.pdf", asked_page(question), MANY)
     turns |= {"Vanilla": ask(loaded, session, question, long, Vanilla()), "Long": ask(loaded, session, question, long)}
 
-    held = threading.Event()
+    hold_at = 0  # the passage under test that is held, so that it can be stopped on any machine; 0: none
 
     def test(turn: Turn, citations: Sequence[Citation]) -> Generator[Any, None, None]:
         answered = Answered(loaded.ready, turn.prompt.ids, turn.answer, turn.generation, turn.prefix, chunk_tokens=64)
+        done = 0
         for step in passage_tests_steps(answered, citations):
             yield step
-            while held.is_set():  # so that it can be stopped on any machine
+            if isinstance(step, PassageTest):
+                done += 1
+                continue
+            while 0 < hold_at <= done + 1:
                 time.sleep(0.05)
                 yield step
 
-    def hold_tests(wanted: bool) -> str:
-        (held.set if wanted else held.clear)()
-        return "held" if wanted else "let go"
+    def hold_tests(passage: int) -> str:
+        nonlocal hold_at
+        hold_at = passage
+        return f"holds at {passage}"
 
     with gr.Blocks(title="Evidence", analytics_enabled=False) as page:
         turn, entries = gr.State(None), gr.State([])
@@ -130,7 +134,7 @@ def build(folder: Path) -> gr.Blocks:
         rank = gr.Number(1, label="Passage to open", precision=0)
         with gr.Row():
             buttons = {name: gr.Button(name) for name in turns}
-        hold = gr.Checkbox(label="Hold the test")
+        hold = gr.Number(0, label="Hold at passage", precision=0)
         hold.change(hold_tests, [hold], [gr.HTML(elem_id="held")])
         with gr.Tab("Evidence"):
             build_evidence_tab(turn, gr.State("visitor"), test, lambda visitor: session)

@@ -52,6 +52,7 @@ def set_longest(page: Page, tokens: int) -> None:
     box = page.get_by_label("number input for Longest answer")
     if not box.is_visible():
         page.get_by_role("button", name="Answering").click()
+        page.wait_for_timeout(500)  # Gradio gives a part that comes into view its value a moment later
     box.fill(str(tokens))
     box.press("Tab")
 
