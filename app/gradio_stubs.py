@@ -12,7 +12,7 @@ _WRITES_STUBS = "gradio.component_meta"
 
 
 def leave_stubs_alone() -> None:
-    """Make Gradio leave its type stubs as they are, which takes two of five seconds off its import.
+    """Make Gradio leave its type stubs as they are, which takes a second or two off its import.
 
     Does nothing where Gradio is there already.
     """

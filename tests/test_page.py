@@ -49,6 +49,17 @@ def test_no_handler_outside_the_queue_sets_a_state_that_others_listen_to(runtime
     assert not [str(function.name) for function, _ in states if not function.queue]
 
 
+def test_what_changes_a_conversation_is_answered_in_the_order_of_the_clicks(runtime: Runtime) -> None:
+    """A question that was sent right after Clear, on a busy machine, went on in the old conversation."""
+    names = {"begin", "retry", "edit", "example", "go_on", "again", "undo", "clear"}
+    found = {}
+    for function in build_page(runtime).fns.values():
+        if getattr(function.fn, "__self__", None).__class__.__module__ == "app.tabs.chat":
+            found[function.fn.__name__] = (function.queue, function.concurrency_id, function.concurrency_limit)
+    assert names <= set(found)
+    assert {found[name] for name in names} == {(True, "conversation", 1)}
+
+
 def counted() -> Generator[int, None, str]:
     yield 1
     yield 2

@@ -27,6 +27,7 @@ from .controls import Choices, Controls, slider_updates
 from .offers_panel import Again
 from .widgets import (
     ASKING,
+    CONVERSATION,
     QUEUED,
     DocumentView,
     States,
@@ -109,22 +110,28 @@ def build_chat(
         [controls.method, controls.group_size, controls.neighbor_window],
     )
     begun = [
-        on([pane.send.click, pane.question.submit], handlers.begin, [pane.question, *conversation], waiting),
-        on(fitted.success, handlers.begin, [pane.question, *conversation], waiting),
-        on(pane.chatbot.retry, handlers.retry, conversation, waiting),
-        on(pane.chatbot.edit, handlers.edit, conversation, waiting),
-        on(pane.chatbot.example_select, handlers.example, conversation, waiting),
-        on(links.go_on, handlers.go_on, conversation, waiting),
-        on(states.again.change, handlers.again, [states.again, *conversation], waiting),
+        on(
+            [pane.send.click, pane.question.submit],
+            handlers.begin,
+            [pane.question, *conversation],
+            waiting,
+            **CONVERSATION,
+        ),
+        on(fitted.success, handlers.begin, [pane.question, *conversation], waiting, **CONVERSATION),
+        on(pane.chatbot.retry, handlers.retry, conversation, waiting, **CONVERSATION),
+        on(pane.chatbot.edit, handlers.edit, conversation, waiting, **CONVERSATION),
+        on(pane.chatbot.example_select, handlers.example, conversation, waiting, **CONVERSATION),
+        on(links.go_on, handlers.go_on, conversation, waiting, **CONVERSATION),
+        on(states.again.change, handlers.again, [states.again, *conversation], waiting, **CONVERSATION),
     ]
     given, answering = [states.pending, states.visitor, *controls], [*waiting, states.entries, states.turn]
     for event in begun:
         pane.answered.append(event.then(handlers.answer, given, answering, **QUEUED, **ASKING))
     on(pane.stop.click, lambda visitor: runtime.sessions.get(visitor).answering.stop(), [states.visitor])
     undone = [states.entries, pane.chatbot, pane.question, states.turn]
-    on(pane.chatbot.undo, handlers.undo, conversation, undone)
+    on(pane.chatbot.undo, handlers.undo, conversation, undone, **CONVERSATION)
     cleared = [states.entries, states.turn, pane.status]
-    on(pane.chatbot.clear, handlers.clear, [states.visitor, states.pending], cleared)
+    on(pane.chatbot.clear, handlers.clear, [states.visitor, states.pending], cleared, **CONVERSATION)
     save_on_click(pane.download, handlers.save, [states.entries, states.visitor], pane.status)
     on(
         pane.show_prompt.click,

@@ -102,6 +102,9 @@ MODEL_QUEUE = "model"
 ON_MODEL: dict[str, Any] = {**QUEUED, "concurrency_limit": 1, "concurrency_id": MODEL_QUEUE}
 
 
+CONVERSATION: dict[str, Any] = {"concurrency_limit": 1, "concurrency_id": "conversation"}
+"""For what changes a conversation at once: a question that is sent right after Clear begins when all is cleared."""
+
 MAX_ANSWERS = 64
 """Questions that are taken at a time. They wait for the model in its own line, where each is told its place."""
 ASKING: dict[str, Any] = {"concurrency_limit": MAX_ANSWERS, "concurrency_id": "answers"}
@@ -115,6 +118,7 @@ def on(
     outputs: Sequence[Any] | None = None,
     *,
     newest: bool = False,
+    **options: Any,
 ) -> Any:
     """Register a handler of the page: queued where it sets a gr.State, answered at once elsewhere.
 
@@ -124,9 +128,10 @@ def on(
     Args:
         newest: for values that are set one after the other: an event that comes while one before it is answered is
             answered after it. Gradio would drop it, as a second click on a button.
+        options: Gradio's own, beside those that all events have.
     """
     queue = any(isinstance(output, gr.State) for output in outputs or ())
-    kind: dict[str, Any] = {**QUEUED, "queue": queue, "trigger_mode": "always_last" if newest else None}
+    kind: dict[str, Any] = {**QUEUED, "queue": queue, "trigger_mode": "always_last" if newest else None, **options}
     if isinstance(events, list):
         return gr.on(events, handler, inputs, outputs, **kind)
     return events(handler, inputs, outputs, **kind)
