@@ -391,10 +391,7 @@ function drawStrip() {
   brush.strokeRect(1, top + 1, width - 2, Math.max((pane.clientHeight / whole) * height - 2, 4));
 }
 
-for (const kind of ["wheel", "touchmove", "keydown"]) pane.addEventListener(kind, () => visits++, { passive: true });
-
 strip.addEventListener("pointerdown", (event) => {
-  visits++;
   const follow = (at) => {
     const box = strip.getBoundingClientRect();
     const part = (at.clientY - box.top) / box.height;
@@ -492,20 +489,20 @@ function openTab(name) {
 
 // What the visitor does here
 
+for (const kind of ["pointerdown", "wheel", "touchmove", "keydown", "input", "change"]) {
+  root.addEventListener(kind, () => visits++, { passive: true });
+}
 root.addEventListener("click", (event) => {
   const button = event.target.closest("button");
-  if (button?.dataset.go || button?.dataset.hit) visits++;
   if (button?.dataset.go) goTo(current + Number(button.dataset.go));
   else if (button?.dataset.hit) goToHit(hit + Number(button.dataset.hit));
   else if (button?.classList.contains("reader-close")) root.classList.remove("open");
 });
 chooser.addEventListener("change", () => {
-  visits++;
   const chosen = contents.documents.find((each) => each.sha256 === chooser.value);
   if (chosen) show(chosen).then(paintAll);
 });
 find(".reader-number").addEventListener("change", (event) => {
-  visits++;
   const number = Number(event.target.value);
   if (Number.isInteger(number)) goTo(number);
   drawBar();
@@ -513,7 +510,6 @@ find(".reader-number").addEventListener("change", (event) => {
 
 let finding = null;
 find(".reader-find").addEventListener("input", () => {
-  visits++;
   clearTimeout(finding);
   finding = setTimeout(search, 150);
 });
