@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import partial
 from types import MethodType
 from typing import Any, Protocol
 
@@ -280,7 +281,7 @@ class SelfExtendCache(Cache):
 
     def stands_for(self, positions: PositionMap) -> None:
         """Take what was put into the layers for one row of text from its beginning, read with these positions."""
-        vars(self)["_content"] = _Content(positions, [0])
+        vars(self)["_content"] = Content(positions, [0])
 
     def reserve(self, length: int) -> None:
         """Say how many tokens are coming: chunked prefill then allocates once and without slack, and RoPE types whose
@@ -292,23 +293,52 @@ class SelfExtendCache(Cache):
 
 
 @dataclass(frozen=True)
-class _Content:
-    """What the keys in a cache stand for: the position map, and each row's position minus number in the cache."""
+class Content:
+    """What the keys in a cache stand for.
+
+    Attributes:
+        positions: the position map that they were read with.
+        offsets: for each row, position minus number of its first token; None for a row of nothing but padding.
+        jumping: each token's position, (rows or 1, t), where those of some row do not rise by one a token.
+    """
 
     positions: PositionMap
     offsets: list[int | None]
+    jumping: torch.Tensor | None = None
+
+    def goes_on(self, offsets: list[int | None]) -> bool:
+        """Whether rows with these offsets go on where the cached ones end, each token one further than the last.
+
+        Raises:
+            ValueError: these are not as many rows.
+        """
+        if len(self.offsets) != len(offsets):
+            raise ValueError(
+                f"The cache was filled with {len(self.offsets)} rows of text, and {len(offsets)} are to go on from it. "
+                "Choose or repeat rows by the cache's own methods, which keep count of where each row stands."
+            )
+        pairs = zip(self.offsets, offsets, strict=True)
+        return self.jumping is None and not any(None not in (old, new) and old != new for old, new in pairs)
+
+    def rows_of_positions(self, length: int) -> torch.Tensor:
+        """The first `length` tokens' positions, (rows or 1, length)."""
+        if self.jumping is not None:
+            return self.jumping[:, :length]
+        return torch.tensor([[offset or 0] for offset in self.offsets]) + torch.arange(length)
+
+    def of_rows(self, rows: list[int]) -> Content:
+        """The same of these rows."""
+        jumping = self.jumping if self.jumping is None or len(self.jumping) == 1 else self.jumping[rows]
+        return Content(self.positions, [self.offsets[row] for row in rows], jumping)
 
 
-def continue_cache(cache: Cache, past: int, positions: PositionMap, offsets: list[int | None]) -> None:
-    """See that a forward pass goes on where the cache's `past` tokens end, under the settings they were read with.
-
-    Args:
-        offsets: for each row, position minus number in the cache; None for a row of nothing but padding.
+def content_of(cache: Cache, past: int, positions: PositionMap) -> Content | None:
+    """What the cache's `past` tokens stand for, None where it is empty, to go on from with these positions.
 
     Raises:
-        ValueError: the cache was filled with other settings, or without SelfExtend, or positions jump.
+        ValueError: the cache was filled with other settings, or without SelfExtend.
     """
-    held: _Content | None = vars(cache).get("_content")
+    held: Content | None = vars(cache).get("_content")
     filled_with = getattr(cache, "positions", None) if held is None or past == 0 else held.positions
     if filled_with is not None and filled_with != positions:
         raise ValueError(
@@ -320,17 +350,26 @@ def continue_cache(cache: Cache, past: int, positions: PositionMap, offsets: lis
             f"This cache holds {past} tokens that were not read with SelfExtend on (a cache filled before, or a "
             "learned prefix): their keys are rotated already, so far ones cannot be moved. Start with a new cache."
         )
-    before = held.offsets if past and held is not None else []
-    # Beams and rows that were chosen change the number of rows; a row that is all padding yet has no positions.
-    continued = zip(before, offsets, strict=True) if len(before) == len(offsets) else ()
-    if any(None not in (old, new) and old != new for old, new in continued):
-        raise ValueError(
-            "Positions do not go on where the cache ends. SelfExtend counts neighbors by their place in the cache: pad "
-            "batches on the left, and pass position_ids without jumps or none."
-        )
-    vars(cache)["_content"] = _Content(positions, offsets)
+    return held if past else None
+
+
+def keep_content(cache: Cache, content: Content) -> None:
+    """Remember what a cache stands for, along with the rows that are chosen from it."""
+    held = vars(cache)
+    held["_content"] = content
+    for name in ("reorder_cache", "batch_repeat_interleave", "batch_select_indices"):
+        held[name] = MethodType(partial(_choose_rows, name), cache)
     if not isinstance(cache, SelfExtendCache):
-        vars(cache)["update"] = MethodType(_update_inside_a_pass, cache)
+        held["update"] = MethodType(_update_inside_a_pass, cache)
+
+
+def _choose_rows(name: str, self: Cache, chosen: Any) -> None:
+    """A method of a cache that chooses rows, with what the cache stands for following it."""
+    getattr(type(self), name)(self, chosen)
+    content: Content = vars(self)["_content"]
+    rows = torch.arange(len(content.offsets))
+    rows = rows.repeat_interleave(chosen) if name == "batch_repeat_interleave" else rows[chosen.cpu()]
+    vars(self)["_content"] = content.of_rows(rows.tolist())
 
 
 def _update_inside_a_pass(self: Cache, *args: Any, **kwargs: Any) -> Any:

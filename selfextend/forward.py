@@ -17,6 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 from selfextend.attention.blockwise import blockwise_attention
 from selfextend.attention.eager import eager_attention
+from selfextend.cache import Content
 from selfextend.masks import DeferredMask
 from selfextend.positions import PositionMap, largest_relative_position, logn_query_scale
 from selfextend.probe import AttentionLayer
@@ -56,12 +57,13 @@ class ForwardPass:
         positions: the position map.
         trained_window: L, in tokens.
         past: tokens in the cache before this pass.
-        offsets: for each row, position minus number of a token; None for a row of nothing but padding.
+        offsets: for each row, position minus number of its first token; None for a row of nothing but padding.
         query_positions: i, (batch or 1, q).
         key_positions: j of cached and new tokens together, (batch or 1, past + q).
         starts: for each row, the index of its first token that is not padding; None where all are 0.
         key_mask: True where keys may be seen, (batch, past + q) or (batch, q, past + q); None where causality and
             `starts` say it all.
+        jumps: whether some row's positions do not rise by one a token. Distances are then counted by position.
         observer: sees the layers' rotated states, if given.
         expected: tokens that the whole text is known to have, if so; see `SelfExtendCache.reserve`.
         layer: the extended layer under way.
@@ -75,6 +77,7 @@ class ForwardPass:
     key_positions: torch.Tensor
     starts: list[int] | None = None
     key_mask: torch.Tensor | None = None
+    jumps: bool = False
     observer: AttentionObserver | None = None
     expected: int = 0
     layer: LayerPass | None = None
@@ -89,6 +92,11 @@ class ForwardPass:
         """Tokens in the cache after this pass, padding included."""
         return self.past + self.query_positions.shape[1]
 
+    @property
+    def content(self) -> Content:
+        """What a cache stands for after this pass."""
+        return Content(self.positions, self.offsets, self.key_positions if self.jumps else None)
+
     @cached_property
     def context_length(self) -> int:
         """One more than the largest relative position in use."""
@@ -98,6 +106,10 @@ class ForwardPass:
     def longest(self) -> int:
         """Tokens of the longest row."""
         return max(1, int(self.query_positions.max()) + 1)
+
+    def distances(self, queries: slice, device: torch.device) -> torch.Tensor:
+        """i - j of these queries and all keys, (batch or 1, queries, past + q)."""
+        return (self.query_positions[:, queries, None] - self.key_positions[:, None]).to(device)
 
     def query_tables(self, rotary: RotaryEmbedding, band: int, like: torch.Tensor) -> Tables:
         """Rotary tables of the queries for a band."""
@@ -143,6 +155,7 @@ def forward_pass(
     past: int,
     attention_mask: torch.Tensor | None,
     position_ids: torch.Tensor | None,
+    held: Content | None = None,
 ) -> ForwardPass:
     """Where the tokens stand, from what transformers was given.
 
@@ -150,35 +163,38 @@ def forward_pass(
         tokens: input ids (batch, q) or embeddings (batch, q, hidden).
         past: tokens in the cache.
         attention_mask: None, (batch, past + q) with 0 for hidden tokens, or (batch, 1, q, past + q).
-        position_ids: None or (batch or 1, q), consecutive in each row; several such, one an axis, where all axes agree.
+        position_ids: None or (batch or 1, q); several such, one an axis, where all axes agree.
+        held: where the tokens in the cache stand.
 
     Raises:
-        ValueError: positions that are not consecutive, or a mask of another shape.
+        ValueError: positions on several axes, or a mask of another shape.
     """
-    length = past + tokens.shape[1]
+    batch, length = tokens.shape[0], past + tokens.shape[1]
     index = torch.arange(length, device=tokens.device)
     seen, starts, key_mask = _hidden_tokens(attention_mask, index, past)
-    expected = index[None, past:] if starts is None else index[past:] - starts[:, None]
     key_positions = index[None] if starts is None else index - starts[:, None]
-    if position_ids is not None:
-        position_ids = _one_axis(position_ids)
-        first = _first_offset(position_ids.to(index.device), expected, None if seen is None else seen[:, past:])
-        if starts is not None:
-            # Models that number tokens by their place, padding and all, mean the text that begins behind it.
-            first = torch.where(first == starts[:, None], 0, first)
-        expected, key_positions = expected + first, key_positions + first
+    counted = key_positions[:, past:] >= 0  # padding on the left has no position
+    given = key_positions[:, past:] if position_ids is None else _one_axis(position_ids).to(index.device)
+    ahead, first = _ahead(given, key_positions[:, past:], counted, starts)
+    numbered = key_positions + first
+    offsets = [None if offset <= -length else offset for offset in numbered[:, :1].expand(batch, 1).flatten().tolist()]
+    goes_on = held is None or held.goes_on(offsets)
+    jumps = not goes_on or bool(((ahead != first) & counted).any())
+    if jumps:
+        numbered = torch.where(counted, key_positions[:, past:] + ahead, 0).expand(batch, -1)
+        if held is not None:
+            numbered = torch.cat((held.rows_of_positions(past).to(numbered).expand(batch, -1), numbered), dim=1)
+        key_mask = seen if key_mask is None else key_mask
     return ForwardPass(
         positions=positions,
         trained_window=trained_window,
         past=past,
-        offsets=[
-            None if offset <= -length else offset
-            for offset in key_positions[:, :1].expand(tokens.shape[0], 1).flatten().tolist()
-        ],
-        query_positions=expected.clamp_min(0),
-        key_positions=key_positions.clamp_min(0),
+        offsets=offsets,
+        query_positions=numbered[:, past:].clamp_min(0),
+        key_positions=numbered.clamp_min(0),
         starts=None if starts is None or not bool(starts.any()) else starts.tolist(),
         key_mask=key_mask,
+        jumps=jumps,
     )
 
 
@@ -202,7 +218,7 @@ def _hidden_tokens(
         )
     seen = attention_mask[:, :length].to(index.device, torch.bool)
     if bool(seen.all()):
-        return seen, None, None
+        return None, None, None
     starts = torch.where(seen.any(dim=1), seen.int().argmax(dim=1), length)
     last = length - 1 - seen.flip(1).int().argmax(dim=1)
     hidden = ~seen & (index >= starts[:, None])
@@ -223,18 +239,19 @@ def _one_axis(position_ids: torch.Tensor) -> torch.Tensor:
     return position_ids
 
 
-def _first_offset(position_ids: torch.Tensor, expected: torch.Tensor, seen: torch.Tensor | None) -> torch.Tensor:
-    """By how much each row's given positions are ahead of the expected ones, (batch, 1)."""
-    offset = position_ids - expected
-    counted = torch.ones_like(offset, dtype=torch.bool) if seen is None else seen.expand_as(offset)
-    first = torch.gather(offset, 1, counted.int().argmax(dim=1, keepdim=True))
+def _ahead(
+    given: torch.Tensor, numbers: torch.Tensor, counted: torch.Tensor, starts: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """By how much each token's position is ahead of its number in its row, (batch or 1, q), and of them the first that
+    is counted, (batch or 1, 1)."""
+    ahead = given - numbers
+    first = torch.gather(ahead, 1, counted.int().argmax(dim=1, keepdim=True).expand(len(ahead), 1))
     first = torch.where(counted.any(dim=1, keepdim=True), first, 0)
-    if bool(((offset != first) & counted).any()):
-        raise ValueError(
-            "SelfExtend needs consecutive position_ids in each row. Where attention_mask hides tokens between "
-            "others, pass position_ids that count the hidden ones too; packed sequences are not supported."
-        )
-    return first
+    if starts is None:
+        return ahead, first
+    # Models that number tokens by their place, padding and all, mean the text that begins behind it.
+    by_place = torch.where(first == starts[:, None], first, 0)
+    return ahead - by_place, first - by_place
 
 
 @dataclass
@@ -286,11 +303,15 @@ class LayerPass:
             mask: what queries may see, where causality and padding do not say it all.
 
         Returns:
-            (batch, heads, q, value_dim), zeros for queries that are padding, and the weights where they were asked for.
+            (batch, heads, q, value_dim), zeros for queries that are padding, and the weights where they were asked for:
+            (batch, heads, q, t).
         """
-        step = self.step
+        step, kept = self.step, value.shape[2]
         if self.near_keys is not None:
-            keys, self.near_keys = [*self.near_keys, key], None
+            nearer, self.near_keys = self.near_keys, None
+            if step.jumps:  # what is near by position may have been written long ago
+                nearer = [self.moved_keys(key, 0, band) for band in range(len(nearer))]
+            keys = [*nearer, key]
         else:
             if key.shape[2] < step.length:
                 raise ValueError(
@@ -308,12 +329,15 @@ class LayerPass:
         options = AttentionOptions(step.ends, scaling, softcap, sinks)
         states = RotatedStates(queries, keys, value)
         with torch.autocast(value.device.type, enabled=False):
-            return _attend(step, self.layer.index, states, options, mask, dropout, want_weights)
+            output, weights = _attend(step, self.layer.index, states, options, mask, dropout, want_weights)
+        if weights is not None:
+            weights = torch.nn.functional.pad(weights, (0, kept - step.length))  # none for what is not filled yet
+        return output, weights
 
     def _all_keys(self, key: torch.Tensor, q_len: int) -> list[torch.Tensor]:
         """Unrotated keys of all tokens -> as each band needs them."""
         since = [max(0, self.step.length - (end + q_len - 1)) for end in self.step.ends]
-        if self.step.key_mask is not None:
+        if self.step.key_mask is not None or self.step.jumps:
             since = [0] * len(since)
         return [self._keys(key[:, :, first:], band, first) for band, first in enumerate([*since, 0])]
 
@@ -337,10 +361,12 @@ def _attend(
     """Attention of one layer, row by row where rows are padded."""
     rows = states.value_states.shape[0]
     if step.observer is not None:
+        if step.jumps:
+            raise ValueError("Attention is recorded where positions rise by one a token. Pad on the left.")
         for row, unpadded in _unpadded(step, states, rows):
             step.observer.observe(layer, unpadded, options, row)
     learns = torch.is_grad_enabled() and any(s.requires_grad for s in (*states.queries, *states.keys, states[2]))
-    if learns or mask is not None or step.key_mask is not None or dropout or want_weights:
+    if learns or mask is not None or step.key_mask is not None or step.jumps or dropout or want_weights:
         return _in_pieces(step, states, options, mask, dropout, want_weights)
     if step.starts is None:
         return blockwise_attention(*states, **options._asdict()), None
@@ -379,7 +405,8 @@ def _in_pieces(
     dropout: float,
     want_weights: bool,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """The readable attention, a bounded number of scores at a time: for masks, dropout, wanted weights and gradients.
+    """The readable attention, a bounded number of scores at a time: for masks, positions that jump, dropout, wanted
+    weights and gradients.
 
     Where gradients are wanted, each piece is computed once more on the way back instead of being kept.
     """
@@ -402,6 +429,7 @@ def _in_pieces(
             first_query=kv_len - q_len + piece.start,
             key_mask=key_mask,
             is_causal=mask is None,
+            distances=step.distances(piece, device) if step.jumps else None,
             **options._asdict(),
         )
         if torch.is_grad_enabled():

@@ -22,7 +22,7 @@ from transformers import Cache, DynamicCache, PreTrainedConfig, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
 from selfextend import windows
-from selfextend.cache import SelfExtendCache, SelfExtendLayer, continue_cache, current
+from selfextend.cache import SelfExtendCache, SelfExtendLayer, content_of, current, keep_content
 from selfextend.config import SelfExtendConfig, check_window
 from selfextend.errors import PastReachError, PastReachWarning, UnsupportedArchitectureError
 from selfextend.forward import AttentionObserver, ForwardPass, LayerPass, forward_pass
@@ -330,10 +330,11 @@ class Extension:
         past = int(cache.get_seq_length(self._first_extended)) if cache is not None else 0
         position_ids = kwargs.get("position_ids")
         mask = padding_of(kwargs.get("attention_mask"))
-        step = forward_pass(self.positions, self.trained_window, tokens, past, mask, position_ids)
+        held = None if cache is None else content_of(cache, past, self.positions)
+        step = forward_pass(self.positions, self.trained_window, tokens, past, mask, position_ids, held)
         step.observer = self.observer
         if cache is not None:
-            continue_cache(cache, past, self.positions, step.offsets)
+            keep_content(cache, step.content)
             step.expected = getattr(cache, "reserved", 0)
         if position_ids is None:
             kwargs["position_ids"] = step.query_positions
@@ -346,7 +347,7 @@ class Extension:
         current.set(None)
         made = getattr(output, "past_key_values", None)
         if self.anatomy.makes_own_cache and isinstance(made, Cache) and isinstance(step, ForwardPass):
-            continue_cache(made, step.past, self.positions, step.offsets)
+            keep_content(made, step.content)
 
     def _check_reach(self, length: int) -> None:
         if self.on_overflow == "ignore":

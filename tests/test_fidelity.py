@@ -28,6 +28,7 @@ from vision_models import SEVERAL_AXES, VISION_MODELS, build_vision, image_promp
 import selfextend
 from selfextend import SelfExtendConfig, disable, enable, support
 from selfextend.errors import UnsupportedArchitectureError
+from selfextend.recording import RecordingRequest, recording
 
 
 def test_the_version_is_told() -> None:
@@ -172,36 +173,129 @@ def test_a_copied_cache_goes_on_by_itself() -> None:
             assert held.get_seq_length() == LENGTH
 
 
-def test_positions_that_jump_across_a_cache_are_refused() -> None:
+# Positions that do not rise by one a token: distances are then counted by position
+
+
+@pytest.mark.parametrize("make", [lambda model: None, lambda model: DynamicCache()])
+@pytest.mark.parametrize("name", ["llama", "falcon-new", "deepseek-v3"])
+def test_positions_that_jump_across_a_cache(name: str, make: Any) -> None:
+    """Like a text in which the tokens between are hidden."""
+    ids, positions = token_ids(LENGTH), torch.arange(LENGTH)[None]
+    seen = torch.ones(1, LENGTH, dtype=torch.long)
+    seen[:, 30:45] = 0
+    with extended(model := build(name)), torch.no_grad():
+        want = model(ids, attention_mask=seen, position_ids=positions).logits
+        cache = model(ids[:, :30], past_key_values=make(model), use_cache=True).past_key_values
+        for piece in (slice(45, 60), slice(60, 61), slice(61, LENGTH)):
+            got = model(ids[:, piece], position_ids=positions[:, piece], past_key_values=cache, use_cache=True)
+            assert_same(got.logits, want[:, piece])
+
+
+@pytest.mark.parametrize(
+    "make", [lambda model: None, lambda model: DynamicCache(), lambda m: StaticCache(m.config, 80)]
+)
+def test_a_prompt_padded_on_the_right_goes_on(make: Any) -> None:
+    """Each row as if it were alone: the second's padding stands between its prompt and what follows."""
+    ids, ends = token_ids(LENGTH, batch=2), (45, 30)
+    seen = torch.ones(2, 45, dtype=torch.long)
+    seen[1, 30:] = 0
     with extended(model := build("llama")), torch.no_grad():
-        cache = model(token_ids(40), use_cache=True).past_key_values
-        with pytest.raises(ValueError, match="go on where the cache ends"):
-            model(token_ids(2), past_key_values=cache, use_cache=True, position_ids=torch.tensor([[45, 46]]))
+        alone = [logits(model, row[None]) for row in ids]
+        positions = (seen.cumsum(-1) - 1).clamp_min(0)
+        options: dict[str, Any] = {"past_key_values": make(model), "use_cache": True}
+        read = model(ids[:, :45], attention_mask=seen, position_ids=positions, **options)
+        assert_same(read.logits[1:, :30], alone[1][:, :30])
+        options["past_key_values"] = read.past_key_values
+        for step in range(10):
+            at = torch.tensor([[end + step] for end in ends])
+            seen = torch.cat((seen, torch.ones(2, 1, dtype=torch.long)), dim=1)
+            got = model(ids.gather(1, at), attention_mask=seen, position_ids=at, **options).logits
+            for row in range(2):
+                assert_same(got[row : row + 1], alone[row][:, at[row]])
 
 
-def test_a_token_after_right_padding_is_refused() -> None:
-    mask = torch.ones(2, 40, dtype=torch.long)
-    mask[1, 30:] = 0
-    positions = (mask.cumsum(-1) - 1).clamp_min(0)
+@pytest.mark.parametrize("assistant", [None, "gemma2"])
+def test_generation_from_prompts_padded_on_the_right(assistant: str | None) -> None:
+    """What transformers warns of, and does."""
+    ids = token_ids(40, batch=1 if assistant else 2)
+    seen = torch.ones_like(ids)
+    seen[-1, 32:] = 0
+    options: dict[str, Any] = {"max_new_tokens": 8, "do_sample": False, "pad_token_id": 0}
+    if assistant:
+        options["assistant_model"] = build(assistant)
+    model = build("llama")
+    want = model.generate(ids, attention_mask=seen, **options)
+    with extended(model, VANILLA):
+        assert torch.equal(model.generate(ids, attention_mask=seen, **options), want)
+    with extended(model, SelfExtendConfig(3, 60)):
+        assert torch.equal(model.generate(ids, attention_mask=seen, **options), want)
+
+
+def test_rows_chosen_from_a_cache_keep_their_positions() -> None:
+    ids, seen = token_ids(LENGTH, batch=2), torch.ones(2, 45, dtype=torch.long)
+    seen[0, 35:] = 0
+    next_one = torch.tensor([[35], [45]])
+    longer = torch.cat((seen, torch.ones(2, 1, dtype=torch.long)), dim=1)
+    chosen = torch.tensor([1, 0, 0])
     with extended(model := build("llama")), torch.no_grad():
-        cache = model(
-            token_ids(40, batch=2), attention_mask=mask, position_ids=positions, use_cache=True
-        ).past_key_values
-        longer = torch.cat((mask, torch.ones(2, 1, dtype=torch.long)), dim=1)
-        with pytest.raises(ValueError, match="left"):
-            model(
-                token_ids(1, batch=2),
-                attention_mask=longer,
-                position_ids=torch.tensor([[40], [30]]),
-                past_key_values=cache,
-                use_cache=True,
-            )
+        cache = model(ids[:, :45], attention_mask=seen, use_cache=True).past_key_values
+        options: dict[str, Any] = {"past_key_values": cache, "use_cache": True}
+        want = model(ids.gather(1, next_one), attention_mask=longer, position_ids=next_one, **options).logits
+        cache.crop(-1)
+        cache.batch_select_indices(chosen)
+        got = model(
+            ids.gather(1, next_one)[chosen], attention_mask=longer[chosen], position_ids=next_one[chosen], **options
+        )
+        assert_same(got.logits, want[chosen])
 
 
-def test_packed_texts_are_refused() -> None:
-    positions = torch.cat((torch.arange(30), torch.arange(20)))[None]
-    with extended(model := build("llama")), pytest.raises(ValueError, match="packed"):
-        logits(model, token_ids(50), position_ids=positions)
+def test_rows_chosen_behind_a_caches_back_are_refused() -> None:
+    with extended(model := build("llama")), torch.no_grad():
+        cache = model(token_ids(40, batch=2), use_cache=True).past_key_values
+        for layer in cache.layers:
+            layer.batch_select_indices(torch.tensor([0, 0, 1]))
+        with pytest.raises(ValueError, match="2 rows of text, and 3"):
+            model(token_ids(2, batch=3), past_key_values=cache)
+
+
+def test_packed_texts_are_each_as_if_alone() -> None:
+    ids = token_ids(LENGTH)
+    positions = torch.cat((torch.arange(40), torch.arange(LENGTH - 40)))[None]
+    with extended(model := build("llama")):
+        got = logits(model, ids, position_ids=positions, use_cache=False)
+        assert_same(got[:, :40], logits(model, ids[:, :40]))
+        assert_same(got[:, 40:], logits(model, ids[:, 40:]))
+
+
+def test_packed_texts_are_trained_on_as_if_alone() -> None:
+    ids = token_ids(LENGTH)
+    positions = torch.cat((torch.arange(40), torch.arange(LENGTH - 40)))[None]
+
+    def gradient(*texts: dict[str, Any]) -> torch.Tensor:
+        model.zero_grad()
+        sum(model(**text, use_cache=False).logits.square().sum() for text in texts).backward()
+        return model.get_input_embeddings().weight.grad.clone()
+
+    with extended(model := build("llama")):
+        packed = gradient({"input_ids": ids, "position_ids": positions})
+        assert_same(packed, gradient({"input_ids": ids[:, :40]}, {"input_ids": ids[:, 40:]}))
+
+
+def test_recording_wants_positions_without_jumps() -> None:
+    request = RecordingRequest(range(10, 20), [0])
+    with (
+        extended(model := build("llama")),
+        recording(model, request),
+        pytest.raises(ValueError, match="Pad on the left"),
+    ):
+        logits(model, token_ids(20), position_ids=torch.arange(0, 40, 2)[None])
+
+
+def test_one_row_of_positions_for_a_batch_with_a_mask() -> None:
+    ids = token_ids(20, batch=2)
+    with extended(model := build("llama")):
+        got = logits(model, ids, attention_mask=torch.ones_like(ids), position_ids=torch.arange(20)[None])
+        assert_same(got, logits(model, ids))
 
 
 def test_masks_by_layer_type_are_taken() -> None:
@@ -376,6 +470,20 @@ def test_attention_weights_come_one_a_layer(name: str) -> None:
         want = plain(token_ids(50), output_attentions=True).attentions
     assert len(got) == len(want) == model.config.num_hidden_layers
     for actual, expected in zip(got, want, strict=True):
+        assert_same(actual, expected)
+
+
+def test_attention_weights_beside_a_static_cache_are_as_wide_as_it() -> None:
+    model = build("llama")
+    plain = copy.deepcopy(model)
+    plain.set_attn_implementation("eager")
+    with torch.no_grad(), extended(model, VANILLA):
+        got, want = (
+            each(token_ids(50), past_key_values=StaticCache(each.config, 60), output_attentions=True).attentions
+            for each in (model, plain)
+        )
+    for actual, expected in zip(got, want, strict=True):
+        assert actual.shape == expected.shape == (1, model.config.num_attention_heads, 50, 60)
         assert_same(actual, expected)
 
 

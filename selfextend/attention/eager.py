@@ -23,6 +23,7 @@ def attention_weights(
     first_query: int | None = None,
     key_mask: torch.Tensor | None = None,
     is_causal: bool = True,
+    distances: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Attention weights. Shapes and `ends` as in `selfextend.attention`.
 
@@ -33,6 +34,8 @@ def attention_weights(
         first_query: index of the first query among the t tokens; unless given, the queries are the last q.
         key_mask: True where a query may look, (batch, t) or (batch, q, t).
         is_causal: whether queries see no later keys. Where they do, as `key_mask` says, later keys are near ones.
+        distances: i - j, (batch or 1, q, t), where positions do not rise by one a token. Keys that stand behind a query
+            are near ones.
 
     Returns:
         fp32 (fp64 for fp64 states) of shape (batch, heads, q, t). A row that may look nowhere is all zeros.
@@ -42,7 +45,8 @@ def attention_weights(
     if first_query is None:
         first_query = kv_len - q_len
     indices = torch.arange(kv_len, device=device)
-    distance = indices[first_query : first_query + q_len, None] - indices
+    behind = indices[first_query : first_query + q_len, None] - indices
+    distance = behind if distances is None else distances[:, None, None]
 
     scores = _scores(queries[-1], keys[-1], scaling, softcap)
     for query, key, end in reversed(list(zip(queries, keys, ends, strict=False))):
@@ -50,7 +54,7 @@ def attention_weights(
         nearer = _scores(query, key, scaling, softcap)
         recent.copy_(torch.where(distance[..., -key.shape[2] :] < end, nearer, recent))
 
-    visible = distance >= 0 if is_causal else torch.ones_like(distance, dtype=torch.bool)
+    visible = behind >= 0 if is_causal else torch.ones_like(behind, dtype=torch.bool)
     if key_mask is not None:
         visible = visible & (key_mask[:, None, None, None, :] if key_mask.dim() == 2 else key_mask[:, None, None])
     scores = scores.masked_fill_(~visible, -torch.inf)
