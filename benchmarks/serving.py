@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Protocol
 from urllib.error import URLError
 from urllib.request import urlopen
 
@@ -31,12 +32,30 @@ def launched_chromium(playwright: Playwright) -> Browser:
     )
 
 
+class Program(Protocol):
+    """As much of `subprocess.Popen` as a server needs."""
+
+    @property
+    def returncode(self) -> int | None: ...
+
+    def poll(self) -> int | None: ...
+
+    def terminate(self) -> None: ...
+
+    def wait(self, timeout: float) -> object: ...
+
+
+def _started(command: list[str], folder: Path, variables: dict[str, str]) -> Program:
+    return subprocess.Popen(command, cwd=folder, env=variables)
+
+
 @contextmanager
 def served(
     command: Callable[[int], list[str]],
     environment: dict[str, str] | None = None,
     port: int = 0,
     folder: Path = ROOT,
+    start: Callable[[list[str], Path, dict[str, str]], Program] = _started,
 ) -> Iterator[str]:
     """Runs `command(port)` until the port answers; yields its address, then ends it.
 
@@ -44,6 +63,7 @@ def served(
         environment: variables beside those of this process. The project's root is on `PYTHONPATH` unless named here.
         port: 0 takes a free one.
         folder: in which it runs.
+        start: starts a command in a folder with environment variables; a program of its own unless given.
     """
     if not port:
         with closing(socket.socket()) as probe:
@@ -51,7 +71,7 @@ def served(
             port = probe.getsockname()[1]
     address = f"http://127.0.0.1:{port}"
     variables = os.environ | {"PYTHONPATH": str(ROOT), "GRADIO_ANALYTICS_ENABLED": "False"} | (environment or {})
-    process = subprocess.Popen(command(port), cwd=folder, env=variables)
+    process = start(command(port), folder, variables)
     try:
         _wait_for(address, process)
         yield address
@@ -60,7 +80,7 @@ def served(
         process.wait(timeout=30)
 
 
-def _wait_for(address: str, process: subprocess.Popen[bytes]) -> None:
+def _wait_for(address: str, process: Program) -> None:
     deadline = time.monotonic() + SERVER_SECONDS
     while time.monotonic() < deadline:
         if process.poll() is not None:

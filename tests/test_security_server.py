@@ -10,9 +10,9 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -21,10 +21,11 @@ from typing import Any
 import httpx
 import psutil
 import pytest
+from branches import served
 from gradio_client import Client, handle_file
 from tiny_models import save_endless
 
-from benchmarks.serving import served
+from benchmarks import serving
 
 USER, PASSWORD = "ada", "correct horse"
 SECRET = "Zanzibar"
@@ -35,6 +36,7 @@ WILD: dict[str, Any] = {
 }  # fmt: skip
 EVENTS: list[Any] = [None, "text", {"href": "#passage-99999999999-3", "x": 9e15, "y": "b", "index": -9, "value": {}}]
 REFUSED = "This did not work"
+Serve = Callable[..., AbstractContextManager[str]]
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ class Server:
 
 
 @contextmanager
-def running(model: Path, folder: Path, *options: str, **environment: str) -> Iterator[Server]:
+def running(model: Path, folder: Path, *options: str, serve: Serve = served, **environment: str) -> Iterator[Server]:
     folder.mkdir()
     log = folder / "log.txt"
     given = ["--no-browser", "--model", str(model), "--data-folder", str(folder / "data"), *options]
@@ -66,7 +68,7 @@ def running(model: Path, folder: Path, *options: str, **environment: str) -> Ite
             str(port),
         ]
 
-    with served(command, {"HF_ENDPOINT": "http://127.0.0.1:9", **environment}) as url:
+    with serve(command, environment) as url:
         yield Server(url, log)
 
 
@@ -89,9 +91,10 @@ def server(model: Path, folder: Path) -> Iterator[Server]:
 
 @pytest.fixture(scope="module")
 def closed(model: Path, folder: Path) -> Iterator[Server]:
-    """For other machines too, with an account and small quotas."""
+    """For other machines too, with an account and small quotas; a program, whose arguments anybody here can see."""
     account = {"SELFEXTEND_AUTH": f"{USER}:{PASSWORD}"}
-    with running(model, folder / "closed", "--host", "0.0.0.0", "--upload-mb", "1", **account) as started:
+    options = ("--host", "0.0.0.0", "--upload-mb", "1")
+    with running(model, folder / "closed", *options, serve=serving.served, **account) as started:
         yield started
 
 

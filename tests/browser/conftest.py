@@ -12,11 +12,12 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
+from branches import served
 from chat_parts import SENTENCE, app_command
 from playwright.sync_api import Browser, ConsoleMessage, Page, expect, sync_playwright
 from tiny_models import save_endless
 
-from benchmarks.serving import launched_chromium, served
+from benchmarks.serving import launched_chromium
 
 ACTION_MILLISECONDS = 90_000
 """Generous, since a busy machine is no failure; what has to be fast is measured where it is claimed."""
@@ -47,7 +48,7 @@ def model(folder: Path) -> Path:
 @pytest.fixture(scope="session")
 def address(folder: Path, model: Path) -> Iterator[str]:
     """The whole app on the tiny model, for which the hub is out of reach on any machine."""
-    with served(app_command(model, folder / "data"), {"HF_ENDPOINT": "http://127.0.0.1:9"}) as url:
+    with served(app_command(model, folder / "data")) as url:
         yield url
 
 

@@ -11,13 +11,12 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
+from branches import served
 from chat_parts import Open, answered, app_command, ask, keeps, leave, limit_answers, ready, suggest, upload
 from conftest import ACTION_MILLISECONDS
 from make_documents import make
 from playwright.sync_api import Browser, expect
 from tiny_models import tiny_config
-
-from benchmarks.serving import served
 
 pytestmark = pytest.mark.browser
 

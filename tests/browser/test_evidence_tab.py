@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from branches import served
 from chat_parts import answered, ask, ready, suggest, upload
 from playwright.sync_api import Page, expect
 
 from app.sample import SAMPLE_QUESTIONS
-from benchmarks.serving import served
 
 pytestmark = pytest.mark.browser
 

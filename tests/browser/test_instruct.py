@@ -13,23 +13,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from branches import served
 from chat_parts import Open, answered, app_command, ask, kept, leave, ready, reload, until, upload
 from hub_server import HubServer
 from playwright.sync_api import Page, Route, expect
 from tiny_models import BARE_TEMPLATE, save_instruct
 
-from benchmarks.serving import served
+from benchmarks import serving
 
 pytestmark = pytest.mark.browser
 
-NOWHERE = {"HF_ENDPOINT": "http://127.0.0.1:9"}
 SYSTEM = "Answer like a pirate."
 
 
 @pytest.fixture(scope="module")
 def instruct_address(folder: Path) -> Iterator[str]:
     """The app on a tiny model that was made to chat."""
-    with served(app_command(save_instruct(folder / "instruct"), folder / "instruct-data"), NOWHERE) as url:
+    with served(app_command(save_instruct(folder / "instruct"), folder / "instruct-data")) as url:
         yield url
 
 
@@ -167,7 +167,7 @@ def test_the_system_prompt_and_thinking_are_in_the_prompt_and_kept(
 
 def test_a_template_without_system_prompt_refuses_it_in_a_sentence(open_page: Open, folder: Path, short: Path) -> None:
     model = save_instruct(folder / "bare", BARE_TEMPLATE)
-    with served(app_command(model, folder / "bare-data"), NOWHERE) as url:
+    with served(app_command(model, folder / "bare-data")) as url:
         page = ready(open_page(url, width=1500))
         upload(page, short)
         set_longest(page, 5)
@@ -188,7 +188,7 @@ def test_a_foreign_document_gets_the_right_model_and_its_question_asked_again(
 ) -> None:
     command = [sys.executable, "app.py", "--no-browser", "--no-read-ahead", "--data-folder", str(tmp_path / "data")]
     environment = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "0"}
-    with served(lambda port: [*command, "--port", str(port)], environment) as url:
+    with serving.served(lambda port: [*command, "--port", str(port)], environment) as url:
         page = ready(open_page(url, width=1500))
         offers = page.locator("#offers")
         expect(page.locator("#model-summary .name")).to_have_text("Bundled teaching model")

@@ -9,11 +9,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from branches import served
 from chat_parts import until
 from playwright.sync_api import Page, expect
 from tiny_models import save_folder, tiny_model
-
-from benchmarks.serving import served
 
 pytestmark = pytest.mark.browser
 

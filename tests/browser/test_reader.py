@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from branches import served
 from chat_parts import Open, answered, ask, leave, ready, until, upload
 from evidence_page import NOTES
 from playwright.sync_api import Locator, Page, Route, expect
 
 from app.sample import SAMPLE_QUESTIONS
-from benchmarks.serving import served
 
 COMPONENT_SERVER = re.compile("/component_server")  # where Gradio takes what reader.js asks
 

@@ -9,12 +9,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from branches import served
 from chat_parts import answered, app_command, ask, ready, upload
 from fpdf import FPDF
 from playwright.sync_api import Page, expect
 
 from benchmarks.real_model import FOLDER, model_file
-from benchmarks.serving import served
 
 MODEL = model_file(FOLDER)
 pytestmark = [

@@ -9,6 +9,7 @@ import re
 from pathlib import Path
 
 import pytest
+from branches import served
 from chat_parts import (
     SENTENCE,
     Open,
@@ -28,8 +29,6 @@ from chat_parts import (
 )
 from playwright.sync_api import Page, expect
 from tiny_models import save_endless
-
-from benchmarks.serving import served
 
 pytestmark = pytest.mark.browser
 
