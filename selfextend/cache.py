@@ -9,8 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
-from dataclasses import dataclass
-from functools import partial
 from types import MethodType
 from typing import Any, Protocol
 
@@ -18,6 +16,7 @@ import torch
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 from selfextend.positions import PositionMap
+from selfextend.rows import Content, ReadRow
 
 
 class KeyWriter(Protocol):
@@ -262,6 +261,24 @@ class SelfExtendLayer(CacheLayerMixin):
         self._select(lambda states: states[indices])
 
 
+def _with_content(name: str) -> Callable[..., None]:
+    """A method that chooses rows of a cache, of ours or of another class, with what the cache stands for following."""
+
+    def method(self: Cache, *args: Any, **kwargs: Any) -> None:
+        getattr(Cache if isinstance(self, SelfExtendCache) else type(self), name)(self, *args, **kwargs)
+        content: Content | None = vars(self).get("_content")
+        if content is not None:
+            (chosen,) = (*args, *kwargs.values())
+            rows = torch.arange(len(content.rows))
+            if name == "batch_repeat_interleave":
+                rows = rows.repeat_interleave(chosen)
+            else:
+                rows = rows[chosen.cpu() if isinstance(chosen, torch.Tensor) else chosen]
+            vars(self)["_content"] = content.of_rows(rows.tolist())
+
+    return method
+
+
 class SelfExtendCache(Cache):
     """A transformers cache for a model with SelfExtend enabled. Made by the enabled model; rarely by hand.
 
@@ -279,9 +296,13 @@ class SelfExtendCache(Cache):
         self.positions = positions
         self.reserved = 0
 
+    reorder_cache = _with_content("reorder_cache")
+    batch_repeat_interleave = _with_content("batch_repeat_interleave")
+    batch_select_indices = _with_content("batch_select_indices")
+
     def stands_for(self, positions: PositionMap) -> None:
         """Take what was put into the layers for one row of text from its beginning, read with these positions."""
-        vars(self)["_content"] = Content(positions, [0])
+        vars(self)["_content"] = Content(positions, [ReadRow(0, 0, 0)])
 
     def reserve(self, length: int) -> None:
         """Say how many tokens are coming: chunked prefill then allocates once and without slack, and RoPE types whose
@@ -290,46 +311,6 @@ class SelfExtendCache(Cache):
         for layer in self.layers:
             if isinstance(layer, SelfExtendLayer):
                 layer.reserved = length
-
-
-@dataclass(frozen=True)
-class Content:
-    """What the keys in a cache stand for.
-
-    Attributes:
-        positions: the position map that they were read with.
-        offsets: for each row, position minus number of its first token; None for a row of nothing but padding.
-        jumping: each token's position, (rows or 1, t), where those of some row do not rise by one a token.
-    """
-
-    positions: PositionMap
-    offsets: list[int | None]
-    jumping: torch.Tensor | None = None
-
-    def goes_on(self, offsets: list[int | None]) -> bool:
-        """Whether rows with these offsets go on where the cached ones end, each token one further than the last.
-
-        Raises:
-            ValueError: these are not as many rows.
-        """
-        if len(self.offsets) != len(offsets):
-            raise ValueError(
-                f"The cache was filled with {len(self.offsets)} rows of text, and {len(offsets)} are to go on from it. "
-                "Choose or repeat rows by the cache's own methods, which keep count of where each row stands."
-            )
-        pairs = zip(self.offsets, offsets, strict=True)
-        return self.jumping is None and not any(None not in (old, new) and old != new for old, new in pairs)
-
-    def rows_of_positions(self, length: int) -> torch.Tensor:
-        """The first `length` tokens' positions, (rows or 1, length)."""
-        if self.jumping is not None:
-            return self.jumping[:, :length]
-        return torch.tensor([[offset or 0] for offset in self.offsets]) + torch.arange(length)
-
-    def of_rows(self, rows: list[int]) -> Content:
-        """The same of these rows."""
-        jumping = self.jumping if self.jumping is None or len(self.jumping) == 1 else self.jumping[rows]
-        return Content(self.positions, [self.offsets[row] for row in rows], jumping)
 
 
 def content_of(cache: Cache, past: int, positions: PositionMap) -> Content | None:
@@ -354,22 +335,12 @@ def content_of(cache: Cache, past: int, positions: PositionMap) -> Content | Non
 
 
 def keep_content(cache: Cache, content: Content) -> None:
-    """Remember what a cache stands for, along with the rows that are chosen from it."""
-    held = vars(cache)
-    held["_content"] = content
-    for name in ("reorder_cache", "batch_repeat_interleave", "batch_select_indices"):
-        held[name] = MethodType(partial(_choose_rows, name), cache)
+    """Remember what a cache stands for."""
+    vars(cache)["_content"] = content
     if not isinstance(cache, SelfExtendCache):
-        held["update"] = MethodType(_update_inside_a_pass, cache)
-
-
-def _choose_rows(name: str, self: Cache, chosen: Any) -> None:
-    """A method of a cache that chooses rows, with what the cache stands for following it."""
-    getattr(type(self), name)(self, chosen)
-    content: Content = vars(self)["_content"]
-    rows = torch.arange(len(content.offsets))
-    rows = rows.repeat_interleave(chosen) if name == "batch_repeat_interleave" else rows[chosen.cpu()]
-    vars(self)["_content"] = content.of_rows(rows.tolist())
+        vars(cache)["update"] = MethodType(_update_inside_a_pass, cache)
+        for name in ("reorder_cache", "batch_repeat_interleave", "batch_select_indices"):
+            vars(cache)[name] = MethodType(getattr(SelfExtendCache, name), cache)
 
 
 def _update_inside_a_pass(self: Cache, *args: Any, **kwargs: Any) -> Any:

@@ -17,13 +17,15 @@ from torch.utils.checkpoint import checkpoint
 
 from selfextend.attention.blockwise import blockwise_attention
 from selfextend.attention.eager import eager_attention
-from selfextend.cache import Content
 from selfextend.masks import DeferredMask
 from selfextend.positions import PositionMap, largest_relative_position, logn_query_scale
 from selfextend.probe import AttentionLayer
 from selfextend.rotary import RotaryEmbedding, Tables
+from selfextend.rows import Content, PlacedRows, ReadRow, ReadRows, evenly_ahead
 
 _SCORES_AT_ONCE = 1 << 24
+_HIDES = -1e4
+"""A score that is lower by this is of no weight, in any dtype."""
 
 
 class AttentionObserver(Protocol):
@@ -57,7 +59,7 @@ class ForwardPass:
         positions: the position map.
         trained_window: L, in tokens.
         past: tokens in the cache before this pass.
-        offsets: for each row, position minus number of its first token; None for a row of nothing but padding.
+        rows: where each row stands; None for one of nothing but padding.
         query_positions: i, (batch or 1, q).
         key_positions: j of cached and new tokens together, (batch or 1, past + q).
         starts: for each row, the index of its first token that is not padding; None where all are 0.
@@ -72,7 +74,7 @@ class ForwardPass:
     positions: PositionMap
     trained_window: int
     past: int
-    offsets: list[int | None]
+    rows: ReadRows
     query_positions: torch.Tensor
     key_positions: torch.Tensor
     starts: list[int] | None = None
@@ -95,7 +97,7 @@ class ForwardPass:
     @property
     def content(self) -> Content:
         """What a cache stands for after this pass."""
-        return Content(self.positions, self.offsets, self.key_positions if self.jumps else None)
+        return Content(self.positions, self.rows, self.key_positions if self.jumps else None)
 
     @cached_property
     def context_length(self) -> int:
@@ -167,31 +169,35 @@ def forward_pass(
         held: where the tokens in the cache stand.
 
     Raises:
-        ValueError: positions on several axes, or a mask of another shape.
+        ValueError: positions on several axes, a mask of another shape, or padding that is seen later.
     """
-    batch, length = tokens.shape[0], past + tokens.shape[1]
+    length = past + tokens.shape[1]
     index = torch.arange(length, device=tokens.device)
     seen, starts, key_mask = _hidden_tokens(attention_mask, index, past)
-    key_positions = index[None] if starts is None else index - starts[:, None]
-    counted = key_positions[:, past:] >= 0  # padding on the left has no position
-    given = key_positions[:, past:] if position_ids is None else _one_axis(position_ids).to(index.device)
-    ahead, first = _ahead(given, key_positions[:, past:], counted, starts)
-    numbered = key_positions + first
-    offsets = [None if offset <= -length else offset for offset in numbered[:, :1].expand(batch, 1).flatten().tolist()]
-    goes_on = held is None or held.goes_on(offsets)
-    jumps = not goes_on or bool(((ahead != first) & counted).any())
+    given = None if position_ids is None else _one_axis(position_ids).to(index.device)
+    before: ReadRows = [None] * tokens.shape[0] if held is None else held.rows_for(tokens.shape[0])
+    has_jumped = held is not None and held.jumping is not None
+    ahead = None if has_jumped or starts is not None else evenly_ahead(before, index[past:], given)
+    jumps = False
+    rows: ReadRows
+    if ahead is not None:
+        key_positions, rows = index[None] + ahead, [ReadRow(0, ahead, 0)] * len(before)
+    else:
+        placed = PlacedRows.of(before, index)
+        placed.begin(starts, every_pass=attention_mask is None or attention_mask.dim() == 2)
+        numbers = index - placed.start
+        new, jumps = placed.positions(numbers[:, past:], given, has_jumped)
+        key_positions, rows = numbers + placed.ahead, placed.told(len(before), length)
     if jumps:
-        numbered = torch.where(counted, key_positions[:, past:] + ahead, 0).expand(batch, -1)
-        if held is not None:
-            numbered = torch.cat((held.rows_of_positions(past).to(numbered).expand(batch, -1), numbered), dim=1)
+        key_positions = new if held is None else held.followed_by(new, past)
         key_mask = seen if key_mask is None else key_mask
     return ForwardPass(
         positions=positions,
         trained_window=trained_window,
         past=past,
-        offsets=offsets,
-        query_positions=numbered[:, past:].clamp_min(0),
-        key_positions=numbered.clamp_min(0),
+        rows=rows,
+        query_positions=key_positions[:, past:].clamp_min(0),
+        key_positions=key_positions.clamp_min(0),
         starts=None if starts is None or not bool(starts.any()) else starts.tolist(),
         key_mask=key_mask,
         jumps=jumps,
@@ -210,7 +216,14 @@ def _hidden_tokens(
         mask = attention_mask[..., :length]
         if mask.shape[1] != 1:
             raise ValueError("SelfExtend takes an attention mask that is the same for all heads.")
-        return None, None, (mask if mask.dtype == torch.bool else mask == 0)[:, 0]
+        if mask.dtype == torch.bool:
+            return None, None, mask[:, 0]
+        if not mask.is_floating_point() or bool(((mask != 0) & (mask > _HIDES)).any()):
+            raise ValueError(
+                "A mask for each query is to be of bools, or of numbers that are 0 where a key is seen and very small "
+                "where it is not; this one holds others."
+            )
+        return None, None, (mask == 0)[:, 0]
     if attention_mask.dim() != 2 or attention_mask.shape[1] < length:
         raise ValueError(
             f"attention_mask must cover all {length} tokens, cached ones included; its shape is "
@@ -237,21 +250,6 @@ def _one_axis(position_ids: torch.Tensor) -> torch.Tensor:
             "patches with a height and a width). Give this model text alone."
         )
     return position_ids
-
-
-def _ahead(
-    given: torch.Tensor, numbers: torch.Tensor, counted: torch.Tensor, starts: torch.Tensor | None
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """By how much each token's position is ahead of its number in its row, (batch or 1, q), and of them the first that
-    is counted, (batch or 1, 1)."""
-    ahead = given - numbers
-    first = torch.gather(ahead, 1, counted.int().argmax(dim=1, keepdim=True).expand(len(ahead), 1))
-    first = torch.where(counted.any(dim=1, keepdim=True), first, 0)
-    if starts is None:
-        return ahead, first
-    # Models that number tokens by their place, padding and all, mean the text that begins behind it.
-    by_place = torch.where(first == starts[:, None], first, 0)
-    return ahead - by_place, first - by_place
 
 
 @dataclass
@@ -428,7 +426,8 @@ def _in_pieces(
             dropout=dropout,
             first_query=kv_len - q_len + piece.start,
             key_mask=key_mask,
-            is_causal=mask is None,
+            # A mask for each query says all that it may see.
+            is_causal=mask is None and (key_mask is None or key_mask.dim() == 2),
             distances=step.distances(piece, device) if step.jumps else None,
             **options._asdict(),
         )

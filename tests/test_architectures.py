@@ -23,6 +23,7 @@ from helpers import (
 )
 from transformers import DynamicCache
 
+from benchmarks import coverage
 from selfextend import SelfExtendConfig, enable, support
 from selfextend.cache import SelfExtendCache
 
@@ -320,3 +321,9 @@ def test_falcon_asked_for_attention_weights_refuses() -> None:
     """Its own code then goes another way, past torch's attention function, with queries that nobody has rotated."""
     with torch.no_grad(), extended(model := build("falcon-new")), pytest.raises(ValueError, match="attention weights"):
         model(token_ids(LENGTH), output_attentions=True)
+
+
+def test_a_layer_that_holds_attention_and_a_state_space_is_right() -> None:
+    """`benchmarks.coverage` tries all types; this is the kind of which none stands in architectures.py."""
+    outcome = coverage.check("falcon_h1")
+    assert outcome.verdict == "right", outcome.reason

@@ -1,6 +1,7 @@
 """What people do with a model besides calling it: each is right with SelfExtend on, or refused in a sentence."""
 
 import copy
+import pickle
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -231,22 +232,92 @@ def test_generation_from_prompts_padded_on_the_right(assistant: str | None) -> N
         assert torch.equal(model.generate(ids, attention_mask=seen, **options), want)
 
 
-def test_rows_chosen_from_a_cache_keep_their_positions() -> None:
+def _read_on(model: Any, passes: list[dict[str, Any]]) -> torch.Tensor:
+    """The last pass' logits, on one cache."""
+    cache = None
+    for given in passes:
+        with torch.no_grad():
+            read = model(**given, past_key_values=cache, use_cache=True)
+        cache = read.past_key_values
+    return read.logits
+
+
+def _from(start: int, stop: int, *, hidden: int = 0, **more: Any) -> dict[str, Any]:
+    """Tokens start ... stop - 1 of a text, `hidden` hidden at its beginning."""
+    seen = torch.ones(1, stop, dtype=torch.long)
+    seen[:, :hidden] = 0
+    return {"input_ids": token_ids(LENGTH)[:, start:stop], "attention_mask": seen, **more}
+
+
+def _ids(*positions: int) -> dict[str, torch.Tensor]:
+    return {"position_ids": torch.tensor([positions])}
+
+
+@pytest.mark.parametrize(
+    "passes",
+    [
+        [_from(0, 40), _from(40, 60, hidden=5)],
+        [_from(0, 40), _from(40, 60, hidden=5, **_ids(*range(40, 60)))],
+        [_from(0, 30, hidden=3, **_ids(0, 0, 0, *range(27))), _from(30, 31, hidden=3, **_ids(30))],
+        [
+            _from(0, 30, hidden=3, **_ids(0, 0, 0, *range(27))),
+            _from(30, 31, hidden=3, **_ids(28)),
+            _from(31, 32, hidden=3, **_ids(31)),
+        ],
+        [_from(0, 30, hidden=3), _from(30, 53, hidden=3, **_ids(*range(37, 60)))],
+        [_from(0, 30, hidden=3, **_ids(*range(30))), _from(30, 53, hidden=3, **_ids(*range(37, 60)))],
+        [_from(0, 30, **_ids(*range(10, 40))), _from(30, 50, **_ids(*range(40, 60)))],
+    ],
+    ids=["hidden later", "hidden later with ids", "onto its place", "in two jumps", "no ids, then a jump",
+         "by place, then a jump", "from ten on"],
+)  # fmt: skip
+def test_passes_on_one_cache_are_numbered_as_without_selfextend(passes: list[dict[str, Any]]) -> None:
+    model = build("llama")
+    want = _read_on(model, passes)
+    for config in (VANILLA, SelfExtendConfig(1, 4), SelfExtendConfig(3, 60)):
+        with extended(model, config):
+            assert_same(_read_on(model, passes), want)
+
+
+@pytest.mark.parametrize("later", [{"attention_mask": None}, _from(30, 40, hidden=2)])
+def test_padding_that_is_seen_later_is_refused(later: dict[str, Any]) -> None:
+    with extended(model := build("llama")), pytest.raises(ValueError, match="hidden before is seen now"):
+        _read_on(model, [_from(0, 30, hidden=3), _from(30, 40) | later])
+
+
+def test_rows_that_begin_behind_a_whole_pass_of_padding() -> None:
+    ids, seen = token_ids(LENGTH, batch=2), torch.ones(2, LENGTH, dtype=torch.long)
+    seen[1, :20] = 0
+    with extended(model := build("llama")), torch.no_grad():
+        cache = model(ids[:, :12], attention_mask=seen[:, :12], use_cache=True).past_key_values
+        model(ids[:, 12:40], attention_mask=seen[:, :40], past_key_values=cache)
+        got = model(ids[:, 40:], attention_mask=seen, past_key_values=cache).logits
+        assert_same(got[1:], logits(model, ids[1:, 20:])[:, 20:])
+
+
+@pytest.mark.parametrize(
+    "choose",
+    [
+        lambda cache: cache.batch_select_indices(torch.tensor([1, 0, 0])),
+        lambda cache: cache.batch_select_indices(indices=[1, 0, 0]),
+        lambda cache: (cache.batch_repeat_interleave(repeats=2), cache.reorder_cache(beam_idx=torch.tensor([2, 1, 0]))),
+    ],
+)
+@pytest.mark.parametrize("make", [lambda model: None, lambda model: DynamicCache()])
+def test_rows_chosen_from_a_cache_keep_their_positions(make: Any, choose: Any) -> None:
     ids, seen = token_ids(LENGTH, batch=2), torch.ones(2, 45, dtype=torch.long)
     seen[0, 35:] = 0
     next_one = torch.tensor([[35], [45]])
     longer = torch.cat((seen, torch.ones(2, 1, dtype=torch.long)), dim=1)
     chosen = torch.tensor([1, 0, 0])
     with extended(model := build("llama")), torch.no_grad():
-        cache = model(ids[:, :45], attention_mask=seen, use_cache=True).past_key_values
+        cache = model(ids[:, :45], attention_mask=seen, past_key_values=make(model), use_cache=True).past_key_values
         options: dict[str, Any] = {"past_key_values": cache, "use_cache": True}
         want = model(ids.gather(1, next_one), attention_mask=longer, position_ids=next_one, **options).logits
         cache.crop(-1)
-        cache.batch_select_indices(chosen)
-        got = model(
-            ids.gather(1, next_one)[chosen], attention_mask=longer[chosen], position_ids=next_one[chosen], **options
-        )
-        assert_same(got.logits, want[chosen])
+        choose(cache)
+        options |= {"attention_mask": longer[chosen], "position_ids": next_one[chosen]}
+        assert_same(model(ids.gather(1, next_one)[chosen], **options).logits, want[chosen])
 
 
 def test_rows_chosen_behind_a_caches_back_are_refused() -> None:
@@ -256,6 +327,34 @@ def test_rows_chosen_behind_a_caches_back_are_refused() -> None:
             layer.batch_select_indices(torch.tensor([0, 0, 1]))
         with pytest.raises(ValueError, match="2 rows of text, and 3"):
             model(token_ids(2, batch=3), past_key_values=cache)
+
+
+def test_a_cache_can_be_pickled() -> None:
+    ids = token_ids(LENGTH)
+    with extended(model := build("llama")), torch.no_grad():
+        cache = model(ids[:, :40], use_cache=True).past_key_values
+        again = pickle.loads(pickle.dumps(cache))  # noqa: S301 (made here)
+        assert_same(logits(model, ids[:, 40:], past_key_values=again), oracle_logits("llama", CONFIG)[:, 40:])
+
+
+@pytest.mark.parametrize("dtype", [torch.bool, torch.float32])
+def test_a_mask_for_each_query_says_all_that_it_sees(dtype: torch.dtype) -> None:
+    """A prefix of which every token sees every other."""
+    seen = torch.ones(1, 1, 60, 60, dtype=torch.bool).tril()
+    seen[..., :20, :20] = True
+    mask = seen if dtype == torch.bool else torch.where(seen, 0.0, torch.finfo(dtype).min)
+    model = build("llama")
+    want = logits(model, token_ids(60), attention_mask=mask)
+    for config in (VANILLA, SelfExtendConfig(3, 60)):
+        with extended(model, config):
+            assert_same(logits(model, token_ids(60), attention_mask=mask), want)
+
+
+def test_a_mask_that_weighs_keys_is_refused() -> None:
+    mask = torch.zeros(1, 1, LENGTH, LENGTH).masked_fill(torch.ones(LENGTH, LENGTH).triu(1).bool(), -torch.inf)
+    mask[..., 3] -= 2
+    with extended(model := build("llama")), pytest.raises(ValueError, match="holds others"):
+        logits(model, token_ids(LENGTH), attention_mask=mask)
 
 
 def test_packed_texts_are_each_as_if_alone() -> None:
