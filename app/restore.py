@@ -8,7 +8,6 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 import gradio as gr
@@ -99,13 +98,11 @@ def build_restore(runtime: Runtime, page: gr.Blocks, parts: Parts) -> None:
     ]  # fmt: skip
     waited = [model.status, model.stop, model.change, parts.documents.status, chat.chatbot, states.turn]
     loaded = page.load(handlers.restore, [browser], restored, **QUEUED)
-    # Carry the address's fragment, and whether the page wrote it itself, from the browser to `ready`.
-    fragment, is_own = gr.Textbox(visible="hidden"), gr.Checkbox(visible="hidden")
-    given = [states.visitor, browser, fragment, is_own, *controls.room]
+    fragment = gr.Textbox(visible="hidden")  # carries what the page is to open with from the browser to `ready`
+    given = [states.visitor, browser, fragment, *controls.room]
     linked = [parts.link_status, *parts.tabs, controls.method]
     with_fragment = (
-        "(visitor, kept, _, __, ...room) => "
-        "[visitor, kept, location.hash, window.selfextendPlace?.isOwn ?? false, ...room]"
+        "(visitor, kept, _, ...room) => [visitor, kept, window.selfextendPlace?.fragment ?? location.hash, ...room]"
     )
     ready = loaded.then(handlers.ready, given, [*waited, *linked, *fitted], js=with_fragment, **QUEUED)
     parts.meters.after(ready)  # what was read ahead meanwhile need not be waited for
@@ -164,7 +161,7 @@ class _Handlers:
         }
 
     def ready(
-        self, visitor: str, kept: Any, fragment: str, is_own: bool, request: gr.Request, *room: Any
+        self, visitor: str, kept: Any, fragment: str, request: gr.Request, *room: Any
     ) -> Iterator[dict[Any, Any]]:
         """Waits for the model that the app was started with, then fits the page to the model that is loaded.
 
@@ -172,8 +169,7 @@ class _Handlers:
         loses of two yields in one go what the second does not say again, the advised settings for one.
 
         Args:
-            fragment: of the address.
-            is_own: whether the page wrote it itself. Its settings may be a moment behind those that the browser keeps.
+            fragment: a link: the address's, or what this page showed when it was left.
         """
         parts, runtime, began = self.parts, self.runtime, time.monotonic()
         may_load = may_load_models(runtime.settings, request)
@@ -188,8 +184,6 @@ class _Handlers:
         shown |= {parts.model.status: error, parts.model.stop: gr.update(visible=False)}
         is_new = not (isinstance(kept, dict) and kept.get("controls"))
         link = read_link(fragment)
-        if is_own and not is_new:
-            link = replace(link, config=None, method="")
         takes_sample = SAMPLE.name in link.documents or (is_new and loaded is not None and loaded.is_bundled)
         if takes_sample and not session.documents and SAMPLE.is_file():
             sample = runtime.library.find(sample_checksum(), SAMPLE.name)  # every new visitor but the first finds it

@@ -35,7 +35,9 @@ document.addEventListener(
 // The address's fragment says what is shown: model, documents, settings, tab and selection, so that a reload and a copied
 // link open the same. app/links.py reads it.
 const asked = new URLSearchParams(location.hash.slice(1));
-const WRITTEN = "selfextend-address"; // in this tab's storage: the fragment that the page wrote last
+// In this tab's storage: the fragment that the page wrote last, and what it would have written when it was left.
+const WRITTEN = "selfextend-address";
+const NEWEST = "selfextend-newest";
 let opened = false;
 let telling = null;
 let current = location.hash;
@@ -68,13 +70,16 @@ function write() {
   if (location.hash !== current && !location.hash.startsWith("#lesson")) return;
   current = shown();
   sessionStorage.setItem(WRITTEN, current);
+  sessionStorage.setItem(NEWEST, current);
   history.replaceState(history.state, "", current);
 }
 
 window.selfextendPlace = {
-  // Whether the address is what the page wrote there itself, and no link that somebody opened.
-  get isOwn() {
-    return location.hash === sessionStorage.getItem(WRITTEN);
+  // What the page is to open with: the address, or, where that is what the page wrote there itself, what it showed when
+  // it was left. Both the address and what the browser keeps may be a moment behind that.
+  get fragment() {
+    const isOwn = location.hash === sessionStorage.getItem(WRITTEN);
+    return isOwn ? sessionStorage.getItem(NEWEST) : location.hash;
   },
 
   // Something that the address says has changed.
@@ -98,6 +103,9 @@ document.addEventListener("selfextend-select", () => window.selfextendPlace.tell
 document.addEventListener("click", (event) => {
   if (event.target.closest('[role="tab"], .document-list')) window.selfextendPlace.tell();
   if (event.target.closest("#copy-link")) copy();
+});
+window.addEventListener("pagehide", () => {
+  if (opened) sessionStorage.setItem(NEWEST, shown());
 });
 // A link that is opened where the page is open already.
 window.addEventListener("hashchange", () => {
