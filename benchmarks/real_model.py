@@ -23,6 +23,7 @@ import sys
 import tempfile
 import time
 import zipfile
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from pydoc_data import topics
@@ -98,11 +99,7 @@ class Answered:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("parts", nargs="*", choices=PARTS, default=PARTS)
-    parser.add_argument("--folder", type=Path, default=FOLDER)
-    parser.add_argument("--pdf", type=Path, help="ask the questions about this file")
-    options = parser.parse_args()
+    options = read_options()
     options.folder.mkdir(parents=True, exist_ok=True)
     model = fetched_model(options.folder)
     if options.parts == ["fetch"]:
@@ -124,6 +121,22 @@ def main() -> None:
         (options.folder / "speed.json").write_text(json.dumps(speeds(model)), encoding="utf-8")
     print(machine("cpu"))
     print_tables(options.folder)
+
+
+def read_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line.
+
+    Args:
+        arguments: without the program's name; those of this process unless given.
+    """
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    # Python 3.11 compares the default, as a whole, with the choices, so it has to be one of them.
+    parser.add_argument("parts", nargs="*", choices=("all", *PARTS), default="all")
+    parser.add_argument("--folder", type=Path, default=FOLDER)
+    parser.add_argument("--pdf", type=Path, help="ask the questions about this file")
+    options = parser.parse_args(arguments)
+    options.parts = list(PARTS) if "all" in options.parts else options.parts
+    return options
 
 
 def model_file(folder: Path) -> Path | None:
