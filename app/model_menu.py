@@ -1,26 +1,33 @@
-"""What the model menu offers first: the models that are on the operator's own machine."""
+"""What the model menu offers first: the models on this machine, for those who may load them."""
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 from selfextend.loading.local import LocalModel, local_models, usual_stores
 from selfextend.loading.sizes import readable
 
+from .accounts import may_load_models
 from .settings import Settings
 
-
-def models_here(settings: Settings) -> list[LocalModel]:
-    """The models on the operator's own machine; none for visitors from elsewhere."""
-    return local_models(usual_stores(settings.models_folders)) if settings.local_only else []
+if TYPE_CHECKING:
+    from gradio import Request
 
 
-def local_choices(settings: Settings, *, torch_is_here: bool) -> list[tuple[str, str]]:
-    """What to call each model on this machine, its facts, and its name; none for visitors from elsewhere.
+def models_here(settings: Settings, request: Request) -> list[LocalModel]:
+    """The models on this machine; none for who may not load them, since their names and folders are nobody else's."""
+    return local_models(usual_stores(settings.models_folders)) if may_load_models(settings, request) else []
+
+
+def local_choices(settings: Settings, request: Request, *, torch_is_here: bool) -> list[tuple[str, str]]:
+    """What to call each model on this machine, its facts, and its name; none for who may not load them.
 
     Args:
+        request: of who asks.
         torch_is_here: whether torch was imported, which knows how much memory is free. It takes seconds to import, and
             is imported where the first model is loaded.
     """
-    found = models_here(settings)
+    found = models_here(settings, request)
     free = nf4 = None
     if torch_is_here:
         from selfextend.loading.hardware import available_bytes, resolve_device

@@ -13,6 +13,7 @@ from .settings import Settings
 
 if TYPE_CHECKING:
     import torch
+    from gradio import Request
 
 _ROOM = 0.9
 """The part of the free memory that weights may take; keys and values want some too."""
@@ -43,14 +44,14 @@ class Offer:
     gated: bool = False
 
 
-def offers_for(settings: Settings, device: torch.device, free_bytes: int) -> list[Offer]:
-    """What fits this machine: models that are on it already, and presets."""
-    here = _local_offers(settings, nf4=device.type == "cuda")
+def offers_for(settings: Settings, request: Request, device: torch.device, free_bytes: int) -> list[Offer]:
+    """What fits this machine: models that are on it already, for who may load them, and presets."""
+    here = _local_offers(settings, request, nf4=device.type == "cuda")
     names = {offer.name for offer in here}
     return fitting([*here, *(offer for offer in preset_offers(device) if offer.name not in names)], free_bytes)
 
 
-def _local_offers(settings: Settings, *, nf4: bool) -> list[Offer]:
+def _local_offers(settings: Settings, request: Request, *, nf4: bool) -> list[Offer]:
     return [
         Offer(
             model.name,
@@ -60,7 +61,7 @@ def _local_offers(settings: Settings, *, nf4: bool) -> list[Offer]:
             here=True,
             trained_window=model.trained_window,
         )
-        for model in models_here(settings)
+        for model in models_here(settings, request)
     ]
 
 

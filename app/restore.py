@@ -192,7 +192,7 @@ class _Handlers:
                 sample = result_of(runtime.library.add_steps(SAMPLE, SAMPLE.name, visitor))
             keep_document(runtime, session, sample)
         # What was set stays; only the sliders' ends follow the model.
-        fitted = self._fitted(session, room, advise=is_new)
+        fitted = self._fitted(session, room, request, advise=is_new)
         shown |= {parts.documents.status: "", **fitted, **self._linked(link, session, fitted)}
         # It is of interest until this visitor has asked, who by then has read the sample.
         while (progress := runtime.ahead.progress) and _has_only_the_sample(session):
@@ -207,13 +207,15 @@ class _Handlers:
             shown[parts.states.turn] = example.turn  # the tabs show what the example looked at
         yield shown
 
-    def follow_model(self, drawn_for: str, visitor: str, entries: list[Entry], *room: Any) -> dict[Any, Any]:
+    def follow_model(
+        self, drawn_for: str, visitor: str, entries: list[Entry], request: gr.Request, *room: Any
+    ) -> dict[Any, Any]:
         """Where another model is loaded than the page shows, whoever loaded it: shows that one, with its advice."""
         if _key(self.runtime.models.loaded) == drawn_for:
             return unchanged(self.parts.drawn_for)
         session = self.runtime.sessions.get(visitor)
         turn = session.last_turn(entries, self.runtime.models.label)
-        return {self.parts.states.turn: turn, **self._fitted(session, room, advise=True)}
+        return {self.parts.states.turn: turn, **self._fitted(session, room, request, advise=True)}
 
     def _linked(self, link: Link, session: Session, fitted: dict[Any, Any]) -> dict[Any, Any]:
         """What a link sets, over what the page would begin with, and a sentence on what it cannot set.
@@ -239,23 +241,27 @@ class _Handlers:
             updates[outer] = gr.Tabs(selected=READ)
         return updates
 
-    def _fitted(self, session: Session, room: tuple[Any, ...], *, advise: bool) -> dict[Any, Any]:
+    def _fitted(self, session: Session, room: tuple[Any, ...], request: gr.Request, *, advise: bool) -> dict[Any, Any]:
         """The page, fitted to the model that is loaded; with `advise` the controls too.
 
         Args:
             room: the values of `Controls.room`.
+            request: of who looks at the page.
         """
         parts, loaded = self.parts, self.runtime.models.loaded
         if loaded is not None and advise:
             room = (loaded.longest_answer, *room[1:])
         view = view_of(self.runtime, session, *room)
-        here = local_choices(self.runtime.settings, torch_is_here=loaded is not None)
         updates = {
-            **parts.model.showing(loaded, here),
+            **parts.model.showing(loaded),
             parts.drawn_for: _key(loaded),
             parts.documents.listing: documents_html(self.runtime, session),
             parts.states.view: view,
         }
+        settings = self.runtime.settings
+        if may_load_models(settings, request):
+            here = local_choices(settings, request, torch_is_here=loaded is not None)
+            updates |= parts.model.choosing(settings.model if loaded is None else loaded.name, here)
         if loaded is not None:
             updates[parts.advised_window] = loaded.profile.neighbors
             updates[parts.controls.thinking] = gr.update(visible=can_switch_thinking(loaded.tokenizer))

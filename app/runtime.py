@@ -29,7 +29,8 @@ class FirstLoad:
     done: threading.Event = field(default_factory=threading.Event)
 
 
-@dataclass(frozen=True, eq=False)
+# Gradio sends the words for a page's functions, and for what they are given, to every browser: no settings in them.
+@dataclass(frozen=True, eq=False, repr=False)
 class Runtime:
     """One process's shared parts. `secret` encrypts what browsers keep; `loading` is the load of a model,
     `listeners` who waits for the answer to a call; `folder` has what is kept, `own` what goes with the process.

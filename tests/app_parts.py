@@ -9,7 +9,9 @@ import zlib
 from pathlib import Path
 from typing import Any
 
+import gradio as gr
 import pytest
+from starlette.requests import Request
 from tiny_models import save_folder, tiny_model
 
 from app.documents.document import Document, Page
@@ -34,6 +36,21 @@ def stored(name: str = "notes.txt", **numbers: Any) -> StoredDocument:
 def unpacked(value: str) -> Any:
     """The figure in what a plot pane was given, as plain JSON."""
     return json.loads(zlib.decompress(base64.b64decode(value)))
+
+
+def request_from(client: str, host: str, user: str | None = None, **headers: str) -> gr.Request:
+    """A request, as Gradio hands it to a handler.
+
+    Args:
+        client: the address that it comes from.
+        host: the name that it asks for.
+        user: the account.
+        headers: more of them, with _ for -.
+    """
+    given = {"host": host, **{name.replace("_", "-"): value for name, value in headers.items()}}
+    raw = [(name.encode(), value.encode()) for name, value in given.items()]
+    scope = {"type": "http", "method": "POST", "path": "/", "query_string": b"", "headers": raw, "client": (client, 5)}
+    return gr.Request(Request(scope), username=user)
 
 
 def load(name: str) -> LoadedModel:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from app_parts import stored
+from app_parts import request_from, stored
 from tiny_models import save_folder, tiny_model
 
 from app.conversation import Entry, Reply, messages
@@ -65,11 +65,11 @@ def test_a_model_that_is_here_is_offered_once_and_to_its_operator_only(
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     snapshot = tmp_path / "hub" / "models--Qwen--Qwen3-0.6B" / "snapshots" / "abc"
     save_folder(snapshot, tiny_model())
-    device = torch.device("cpu")
-    here, *others = offers_for(read_settings([], {}), device, 100 * GB)
+    device, settings = torch.device("cpu"), read_settings([], {})
+    here, *others = offers_for(settings, request_from("127.0.0.1", "localhost"), device, 100 * GB)
     assert (here.name, here.here, here.trained_window) == ("Qwen/Qwen3-0.6B", True, 256)
     assert "Qwen/Qwen3-0.6B" not in [each.name for each in others]
-    elsewhere = offers_for(read_settings(["--host", "0.0.0.0", "--no-auth"], {}), device, 100 * GB)
+    elsewhere = offers_for(settings, request_from("127.0.0.1", "localhost", x_real_ip="9.9.9.9"), device, 100 * GB)
     assert not any(each.here for each in elsewhere)
 
 

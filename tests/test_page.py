@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections.abc import Generator, Iterator
+from pathlib import Path
 
 import gradio as gr
 import pytest
@@ -47,6 +49,13 @@ def test_no_handler_outside_the_queue_sets_a_state_that_others_listen_to(runtime
     ]
     assert states
     assert not [str(function.name) for function, _ in states if not function.queue]
+
+
+def test_the_page_tells_nobody_the_settings_it_was_started_with(tmp_path: Path) -> None:
+    """Gradio sends the words for whatever a component was given."""
+    arguments = ["--no-persist", "--model", str(tmp_path / "model"), "--data-folder", str(tmp_path)]
+    page = build_page(make_runtime(read_settings(arguments, {})))
+    assert str(tmp_path) not in json.dumps(page.get_config_file(), default=str)
 
 
 def test_what_changes_a_conversation_is_answered_in_the_order_of_the_clicks(runtime: Runtime) -> None:

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import gradio as gr
 import pytest
-from starlette.requests import Request
+from app_parts import request_from
 
 from app.accounts import may_load_models
 from app.asgi import Message, Receive, Scope, Send
@@ -21,27 +21,19 @@ OPEN = ["--host", "0.0.0.0"]
 ACCOUNTS = {"SELFEXTEND_AUTH": "ada:one,bob:two"}
 
 
-def request(client: str, host: str, user: str | None = None, **headers: str) -> gr.Request:
-    """As Gradio hands it to a handler."""
-    given = {"host": host, **{name.replace("_", "-"): value for name, value in headers.items()}}
-    raw = [(name.encode(), value.encode()) for name, value in given.items()]
-    scope = {"type": "http", "method": "POST", "path": "/", "query_string": b"", "headers": raw, "client": (client, 5)}
-    return gr.Request(Request(scope), username=user)
-
-
 @pytest.mark.parametrize(
     ("asked", "may"),
     [
-        (request("127.0.0.1", "localhost:7860"), True),
-        (request("::1", "[::1]:7860"), True),
-        (request("127.0.0.1", "127.0.0.1:7860", "bob"), True),  # sits at the machine
-        (request("192.168.1.9", "192.168.1.5:7860"), False),
-        (request("192.168.1.9", "localhost:7860"), False),
-        (request("127.0.0.1", "school.example"), False),  # through a proxy
-        (request("127.0.0.1", "localhost:7860", x_forwarded_for="9.9.9.9"), False),
-        (request("127.0.0.1", "localhost:7860", forwarded="for=9.9.9.9"), False),
-        (request("192.168.1.9", "192.168.1.5:7860", "bob"), False),
-        (request("192.168.1.9", "192.168.1.5:7860", "ada"), True),
+        (request_from("127.0.0.1", "localhost:7860"), True),
+        (request_from("::1", "[::1]:7860"), True),
+        (request_from("127.0.0.1", "127.0.0.1:7860", "bob"), True),  # sits at the machine
+        (request_from("192.168.1.9", "192.168.1.5:7860"), False),
+        (request_from("192.168.1.9", "localhost:7860"), False),
+        (request_from("127.0.0.1", "school.example"), False),  # through a proxy
+        (request_from("127.0.0.1", "localhost:7860", x_forwarded_for="9.9.9.9"), False),
+        (request_from("127.0.0.1", "localhost:7860", forwarded="for=9.9.9.9"), False),
+        (request_from("192.168.1.9", "192.168.1.5:7860", "bob"), False),
+        (request_from("192.168.1.9", "192.168.1.5:7860", "ada"), True),
     ],
 )
 def test_who_may_load_models(asked: gr.Request, may: bool) -> None:

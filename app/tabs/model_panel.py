@@ -49,21 +49,24 @@ class ModelPanel(NamedTuple):
     expanded: Any
     loaded: Any = None
 
-    def showing(self, loaded: LoadedModel | None, here: list[tuple[str, str]]) -> dict[Any, Any]:
-        """The updates after which the panel says which model is loaded, and how, and offers the models of this machine.
+    def showing(self, loaded: LoadedModel | None) -> dict[Any, Any]:
+        """The updates after which the panel says which model is loaded, and how: all that every visitor may know."""
+        return {self.summary: summary_html(loaded)}
+
+    def choosing(self, name: str, here: list[tuple[str, str]]) -> dict[Any, Any]:
+        """The updates after which the panel offers the models of this machine too. Names may be paths: only for who may
+        load models.
 
         Args:
-            here: what to call each of those, and its name.
+            name: of the model that is chosen.
+            here: what to call each model of this machine, and its name.
         """
         choices = _choices(here)
-        if loaded is None:
-            return {self.summary: summary_html(None), self.choice: gr.update(choices=choices)}
-        known = loaded.name in [name for _, name in choices]
+        known = name in [each for _, each in choices]
         return {
-            self.summary: summary_html(loaded),
-            self.choice: gr.update(choices=choices, value=loaded.name if known else OTHER),
-            self.other: gr.update(value="" if known else loaded.name, visible=not known),
-            self.facts: facts_html(loaded.name),
+            self.choice: gr.update(choices=choices, value=name if known else OTHER),
+            self.other: gr.update(value="" if known else name, visible=not known),
+            self.facts: facts_html(name),
         }
 
 
@@ -125,7 +128,7 @@ def _components(runtime: Runtime) -> ModelPanel:
             elem_id="model-choice",
         )
         other = gr.Textbox(
-            value="" if known else start.model, label="Folder, GGUF file or hub id",
+            value="", label="Folder, GGUF file or hub id",
             placeholder="/models/my-llama.gguf, owner/name or owner/name:Q4_K_M",
             visible=known is None, elem_id="model-other",
         )  # fmt: skip

@@ -64,13 +64,13 @@ def connect_offers(runtime: Runtime, pane: OffersPane, states: States, question:
     def drawn(visitor: str, entries: list[Entry], text: str | None, request: gr.Request) -> str:
         session, may_load = runtime.sessions.get(visitor), may_load_models(runtime.settings, request)
         asked = _asked(runtime, session, entries, text)
-        return offers_html(offers_of(runtime, session), session, question=asked, may_load=may_load)
+        return offers_html(offers_of(runtime, session, request), session, question=asked, may_load=may_load)
 
     def take(
         event: gr.EventData, visitor: str, entries: list[Entry], text: str | None, request: gr.Request
     ) -> Iterator[dict[Any, Any]]:
         session, name = runtime.sessions.get(visitor), told(event, "name")
-        offered = [offer.name for offer in offers_of(runtime, session) or ()]
+        offered = [offer.name for offer in offers_of(runtime, session, request) or ()]
         if name not in offered or not may_load_models(runtime.settings, request):
             yield unchanged(pane.status)
             return
@@ -101,8 +101,8 @@ def ask_again_after(event: Any, pane: OffersPane, states: States) -> None:
     event.then(again, [pane.wanted], [states.again], **QUEUED)
 
 
-def offers_of(runtime: Runtime, session: Session) -> list[Offer] | None:
-    """The models to offer: None while the loaded one suits the documents."""
+def offers_of(runtime: Runtime, session: Session, request: gr.Request) -> list[Offer] | None:
+    """The models to offer to who sent this request: None while the loaded one suits the documents."""
     loaded = runtime.models.loaded
     if loaded is None or not loaded.is_bundled or not has_foreign_text(session.documents):
         return None
@@ -110,7 +110,7 @@ def offers_of(runtime: Runtime, session: Session) -> list[Offer] | None:
     from selfextend.loading.hardware import available_bytes
 
     device = loaded.model.device
-    return offers_for(runtime.settings, device, available_bytes(device))
+    return offers_for(runtime.settings, request, device, available_bytes(device))
 
 
 def _asked(runtime: Runtime, session: Session, entries: Sequence[Entry], text: str | None) -> str:
