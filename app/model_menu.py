@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from selfextend.loading.local import LocalModel, local_models, usual_stores
+from selfextend.loading.quantization_methods import missing_packages
 from selfextend.loading.sizes import readable
 
 from .accounts import may_load_models
@@ -28,20 +29,22 @@ def local_choices(settings: Settings, request: Request, *, torch_is_here: bool) 
             is imported where the first model is loaded.
     """
     found = models_here(settings, request)
-    free = nf4 = None
-    if torch_is_here:
-        from selfextend.loading.hardware import available_bytes, resolve_device
+    if not torch_is_here:
+        return [(_words(model), model.name) for model in found]
+    from selfextend.loading.hardware import available_bytes, resolve_device
+    from selfextend.loading.memory import local_bytes
 
-        device = resolve_device("auto")
-        free, nf4 = available_bytes(device), device.type == "cuda"
-    return [(_words(model, free, nf4=bool(nf4)), model.name) for model in found]
+    device = resolve_device("auto")
+    free = available_bytes(device)
+    return [(_words(model, fits=local_bytes(model, device, free) <= free), model.name) for model in found]
 
 
-def _words(model: LocalModel, free: int | None, *, nf4: bool) -> str:
+def _words(model: LocalModel, *, fits: bool | None = None) -> str:
     window = f"{model.trained_window:,} tokens" if model.trained_window else "window unknown"
     words = [model.label, model.quantization, readable(model.file_bytes), window]
-    if free is not None and model.memory_bytes(nf4=nf4) > free:
-        words.append("too big for this machine now")
-    elif free is not None:
-        words.append("fits")
+    missing = missing_packages(model.quantization)
+    if missing:
+        words.append(f"needs pip install {missing}")
+    elif fits is not None:
+        words.append("fits" if fits else "too big for this machine now")
     return f"{' · '.join(words)} ({model.place})"

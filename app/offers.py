@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from selfextend.presets import PRESETS
@@ -46,23 +48,34 @@ class Offer:
 
 def offers_for(settings: Settings, request: Request, device: torch.device, free_bytes: int) -> list[Offer]:
     """What fits this machine: models that are on it already, for who may load them, and presets."""
-    here = _local_offers(settings, request, nf4=device.type == "cuda")
+    here = _local_offers(settings, request, device, free_bytes)
     names = {offer.name for offer in here}
     return fitting([*here, *(offer for offer in preset_offers(device) if offer.name not in names)], free_bytes)
 
 
-def _local_offers(settings: Settings, request: Request, *, nf4: bool) -> list[Offer]:
+def _local_offers(settings: Settings, request: Request, device: torch.device, free_bytes: int) -> list[Offer]:
+    from selfextend.loading.memory import local_bytes
+
     return [
         Offer(
             model.name,
             model.label if model.quantization in model.label else f"{model.label} ({model.quantization})",
             model.file_bytes,
-            model.memory_bytes(nf4=nf4),
+            local_bytes(model, device, free_bytes),
             here=True,
             trained_window=model.trained_window,
         )
         for model in models_here(settings, request)
+        if _can_chat(model.files, model.file_bytes, str(device))
     ]
+
+
+@lru_cache(maxsize=1000)
+def _can_chat(files: Path, file_bytes: int, device: str) -> bool:
+    """Whether a model on this machine can be asked about a document. Looked up once for each size of its files."""
+    from selfextend.loading.models import can_chat
+
+    return can_chat(files, device)
 
 
 def preset_offers(device: torch.device) -> list[Offer]:

@@ -127,6 +127,8 @@ def _write(writer: GGUFWriter, key: str, value: Any) -> None:
         writer.add_string(key, value)
     elif isinstance(value, float):
         writer.add_float32(key, value)
+    elif isinstance(value, bool):
+        writer.add_bool(key, value)
     elif isinstance(value, list):
         writer.add_array(key, value)
     else:

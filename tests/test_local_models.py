@@ -6,13 +6,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from gguf.constants import GGMLQuantizationType as Kind
-from gguf_files import llama_gguf
+from gguf_files import llama_gguf, write_gguf
+from quantized_files import FP8_SIZES, as_fp8, as_mxfp4, save_gpt_oss, with_settings
 from tiny_models import TRAINED_WINDOW, save_folder, tiny_model
 
 from selfextend.cli import main
 from selfextend.loading.local import LocalModel, Stores, local_models
+from selfextend.loading.memory import estimate_memory, local_bytes
 from selfextend.loading.models import load_model
+
+CPU, CUDA, FREE = torch.device("cpu"), torch.device("cuda"), 10**12
 
 
 def _stores(tmp_path: Path, *folders: tuple[str, Path]) -> Stores:
@@ -38,11 +43,11 @@ def test_the_hubs_cache(tmp_path: Path) -> None:
     plain, packed = local_models(_stores(tmp_path))
     assert (plain.label, plain.name, plain.place) == ("somebody/tiny", "somebody/tiny", "Hugging Face")
     assert (plain.trained_window, plain.quantization) == (TRAINED_WINDOW, "float32")
-    assert plain.memory_bytes() == plain.file_bytes
+    expected = estimate_memory(plain.files, "auto", "cpu").weights_bytes
+    assert local_bytes(plain, CPU, FREE) == pytest.approx(expected, rel=0.02)
     assert (packed.label, packed.quantization) == ("tiny-GGUF: tiny-Q8_0", "Q8_0")
     assert packed.trained_window == TRAINED_WINDOW
-    assert packed.file_bytes < packed.memory_bytes() < 2 * packed.file_bytes
-    assert packed.memory_bytes(nf4=True) < packed.file_bytes
+    assert local_bytes(packed, CUDA, FREE) < packed.file_bytes
     assert load_model(packed.name)[0] is not None
 
 
@@ -81,9 +86,9 @@ def test_folders(tmp_path: Path) -> None:
     config = json.loads((quantized / "config.json").read_text()) | {"quantization_config": {"quant_method": "gptq"}}
     (quantized / "config.json").write_text(json.dumps(config))
     gptq, plain = local_models(_stores(tmp_path, ("LM Studio", top), ("llama.cpp", tmp_path / "nowhere")))
-    assert (gptq.name, gptq.quantization, gptq.memory_bytes()) == (str(quantized), "gptq", gptq.file_bytes)
+    assert (gptq.name, gptq.quantization) == (str(quantized), "gptq")
+    assert local_bytes(gptq, CPU, FREE) == gptq.file_bytes
     assert (plain.label, plain.quantization) == ("tiny-F16", "F16")
-    assert plain.memory_bytes() == plain.file_bytes
 
 
 def test_a_model_that_is_found_twice_is_shown_once(tmp_path: Path) -> None:
@@ -126,7 +131,55 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
     assert f"--model {tmp_path / 'tiny.gguf'}" in capsys.readouterr().out
 
 
-def test_what_is_too_big_by_its_format() -> None:
-    model = LocalModel("seven", "/m/seven.gguf", "Ollama", 4_080_000_000, 4096, "Q4_K_M", unpacked=True)
-    assert 13e9 < model.memory_bytes() < 15e9
-    assert 3.5e9 < model.memory_bytes(nf4=True) < 4.5e9
+@pytest.mark.parametrize("fast_bfloat16", [True, False])
+@pytest.mark.parametrize("kind", [Kind.F32, Kind.F16, Kind.BF16, Kind.Q8_0, Kind.Q4_0])
+def test_the_list_and_the_estimate_agree_on_gguf(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: Kind, fast_bfloat16: bool
+) -> None:
+    monkeypatch.setattr("selfextend.loading.memory.has_fast_bfloat16", lambda device: fast_bfloat16)
+    # Wide enough for the vocabulary and the header to be a small part of the file.
+    model = tiny_model(hidden_size=256, intermediate_size=1024)
+    write_gguf(tmp_path / f"tiny-{kind.name}.gguf", model, "llama", kind=kind)
+    (found,) = local_models(_stores(tmp_path, ("LM Studio", tmp_path)))
+    expected = estimate_memory(found.name, "auto", "cpu").weights_bytes
+    assert local_bytes(found, CPU, FREE) == pytest.approx(expected, rel=0.05)
+
+
+@pytest.mark.parametrize("method", ["fp8", "mxfp4"])
+def test_the_list_counts_what_is_unpacked_as_the_estimate_does(tmp_path: Path, method: str) -> None:
+    """gpt-oss-20b, 13 GB on disk, takes three times as much."""
+    folder = tmp_path / "models" / "packed"
+    if method == "fp8":
+        save_folder(folder, tiny_model(**FP8_SIZES))
+        as_fp8(folder)
+    else:
+        save_gpt_oss(folder)
+        as_mxfp4(folder)
+    with_settings(folder, {"quant_method": method})
+    (found,) = local_models(_stores(tmp_path, ("LM Studio", tmp_path / "models")))
+    assert (found.quantization, found.name) == (method, str(folder))
+    for device in (CPU, CUDA):
+        assert local_bytes(found, device, FREE) > found.file_bytes
+    expected = estimate_memory(folder, "auto", "cpu").weights_bytes
+    assert local_bytes(found, CPU, FREE) == pytest.approx(expected, rel=0.001)
+
+
+def test_what_is_too_big_by_its_format(monkeypatch: pytest.MonkeyPatch) -> None:
+    path = Path("/m/seven.gguf")
+    model = LocalModel(
+        "seven", str(path), path, "Ollama", 4_080_000_000, 4096, "Q4_K_M", 7_000_000_000, "bfloat16", takes_nf4=True
+    )
+    monkeypatch.setattr("selfextend.loading.memory.has_fast_bfloat16", lambda device: False)
+    assert 26e9 < local_bytes(model, CPU, FREE) < 30e9
+    assert 13e9 < local_bytes(model, CPU, 20 * 10**9) < 15e9
+    assert 3.5e9 < local_bytes(model, CUDA, FREE) < 4.5e9
+
+
+def test_embedding_models_are_no_models_to_ask(tmp_path: Path) -> None:
+    """Ollama and LM Studio keep them beside the others."""
+    models = tmp_path / "models"
+    models.mkdir()
+    llama_gguf(models / "tiny.gguf")
+    llama_gguf(models / "pooled.gguf", pooling_type=1)
+    llama_gguf(models / "both-ways.gguf", **{"attention.causal": False})
+    assert [model.label for model in local_models(_stores(tmp_path, ("Ollama", models)))] == ["tiny"]

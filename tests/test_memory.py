@@ -135,9 +135,10 @@ def test_a_seven_billion_model_is_sized_without_its_weights() -> None:
     assert "too big" in estimate_memory(config, dtype="float16", available=8 * 10**9).describe()
 
 
-def test_automatic_dtype_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """float32 where the CPU only imitates bfloat16, unless only half the bytes fit."""
-    config = tiny_config(dtype=torch.bfloat16)
+@pytest.mark.parametrize("stored", [torch.bfloat16, torch.float16])
+def test_automatic_dtype_on_a_cpu(monkeypatch: pytest.MonkeyPatch, stored: torch.dtype) -> None:
+    """bfloat16 where the CPU computes in it, else float32, unless only half the bytes fit."""
+    config = tiny_config(dtype=stored)
     size = estimate_memory(config, dtype="bfloat16").weights_bytes
     for fast, free, expected in (
         (False, 10 * size, "float32"),
@@ -146,7 +147,7 @@ def test_automatic_dtype_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     ):
         monkeypatch.setattr("selfextend.loading.memory.has_fast_bfloat16", lambda device, fast=fast: fast)
         assert estimate_memory(config, device="cpu", available=free).dtype == expected
-    assert estimate_memory(tiny_config(dtype=torch.float16), device="cpu").dtype == "float32"
+    assert estimate_memory(tiny_config(dtype=torch.float32), device="cpu", available=10 * size).dtype == "float32"
     with pytest.raises(ValueError, match="dtype must be"):
         estimate_memory(config, dtype="float8")
 

@@ -9,10 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 from app_parts import request_from, stored
+from gguf_files import CHAT_TEMPLATE, SIZES, llama_gguf, write_gguf, write_sentencepiece
+from quantized_files import with_settings
 from tiny_models import save_folder, tiny_model
 
 from app.conversation import Entry, Reply, messages
 from app.documents.library import StoredDocument
+from app.model_menu import local_choices
 from app.offers import Offer, fitting, offers_for, preset_offers
 from app.sample import SAMPLE, has_foreign_text, is_sample, only_the_sample
 from app.session import Session
@@ -31,6 +34,21 @@ def the_sample(name: str = "sample.pdf") -> StoredDocument:
     own = stored()
     checksum = hashlib.sha256(SAMPLE.read_bytes()).hexdigest()
     return StoredDocument(replace(own.document, name=name, sha256=checksum), Path(name))
+
+
+@pytest.fixture
+def only_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No models but those below `tmp_path`."""
+    for name in ("HOME", "OLLAMA_MODELS", "LLAMA_CACHE"):
+        monkeypatch.setenv(name, str(tmp_path / "nothing"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+
+
+def chat_folder(folder: Path) -> Path:
+    """A tiny model that was made to chat, by its template."""
+    save_folder(folder, tiny_model())
+    (folder / "chat_template.jinja").write_text(CHAT_TEMPLATE)
+    return folder
 
 
 def test_what_is_here_comes_first_then_the_smallest_and_nothing_that_does_not_fit() -> None:
@@ -57,20 +75,37 @@ def test_the_presets_that_answer_questions_are_offered_with_what_a_person_decide
         assert each.memory_bytes == each.file_bytes * (1 if has_fast_bfloat16(device) else 2)
 
 
-def test_a_model_that_is_here_is_offered_once_and_to_its_operator_only(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name in ("HOME", "OLLAMA_MODELS", "LLAMA_CACHE"):
-        monkeypatch.setenv(name, str(tmp_path / "nothing"))
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+def test_a_model_that_is_here_is_offered_once_and_to_its_operator_only(tmp_path: Path, only_here: None) -> None:
     snapshot = tmp_path / "hub" / "models--Qwen--Qwen3-0.6B" / "snapshots" / "abc"
-    save_folder(snapshot, tiny_model())
+    chat_folder(snapshot)
     device, settings = torch.device("cpu"), read_settings([], {})
     here, *others = offers_for(settings, request_from("127.0.0.1", "localhost"), device, 100 * GB)
     assert (here.name, here.here, here.trained_window) == ("Qwen/Qwen3-0.6B", True, 256)
     assert "Qwen/Qwen3-0.6B" not in [each.name for each in others]
     elsewhere = offers_for(settings, request_from("127.0.0.1", "localhost", x_real_ip="9.9.9.9"), device, 100 * GB)
     assert not any(each.here for each in elsewhere)
+
+
+def test_only_what_can_be_asked_is_offered(tmp_path: Path, only_here: None) -> None:
+    """No model without a chat template, of a kind that cannot be read, or whose package is missing."""
+    models = tmp_path / "models"
+    models.mkdir()
+    llama_gguf(models / "good.gguf")
+    write_gguf(models / "no-template.gguf", tiny_model(**SIZES), "llama", tokenizer=write_sentencepiece)
+    write_gguf(models / "t5.gguf", tiny_model(**SIZES), "t5")
+    write_gguf(models / "unknown.gguf", tiny_model(**SIZES), "unheard-of")
+    write_gguf(models / "embeds.gguf", tiny_model(**SIZES), "nomic-bert", facts={"pooling_type": 1})
+    save_folder(models / "base", tiny_model())
+    with_settings(chat_folder(models / "packed"), {"quant_method": "hqq", "quant_config": {}})
+    with_settings(chat_folder(models / "homemade"), {"quant_method": "homemade"})
+    chat_folder(models / "chats")
+    settings = read_settings(["--models-folder", str(models)], {})
+    offers = offers_for(settings, request_from("127.0.0.1", "localhost"), torch.device("cpu"), 100 * GB)
+    assert sorted(each.label for each in offers if each.here) == ["chats (float32)", "good (GGUF)"]
+    choices = local_choices(settings, request_from("127.0.0.1", "localhost"), torch_is_here=True)
+    words = {Path(name).name: words for words, name in choices}
+    assert "needs pip install hqq" in words["packed"]
+    assert "embeds.gguf" not in words
 
 
 def test_the_page_names_the_document_and_each_model() -> None:

@@ -8,16 +8,17 @@ from typing import Any
 
 from selfextend.loading.hardware import available_bytes, resolve_device
 from selfextend.loading.local import local_models, usual_stores
+from selfextend.loading.memory import local_bytes
 from selfextend.loading.sizes import readable
 
 
 def run_models(arguments: argparse.Namespace) -> dict[str, Any]:
     device = resolve_device(arguments.device)
-    free, nf4 = available_bytes(device), device.type == "cuda"
+    free = available_bytes(device)
     models = []
     for model in local_models(usual_stores(arguments.models_folder)):
-        needed = model.memory_bytes(nf4=nf4)
-        models.append(asdict(model) | {"memory_bytes": needed, "fits": needed <= free})
+        needed = local_bytes(model, device, free)
+        models.append(asdict(model) | {"files": str(model.files), "memory_bytes": needed, "fits": needed <= free})
     return {"device": str(device), "free_bytes": free, "models": models}
 
 

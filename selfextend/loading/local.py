@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,8 @@ from huggingface_hub import constants
 
 from selfextend.errors import ModelLoadError
 from selfextend.loading.gguf_header import file_type, is_gguf, read_facts
+from selfextend.loading.quantization_methods import is_unpacked
+from selfextend.loading.safetensors_header import unpacked_numbers, weight_files
 from selfextend.windows import trained_window
 
 _OLLAMA_MODEL = "application/vnd.ollama.image.model"
@@ -27,8 +30,8 @@ _PART_IN_NAME = re.compile(r"-\d{5}-of-\d{5}$")
 _DEEPEST = 4  # folders below one that was named: publisher, repository, and some room
 _UNKNOWN_BITS = 4.5
 _BITS = {"float32": 32.0, "float16": 16.0, "bfloat16": 16.0}
-# What a weight takes where it is unpacked, and in nf4 with its scales.
-_PLAIN_BITS, _NF4_BITS = 16.0, 4.5
+# GGUF's names for plain numbers; all else is computed with in bfloat16.
+_PLAIN_GGUF = {"F32": "float32", "F16": "float16"}
 
 
 @dataclass(frozen=True)
@@ -38,34 +41,26 @@ class LocalModel:
     Attributes:
         label: what to call it.
         name: what `load_model` takes for it: a hub id, a folder or a GGUF file.
+        files: its folder or its GGUF file.
         place: where it was found: "Ollama".
         file_bytes: of its weights on disk.
         trained_window: tokens, or None where its files do not tell.
         quantization: of the weights on disk, as the format's own name says: "Q4_K_M", "gptq", "bfloat16".
-        unpacked: whether loading turns them into plain numbers.
+        numbers: about how many there are, or None where loading keeps them packed as they are.
+        dtype: the type that they are, or are unpacked to, unless the device is slow with it: "bfloat16".
+        takes_nf4: whether "auto" quantizes them to nf4 on CUDA.
     """
 
     label: str
     name: str
+    files: Path
     place: str
     file_bytes: int
     trained_window: int | None
     quantization: str
-    unpacked: bool
-
-    def memory_bytes(self, *, nf4: bool = False) -> int:
-        """About what the weights take in memory.
-
-        Args:
-            nf4: with what comes from the hub or from GGUF quantized to that, as "auto" does on CUDA.
-        """
-        if not self.unpacked and self.quantization not in _BITS:
-            return self.file_bytes
-        stored = _bits(self.quantization)
-        in_memory = stored if self.quantization in _BITS else _PLAIN_BITS
-        if nf4 and (self.unpacked or not Path(self.name).is_absolute()):
-            in_memory = _NF4_BITS
-        return int(self.file_bytes / stored * in_memory)
+    numbers: int | None
+    dtype: str
+    takes_nf4: bool
 
 
 @dataclass(frozen=True)
@@ -169,7 +164,7 @@ def _in_folders(folders: Sequence[tuple[str, Path]]) -> Iterator[LocalModel]:
 def _in_folder(folder: Path, label: str, name: str, place: str) -> LocalModel | None:
     """The model in transformers' format in a folder, if there is one that writes text."""
     config = _json(folder / "config.json")
-    weights = [*folder.glob("model.safetensors"), *folder.glob("model-*.safetensors")]
+    weights = weight_files(folder)
     writes = any(
         str(architecture).endswith(("ForCausalLM", "LMHeadModel", "ForConditionalGeneration"))
         for architecture in config.get("architectures") or []
@@ -177,22 +172,52 @@ def _in_folder(folder: Path, label: str, name: str, place: str) -> LocalModel | 
     if not (weights and writes) or config.get("is_encoder_decoder"):
         return None
     text = config | (config["text_config"] if isinstance(config.get("text_config"), dict) else {})
-    own = config.get("quantization_config")
+    own = text.get("quantization_config")
     method = str(own.get("quant_method")) if isinstance(own, dict) else ""
     stored = str(text.get("dtype") or text.get("torch_dtype") or "float32")
     try:
         size = sum(file.stat().st_size for file in weights)
+        numbers = _numbers(folder, method, int(8 * size / _bits(stored)))
         scaling = text.get("rope_parameters") or text.get("rope_scaling")
         window = trained_window(SimpleNamespace(**(text | {"rope_parameters": scaling})))
     except OSError:
         return None
     except (ValueError, AttributeError, TypeError):
         window = None
-    return LocalModel(label, name, place, size, window, method or stored, unpacked=False)
+    return LocalModel(
+        label=label,
+        name=name,
+        files=folder,
+        place=place,
+        file_bytes=size,
+        trained_window=window,
+        quantization=method or stored,
+        numbers=numbers,
+        dtype=stored,
+        takes_nf4=not method and not Path(name).is_absolute(),
+    )
+
+
+def _numbers(folder: Path, method: str, plain: int) -> int | None:
+    """How many numbers the weights in a folder are in memory, or None where they stay packed.
+
+    Args:
+        method: by which they are quantized; "" for none.
+        plain: how many there are if they are not.
+    """
+    if not method:
+        return plain
+    if not is_unpacked(method):
+        return None
+    try:
+        return unpacked_numbers(folder)
+    except (OSError, ValueError, KeyError, TypeError, struct.error):  # not whole: loading it says so
+        return plain
 
 
 def _gguf(path: Path, label: str, place: str, kind: str = "") -> Iterator[LocalModel]:
-    """The model in a GGUF file; nothing for a projector, an adapter, a part of a model, or a file that is damaged."""
+    """The model in a GGUF file; nothing for a projector, an adapter, an embedding model, a part of a model, or a file
+    that is damaged."""
     if _PART_IN_NAME.search(path.stem) or "mmproj" in path.name.lower() or not is_gguf(path):
         return
     try:
@@ -203,17 +228,22 @@ def _gguf(path: Path, label: str, place: str, kind: str = "") -> Iterator[LocalM
     architecture = facts.get("general.architecture")
     if architecture in (None, "clip") or facts.get("general.type", "model") != "model":
         return
+    if facts.get(f"{architecture}.pooling_type") or facts.get(f"{architecture}.attention.causal") is False:
+        return
     window = facts.get(f"{architecture}.context_length")
     named = _KIND_IN_NAME.search(path.stem)
     quantization = kind or file_type(facts) or (named[1].upper() if named else "GGUF")
     yield LocalModel(
         label=label,
         name=str(path),
+        files=path,
         place=place,
         file_bytes=size,
         trained_window=window if isinstance(window, int) and window > 0 else None,
         quantization=quantization,
-        unpacked=True,
+        numbers=int(8 * size / _bits(quantization)),
+        dtype=_PLAIN_GGUF.get(quantization, "bfloat16"),
+        takes_nf4=True,
     )
 
 

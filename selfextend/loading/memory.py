@@ -26,6 +26,7 @@ from selfextend.loading.hardware import (
     has_fast_bfloat16,
     resolve_device,
 )
+from selfextend.loading.local import LocalModel
 from selfextend.loading.quantized import own_quantization, stored_bytes
 from selfextend.loading.sizes import readable
 from selfextend.loading.sources import Source, fetch_steps, locate, read_config
@@ -35,6 +36,7 @@ from selfextend.windows import trained_window
 _HEADROOM = 0.1
 _GROWTH = 1.125  # cache buffers grow by an eighth at a time
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_NF4_BYTES = 4.5 / 8  # a weight's, with its part of the scale
 _SEARCH_LIMIT = 1 << 30
 # Which of bitsandbytes' forms takes about as much as others with so many bits a weight.
 _LIKE: dict[int, Quantization] = {2: "nf4", 3: "nf4", 4: "nf4", 8: "int8"}
@@ -272,26 +274,51 @@ def _resolve_dtype(
     device: torch.device,
     free: int,
 ) -> torch.dtype:
-    """The type to compute in. "auto": the checkpoint's own, except where the device is slow with it.
-
-    A CPU without bfloat16 instructions, and any CPU with a float16 checkpoint, gets float32, or bfloat16 where only
-    half the bytes fit.
-    """
+    """The type to compute in, as it was asked for; "auto" as `_automatic_dtype` says."""
     if dtype != "auto":
         if dtype not in _DTYPES:
             raise ValueError(f"dtype must be 'auto', {', '.join(map(repr, _DTYPES))}; not {dtype!r}.")
         return _DTYPES[dtype]
     declared = getattr(config.get_text_config(decoder=True), "dtype", None) or config.dtype
     stored = declared if isinstance(declared, torch.dtype) else torch.float32
+    return _automatic_dtype(stored, device, _weights_bytes(skeleton, quantization, torch.float32), free)
+
+
+def _automatic_dtype(stored: torch.dtype, device: torch.device, float32_bytes: int, free: int) -> torch.dtype:
+    """The checkpoint's own type, except where the device is slow with it.
+
+    A CPU with bfloat16 instructions computes in bfloat16 what is stored in 16 bits: in float32 it takes twice the
+    memory and almost twice the time. A float16 checkpoint is rounded then, by up to one part in 512 a weight; most were
+    trained in bfloat16, and lose nothing. A CPU without such instructions gets float32, or bfloat16 where only half the
+    bytes fit.
+
+    Args:
+        stored: the checkpoint's type.
+        float32_bytes: of the weights in float32.
+        free: bytes on the device.
+    """
     if device.type == "cuda":
         lacks_bfloat16 = stored == torch.bfloat16 and not has_fast_bfloat16(device)
         return torch.float16 if lacks_bfloat16 else stored
     if device.type != "cpu":
         return torch.float16 if stored != torch.float32 else stored
-    if stored == torch.bfloat16 and has_fast_bfloat16(device):
-        return torch.bfloat16
-    fits = _weights_bytes(skeleton, quantization, torch.float32) <= free * (1 - _HEADROOM)
-    return torch.float32 if fits or stored == torch.float32 else torch.bfloat16
+    if stored == torch.float32 or not (has_fast_bfloat16(device) or float32_bytes > free * (1 - _HEADROOM)):
+        return torch.float32
+    return torch.bfloat16
+
+
+def local_bytes(model: LocalModel, device: torch.device, free: int) -> int:
+    """About what the weights of a model on this machine take, loaded with "auto": from its files' beginnings alone.
+
+    Args:
+        free: bytes on the device.
+    """
+    if model.numbers is None:
+        return model.file_bytes
+    if model.takes_nf4 and device.type == "cuda":
+        return int(model.numbers * _NF4_BYTES)
+    stored = _DTYPES.get(model.dtype, torch.bfloat16)
+    return model.numbers * _automatic_dtype(stored, device, 4 * model.numbers, free).itemsize
 
 
 def _weights_bytes(skeleton: PreTrainedModel, quantization: Quantization, dtype: torch.dtype) -> int:

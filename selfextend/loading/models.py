@@ -11,8 +11,9 @@ from typing import NamedTuple
 import torch
 from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from selfextend.errors import IncompleteModelError, QuantizationUnavailableError
+from selfextend.errors import IncompleteModelError, ModelLoadError, QuantizationUnavailableError
 from selfextend.loading.gguf import gguf_tokenizer
+from selfextend.loading.gguf_header import read_header
 from selfextend.loading.hardware import AskedQuantization, Quantization, check_quantization, resolve_device
 from selfextend.loading.memory import (
     MemoryEstimate,
@@ -27,7 +28,7 @@ from selfextend.loading.weights import weights_steps
 from selfextend.presets import BUNDLED
 from selfextend.steps import Progress, result_of
 
-__all__ = ["Loaded", "bundled_folder", "estimate_memory", "load_model", "load_steps", "load_tokenizer"]
+__all__ = ["Loaded", "bundled_folder", "can_chat", "estimate_memory", "load_model", "load_steps", "load_tokenizer"]
 
 
 class Loaded(NamedTuple):
@@ -58,7 +59,7 @@ def load_model(
         device: "auto" spreads the model over all CUDA devices (accelerate's `device_map="auto"`), or uses the CPU
             where there is none; or a device's name.
         dtype: "float32", "bfloat16", "float16", or "auto": the checkpoint's own type where the device computes well
-            in it, else float32.
+            in it; on a CPU bfloat16 for 16-bit checkpoints where it has instructions for that, else float32.
         allow_oversize: try even if the weights do not fit into the memory that is free; with "auto" on CUDA
             what does not fit is then kept in main memory, which is slow.
 
@@ -114,6 +115,24 @@ def load_steps(
     tokenizer = load_tokenizer(files)
     model = yield from weights_steps(name, files, config, estimate, device)
     return Loaded(model, tokenizer, estimate, files)
+
+
+def can_chat(files: Path, device: str = "auto") -> bool:
+    """Whether a model that is here can be loaded on this device, as far as its headers tell, and was made to chat.
+
+    Args:
+        files: its folder or GGUF file.
+    """
+    try:
+        config = read_config(files)
+        check_own_quantization(str(files), config, resolve_device(device))
+        check_weights(files)
+        if files.is_file():
+            return "tokenizer.chat_template" in read_header(files).metadata
+        check_stored_weights(str(files), files, config)
+        return load_tokenizer(files).chat_template is not None
+    except ModelLoadError:
+        return False
 
 
 def _refuse_too_big(name: str, estimate: MemoryEstimate, allow_oversize: bool) -> None:

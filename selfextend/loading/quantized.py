@@ -8,10 +8,7 @@ from __future__ import annotations
 
 import copy
 import json
-import struct
-from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -21,20 +18,10 @@ from transformers.quantizers.auto import AutoHfQuantizer, get_hf_quantizer
 from transformers.utils.quantization_config import FineGrainedFP8Config, Mxfp4Config
 
 from selfextend.errors import QuantizationUnavailableError, UnsupportedModelError
+from selfextend.loading.quantization_methods import is_unpacked, missing_packages
+from selfextend.loading.safetensors_header import stored_weights, weight_files
 
-# The module that a method needs, and what to install for it, where transformers' own message is misleading or long.
-_PACKAGES = {
-    "awq": ("gptqmodel", "gptqmodel"),
-    "gptq": ("gptqmodel", "optimum gptqmodel"),
-    "compressed-tensors": ("compressed_tensors", "compressed-tensors"),
-    "torchao": ("torchao", "torchao"),
-    "bitsandbytes": ("bitsandbytes", "bitsandbytes"),
-    "aqlm": ("aqlm", "aqlm"),
-    "hqq": ("hqq", "hqq"),
-    "quanto": ("optimum.quanto", "optimum-quanto"),
-    "auto-round": ("auto_round", "auto-round"),
-}
-# What computes with these is code from the hub, through package `kernels`; without it they are unpacked.
+# How each method of `UNPACKED` is told to unpack.
 _UNPACKED: dict[str, Any] = {"fp8": FineGrainedFP8Config, "mxfp8": FineGrainedFP8Config, "mxfp4": Mxfp4Config}
 _PLAIN = {"F64", "F32", "F16", "BF16", "I64", "BOOL"}
 
@@ -54,15 +41,6 @@ class OwnQuantization:
     unpacked: bool
 
 
-@dataclass(frozen=True)
-class StoredWeight:
-    """One tensor of a safetensors file: its name, safetensors' name of its number format, its bytes."""
-
-    name: str
-    kind: str
-    nbytes: int
-
-
 def own_quantization(config: PreTrainedConfig) -> OwnQuantization | None:
     """How the weights that belong to a config are quantized, or None where they are plain numbers."""
     settings = _settings(config)
@@ -74,7 +52,7 @@ def own_quantization(config: PreTrainedConfig) -> OwnQuantization | None:
         bits = 4
     elif settings.get("load_in_8bit") or settings.get("_load_in_8bit"):
         bits = 8
-    return OwnQuantization(method, bits, method in _UNPACKED and find_spec("kernels") is None)
+    return OwnQuantization(method, bits, is_unpacked(method))
 
 
 def check_own_quantization(name: str, config: PreTrainedConfig, device: torch.device) -> None:
@@ -97,8 +75,8 @@ def check_own_quantization(name: str, config: PreTrainedConfig, device: torch.de
             f"{begin}, which this transformers does not know: it would take them for plain numbers. Update "
             "transformers, or choose a checkpoint that is not quantized, or quantized with bitsandbytes, AWQ or GPTQ."
         )
-    module, install = _PACKAGES.get(own.method, (None, ""))
-    if module is not None and not _is_installed(module):
+    install = missing_packages(own.method)
+    if install:
         raise QuantizationUnavailableError(
             f"{begin}, which needs a package that is not installed: pip install {install}. Or choose a checkpoint that "
             "is not quantized."
@@ -138,33 +116,15 @@ def check_stored_weights(name: str, folder: Path, config: PreTrainedConfig) -> N
             )
 
 
-def stored_weights(folder: Path) -> Iterator[StoredWeight]:
-    """The tensors in a folder's safetensors files, from their headers. The files are whole (see `check_weights`)."""
-    for path in _weight_files(folder):
-        with path.open("rb") as file:
-            (length,) = struct.unpack("<Q", file.read(8))
-            header = json.loads(file.read(length))
-        for name, entry in header.items():
-            if name != "__metadata__":
-                start, end = entry["data_offsets"]
-                yield StoredWeight(name, entry["dtype"], end - start)
-
-
 def stored_bytes(folder: Path) -> int | None:
     """The bytes of all weights in a folder: from their headers, or from the list of files while those are not here."""
-    if _weight_files(folder):
+    if weight_files(folder):
         return sum(weight.nbytes for weight in stored_weights(folder))
     try:
         index = json.loads((folder / "model.safetensors.index.json").read_text(encoding="utf-8"))
         return int(index["metadata"]["total_size"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
-
-
-def _weight_files(folder: Path) -> list[Path]:
-    """Those that transformers reads: beside them some checkpoints have the same weights in another order."""
-    whole = folder / "model.safetensors"
-    return [whole] if whole.is_file() else sorted(folder.glob("model-*.safetensors"))
 
 
 def _settings(config: PreTrainedConfig) -> dict[str, Any] | None:
@@ -174,10 +134,3 @@ def _settings(config: PreTrainedConfig) -> dict[str, Any] | None:
     if not found:
         return None
     return dict(found) if isinstance(found, dict) else dict(found.to_dict())
-
-
-def _is_installed(module: str) -> bool:
-    try:
-        return find_spec(module) is not None
-    except ModuleNotFoundError:  # the package that it is a part of
-        return False
