@@ -100,6 +100,30 @@ def write_gguf(
     return path
 
 
+def write_tensors(
+    path: Path,
+    architecture: str,
+    facts: Mapping[str, Any],
+    tensors: Callable[[GGUFWriter], None],
+    *,
+    data: bool = True,
+) -> Path:
+    """Write a file of an architecture whose tensors `tensors` adds; without `data` it ends after their table."""
+    writer = GGUFWriter(path, architecture)
+    for key, value in _spelled(architecture, facts).items():
+        _write(writer, key, value)
+    _write_tokenizer(writer, path.parent)
+    tensors(writer)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    if data:
+        writer.write_tensors_to_file()
+    else:
+        writer.write_ti_data_to_file()
+    writer.close()
+    return path
+
+
 def _facts(model: PreTrainedModel, architecture: str) -> dict[str, Any]:
     config = model.config
     rope = config.rope_parameters.get("full_attention") or config.rope_parameters

@@ -1,14 +1,16 @@
 """GGUF: what is loaded is what was written, and what cannot be read is refused in one sentence."""
 
+import gc
 import random
 import struct
+import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from gguf import dequantize, quantize
+from gguf import GGUFWriter, dequantize, quantize
 from gguf.constants import GGMLQuantizationType as Kind
 from gguf_files import (
     CHAT_TEMPLATE,
@@ -19,9 +21,11 @@ from gguf_files import (
     original_tokenizer,
     write_gguf,
     write_sentencepiece,
+    write_tensors,
 )
 from tiny_models import TRAINED_WINDOW, save_folder, tiny_model
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
     Gemma3TextConfig,
@@ -31,12 +35,14 @@ from transformers import (
     Qwen3Config,
     Qwen3MoeConfig,
 )
+from transformers.integrations.gguf import get_gguf_config
+from transformers.utils.quantization_config import GgufConfig
 
 from selfextend import SelfExtendConfig, errors, self_extend
-from selfextend.loading import weights
-from selfextend.loading.gguf import gguf_tokenizer
-from selfextend.loading.gguf_header import read_facts, read_header
-from selfextend.loading.memory import estimate_memory
+from selfextend.loading import gguf_weights, weights
+from selfextend.loading.gguf import gguf_config, gguf_tokenizer
+from selfextend.loading.gguf_header import StoredTensor, read_facts, read_header
+from selfextend.loading.memory import estimate_memory, skeleton_of
 from selfextend.loading.models import load_model, load_steps
 from selfextend.steps import Running
 
@@ -319,6 +325,87 @@ def test_an_architecture_of_transformers_newer_reader(tmp_path: Path, quantizati
         assert 0 < (got - _logits(original)).norm() / _logits(original).norm() < 0.3
 
 
+_QWEN35_NAMES = {
+    "model.embed_tokens.weight": "token_embd.weight",
+    "model.norm.weight": "output_norm.weight",
+    "lm_head.weight": "output.weight",
+    "input_layernorm.weight": "attn_norm.weight",
+    "post_attention_layernorm.weight": "post_attention_norm.weight",
+    "linear_attn.in_proj_qkv.weight": "attn_qkv.weight",
+    "linear_attn.in_proj_z.weight": "attn_gate.weight",
+    "linear_attn.in_proj_a.weight": "ssm_alpha.weight",
+    "linear_attn.in_proj_b.weight": "ssm_beta.weight",
+    "linear_attn.conv1d.weight": "ssm_conv1d.weight",
+    "linear_attn.norm.weight": "ssm_norm.weight",
+    "linear_attn.out_proj.weight": "ssm_out.weight",
+    "linear_attn.A_log": "ssm_a",
+    "linear_attn.dt_bias": "ssm_dt.bias",
+    "self_attn.q_proj.weight": "attn_q.weight",
+    "self_attn.k_proj.weight": "attn_k.weight",
+    "self_attn.v_proj.weight": "attn_v.weight",
+    "self_attn.o_proj.weight": "attn_output.weight",
+    "self_attn.q_norm.weight": "attn_q_norm.weight",
+    "self_attn.k_norm.weight": "attn_k_norm.weight",
+    "mlp.gate.weight": "ffn_gate_inp.weight",
+    "mlp.experts.down_proj": "ffn_down_exps.weight",
+    "mlp.shared_expert_gate.weight": "ffn_gate_inp_shexp.weight",
+    "mlp.shared_expert.gate_proj.weight": "ffn_gate_shexp.weight",
+    "mlp.shared_expert.up_proj.weight": "ffn_up_shexp.weight",
+    "mlp.shared_expert.down_proj.weight": "ffn_down_shexp.weight",
+}
+
+
+def _qwen35moe_gguf(path: Path, kind: Kind) -> Path:
+    """A tiny seeded Qwen3.5 with experts, and the block for several tokens at once that such files have."""
+    facts: dict[str, Any] = {
+        "block_count": 3, "nextn_predict_layers": 1, "context_length": 256, "embedding_length": 64,
+        "attention.head_count": 4, "attention.head_count_kv": 2, "attention.key_length": 32,
+        "attention.layer_norm_rms_epsilon": 1e-6, "full_attention_interval": 2, "ssm.conv_kernel": 4,
+        "ssm.state_size": 32, "ssm.group_count": 2, "ssm.time_step_rank": 4, "ssm.inner_size": 128,
+        "rope.freq_base": 10000.0, "rope.dimension_sections": [2, 1, 1, 0], "rope.dimension_count": 8,
+        "expert_feed_forward_length": 64, "expert_shared_feed_forward_length": 64, "expert_count": 4,
+        "expert_used_count": 2,
+    }  # fmt: skip
+    stated = {f"qwen35moe.{key}": value for key, value in facts.items()} | {"tokenizer.ggml.tokens": 300}
+    stated["general.architecture"] = "qwen35moe"
+    config = AutoConfig.for_model(**get_gguf_config(stated, ("output.weight",)))
+    seeded = np.random.default_rng(0)
+
+    def add(writer: GGUFWriter, name: str, shape: tuple[int, ...]) -> None:
+        values = seeded.normal(0, 0.1, [size for size in shape if size != 1]).astype(np.float32)
+        values = -np.exp(values) if name.endswith("ssm_a") else values
+        used = kind if values.ndim > 1 and values.shape[-1] % 32 == 0 and "conv" not in name else Kind.F32
+        writer.add_tensor(name, quantize(values, used), raw_dtype=used)
+
+    def tensors(writer: GGUFWriter) -> None:
+        for name, weight in skeleton_of(config).state_dict().items():
+            layer = f"blk.{name.split('.')[2]}." if ".layers." in name else ""
+            rest = name.split(".", 3)[3] if layer else name
+            if rest == "mlp.experts.gate_up_proj":
+                experts, both, width = weight.shape
+                add(writer, f"{layer}ffn_gate_exps.weight", (experts, both // 2, width))
+                add(writer, f"{layer}ffn_up_exps.weight", (experts, both // 2, width))
+            else:
+                add(writer, layer + _QWEN35_NAMES[rest], tuple(weight.shape))
+        add(writer, "blk.2.nextn.eh_proj.weight", (64, 128))
+
+    return write_tensors(path, "qwen35moe", facts, tensors)
+
+
+@pytest.mark.parametrize("kind", [Kind.F32, Kind.Q8_0, Kind.Q4_0])
+def test_the_newer_readers_conversions_give_the_weights_that_it_gives(tmp_path: Path, kind: Kind) -> None:
+    """Also of weights that are made of several tensors, and with tensors that belong to no part of the model."""
+    path = _qwen35moe_gguf(tmp_path / "qwen35moe.gguf", kind)
+    model = _loaded(path)
+    dequantized = GgufConfig(dequantize=True)
+    config, place = gguf_config(path), {"gguf_file": path.name, "quantization_config": dequantized}
+    expected = type(model).from_pretrained(tmp_path, config=config, dtype=torch.float32, **place)
+    weights = model.state_dict()
+    assert set(weights) == set(expected.state_dict())
+    for name, weight in expected.state_dict().items():
+        assert torch.equal(weights[name], weight), name
+
+
 @pytest.mark.parametrize("quantization", ["int8", "nf4"])
 def test_quantized_again(tmp_path: Path, quantization: Any) -> None:
     """As the same weights from a folder are."""
@@ -341,17 +428,89 @@ def test_the_estimate_counts_unpacked_weights_and_says_so(tmp_path: Path) -> Non
     assert nf4.weights_bytes < estimate.weights_bytes
 
 
-def test_progress_and_stop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def _sparse_7b(path: Path) -> Path:
+    """A file as a Llama of 7B parameters in Q4_K is, with nothing but its header written: the rest is a hole."""
+    width, inner, layers, words = 4096, 11008, 32, 32_000
+    facts = {
+        "block_count": layers, "context_length": 4096, "embedding_length": width, "feed_forward_length": inner,
+        "attention.head_count": 32, "attention.head_count_kv": 32, "attention.layer_norm_rms_epsilon": 1e-5,
+        "rope.freq_base": 10000.0,
+    }  # fmt: skip
+    block = {f"attn_{name}": (width, width) for name in ("q", "k", "v", "output")}
+    block |= {"ffn_gate": (inner, width), "ffn_up": (inner, width), "ffn_down": (width, inner)}
+    shapes = {"token_embd": (words, width), "output": (words, width)}
+    shapes |= {f"blk.{layer}.{name}": shape for layer in range(layers) for name, shape in block.items()}
+    with_norms = [f"blk.{layer}.{name}_norm" for layer in range(layers) for name in ("attn", "ffn")]
+    sizes: list[int] = []
+
+    def tensors(writer: GGUFWriter) -> None:
+        for name, (rows, columns) in shapes.items():
+            packed = (rows, columns // 256 * 144)
+            writer.add_tensor_info(f"{name}.weight", packed, np.dtype(np.uint8), rows * packed[1], Kind.Q4_K)
+            sizes.append(rows * packed[1])
+        for name in [*with_norms, "output_norm"]:
+            writer.add_tensor_info(f"{name}.weight", (width,), np.dtype(np.float32), 4 * width)
+            sizes.append(4 * width)
+
+    write_tensors(path, "llama", facts, tensors, data=False)
+    with path.open("r+b") as file:
+        file.truncate(path.stat().st_size + 32 + sum(sizes))
+    return path
+
+
+def test_seven_billion_parameters_in_nf4_fit_twelve_gigabytes(tmp_path: Path) -> None:
+    path = _sparse_7b(tmp_path / "seven.gguf")
+    plain = estimate_memory(path, "none", "cpu", "bfloat16", available=12 * 10**9)
+    packed = estimate_memory(path, "nf4", "cpu", "bfloat16", available=12 * 10**9)
+    assert 13e9 < plain.weights_bytes < 14e9
+    assert not plain.fits
+    assert 3.5e9 < packed.weights_bytes < 4.5e9
+    assert packed.fits
+    assert packed.longest_length() > 4096
+
+
+@pytest.fixture
+def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Makes reading a tensor take a moment, and a load report as often; the names of the tensors that were read."""
+    names: list[str] = []
+    unpacked = gguf_weights.stored_values
+
+    def slowly(path: Path, tensor: StoredTensor) -> np.ndarray[Any, Any]:
+        time.sleep(0.02)
+        names.append(tensor.name)
+        return unpacked(path, tensor)
+
+    monkeypatch.setattr(gguf_weights, "stored_values", slowly)
+    monkeypatch.setattr(weights, "_POLL", 0.01)
+    return names
+
+
+def _models_in_memory() -> int:
+    gc.collect()
+    return sum(isinstance(each, PreTrainedModel) for each in gc.get_objects())
+
+
+@pytest.mark.parametrize("quantization", ["none", "nf4"])
+def test_progress(tmp_path: Path, read: list[str], quantization: Any) -> None:
     llama_gguf(tmp_path / "tiny.gguf")
-    with Running(load_steps(tmp_path / "tiny.gguf")) as load:
-        steps = list(load)
-    fractions = [step.fraction or 0.0 for step in steps[1:]]
+    with Running(load_steps(tmp_path / "tiny.gguf", quantization, "cpu")) as load:
+        fractions = [step.fraction or 0.0 for step in list(load)[1:]]
     assert fractions == sorted(fractions)
-    steps = load_steps(tmp_path / "tiny.gguf")
-    while not next(steps).words.startswith("Loading the weights"):
+    assert len({fraction for fraction in fractions if 0 < fraction < 1}) >= 3
+    assert read
+
+
+@pytest.mark.parametrize("quantization", ["none", "nf4"])
+def test_a_stop_in_the_middle_leaves_nothing(tmp_path: Path, read: list[str], quantization: Any) -> None:
+    llama_gguf(tmp_path / "tiny.gguf")
+    before = _models_in_memory()
+    steps = load_steps(tmp_path / "tiny.gguf", quantization, "cpu")
+    while not 0 < (next(steps).fraction or 0) < 1:
         pass
     steps.close()
     assert not weights._LOADING.locked()
+    assert _models_in_memory() == before
+    assert len(read) < len(read_header(tmp_path / "tiny.gguf").tensors)
 
 
 def test_refused_as_a_whole(tmp_path: Path) -> None:

@@ -7,6 +7,8 @@ so that a load reports, stops, and can be quantized again on the way.
 
 from __future__ import annotations
 
+import re
+from copy import deepcopy
 from math import prod
 from pathlib import Path
 from types import EllipsisType
@@ -14,10 +16,13 @@ from typing import Any
 
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel
-from transformers.integrations.gguf import GGUF_CONFIG_ARCHS
+from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
+from transformers.integrations.gguf import GGUF_CONFIG_ARCHS, get_gguf_conversion_mapping, get_gguf_plan
+from transformers.integrations.gguf import GgufHeader as ConvertedHeader
+from transformers.integrations.gguf.reader import LazyGgufTensor, load_gguf_state_dict
+from transformers.integrations.gguf.utils import add_gguf_load_ops
 from transformers.modeling_gguf_pytorch_utils import TENSOR_PROCESSORS, TensorProcessor, get_gguf_hf_weights_map
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
-from transformers.utils.quantization_config import GgufConfig
 
 from selfextend.errors import UnsupportedModelError
 from selfextend.loading.gguf import LONG_FACTORS, ROPE_FACTORS, SHORT_FACTORS, stored_values
@@ -52,6 +57,24 @@ class _Weight:
         return parsed["tensors"][self._name]
 
 
+class _Converted:
+    """The same of an architecture whose conversions transformers keeps as operations."""
+
+    def __init__(self, name: str, converter: WeightConverter, config: PreTrainedConfig) -> None:
+        self._name = name
+        self._converter = converter
+        self._config = config
+        self.parts: list[StoredTensor] = []
+        self.sources: list[tuple[str, LazyGgufTensor]] = []
+
+    def __getitem__(self, _: EllipsisType) -> torch.Tensor:
+        converter = deepcopy(self._converter)  # it keeps what it is given
+        for part, (pattern, tensor) in zip(self.parts, self.sources, strict=True):
+            converter.add_tensor(self._name, part.name, pattern, tensor[...])
+        weight = converter.convert(self._name, config=self._config)[self._name]
+        return weight[0] if isinstance(weight, list) else weight
+
+
 def load_gguf(path: Path, config: PreTrainedConfig, **arguments: Any) -> tuple[PreTrainedModel, dict[str, Any]]:
     """transformers' `from_pretrained` for a GGUF file whose config was read: the same arguments, the model and what
     there is to say about its weights.
@@ -62,27 +85,20 @@ def load_gguf(path: Path, config: PreTrainedConfig, **arguments: Any) -> tuple[P
     header = read_header(path)
     model_class: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
     arguments = {"config": config, "output_loading_info": True, **arguments}
-    if header.architecture not in GGUF_CONFIG_ARCHS:
-        weights: dict[str, Any] = dict(_state_dict(header, config))
+    skeleton = skeleton_of(config)
+    weights: dict[str, Any]
+    if header.architecture in GGUF_CONFIG_ARCHS:
+        weights = dict(_converted_state_dict(header, config, skeleton, arguments["dtype"]))
     else:
-        # transformers unpacks these tensor after tensor itself. `dequantize`: its packed layers run code from the hub.
-        plain = {**arguments, "gguf_file": str(path), "quantization_config": GgufConfig(dequantize=True)}
-        if "quantization_config" not in arguments:
-            model, info = model_class.from_pretrained(path.parent, **plain)
-            if info["unexpected_keys"]:
-                raise _without_a_place(path, config, min(info["unexpected_keys"]))
-            return model, info
-        # It does not combine them with a quantization, so that is a second pass, from main memory.
-        unpacked, _ = model_class.from_pretrained(path.parent, **plain | {"device_map": {"": "cpu"}})
-        weights = unpacked.state_dict()
+        weights = dict(_state_dict(header, config, skeleton))
+    _check_sizes(header, skeleton, weights)
     model, info = model_class.from_pretrained(None, state_dict=weights, **arguments)
     model.config.name_or_path = str(path)
     return model, info
 
 
-def _state_dict(header: GgufHeader, config: PreTrainedConfig) -> dict[str, _Weight]:
+def _state_dict(header: GgufHeader, config: PreTrainedConfig, skeleton: PreTrainedModel) -> dict[str, _Weight]:
     processor = TENSOR_PROCESSORS.get(header.architecture, TensorProcessor)(config=config.to_dict())
-    skeleton = skeleton_of(config)
     names: dict[str, str] = get_gguf_hf_weights_map(skeleton, processor)
     weights: dict[str, _Weight] = {}
     for tensor in header.tensors:
@@ -93,7 +109,32 @@ def _state_dict(header: GgufHeader, config: PreTrainedConfig) -> dict[str, _Weig
         if name is None:
             raise _without_a_place(header.path, config, tensor.name)
         weights.setdefault(name, _Weight(header.path, name, processor, names)).parts.append(tensor)
-    _check_sizes(header, skeleton, weights)
+    return weights
+
+
+def _converted_state_dict(
+    header: GgufHeader, config: PreTrainedConfig, skeleton: PreTrainedModel, dtype: torch.dtype
+) -> dict[str, _Converted]:
+    """Of an architecture that transformers' newer reader knows. That reader's own way to a model ends with all weights
+    unpacked in main memory, before any is quantized again; here its conversions run weight by weight."""
+    own_header = ConvertedHeader.from_file(str(header.path))
+    mapping = get_gguf_conversion_mapping(header.architecture, config)
+    packed, _, _ = get_gguf_plan(own_header, mapping)
+    mapping = add_gguf_load_ops(mapping, packed, own_header, dtype)
+    renamings = [entry for entry in mapping if isinstance(entry, WeightRenaming)]
+    converters = [entry for entry in mapping if isinstance(entry, WeightConverter)]
+    by_pattern = {pattern: converter for converter in converters for pattern in converter.source_patterns}
+    places, lazy = skeleton.state_dict(), load_gguf_state_dict(own_header)
+    weights: dict[str, _Converted] = {}
+    for tensor in header.tensors:
+        name, pattern = rename_source_key(tensor.name, renamings, converters, skeleton.base_model_prefix, places)
+        if any(re.search(ignored, name) for ignored in skeleton._keys_to_ignore_on_load_unexpected or ()):
+            continue  # Qwen3.5's prediction of several tokens at once, which transformers has no part for
+        if name not in places or pattern is None:
+            raise _without_a_place(header.path, config, tensor.name)
+        weight = weights.setdefault(name, _Converted(name, by_pattern[pattern], config))
+        weight.parts.append(tensor)
+        weight.sources.append((pattern, lazy[tensor.name]))
     return weights
 
 
@@ -104,7 +145,7 @@ def _without_a_place(path: Path, config: PreTrainedConfig, name: str) -> Unsuppo
     )
 
 
-def _check_sizes(header: GgufHeader, skeleton: PreTrainedModel, weights: dict[str, _Weight]) -> None:
+def _check_sizes(header: GgufHeader, skeleton: PreTrainedModel, weights: dict[str, _Weight | _Converted]) -> None:
     expected = {name: weight.numel() for name, weight in skeleton.state_dict().items()}
     for name, weight in weights.items():
         stored = sum(prod(part.shape) for part in weight.parts)
