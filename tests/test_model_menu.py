@@ -1,5 +1,6 @@
 """The model menu: what is on this machine comes first, for its operator only, and loads under the name it has there."""
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,9 @@ from app.model_shelf import ModelShelf
 from app.page import build_page
 from app.runtime import make_runtime
 from app.settings import Settings, read_settings
-from app.tabs.model_panel import OTHER, _choices
+from app.tabs.model_panel import OTHER, STOPPED, _choices
 from selfextend.errors import ModelLoadError
+from selfextend.loading import gguf_weights
 from selfextend.loading.local import Stores
 from selfextend.presets import PRESETS
 from selfextend.steps import result_of
@@ -96,3 +98,28 @@ def test_one_is_loaded_as_it_is_chosen(settings: Settings, tmp_path: Path) -> No
     with pytest.raises(ModelLoadError, match="damaged"):
         result_of(shelf.load_steps(str(blob), "auto"))
     assert shelf.label == "Tiny"
+
+
+def test_the_pages_button_stops_a_load(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    unpacked = gguf_weights.stored_values
+
+    def slowly(*given: Any) -> Any:
+        time.sleep(0.05)
+        return unpacked(*given)
+
+    monkeypatch.setattr(gguf_weights, "stored_values", slowly)
+    runtime = make_runtime(read_settings(["--no-persist", "--models-folder", str(tmp_path / "models")], {}))
+    functions = [function.fn for function in build_page(runtime).fns.values()]
+    module = "app.tabs.model_panel"
+    handlers = {each.__name__: each for each in functions if getattr(each, "__module__", "") == module}
+    path = str(tmp_path / "models" / "tiny-Q8_0.gguf")
+    steps = handlers["load"](OTHER, path, "none", "cpu", HERE)
+    while not 0 < (runtime.loading.progress.fraction or 0) < 1:
+        next(steps)
+    handlers["stop"](request_from("127.0.0.1", "localhost", x_forwarded_for="9.9.9.9"))  # may not
+    assert "complaint" not in str(next(steps))
+    handlers["stop"](HERE)
+    *_, last = steps
+    assert STOPPED in str(last)
+    assert runtime.models.loaded is None
+    assert not runtime.loading.is_running
