@@ -13,7 +13,7 @@ from quantized_files import FP8_SIZES, as_fp8, as_mxfp4, save_gpt_oss, with_sett
 from tiny_models import TRAINED_WINDOW, save_folder, tiny_model
 
 from selfextend.cli import main
-from selfextend.loading.local import LocalModel, Stores, local_models
+from selfextend.loading.local import LocalModel, Stores, local_models, usual_stores
 from selfextend.loading.memory import estimate_memory, local_bytes
 from selfextend.loading.models import load_model
 
@@ -89,6 +89,41 @@ def test_folders(tmp_path: Path) -> None:
     assert (gptq.name, gptq.quantization) == (str(quantized), "gptq")
     assert local_bytes(gptq, CPU, FREE) == gptq.file_bytes
     assert (plain.label, plain.quantization) == ("tiny-F16", "F16")
+
+
+@pytest.mark.parametrize(
+    ("place", "variable", "folder"),
+    [
+        ("Ollama", "", ".ollama/models"),
+        ("Ollama", "OLLAMA_MODELS", "elsewhere"),
+        ("LM Studio", "", ".lmstudio/models"),
+        ("LM Studio", "", ".cache/lm-studio/models"),
+        ("llama.cpp", "", ".cache/llama.cpp"),
+        ("llama.cpp", "", "Library/Caches/llama.cpp"),  # macOS
+        ("llama.cpp", "XDG_CACHE_HOME", "caches/llama.cpp"),
+        ("llama.cpp", "LOCALAPPDATA", "AppData/Local/llama.cpp"),  # Windows
+        ("llama.cpp", "LLAMA_CACHE", "llama"),
+    ],
+)
+def test_where_each_program_keeps_its_models(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str, variable: str, folder: str
+) -> None:
+    for name in ("OLLAMA_MODELS", "XDG_CACHE_HOME", "LOCALAPPDATA", "LLAMA_CACHE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    store = tmp_path / folder
+    if variable:
+        monkeypatch.setenv(variable, str(store.parent if store.name == "llama.cpp" else store))
+    kept = store / ("blobs" if place == "Ollama" else "publisher")
+    kept.mkdir(parents=True)
+    llama_gguf(kept / "tiny.gguf")
+    if place == "Ollama":
+        (kept / "tiny.gguf").rename(kept / "sha256-01")
+        manifest = {"layers": [{"mediaType": "application/vnd.ollama.image.model", "digest": "sha256:01"}]}
+        (store / "manifests" / "registry.ollama.ai" / "library" / "tiny").mkdir(parents=True)
+        (store / "manifests" / "registry.ollama.ai" / "library" / "tiny" / "1b").write_text(json.dumps(manifest))
+    found = [model for model in local_models(usual_stores()) if str(tmp_path) in model.name]
+    assert [(model.place, model.files.parent) for model in found] == [(place, kept)]
 
 
 def test_a_model_that_is_found_twice_is_shown_once(tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ def the_sample(name: str = "sample.pdf") -> StoredDocument:
 @pytest.fixture
 def only_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No models but those below `tmp_path`."""
-    for name in ("HOME", "OLLAMA_MODELS", "LLAMA_CACHE"):
+    for name in ("HOME", "OLLAMA_MODELS", "LLAMA_CACHE", "XDG_CACHE_HOME"):
         monkeypatch.setenv(name, str(tmp_path / "nothing"))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
 

@@ -84,11 +84,11 @@ def usual_stores(more: Sequence[Path] = ()) -> Stores:
     Args:
         more: further folders.
     """
-    home, environment = Path.home(), os.environ
-    ollama = [Path(environment["OLLAMA_MODELS"])] if environment.get("OLLAMA_MODELS") else []
-    ollama += [home / ".ollama" / "models", Path("/usr/share/ollama/.ollama/models")]
-    caches = [Path(environment["LLAMA_CACHE"])] if environment.get("LLAMA_CACHE") else []
-    caches += [home / ".cache" / "llama.cpp", home / "Library" / "Caches" / "llama.cpp"]
+    home = Path.home()
+    ollama = [*_named_by("OLLAMA_MODELS"), home / ".ollama" / "models", Path("/usr/share/ollama/.ollama/models")]
+    # Each system's folder for caches, as llama.cpp looks for it: LOCALAPPDATA is Windows's.
+    parents = [*_named_by("XDG_CACHE_HOME"), *_named_by("LOCALAPPDATA"), home / ".cache", home / "Library" / "Caches"]
+    caches = [*_named_by("LLAMA_CACHE"), *(parent / "llama.cpp" for parent in parents)]
     studios = [home / ".lmstudio" / "models", home / ".cache" / "lm-studio" / "models"]
     return Stores(
         hub=Path(constants.HF_HUB_CACHE),
@@ -99,6 +99,12 @@ def usual_stores(more: Sequence[Path] = ()) -> Stores:
             *(("llama.cpp", folder) for folder in caches),
         ),
     )
+
+
+def _named_by(variable: str) -> list[Path]:
+    """The folder that an environment variable names, if it names one."""
+    value = os.environ.get(variable)
+    return [Path(value)] if value else []
 
 
 def local_models(stores: Stores) -> list[LocalModel]:
