@@ -68,7 +68,7 @@ def add_endpoints(runtime: Runtime) -> None:
         group_size: int = 0,
         neighbor_window: int = 0,
         method: str = "SelfExtend",
-        max_new_tokens: int = 64,
+        max_new_tokens: int = 0,
         request: gr.Request | None = None,
     ) -> dict[str, Any]:
         """Answer a question about documents with the loaded model, and cite the pages that the answer looked at.
@@ -80,7 +80,7 @@ def add_endpoints(runtime: Runtime) -> None:
             group_size: SelfExtend's G_s; 0 takes what is suggested for the prompt's length.
             neighbor_window: SelfExtend's w_n or ReRoPE's w, in tokens; 0 takes what suits the model.
             method: "SelfExtend", "ReRoPE" or "Vanilla".
-            max_new_tokens: longest answer, in tokens: 1 to 4,096.
+            max_new_tokens: longest answer, in tokens: 1 to 4,096; 0 takes what suits the model.
 
         Returns:
             answer, citations (document, page, text, share, level, relative_position), note (why the
@@ -89,10 +89,11 @@ def add_endpoints(runtime: Runtime) -> None:
         """
         question = _text("question", question, MAX_QUESTION)
         chosen = _method(method, _whole("group_size", group_size), _whole("neighbor_window", neighbor_window))
-        longest = _whole("max_new_tokens", max_new_tokens, 1, MAX_NEW_TOKENS)
+        longest = _whole("max_new_tokens", max_new_tokens, 0, MAX_NEW_TOKENS)
         paths = _paths(documents)
         gone = _watch(runtime, request)
         loaded = _model(runtime, gone)
+        longest = longest or loaded.longest_answer
         # After the wait: two threads that import transformers at once break each other's import.
         from selfextend.generation import GenerationSettings
 
@@ -125,7 +126,7 @@ def add_endpoints(runtime: Runtime) -> None:
         gr.Number(0, precision=0, visible=False, label="group_size"),
         gr.Number(0, precision=0, visible=False, label="neighbor_window"),
         gr.Textbox("SelfExtend", visible=False, label="method"),
-        gr.Number(64, precision=0, visible=False, label="max_new_tokens"),
+        gr.Number(0, precision=0, visible=False, label="max_new_tokens"),
     ]
     gr.Button(visible=False).click(
         ask,

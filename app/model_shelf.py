@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from selfextend.config import SelfExtendConfig, suggest
 from selfextend.errors import ModelTooBigError
 from selfextend.presets import BUNDLED, find_preset
-from selfextend.profile import Profile, profile_of
+from selfextend.profile import Profile, longest_answer, profile_of
 from selfextend.steps import Progress, result_of
 
 from .reading_time import ReadingTime, reading_time
@@ -22,12 +22,6 @@ if TYPE_CHECKING:
     from selfextend.loading.hardware import AskedQuantization
     from selfextend.loading.memory import MemoryEstimate
     from selfextend.loading.models import Loaded
-
-
-LONGEST_ANSWER = 64
-"""Tokens, before anybody chooses."""
-LONGEST_CHAT_ANSWER = 512
-"""The same of a model that was made to chat: it ends its answers itself, and few end within 64."""
 
 
 class NoModelError(RuntimeError):
@@ -93,9 +87,9 @@ class LoadedModel:
 
     @property
     def longest_answer(self) -> int:
-        """The longest answer that suits it, in tokens: the bundled model answers in a sentence."""
-        chats = not self.is_bundled and bool(getattr(self.tokenizer, "chat_template", None))
-        return min(LONGEST_CHAT_ANSWER, self.trained_window // 4) if chats else LONGEST_ANSWER
+        """The longest answer that suits it, in tokens."""
+        chats = bool(getattr(self.tokenizer, "chat_template", None))
+        return longest_answer(self.name, self.trained_window, chats=chats)
 
     @property
     def activity(self) -> str:

@@ -7,10 +7,14 @@ from typing import Any
 
 from selfextend.config import usual_neighbor_window
 from selfextend.positions import QueryScaling
-from selfextend.presets import find_preset
+from selfextend.presets import BUNDLED, find_preset
 from selfextend.windows import trained_window as window_of
 
 RECOMMENDATION_FILE = "selfextend.json"
+LONGEST_ANSWER = 64
+"""Tokens, before anybody chooses."""
+LONGEST_CHAT_ANSWER = 512
+"""The same of a model that was made to chat: it ends its answers itself, and few end within 64."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,17 @@ class Profile:
     def neighbors(self) -> int:
         """The neighbor window to take, in tokens."""
         return self.neighbor_window or usual_neighbor_window(self.trained_window)
+
+
+def longest_answer(name: str, trained_window: int, *, chats: bool) -> int:
+    """The longest answer that suits a model, in tokens: the bundled model answers in a sentence.
+
+    Args:
+        name: as the model was asked for.
+        trained_window: in tokens.
+        chats: whether it has a chat template.
+    """
+    return min(LONGEST_CHAT_ANSWER, trained_window // 4) if chats and name != BUNDLED else LONGEST_ANSWER
 
 
 def profile_of(name: str, folder: Path | None, config: Any, *, trained_window: int | None = None) -> Profile:

@@ -26,6 +26,7 @@ from mcp.client.streamable_http import streamablehttp_client
 
 from selfextend.config import SelfExtendConfig, max_length, suggest
 from selfextend.position_map import position_map
+from selfextend.profile import LONGEST_ANSWER
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -97,6 +98,12 @@ def test_ask_suggests_where_nothing_is_given(client: Client, notes: Path) -> Non
     assert result["reach"] >= length
 
 
+def test_the_longest_answer_suits_the_model_unless_it_is_given(client: Client, notes: Path) -> None:
+    asked = {"question": "Who jumps?", "documents": [handle_file(str(notes))], "api_name": "/ask"}
+    by_itself, given = client.predict(**asked), client.predict(**asked, max_new_tokens=LONGEST_ANSWER)
+    assert (by_itself["answer"], by_itself["new_tokens"]) == (given["answer"], given["new_tokens"])
+
+
 def test_ask_refuses_in_a_sentence_and_the_server_goes_on(client: Client, notes: Path, tmp_path: Path) -> None:
     empty = tmp_path / "empty.pdf"
     empty.touch()
@@ -106,7 +113,7 @@ def test_ask_refuses_in_a_sentence_and_the_server_goes_on(client: Client, notes:
         (("Who?", [handle_file(str(empty))], 8, 64, "SelfExtend", 4), "empty"),
         (("", [handle_file(str(notes))], 32, 64, "SelfExtend", 4), "Type a question"),
         (("Who?", [handle_file(str(notes))], 32, 64, "Magic", 4), "method must be"),
-        (("Who?", [handle_file(str(notes))], 32, 64, "SelfExtend", 0), "max_new_tokens"),
+        (("Who?", [handle_file(str(notes))], 32, 64, "SelfExtend", -1), "max_new_tokens"),
     ):
         with pytest.raises(AppError, match=words):
             client.predict(*arguments, api_name="/ask")

@@ -12,7 +12,7 @@ from tiny_models import save_folder, tiny_model
 
 from selfextend.lab.target import find_target
 from selfextend.presets import Preset, PublishedSetting
-from selfextend.profile import Profile, profile_of
+from selfextend.profile import LONGEST_ANSWER, LONGEST_CHAT_ANSWER, Profile, longest_answer, profile_of
 
 CONFIG = SimpleNamespace(max_position_embeddings=32_768, sliding_window=4096)
 MISTRALS = ("mistralai/Mistral-7B-v0.1", "mistralai/Mistral-7B-Instruct-v0.1")
@@ -28,6 +28,13 @@ def test_the_folder_comes_before_the_preset_and_the_preset_before_the_config(tmp
     assert profile_of("microsoft/phi-2", tmp_path, CONFIG) == Profile(2048, 512, "none")
     recommend(tmp_path, trained_window=1024, neighbor_window=100, query_scaling="logn")
     assert profile_of("microsoft/phi-2", tmp_path, CONFIG) == Profile(1024, 100, "logn")
+
+
+def test_the_longest_answer_suits_the_model() -> None:
+    assert longest_answer("owner/name", 8192, chats=True) == LONGEST_CHAT_ANSWER
+    assert longest_answer("owner/name", 1024, chats=True) == 256  # leaves room for a question
+    assert longest_answer("owner/name", 8192, chats=False) == LONGEST_ANSWER
+    assert longest_answer("bundled", 8192, chats=True) == LONGEST_ANSWER
 
 
 @pytest.mark.parametrize("name", MISTRALS)

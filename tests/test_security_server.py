@@ -180,7 +180,7 @@ def test_no_function_of_a_component_breaks_on_wild_values(server: Server) -> Non
         ("position_map", [4096, 100, 4, 64, 0, 0, 0, 0, None], "method must be"),
         ("ask", [None, None, 0, 0, "SelfExtend", 8], "question must be a text"),
         ("ask", ["a" * 100_001, None, 0, 0, "SelfExtend", 8], "at most 100,000 characters"),
-        ("ask", ["Who?", None, 0, 0, "SelfExtend", 4097], "max_new_tokens must be a whole number from 1 to 4,096"),
+        ("ask", ["Who?", None, 0, 0, "SelfExtend", 4097], "max_new_tokens must be a whole number from 0 to 4,096"),
         ("ask", ["Who?", [{}] * 21, 0, 0, "SelfExtend", 8], "at most 20 files"),
         ("ask", ["Who?", {"a": 1}, 0, 0, "SelfExtend", 8], "must be a list"),
         ("ask", ["Who?", ["data:text/plain;base64,a"], 0, 0, "SelfExtend", 8], "cut off or damaged"),

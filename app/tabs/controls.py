@@ -15,9 +15,9 @@ import gradio as gr
 from selfextend.config import SelfExtendConfig, suggest
 from selfextend.methods import Method, SelfExtend, Vanilla
 from selfextend.positions import QueryScaling
+from selfextend.profile import LONGEST_ANSWER
 
 from ..conversation import Entry
-from ..model_shelf import LONGEST_ANSWER
 from ..prompting import Instructions
 from .widgets import COMPARE, METHODS, DocumentView, method_of, on, settings_of
 

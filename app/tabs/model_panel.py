@@ -11,11 +11,12 @@ import gradio as gr
 
 from selfextend.loading.sizes import readable
 from selfextend.presets import PRESETS, find_preset
+from selfextend.profile import LONGEST_ANSWER
 from selfextend.steps import Progress, Running, result_of
 
 from ..accounts import may_load_models
 from ..jobs import JobStopped, Pace
-from ..model_shelf import LONGEST_ANSWER, LoadedModel
+from ..model_shelf import LoadedModel
 from ..runtime import Runtime
 from ..sample import SAMPLE, sample_questions
 from ..settings import QUANTIZATIONS

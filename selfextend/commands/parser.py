@@ -86,6 +86,7 @@ def _add_settings(commands: Any) -> None:
 def _add_questions(commands: Any) -> None:
     ask = _add(commands, "ask", "questions", "ask a question about a text")
     _add_question_arguments(ask)
+    ask.add_argument("--max-new-tokens", type=int, help="the longest answer (default: what suits the model)")
     ask.add_argument("--vanilla", action="store_true", help="without SelfExtend")
     ask.add_argument(
         "--extend",
@@ -100,6 +101,7 @@ def _add_questions(commands: Any) -> None:
 
     compare = _add(commands, "compare", "questions", "one question under several methods, side by side")
     _add_question_arguments(compare)
+    compare.add_argument("--max-new-tokens", type=int, default=64, help="the longest answer (default: 64)")
     _add_methods(compare)
     compare.add_argument("--expect", help="the right answer, to see how likely each method finds it")
 
@@ -209,7 +211,6 @@ def _add_question_arguments(command: argparse.ArgumentParser) -> None:
     _add_model_arguments(command)
     command.add_argument("question")
     command.add_argument("--text", type=Path, action="append", default=[], help="TXT, Markdown or PDF to read first")
-    command.add_argument("--max-new-tokens", type=int, default=64, help="the answer's budget (default: 64)")
 
 
 def _add_grid_arguments(command: argparse.ArgumentParser) -> None:

@@ -17,11 +17,12 @@ from selfextend.lab.comparison import ComparisonPlan
 from selfextend.lab.probes.haystack import encode
 from selfextend.lab.probes.texts import read_text
 from selfextend.methods import Vanilla, recommended
+from selfextend.profile import longest_answer
 from selfextend.steps import Progress, Running
 
 
 def _texts(arguments: argparse.Namespace) -> list[str]:
-    if arguments.max_new_tokens < 1:
+    if arguments.max_new_tokens is not None and arguments.max_new_tokens < 1:
         raise ValueError(f"--max-new-tokens must be at least 1, not {arguments.max_new_tokens}.")
     if not arguments.question.strip():
         raise ValueError("The question is empty.")
@@ -43,13 +44,13 @@ def _prompt(tokenizer: PreTrainedTokenizerBase, texts: list[str], question: str)
 def run_ask(arguments: argparse.Namespace) -> dict[str, Any]:
     texts = _texts(arguments)
     target = target_of(arguments)
-    settings = GenerationSettings(
-        arguments.max_new_tokens, arguments.temperature, top_p=arguments.top_p, seed=arguments.seed
-    )
+    tokenizer, window = target.tokenizer(), target.profile.trained_window
+    longest = arguments.max_new_tokens or longest_answer(target.name, window, chats=bool(tokenizer.chat_template))
+    settings = GenerationSettings(longest, arguments.temperature, top_p=arguments.top_p, seed=arguments.seed)
     numbers = {"group_size": arguments.group_size, "neighbor_window": arguments.neighbor_window}
     method = Vanilla() if arguments.vanilla else replace(recommended(target.profile), **numbers)
-    prompt = _prompt(target.tokenizer(), texts, arguments.question)
-    method.check(target.profile, len(prompt) + arguments.max_new_tokens)
+    prompt = _prompt(tokenizer, texts, arguments.question)
+    method.check(target.profile, len(prompt) + longest)
     model, tokenizer = target.load()
     shown = ""
     ready = ReadyModel(model, tokenizer, target.profile)
@@ -70,7 +71,7 @@ def run_ask(arguments: argparse.Namespace) -> dict[str, Any]:
     return {
         "answer": answer.text,
         "model": target.name,
-        "trained_window": target.profile.trained_window,
+        "trained_window": window,
         "prompt_tokens": answer.prompt_tokens,
         "new_tokens": len(answer.token_ids),
         "stopped_by": answer.stopped_by,

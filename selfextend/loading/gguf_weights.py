@@ -70,7 +70,7 @@ class _Converted:
     def __getitem__(self, _: EllipsisType) -> torch.Tensor:
         converter = deepcopy(self._converter)  # it keeps what it is given
         for part, (pattern, tensor) in zip(self.parts, self.sources, strict=True):
-            converter.add_tensor(self._name, part.name, pattern, tensor[...])
+            converter.add_tensor(self._name, part.name, pattern, tensor[...])  # type: ignore[arg-type]
         weight = converter.convert(self._name, config=self._config)[self._name]
         return weight[0] if isinstance(weight, list) else weight
 
