@@ -11,7 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from gguf.constants import GGMLQuantizationType as Kind
+from gguf_files import llama_gguf
 from lab_models import WINDOW, folder
+from tiny_models import TRAINED_WINDOW
 
 from selfextend import suggest
 from selfextend.cli import main
@@ -184,6 +187,25 @@ def test_sweep_recommends(capsys: pytest.CaptureFixture[str]) -> None:
     assert len(found["methods"]) == 8
     assert found["recommendation"]["label"] in found["methods"]
     assert found["recommendation"]["reason"]
+
+
+def test_commands_take_a_gguf_file(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    llama_gguf(tmp_path / "tiny.gguf", Kind.Q8_0)
+    model = ("--model", str(tmp_path / "tiny.gguf"))
+    assert result(capsys, "suggest", *model, "-N", "1000")["trained_window"] == TRAINED_WINDOW
+    cells = result(capsys, "passkey", *model, "--lengths", "2x", "--depths", "0.5", "-n", "1")["cells"]
+    assert {cell["length"] for cell in cells} == {2 * TRAINED_WINDOW}
+    assert result(capsys, "ask", "Why?", *model, "--max-new-tokens", "2")["new_tokens"] <= 2
+
+
+def test_ask_takes_the_longest_answer_that_suits_the_model(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    llama_gguf(tmp_path / "chats.gguf")
+    monkeypatch.setattr("selfextend.profile.LONGEST_CHAT_ANSWER", 3)
+    asked = ("ask", "Why?", "--model", str(tmp_path / "chats.gguf"))
+    assert result(capsys, *asked)["new_tokens"] <= 3
+    assert complaint(capsys, *asked, "-G", "2", "--max-new-tokens", "5000")  # a number stays what it is
 
 
 def test_ask_and_compare_answer(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 from app_parts import stored, tiny, tiny_folder  # noqa: F401 (fixtures)
 
 from app.asking import Question, answer_turn
+from app.meters import meters
 from app.model_shelf import LoadedModel
 from app.prompting import PLAIN
 from app.reading_places import seconds_to_read
@@ -67,3 +70,16 @@ def test_what_was_read_is_not_counted_again(tiny: LoadedModel) -> None:  # noqa:
 
 def test_in_words() -> None:
     assert [in_words(seconds) for seconds in (0.2, 12.4, 200)] == ["at once", "about 12 s", "about 3 min"]
+
+
+def test_the_meters_say_how_long_reading_takes() -> None:
+    def to_read(seconds: float | None) -> str:
+        numbers: dict[str, Any] = {"reply": None, "cache_bytes": 0, "gpu_bytes": None}
+        line = meters(256, 1000, METHOD, wait_seconds=seconds, **numbers)
+        (shown,) = re.findall(r"To read</dt><dd>(.*?)</dd>", line)
+        return str(shown)
+
+    assert to_read(42.4) == "about 42 s"
+    assert to_read(600) == "about 10 min"
+    assert to_read(0.2) == "at once"
+    assert to_read(None) == "–"
