@@ -1,13 +1,14 @@
 """Tiny checkpoints whose weights are quantized already."""
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
-from tiny_models import save_tokenizer
-from transformers import GptOssConfig, GptOssForCausalLM
+from tiny_models import save_tokenizer, tiny_model
+from transformers import AutoModelForCausalLM, GptOssConfig, GptOssForCausalLM, PreTrainedModel, TorchAoConfig
 
 # Sizes that bitsandbytes' and FP8's blocks fill.
 FP8_SIZES = {"hidden_size": 128, "intermediate_size": 256, "num_attention_heads": 4, "num_key_value_heads": 4}
@@ -67,3 +68,45 @@ def as_mxfp4(folder: Path) -> dict[str, torch.Tensor]:
         expected[name] = numbers.reshape(experts, outputs, inputs).transpose(1, 2)
     save_file(stored, path, {"format": "pt"})
     return expected
+
+
+def save_compressed(folder: Path, bits: int) -> PreTrainedModel:
+    """A tiny model as compressed-tensors stores it, in 8 bits or packed in 4; that model before it was packed."""
+    from compressed_tensors.compressors import ModelCompressor
+    from compressed_tensors.quantization import (
+        QuantizationArgs,
+        QuantizationConfig,
+        QuantizationScheme,
+        QuantizationStatus,
+        apply_quantization_config,
+    )
+
+    model, kind = tiny_model(**FP8_SIZES), "int-quantized" if bits == 8 else "pack-quantized"
+    args = QuantizationArgs(num_bits=bits, type="int", symmetric=True, strategy="channel")
+    scheme = QuantizationScheme(targets=["Linear"], weights=args)
+    frozen = QuantizationStatus.FROZEN
+    groups = {"group_0": scheme}
+    config = QuantizationConfig(config_groups=groups, format=kind, ignore=["lm_head"], quantization_status=frozen)
+    apply_quantization_config(model, config)
+    for module in model.modules():
+        if hasattr(module, "weight_scale"):
+            largest = module.weight.abs().amax(1, keepdim=True)
+            module.weight_scale.data.copy_(2 * largest / (2**bits - 1))
+    rounded = copy.deepcopy(model)
+    compressor = ModelCompressor.from_pretrained_model(model, kind)
+    compressor.compress_model(model)
+    model.save_pretrained(folder)
+    compressor.update_config(folder)
+    save_tokenizer(folder)
+    return rounded
+
+
+def save_torchao(folder: Path, plain: Path) -> PreTrainedModel:
+    """The model in `plain` as torchao stores it in int8; that model."""
+    from torchao.quantization import Int8WeightOnlyConfig
+
+    method = TorchAoConfig(Int8WeightOnlyConfig())
+    model = AutoModelForCausalLM.from_pretrained(plain, quantization_config=method, dtype=torch.float32)
+    model.save_pretrained(folder)
+    save_tokenizer(folder)
+    return model

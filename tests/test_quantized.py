@@ -1,19 +1,27 @@
 """Checkpoints that are quantized already: kept, unpacked, or refused, each with what to do."""
 
-import importlib.util
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from quantized_files import FP8_SIZES, as_fp8, as_mxfp4, save_gpt_oss, with_settings
+from quantized_files import (
+    FP8_SIZES,
+    as_fp8,
+    as_mxfp4,
+    save_compressed,
+    save_gpt_oss,
+    save_torchao,
+    with_settings,
+)
 from safetensors.torch import load_file
 from tiny_models import save_folder, tiny_model
 from transformers import PreTrainedModel
 
 from selfextend import SelfExtendConfig, errors, self_extend
-from selfextend.loading.memory import estimate_memory, settled_quantization
+from selfextend.loading.local import Stores, local_models
+from selfextend.loading.memory import estimate_memory, local_bytes, settled_quantization
 from selfextend.loading.models import load_model
 from selfextend.loading.quantized import stored_bytes
 from selfextend.loading.sources import Source
@@ -49,28 +57,58 @@ def test_bitsandbytes_is_kept_as_it_is(folder: Path, tmp_path: Path, quantizatio
 
 
 @pytest.mark.parametrize(
-    ("settings", "module", "install"),
+    ("settings", "install"),
     [
-        ({"quant_method": "awq", "bits": 4, "group_size": 128}, "gptqmodel", "pip install gptqmodel"),
-        ({"quant_method": "gptq", "bits": 4, "group_size": 128}, "gptqmodel", "pip install optimum gptqmodel"),
+        ({"quant_method": "awq", "bits": 4, "group_size": 128}, "pip install gptqmodel"),
+        ({"quant_method": "gptq", "bits": 4, "group_size": 128}, "pip install optimum gptqmodel"),
         (
             {"quant_method": "compressed-tensors", "format": "pack-quantized", "config_groups": {}},
-            "compressed_tensors",
             "pip install compressed-tensors",
         ),
-        ({"quant_method": "torchao", "quant_type": "int8_weight_only"}, "torchao", "pip install torchao"),
-        ({"quant_method": "hqq", "quant_config": {}}, "hqq", "pip install hqq"),
+        ({"quant_method": "torchao", "quant_type": "int8_weight_only"}, "pip install torchao"),
+        ({"quant_method": "hqq", "quant_config": {}}, "pip install hqq"),
     ],
     ids=["awq", "gptq", "compressed-tensors", "torchao", "hqq"],
 )
-def test_a_missing_package_is_named(folder: Path, settings: dict[str, Any], module: str, install: str) -> None:
-    if importlib.util.find_spec(module) is not None:
-        pytest.skip(f"{module} is installed")
+def test_a_missing_package_is_named(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any], install: str
+) -> None:
+    monkeypatch.setattr("selfextend.loading.quantization_methods.find_spec", lambda module: None)
     with_settings(folder, settings)
     with pytest.raises(
         errors.QuantizationUnavailableError, match=f"quantized with {settings['quant_method']}.*{install}"
     ):
         load_model(folder, "auto")
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_compressed_tensors_are_unpacked(tmp_path: Path, bits: int) -> None:
+    """Its package would do so at the first pass, after the memory was estimated."""
+    pytest.importorskip("compressed_tensors")
+    expected = save_compressed(tmp_path, bits)
+    model, _ = load_model(tmp_path, "auto", device="cpu", dtype="float32")
+    assert torch.equal(_logits(model), _logits(expected))
+    estimate = estimate_memory(tmp_path, "auto", device="cpu", dtype="float32")
+    assert estimate.weights_bytes == sum(each.nbytes for each in [*model.parameters(), *model.buffers()])
+    assert "unpacked from compressed-tensors" in estimate.describe()
+    (found,) = local_models(Stores(tmp_path / "hub", (), (("models folder", tmp_path),)))
+    listed = local_bytes(found, torch.device("cpu"), 10**9)
+    assert listed == pytest.approx(estimate.weights_bytes, rel=0.02)
+    with self_extend(model, SelfExtendConfig(group_size=4, neighbor_window=32)):
+        assert model.generate(TOKENS, max_new_tokens=2, min_new_tokens=2).shape == (1, 42)
+
+
+def test_torchao_is_kept_as_it_is(folder: Path, tmp_path: Path) -> None:
+    pytest.importorskip("torchao")
+    before = save_torchao(tmp_path / "int8", folder)
+    after, _ = load_model(tmp_path / "int8", "auto", device="cpu", dtype="float32")
+    assert type(after.model.layers[0].mlp.up_proj.weight) is not torch.nn.Parameter
+    assert torch.equal(_logits(after), _logits(before))
+    estimate = estimate_memory(tmp_path / "int8", "auto", device="cpu", dtype="float32")
+    assert estimate.weights_bytes == stored_bytes(tmp_path / "int8")
+    assert "torchao, as stored" in estimate.describe()
+    with self_extend(after, SelfExtendConfig(group_size=4, neighbor_window=32)):
+        assert after.generate(TOKENS, max_new_tokens=2, min_new_tokens=2).shape == (1, 42)
 
 
 def test_packages_that_transformers_asks_for_itself(folder: Path) -> None:

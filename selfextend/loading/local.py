@@ -28,7 +28,7 @@ _OLLAMA_MODEL = "application/vnd.ollama.image.model"
 _KIND_IN_NAME = re.compile(r"[.-]((?:I?Q\d|TQ\d|BF16|F16|F32|MXFP4)\w*)$", re.IGNORECASE)
 _PART_IN_NAME = re.compile(r"-\d{5}-of-\d{5}$")
 _DEEPEST = 4  # folders below one that was named: publisher, repository, and some room
-_UNKNOWN_BITS = 4.5
+_UNKNOWN_BITS, _FP4_BITS = 4.5, 4
 _BITS = {"float32": 32.0, "float16": 16.0, "bfloat16": 16.0}
 # GGUF's names for plain numbers; all else is computed with in bfloat16.
 _PLAIN_GGUF = {"F32": "float32", "F16": "float16"}
@@ -179,11 +179,12 @@ def _in_folder(folder: Path, label: str, name: str, place: str) -> LocalModel | 
         return None
     text = config | (config["text_config"] if isinstance(config.get("text_config"), dict) else {})
     own = text.get("quantization_config")
-    method = str(own.get("quant_method")) if isinstance(own, dict) else ""
+    own = own if isinstance(own, dict) else {}
+    method = str(own.get("quant_method")) if own else ""
     stored = str(text.get("dtype") or text.get("torch_dtype") or "float32")
     try:
         size = sum(file.stat().st_size for file in weights)
-        numbers = _numbers(folder, method, int(8 * size / _bits(stored)))
+        numbers = _numbers(folder, own, int(8 * size / _bits(stored)))
         scaling = text.get("rope_parameters") or text.get("rope_scaling")
         window = trained_window(SimpleNamespace(**(text | {"rope_parameters": scaling})))
     except OSError:
@@ -204,20 +205,21 @@ def _in_folder(folder: Path, label: str, name: str, place: str) -> LocalModel | 
     )
 
 
-def _numbers(folder: Path, method: str, plain: int) -> int | None:
+def _numbers(folder: Path, own: dict[str, Any], plain: int) -> int | None:
     """How many numbers the weights in a folder are in memory, or None where they stay packed.
 
     Args:
-        method: by which they are quantized; "" for none.
+        own: how they are quantized, as the config says; {} for not.
         plain: how many there are if they are not.
     """
-    if not method:
+    if not own:
         return plain
-    if not is_unpacked(method):
+    if not is_unpacked(str(own.get("quant_method"))):
         return None
     try:
-        return unpacked_numbers(folder)
-    except (OSError, ValueError, KeyError, TypeError, struct.error):  # not whole: loading it says so
+        groups = list((own.get("config_groups") or {}).values())
+        return unpacked_numbers(folder, groups[0]["weights"]["num_bits"] if groups else _FP4_BITS)
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, struct.error):  # not whole: loading it says so
         return plain
 
 

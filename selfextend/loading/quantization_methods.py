@@ -2,8 +2,10 @@
 
 from importlib.util import find_spec
 
-UNPACKED = frozenset({"fp8", "mxfp8", "mxfp4"})
-"""What computes with these is code from the hub, through package `kernels`; without it they are unpacked."""
+# What computes with these is code from the hub, through package `kernels`; without it they are unpacked.
+_BY_KERNELS = frozenset({"fp8", "mxfp8", "mxfp4"})
+# Its package unpacks them at the first pass through the model, whatever was kept until then.
+_ALWAYS_UNPACKED = "compressed-tensors"
 # The module that a method needs, and what to install for it, where transformers' own message is misleading or long.
 _PACKAGES = {
     "awq": ("gptqmodel", "gptqmodel"),
@@ -20,7 +22,7 @@ _PACKAGES = {
 
 def is_unpacked(method: str) -> bool:
     """Whether this machine turns weights of this method into plain numbers when it loads them."""
-    return method in UNPACKED and find_spec("kernels") is None
+    return method == _ALWAYS_UNPACKED or (method in _BY_KERNELS and find_spec("kernels") is None)
 
 
 def missing_packages(method: str) -> str:

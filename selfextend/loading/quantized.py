@@ -15,14 +15,19 @@ from typing import Any
 import torch
 from transformers import PreTrainedConfig
 from transformers.quantizers.auto import AutoHfQuantizer, get_hf_quantizer
-from transformers.utils.quantization_config import FineGrainedFP8Config, Mxfp4Config
+from transformers.utils.quantization_config import CompressedTensorsConfig, FineGrainedFP8Config, Mxfp4Config
 
 from selfextend.errors import QuantizationUnavailableError, UnsupportedModelError
 from selfextend.loading.quantization_methods import is_unpacked, missing_packages
 from selfextend.loading.safetensors_header import stored_weights, weight_files
 
-# How each method of `UNPACKED` is told to unpack.
-_UNPACKED: dict[str, Any] = {"fp8": FineGrainedFP8Config, "mxfp8": FineGrainedFP8Config, "mxfp4": Mxfp4Config}
+# How each method that is unpacked is told to.
+_UNPACKED: dict[str, Any] = {
+    "fp8": FineGrainedFP8Config,
+    "mxfp8": FineGrainedFP8Config,
+    "mxfp4": Mxfp4Config,
+    "compressed-tensors": CompressedTensorsConfig,
+}
 _PLAIN = {"F64", "F32", "F16", "BF16", "I64", "BOOL"}
 
 

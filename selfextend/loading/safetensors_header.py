@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 
-_PACKED_PAIRS, _SCALES = "_blocks", ("_scales", "_scale_inv", "_scale")
-"""How the tensors of FP4, which has two numbers a byte, and those that only scale others are called."""
+_PACKED = ("_blocks", "_packed")
+_NO_NUMBERS = ("_scales", "_scale_inv", "_scale", "_zero_point", "_shape", "_g_idx")
+"""How tensors with several numbers in one are called, and those that only say how to unpack others."""
 
 
 @dataclass(frozen=True)
@@ -45,10 +46,14 @@ def stored_weights(folder: Path) -> Iterator[StoredWeight]:
                 yield StoredWeight(name, entry["dtype"], tuple(entry["shape"]), end - start)
 
 
-def unpacked_numbers(folder: Path) -> int:
-    """How many numbers the weights in a folder are once FP8 or MXFP4 is unpacked. Raises as `stored_weights` does."""
+def unpacked_numbers(folder: Path, bits: int) -> int:
+    """How many numbers the weights in a folder are once they are unpacked. Raises as `stored_weights` does.
+
+    Args:
+        bits: of a number, where several are packed into one.
+    """
     return sum(
-        prod(weight.shape) * (2 if weight.name.endswith(_PACKED_PAIRS) else 1)
+        8 * weight.nbytes // bits if weight.name.endswith(_PACKED) else prod(weight.shape)
         for weight in stored_weights(folder)
-        if not weight.name.endswith(_SCALES)
+        if not weight.name.endswith(_NO_NUMBERS)
     )
