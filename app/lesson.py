@@ -63,9 +63,16 @@ def web_page() -> str:
     """The lesson as one file: what *Save as web page* gives at the first step."""
     page = (FOLDER / "page.html").read_text(encoding="utf-8")
     css = (FOLDER / "lesson.css").read_text(encoding="utf-8")
-    values = {"css": css, "script": script(), "packed": packed(), "hash": "", "language": FIRST_LANGUAGE}
+    values = {
+        "title": catalogues()[FIRST_LANGUAGE]["title"],
+        "language": FIRST_LANGUAGE,
+        "hash": "",
+        "css": css,
+        "script": script(),
+        "packed": packed(),
+    }
     for name, value in values.items():
-        page = page.replace("{{" + name + "}}", value, 1)
+        page = page.replace("{{" + name + "}}", value)
     return page
 
 

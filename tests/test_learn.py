@@ -71,13 +71,16 @@ def test_what_notes_and_worksheet_say_without_numbers_of_their_own_is_true() -> 
     # s2.note: half the hands have seen every angle.
     turned = [window * rope["base"] ** (-pair / rope["pairs"]) >= 2 * math.pi for pair in range(rope["pairs"])]
     assert 2 * sum(turned) == rope["pairs"]
-    # s5.note: with G = 3 and w = 4 a number is skipped; the shift matters most where w is small, with 8 and 8 for one.
+    # s5.note: with G = 3 and w = 4 a number is skipped; the shift matters most where w is small, not with 8 and 128.
     row = [reference.relative_position(15, j, 3, 4) for j in range(16)]
     assert 4 not in row
     assert {3, 5} <= set(row)
     gains = [sum(right("selfextend", 8, w)) - sum(right("no_shift", 8, w)) for w in runs["neighbor_windows"][1:]]
     assert gains == sorted(gains, reverse=True)
     assert gains[runs["neighbor_windows"].index(8) - 1] == len(runs["lengths"])
+    assert gains[runs["neighbor_windows"].index(128) - 1] == 0
+    # s1.reach.out: a text past the reach can be answered wrong, and right.
+    assert any(n > reach and n not in short for n in runs["lengths"])
     # paper.a4: unshifted, grouped positions begin at about w//G, shifted at w or w + 1.
     for group, neighbors, query in product(range(2, 9), range(1, 32), range(32, 64)):
         first = reference.relative_position(query, query - neighbors, group, neighbors)
@@ -87,6 +90,8 @@ def test_what_notes_and_worksheet_say_without_numbers_of_their_own_is_true() -> 
 
 @pytest.mark.slow
 def test_recorded_cells_come_out_again() -> None:
+    import torch
+
     from selfextend.generation import ReadyModel
     from selfextend.lab.probes.passkey import Passkey
     from selfextend.loading.models import load_model
@@ -99,7 +104,9 @@ def test_recorded_cells_come_out_again() -> None:
     model, tokenizer = load_model(folder, device="cpu")
     ready = ReadyModel(model, tokenizer, profile_of(str(folder), folder, model.config))
     draw = random.Random(7)
+    before = {name: weight.clone() for name, weight in model.state_dict().items()}
     digits = len(runs["prompt"]["key"])
+    shortest = Passkey(digits).case(tokenizer, runs["lengths"][0] + digits, 0.0, random.Random(runs["made"]["seed"]))
     for at in draw.sample(range(len(runs["lengths"])), 3):
         seed = random.Random(runs["made"]["seed"])
         case = Passkey(digits).case(tokenizer, runs["lengths"][at] + digits, 0.0, seed)
@@ -109,13 +116,35 @@ def test_recorded_cells_come_out_again() -> None:
             "vanilla": Vanilla(),
             "selfextend": SelfExtend("none", group, window),
             "no_shift": Ablated("none", group, window),
+            "no_neighbors": Ablated("none", group, 1, without="neighbors"),
         }
         for kind, method in methods.items():
             recorder = Recorder(ready, [case])
             row = runs["answers"][kind]
-            row = row if kind == "vanilla" else row[f"{group},{window}"]
+            if kind != "vanilla":
+                row = row[str(group) if kind == "no_neighbors" else f"{group},{window}"]
             assert recorder.answers(method) == [0]
             assert recorder.texts == [runs["texts"][row[at]]], (kind, group, window, at)
+    chain = Recorder(ready, [shortest, case]).chain()  # the shortest text says which head
+    assert [chain[name] for name in ("layer", "head", "key_at")] == [
+        runs["chain"][name] for name in ("layer", "head", "key_at")
+    ]
+    for kind in ("vanilla", "selfextend"):
+        assert chain[kind][1] == pytest.approx(runs["chain"][kind][at], rel=1e-3, abs=1e-6)
+    # s1.nothing: not a weight was changed.
+    assert all(torch.equal(weight, before[name]) for name, weight in model.state_dict().items())
+
+
+@pytest.mark.slow
+def test_the_far_passkey_comes_out_again() -> None:
+    from selfextend.generation import ReadyModel
+    from selfextend.loading.models import load_model
+    from selfextend.profile import profile_of
+    from training.lesson import far
+
+    folder = ASSETS / "model"
+    model, tokenizer = load_model(folder, device="cpu")
+    assert far(ReadyModel(model, tokenizer, profile_of(str(folder), folder, model.config))) == recorded()["far"]
 
 
 def test_every_language_says_everything_about_the_same_numbers() -> None:

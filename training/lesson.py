@@ -2,7 +2,8 @@
 
 One passkey stands at the start of a text and is asked for at its end. Each length is answered by the vanilla model, by
 SelfExtend for every pair of settings, and by SelfExtend with a part left out. Prompts of one setting begin alike, so
-what was read of a shorter one is read on: the whole grid costs a few minutes of two cores.
+what was read of a shorter one is read on: the whole grid costs a few minutes of two cores. One more passkey stands far
+back in a far longer text, where all of its digits share one group.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import version
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,7 @@ from tqdm import tqdm
 
 import selfextend
 from selfextend.attention.eager import attention_weights
-from selfextend.config import SelfExtendConfig
+from selfextend.config import SelfExtendConfig, suggest
 from selfextend.forward import AttentionOptions, RotatedStates
 from selfextend.generation import GenerationSettings, ReadingSettings, ReadyModel, answer_steps
 from selfextend.lab.probes.cases import Case
@@ -48,6 +50,8 @@ GROUP_SIZES = (2, 3, 4, 6, 8, 12, 16)
 NEIGHBOR_WINDOWS = (1, 2, 8, 32, 128, 256, 384, 500)
 SHOWN = SelfExtendConfig(8, 128)
 """The settings for which scores, weights and probabilities are kept too."""
+FAR_LENGTH = 16_384
+"""Tokens of the far passkey's prompt and answer together, at most: 32 times what the bundled model was trained on."""
 
 
 @dataclass(frozen=True)
@@ -114,6 +118,8 @@ def record(folder: Path) -> dict[str, Any]:
                 **{name: version(name) for name in ("torch", "transformers")},
             },
             "trained_window": trained_window,
+            "layers": model.config.num_hidden_layers,
+            "heads": model.config.num_attention_heads,
             "rope": {"base": model.config.rope_parameters["rope_theta"], "pairs": model.config.head_dim // 2},
             "query_scaling": "none",
         },
@@ -131,8 +137,49 @@ def record(folder: Path) -> dict[str, Any]:
         "texts": recorder.texts,
         "answers": answers,
         "chain": recorder.chain(),
+        "far": far(ready),
         "log_n": _log_n(folder / "README.md"),
     }
+
+
+def far(ready: ReadyModel) -> dict[str, Any]:
+    """One passkey at the start of a text of `FAR_LENGTH` tokens, read as is recommended for the model.
+
+    Of distinct digits, since of two that are the same nobody can tell which came first. The first seed with such a key
+    that the model answers right is taken, and named; what it answers without log-n scaling is kept beside it.
+    """
+    profile = ready.profile
+    config = suggest(
+        profile.trained_window,
+        FAR_LENGTH,
+        neighbor_window=profile.neighbors,
+        query_scaling=profile.query_scaling,
+    )
+    for seed in count():
+        case = Passkey().case(ready.tokenizer, FAR_LENGTH, 0.0, random.Random(seed))
+        (key,) = case.expected
+        if len(set(key)) < len(key):
+            continue
+        scaled = _answer(ready, case, SelfExtend.of(config))
+        if scaled == key:
+            break
+    return {
+        "seed": seed,
+        "query_scaling": config.query_scaling,
+        "group_size": config.group_size,
+        "neighbor_window": config.neighbor_window,
+        "length": len(case.tokens),
+        "key": key,
+        "digits_at": _digits_at(case, ready.tokenizer)[0],
+        "text": scaled,
+        "unscaled": _answer(ready, case, SelfExtend("none", config.group_size, config.neighbor_window)),
+    }
+
+
+def _answer(ready: ReadyModel, case: Case, method: Method) -> str:
+    recorder = Recorder(ready, [case])
+    (number,) = recorder.answers(method)
+    return recorder.texts[number]
 
 
 def _sha256(path: Path) -> str:

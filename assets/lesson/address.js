@@ -1,6 +1,6 @@
 // The lesson's state at first, and as an address: what is copied, filed and gone back to.
 const LESSON_DEFAULTS = {
-  step: 1, L: 9, N: 16, G: 3, w: 4, i: 15, j: 0, at: 0, look: 0, RG: 8, RW: 128, d: 900, part: "selfextend", slide: 0,
+  step: 1, L: 9, N: 16, G: 3, w: 4, i: 15, j: 0, at: 0, look: 0, RG: 8, RW: 128, SG: 8, SW: 8, d: 900, part: "selfextend", slide: 0,
   far: 2, n: 16, keys: 0, lead: 8, T: 12_000, DL: 4096, DG: 4, DW: 1024, row: 39, column: 0,
 }; // prettier-ignore
 

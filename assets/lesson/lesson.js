@@ -17,9 +17,8 @@ async function mountLesson(root, packed, more = {}) {
   const { STEPS, RANGES, OWN, LEFT_OUT, captionOf } = LessonSteps;
   const escaped = LessonFigures.escaped;
   const R = parts.runs;
-  // Where step 3 begins: the first length at which the whole model has lost the digit.
-  const lost = R.chain.vanilla.findIndex(({ probability }) => probability < 0.5);
-  const defaults = { ...LESSON_DEFAULTS, at: LessonModel.firstBroken(R), look: Math.max(0, lost) };
+  const lookAt = (distance) => LessonModel.nearestLength(R, distance);
+  const defaults = { ...LESSON_DEFAULTS, at: LessonModel.firstBroken(R), look: lookAt(LESSON_DEFAULTS.d) };
   const S = { ...defaults };
   const guesses = new Map();
   let open = new Set();
@@ -36,7 +35,8 @@ async function mountLesson(root, packed, more = {}) {
   const number = (value) => new Intl.NumberFormat(language).format(value);
   // A share of one: a percentage, or "1 : 1,100,000" where that would be all noughts.
   const share = (value) => {
-    if (value >= 0.9995) return value === 1 ? "100%" : `${(value * 100).toFixed(value > 0.99995 ? 3 : 2)}%`;
+    // A sum of weights may miss 1 by what the machine rounds off.
+    if (value >= 0.9995) return value > 1 - 1e-12 ? "100%" : `${(value * 100).toFixed(value > 0.99995 ? 3 : 2)}%`;
     if (value >= 0.001) return `${Number((value * 100).toPrecision(3))}%`;
     return `1 : ${number(Number((1 / value).toPrecision(2)))}`;
   };
@@ -62,8 +62,8 @@ async function mountLesson(root, packed, more = {}) {
   // Brings every number into its range, so that an address that was typed by hand shows something true.
   function settle() {
     for (const [name, ends] of Object.entries(RANGES)) S[name] = between(S[name], ...ends(S, R));
-    if (S.RG !== 1 && !R.group_sizes.includes(S.RG)) S.RG = R.chain.group_size;
-    if (!R.neighbor_windows.includes(S.RW)) S.RW = R.chain.neighbor_window;
+    for (const name of ["RG", "SG"]) if (S[name] !== 1 && !R.group_sizes.includes(S[name])) S[name] = defaults[name];
+    for (const name of ["RW", "SW"]) if (!R.neighbor_windows.includes(S[name])) S[name] = defaults[name];
     if (!LEFT_OUT.includes(S.part)) S.part = "selfextend";
   }
 
@@ -87,10 +87,28 @@ async function mountLesson(root, packed, more = {}) {
     }
   }
 
+  // Less motion is a wish of the reader and no part of a link: it outlasts a reload of this tab.
+  const STILL = "selfextend-lesson-still";
+  function keepStill(still) {
+    try {
+      sessionStorage.setItem(STILL, still ? "yes" : "");
+    } catch {
+      // A frame that may keep nothing.
+    }
+  }
+  function wasStill() {
+    try {
+      return sessionStorage.getItem(STILL) === "yes";
+    } catch {
+      return false;
+    }
+  }
+
   // The page
 
   const heading = more.heading ?? "h2";
   root.classList.add("lesson");
+  root.classList.toggle("still", wasStill());
   root.innerHTML = `
     ${more.styled ? "" : `<style>${parts.css}</style>`}
     <header class="ls-top">
@@ -121,11 +139,13 @@ async function mountLesson(root, packed, more = {}) {
   function drawFrame() {
     root.lang = language;
     root.setAttribute("aria-label", t("title"));
+    if (more.heading) document.title = t("title"); // the lesson is all there is
     find(".ls-nav").setAttribute("aria-label", t("nav.steps"));
     find(".ls-more summary").textContent = t("tool.more");
     find(".ls-tools").innerHTML =
       TOOLS.map((name) => {
-        const pressed = name === "motion" || name === "projector" ? ' aria-pressed="false"' : "";
+        const shown = { motion: "still", projector: "projector" }[name];
+        const pressed = shown ? ` aria-pressed="${root.classList.contains(shown)}"` : "";
         return `<button type="button" data-do="${name}"${pressed}>${escaped(t(`tool.${name}`))}</button>`;
       }).join("") +
       `<label class="ls-language">${escaped(t("tool.language"))} <select>${Object.entries(parts.texts)
@@ -136,8 +156,6 @@ async function mountLesson(root, packed, more = {}) {
     find(".ls-prompt summary").textContent = t("s1.prompt");
     const { header, needle, filler, question, key } = R.prompt;
     find(".ls-prompt pre").innerHTML = escaped(`${header}\n${needle}\n${filler}\n${filler}\n…\n${question}`).replaceAll(key, `<b>${key}</b>`);
-    const { command, model, seed, versions } = R.made;
-    find(".ls-made").textContent = t("made", { command, sha: model.sha256.slice(0, 12), seed: String(seed), ...versions });
   }
 
   function drawStep() {
@@ -157,11 +175,21 @@ async function mountLesson(root, packed, more = {}) {
     find('[data-do="back"]').disabled = S.step === 1;
     find('[data-do="next"]').disabled = S.step === STEPS.length;
     find(".ls-prompt").hidden = S.step !== 1;
-    find(".ls-made").hidden = !step().recorded || !isOpen();
+    drawMade();
     drawGuess(m);
     drawControls(m);
     drawFigure();
     drawNotes();
+  }
+
+  // By what the runs that the step shows were recorded.
+  function drawMade() {
+    const runs = step().recorded?.(R);
+    find(".ls-made").hidden = !runs || !isOpen();
+    if (!runs) return;
+    const { command, model, versions } = R.made;
+    const scaling = t(runs.query_scaling === "none" ? "made.unscaled" : "made.scaled");
+    find(".ls-made").textContent = t("made", { command, sha: model.sha256.slice(0, 12), seed: String(runs.seed), scaling, ...versions });
   }
 
   function drawGuess(m) {
@@ -255,9 +283,18 @@ async function mountLesson(root, packed, more = {}) {
     // An unseen page has no width; it is drawn again once it has one.
     const width = Math.round(Math.max(260, Math.min(drawn.clientWidth || 720, 900 * scale)) / scale);
     drawn.innerHTML = step().figure(m, width, isOpen());
+    showChosenKey();
     find("figcaption").textContent = isOpen() ? captionOf(m, step()) : t("guess.first");
     find(".ls-facts").innerHTML = isOpen() ? step().facts(m).map(([key, values]) => `<li>${escaped(t(key, values))}</li>`).join("") : "";
     drawOwn(m);
+  }
+
+  // The row in question stays in view above the grid; of a long one, the lines around the chosen key do.
+  function showChosenKey() {
+    const key = find(".ls-strip .chosen");
+    if (!key) return;
+    const room = find(".ls-strip-room");
+    room.scrollTop = key.offsetTop - (room.clientHeight - key.offsetHeight) / 2;
   }
 
   // What only one step has: running the cell on the loaded model; the way to the page's own map.
@@ -301,7 +338,9 @@ async function mountLesson(root, packed, more = {}) {
   }
 
   function set(values) {
-    Object.assign(S, values);
+    // Step 3 looks from where step 2 does, until it is moved itself.
+    const looks = "d" in values && S.look === lookAt(S.d) ? { look: lookAt(values.d) } : {};
+    Object.assign(S, values, looks);
     settle();
     keepAddress();
   }
@@ -362,7 +401,10 @@ async function mountLesson(root, packed, more = {}) {
   function choose(query, key, focus) {
     set({ i: query, j: key });
     drawFigure();
-    if (focus) find(".ls-grid td.chosen")?.focus({ preventScroll: true });
+    if (!focus) return;
+    const cell = find(".ls-grid td.chosen");
+    cell.focus({ preventScroll: true });
+    cell.scrollIntoView({ block: "nearest", inline: "nearest" }); // clear of the row above, by its scroll margin
   }
 
   function chooseBlock(row, column) {
@@ -399,8 +441,8 @@ async function mountLesson(root, packed, more = {}) {
 
   // The same file as app/lesson.py writes, but for the address it opens at and the language.
   const webPage = () =>
-    Object.entries({ css: parts.css, script: parts.script, packed, hash: address(), language }).reduce(
-      (page, [name, value]) => page.replace(`{{${name}}}`, () => value),
+    Object.entries({ title: t("title"), language, hash: address(), css: parts.css, script: parts.script, packed }).reduce(
+      (page, [name, value]) => page.replaceAll(`{{${name}}}`, () => value),
       parts.page,
     );
 
@@ -444,6 +486,7 @@ async function mountLesson(root, packed, more = {}) {
     motion() {
       const still = root.classList.toggle("still");
       find('[data-do="motion"]').setAttribute("aria-pressed", still);
+      keepStill(still);
       stop();
     },
     print_step: () => printPage(paper("step")),
@@ -451,7 +494,7 @@ async function mountLesson(root, packed, more = {}) {
     key: () => printPage(paper("answers")),
     figure() {
       const figure = find(".ls-drawn svg");
-      const file = LessonPaper.figureFile(figure ?? LessonPaper.gridFigure(context()), find("figcaption").textContent, parts.css);
+      const file = LessonPaper.figureFile(figure ?? LessonPaper.gridFigure(context()), find("figcaption").textContent);
       download(`selfextend-lesson-${S.step}.svg`, file, "image/svg+xml");
     },
     save: () => download("selfextend-lesson.html", webPage(), "text/html"),

@@ -59,6 +59,12 @@ const LessonModel = (() => {
     return Math.max(0, runs.lengths.findIndex((_, at) => answer(runs, "vanilla", at, 1, 1) !== runs.prompt.key));
   }
 
+  // The recorded length, by number, at which the key's first digit stands nearest to `distance` tokens back.
+  function nearestLength(runs, distance) {
+    const off = runs.chain.vanilla.map(({ position }) => Math.abs(position - distance));
+    return off.indexOf(Math.min(...off));
+  }
+
   // The answer against the key, character by character: what stands there, and whether it is right.
   function digits(key, text) {
     return [...key].map((wanted, at) => ({ got: text[at] ?? "", right: text[at] === wanted }));
@@ -69,5 +75,5 @@ const LessonModel = (() => {
     return digits(key, text).findIndex((digit) => !digit.right);
   }
 
-  return { dials, score, softmax, logN, paperReach, answer, firstBroken, digits, firstWrong };
+  return { dials, score, softmax, logN, paperReach, answer, firstBroken, nearestLength, digits, firstWrong };
 })();

@@ -83,8 +83,25 @@ const LessonPaper = (() => {
     return holder.firstElementChild;
   }
 
-  // A drawing as a file that needs nothing else: its styles inside, its caption below, in lines that its width has room for.
-  function figureFile(svg, caption, css) {
+  // What of the styles a drawing in a file keeps, as attributes: an editor or a slide may know no style sheet, and none
+  // knows light-dark().
+  const KEPT = [
+    "fill", "fill-opacity", "stroke", "stroke-width", "stroke-dasharray", "shape-rendering",
+    "font-family", "font-size", "font-weight",
+  ]; // prettier-ignore
+
+  // All of them are handed down, so that an element states what its parent does not.
+  function stateStyles(element, above = {}) {
+    const style = getComputedStyle(element);
+    const own = Object.fromEntries(KEPT.map((name) => [name, style.getPropertyValue(name)]));
+    for (const child of element.children) stateStyles(child, own);
+    for (const name of KEPT) if (own[name] !== above[name]) element.setAttribute(name, own[name]);
+    for (const name of ["class", "style", "data-block"]) element.removeAttribute(name);
+  }
+
+  // A drawing as a file that needs nothing else: its caption below, in lines that its width has room for, and light
+  // colours on white.
+  function figureFile(svg, caption) {
     const [, , width, height] = svg.getAttribute("viewBox").split(" ").map(Number);
     const perLine = Math.max(20, Math.floor(width / 7));
     const lines = caption.split(" ").reduce((all, word) => {
@@ -94,8 +111,14 @@ const LessonPaper = (() => {
     }, []);
     const below = lines.map((words, n) => `<text x="0" y="${height + 22 + n * 18}" class="small">${escaped(words)}</text>`);
     const high = height + 16 + lines.length * 18 + 8;
-    return `<svg xmlns="http://www.w3.org/2000/svg" class="fig ls-file" viewBox="0 0 ${width} ${high}" width="${width}" height="${high}">
-      <title>${escaped(svg.getAttribute("aria-label"))}</title><style>${escaped(css)}</style>${svg.innerHTML.replaceAll("&nbsp;", "&#160;")}${below.join("")}</svg>`;
+    const holder = document.createElement("div");
+    holder.innerHTML = `<svg class="fig ls-file" viewBox="0 0 ${width} ${high}" width="${width}" height="${high}">
+      <title>${escaped(svg.getAttribute("aria-label"))}</title><rect class="paper" width="${width}" height="${high}"/>
+      ${svg.innerHTML}${below.join("")}</svg>`;
+    document.body.append(holder); // an element has its styles while it is on the page
+    stateStyles(holder.firstElementChild);
+    holder.remove();
+    return new XMLSerializer().serializeToString(holder.firstElementChild);
   }
 
   return { worksheet: (m) => sheet(m, false), answers: (m) => sheet(m, true), step, figureFile, gridFigure };

@@ -6,7 +6,8 @@
 //   figure(m, W, open)   SVG or HTML as text; with `open` false it keeps the answer back
 //   caption(m)     the numbers in the figure's caption; left out where it has none
 //   facts(m)       sentences as [key, values]; a test works every one of them out again in Python
-//   recorded       true where it shows recorded runs; `playsAtOnce`, `numbersOpen`: its slider plays, its numbers are in sight
+//   recorded(R)    the seed and the scaling of the recorded runs that it shows; left out where it shows none
+//   playsAtOnce, numbersOpen   its slider plays; its numbers are in sight
 const LessonSteps = (() => {
   const M = LessonModel;
   const F = LessonFigures;
@@ -61,12 +62,20 @@ const LessonSteps = (() => {
       { name: "at", label: ["s1.length"], choices: m.R.lengths },
       { name: "RG", label: ["symbol.G"], choices: [1, ...m.R.group_sizes], value: true },
       { name: "RW", label: ["symbol.w"], choices: m.R.neighbor_windows, value: true },
+      { name: "SG", label: ["s5.SG"], choices: [1, ...m.R.group_sizes], value: true },
+      { name: "SW", label: ["s5.SW"], choices: m.R.neighbor_windows, value: true },
     ].filter((each) => names.includes(each.name));
-  const right = (m, kind, at = m.S.at) =>
-    M.digits(m.R.prompt.key, M.answer(m.R, kind, at, m.S.RG, m.S.RW)).filter((digit) => digit.right).length;
+  // Step 5 has settings of its own: with those of the first step, leaving out the shift would change no answer.
+  const settingsOf = ({ RG, RW }) => [RG, RW];
+  const seamSettingsOf = ({ SG, SW }) => [SG, SW];
+  const right = (m, kind, settings, at = m.S.at) =>
+    M.digits(m.R.prompt.key, M.answer(m.R, kind, at, ...settings)).filter((digit) => digit.right).length;
 
   // At how many of the recorded lengths every digit is right.
-  const wholly = (m, kind) => range(m.R.lengths.length).filter((at) => right(m, kind, at) === m.R.prompt.key.length).length;
+  const wholly = (m, kind, settings) =>
+    range(m.R.lengths.length).filter((at) => right(m, kind, settings, at) === m.R.prompt.key.length).length;
+
+  const quoted = (said) => `“${said.replace(/\n/g, "⏎")}”`;
 
   // Where the recorded key and the query that asks for it stand.
   const asking = (m, distance) => ({ key: m.R.prompt.digits_at, query: m.R.prompt.digits_at + distance });
@@ -80,7 +89,7 @@ const LessonSteps = (() => {
 
   const one = {
     id: "s1",
-    recorded: true,
+    recorded: ({ made }) => made,
     controls: (m) => recorded(m, "at", "RG", "RW"),
     guess: (m) => {
       const key = m.R.prompt.key;
@@ -100,10 +109,10 @@ const LessonSteps = (() => {
         return {
           name: m.t(`kind.${kind}`),
           digits: open ? M.digits(key, said) : [...key].map(() => null),
-          said: open && said !== key ? m.t("s1.said", { text: `“${said.replace(/\n/g, "⏎")}”` }) : "",
+          said: open && said !== key ? m.t("s1.said", { text: quoted(said) }) : "",
         };
       };
-      const strip = (kind) => ({ name: m.t(`kind.${kind}`), right: range(m.R.lengths.length).map((at) => right(m, kind, at)), of: key.length });
+      const strip = (kind) => ({ name: m.t(`kind.${kind}`), right: range(m.R.lengths.length).map((at) => right(m, kind, settingsOf(m.S), at)), of: key.length });
       return F.answers(W, {
         label: captionOf(m, one),
         length: m.R.lengths[m.S.at],
@@ -120,7 +129,8 @@ const LessonSteps = (() => {
     facts: (m) => {
       const { key } = m.R.prompt;
       const n = m.R.lengths[m.S.at];
-      const [plain, extended] = [right(m, "vanilla"), right(m, "selfextend")];
+      const settings = settingsOf(m.S);
+      const [plain, extended] = [right(m, "vanilla", settings), right(m, "selfextend", settings)];
       const of = key.length;
       const numbers = { G: m.S.RG, w: m.S.RW, key, of };
       const reach = Positions.reach(recordedBands(m.S), m.R.made.trained_window);
@@ -132,7 +142,8 @@ const LessonSteps = (() => {
               extended === key.length ? ["s1.extended.right", numbers] : ["s1.extended.wrong", { ...numbers, right: extended }],
               [n <= reach ? "s1.reach.in" : "s1.reach.out", { reach }],
             ]),
-        ["s1.lengths", { v: wholly(m, "vanilla"), s: wholly(m, "selfextend"), all: m.R.lengths.length }],
+        ["s1.lengths", { v: wholly(m, "vanilla", settings), s: wholly(m, "selfextend", settings), all: m.R.lengths.length }],
+        ["s1.beyond", { L: m.R.made.trained_window, n: m.R.lengths[M.firstBroken(m.R)] }],
         ["s1.nothing"],
       ];
     },
@@ -140,7 +151,7 @@ const LessonSteps = (() => {
 
   const two = {
     id: "s2",
-    recorded: true,
+    recorded: ({ made }) => made,
     caption: (m) => ({ L: m.R.made.trained_window }),
     controls: (m) => [slider(m, "d", "s2.distance", { step: 10 }), ...recorded(m, "RG", "RW")],
     guess: (m) => {
@@ -173,7 +184,7 @@ const LessonSteps = (() => {
   const LITTLE = 0.01;
   const three = {
     id: "s3",
-    recorded: true,
+    recorded: ({ made }) => made,
     caption: ({ R: { chain } }) => ({ layer: chain.layer, head: chain.head }),
     controls: (m) => [{ name: "look", label: ["s1.length"], choices: m.R.lengths }],
     guess: (m) => {
@@ -209,10 +220,12 @@ const LessonSteps = (() => {
         probability: { share: probability },
       });
       const { chain } = m.R;
+      const { layers, heads } = m.R.made;
       return [
         ["s3.vanilla", told(chain.vanilla[m.S.look])],
         ["s3.rest", { rest: { fixed: chain.vanilla[m.S.look].rest } }],
         ["s3.extended", { G: chain.group_size, w: chain.neighbor_window, ...told(chain.selfextend[m.S.look]) }],
+        ["s3.one", { all: layers * heads, layers, heads }],
       ];
     },
   };
@@ -259,7 +272,9 @@ const LessonSteps = (() => {
             .join("")}${later ? `<td class="later" colspan="${later}"></td>` : ""}</tr>`;
         })
         .join("");
-      return `<p class="ls-strip-title">${F.escaped(m.t("s4.row", { i }))}</p><ul class="ls-strip">${strip}</ul>
+      const row = F.escaped(m.t("s4.row", { i }));
+      return `<div class="ls-now"><p class="ls-strip-title">${row}</p>
+        <div class="ls-strip-room" tabindex="0" role="region" aria-label="${row}"><ul class="ls-strip">${strip}</ul></div></div>
         <div class="ls-scroll"><table class="ls-grid" role="grid" aria-label="${F.escaped(m.t("s4.title"))}" style="--tokens:${S.N}">
         <thead><tr><td></td>${range(S.N).map((key) => `<th scope="col">${head(key)}</th>`).join("")}</tr></thead>
         <tbody>${rows}</tbody></table></div>${F.legend(m.t)}`;
@@ -283,13 +298,13 @@ const LessonSteps = (() => {
   const POSITIONS_OF = { selfextend: "selfextend", no_shift: "unjoined", no_neighbors: "grouped", vanilla: "vanilla" };
   const five = {
     id: "s5",
-    recorded: true,
+    recorded: ({ made }) => made,
     playsAtOnce: true,
     caption: (m) => ({ i: m.S.N - 1 }),
     controls: (m) => [
       { name: "part", label: ["s5.what"], radio: LEFT_OUT.map((part) => [part, `s5.${part}`]) },
       ...(m.S.part === "selfextend" ? [slider(m, "slide", "s5.slide")] : []),
-      ...recorded(m, "at", "RG", "RW").map((control) => ({ ...control, label: [`s5.${control.name}`] })),
+      ...recorded(m, "at", "SG", "SW").map((control) => (control.name === "at" ? { ...control, label: ["s5.at"] } : control)),
       ...small(m),
     ],
     guess: (m) => ({
@@ -318,11 +333,12 @@ const LessonSteps = (() => {
     facts: (m) => {
       const { S } = m;
       const i = S.N - 1;
-      const said = M.answer(m.R, S.part, S.at, S.RG, S.RW);
+      const settings = seamSettingsOf(S);
+      const said = M.answer(m.R, S.part, S.at, ...settings);
       const measured = [
-        ["s5.measured", { n: m.R.lengths[S.at], RG: S.RG, RW: S.RW }],
-        ["s5.said", { text: `“${said.replace(/\n/g, "⏎")}”`, right: right(m, S.part), of: m.R.prompt.key.length }],
-        ["s5.lengths", { right: wholly(m, S.part), all: m.R.lengths.length }],
+        ["s5.measured", { n: m.R.lengths[S.at], SG: S.SG, SW: S.SW }],
+        ["s5.said", { text: quoted(said), right: right(m, S.part, settings), of: m.R.prompt.key.length }],
+        ["s5.lengths", { right: wholly(m, S.part, settings), all: m.R.lengths.length }],
       ];
       const shift = S.G === 1 ? ["s5.shift.none", { w: S.w }] : ["s5.shift", { w: S.w, G: S.G, wg: S.w - shiftOf(S), shift: shiftOf(S) }];
       if (S.N <= S.w) return [shift, ["s5.no_far", { N: S.N, w: S.w }], ...measured];
@@ -332,7 +348,8 @@ const LessonSteps = (() => {
       return [
         shift,
         ...(q < S.w ? [["s5.overlap", { j, q, near: q }]] : []),
-        p === S.w ? ["s5.follows", { i, j, p, near: S.w - 1 }] : ["s5.skips", { i, j, p, near: S.w - 1, w: S.w, G: S.G }],
+        p === S.w ? ["s5.follows", { i, j, p, near: S.w - 1 }] : ["s5.skips", { i, j, p, near: S.w - 1, w: S.w }],
+        ["s5.rule"],
         ...measured,
       ];
     },
@@ -367,8 +384,12 @@ const LessonSteps = (() => {
       return F.softmaxes(W, { label: captionOf(m, six), panels, names: { near: m.t("s6.near_bar"), far: m.t("s6.far_bar") } });
     },
     facts: (m) => {
-      const { near, far } = competing(m.S).together;
-      return [["s6.apart.text"], ["s6.together.text", { near: { share: total(near) }, far: { share: total(far) } }]];
+      const sums = ({ near, far }) => ({ near: { share: total(near) }, far: { share: total(far) } });
+      const { apart, together } = competing(m.S);
+      return [
+        ["s6.apart.text", sums(apart)],
+        ["s6.together.text", sums(together)],
+      ];
     },
   };
 
@@ -381,7 +402,7 @@ const LessonSteps = (() => {
   }
   const seven = {
     id: "s7",
-    recorded: true,
+    recorded: ({ far }) => far,
     caption: (m) => ({ i: m.S.i }),
     controls: (m) => [slider(m, "j", "s7.key"), ...small(m)],
     guess: (m) => ({
@@ -396,12 +417,9 @@ const LessonSteps = (() => {
     },
     facts: (m) => {
       const { i, j, position: p, near, shared } = tied(m.S);
-      const from = m.R.prompt.digits_at;
-      const to = from + m.R.prompt.key.length - 1;
-      const RG = m.R.group_sizes.at(-1);
-      const at = m.R.lengths.length - 1;
-      const groups = [...new Set(range(m.R.prompt.key.length).map((digit) => Math.floor((from + digit) / RG)))];
-      const text = M.answer(m.R, "selfextend", at, RG, m.R.chain.neighbor_window);
+      const { length: n, group_size: G, digits_at: from, key, text } = m.R.far;
+      const to = from + key.length - 1;
+      const group = Math.floor(from / G);
       const first = near
         ? ["s7.exact", { i, j, p }]
         : shared.length > 1
@@ -410,9 +428,7 @@ const LessonSteps = (() => {
       return [
         first,
         ...(shared.length > 1 ? [["s7.order"]] : []),
-        ...(text === m.R.prompt.key
-          ? [["s7.content", { n: m.R.lengths[at], RG, key: m.R.prompt.key, from, to, groups: groups.join(", "), text }]]
-          : []),
+        ["s7.content", { n, G, key, from, to, back: n - 1 - from, group, text }],
       ];
     },
   };
@@ -449,9 +465,13 @@ const LessonSteps = (() => {
       const p = Positions.largest(bands(S), n);
       const wg = S.w - shiftOf(S);
       const [reach, paper] = [reachOf(S), M.paperReach(S.L, S.G, S.w)];
+      const most = S.L - 1 - S.w + wg;
       return [
         ["s8.largest", { n, p }],
-        [p < S.L ? "s8.fits" : "s8.new", { p, last: S.L - 1 }],
+        p < S.L ? ["s8.fits", { last: S.L - 1 }] : ["s8.new", { last: S.L - 1, i: n - 1, p }],
+        ["s8.must", { last: S.L - 1 }],
+        ["s8.groups", { most }],
+        ["s8.floor", { most, G: S.G, reach }],
         ["s8.derive", { G: S.G, L: S.L, w: S.w, wg, reach }],
         ...(n <= S.w ? [["s8.small", { n, w: S.w }]] : []),
         paper === reach
@@ -469,8 +489,16 @@ const LessonSteps = (() => {
     "SelfExtend alone": "s9.extended",
     "SelfExtend with log-n": "s9.extended.logn",
   }; // prettier-ignore
+  // Up to which length the card's table, cell by cell, has SelfExtend alone as often right as with log-n scaling.
+  function noNeed({ lengths, rows }) {
+    const part = (row) => rows[row].map((cell) => Number.parseFloat(cell)); // NaN where nothing was measured
+    const [alone, scaled] = [part("SelfExtend alone"), part("SelfExtend with log-n")];
+    const first = alone.findIndex((share, at) => !(share >= scaled[at]));
+    return first < 0 ? lengths.at(-1) : lengths[first - 1];
+  }
   const nine = {
     id: "s9",
+    recorded: ({ far }) => far,
     caption: (m) => ({ L: m.R.made.trained_window }),
     controls: (m) => [
       { name: "keys", label: ["s9.keys"], choices: KEY_COUNTS },
@@ -509,7 +537,8 @@ const LessonSteps = (() => {
         ([name, cells]) => `<tr><th scope="row">${F.escaped(m.t(CARD_ROWS[name]))}</th>${cells.map((each) => `<td>${F.escaped(each)}</td>`).join("")}</tr>`,
       );
       return `${drawn}<p class="ls-strip-title">${F.escaped(m.t("s9.table"))}</p>
-        <div class="ls-scroll" tabindex="0" role="region" aria-label="${F.escaped(m.t("s9.table"))}"><table class="ls-card"><thead><tr><th scope="col">${F.escaped(m.t("s9.tokens"))}</th>${head}</tr></thead><tbody>${body.join("")}</tbody></table></div>`;
+        <div class="ls-scroll" tabindex="0" role="region" aria-label="${F.escaped(m.t("s9.table"))}"><table class="ls-card"><thead><tr><th scope="col">${F.escaped(m.t("s9.tokens"))}</th>${head}</tr></thead><tbody>${body.join("")}</tbody></table></div>
+        <p class="ls-below">${F.escaped(m.t("s9.unmeasured"))}</p>`;
     },
     facts: (m) => {
       const L = m.R.made.trained_window;
@@ -519,6 +548,8 @@ const LessonSteps = (() => {
         ["s9.plain", { n, plain: { share: plain } }],
         n > L ? ["s9.scaled", { factor: { fixed: factor }, scaled: { share: scaled } }] : ["s9.scaled.none", { L }],
         ["s9.apart"],
+        ["s9.need", { n: noNeed(m.R.log_n) }],
+        ["s9.far", { n: m.R.far.length, G: m.R.far.group_size, key: m.R.far.key, unscaled: quoted(m.R.far.unscaled), text: quoted(m.R.far.text) }],
       ];
     },
   };

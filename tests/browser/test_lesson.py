@@ -120,6 +120,7 @@ def states(count: int, seed: int) -> list[dict[str, Any]]:
                 "L": trained, "N": tokens, "G": group, "w": window, "i": query, "j": draw.randint(0, query),
                 "at": draw.randrange(len(runs["lengths"])), "look": draw.randrange(len(runs["lengths"])),
                 "RG": draw.choice([1, *runs["group_sizes"]]), "RW": draw.choice(runs["neighbor_windows"]),
+                "SG": draw.choice([1, *runs["group_sizes"]]), "SW": draw.choice(runs["neighbor_windows"]),
                 "d": 10 * draw.randint(0, 150), "slide": 0, "far": draw.randint(-4, 12), "lead": draw.randint(1, 16),
                 "part": draw.choice(["selfextend", "no_shift", "no_neighbors", "vanilla"]),
                 "n": draw.randint(1, max_length(trained, SelfExtendConfig(group, window)) + 2 * group),
@@ -182,6 +183,15 @@ def test_every_guess_has_the_right_answer(open_page: Open, lesson_url: str) -> N
 
 # The page
 
+IN_VIEW = """() => {
+    const cell = document.querySelector(".ls-grid td.chosen").getBoundingClientRect();
+    const row = document.querySelector(".ls-now").getBoundingClientRect();
+    const key = document.querySelector(".ls-strip .chosen").getBoundingClientRect();
+    return row.top >= 0 && row.bottom <= cell.top + 1 && cell.bottom <= innerHeight && cell.right <= innerWidth
+        && key.top >= row.top && key.bottom <= row.bottom;
+}"""
+"""Whether the chosen cell of step 4 is on the screen, below the row that stays, and that row shows its key."""
+
 
 def test_ten_steps_by_mouse(open_page: Open, lesson_url: str) -> None:
     page = open_page(lesson_url)
@@ -230,6 +240,19 @@ def test_ten_steps_by_keyboard_alone(open_page: Open, lesson_url: str) -> None:
         page.locator(".ls-step").focus()
         page.keyboard.press("ArrowRight")
     at_step(page, lesson_url, 4, EVERY)
+    at_step(page, lesson_url, 2, EVERY)
+    before = page.locator(".ls-drawn").inner_html()
+    page.locator('.ls-controls [data-name="d"]').focus()
+    page.keyboard.press("ArrowRight")
+    expect(page.locator(".ls-slider output").first).to_have_text("910")
+    assert page.locator(".ls-drawn").inner_html() != before
+    expect(page.locator(".ls-dot[aria-current]")).to_have_text("2")
+    at_step(page, lesson_url, 4, f"/L=32&N=32{EVERY}")
+    page.locator(".ls-grid td.chosen").focus()
+    for arrow in ["ArrowDown"] * 16 + ["ArrowRight"] * 31 + ["ArrowUp"] * 31:
+        page.keyboard.press(arrow)
+        assert page.evaluate(IN_VIEW), arrow
+    at_step(page, lesson_url, 4, EVERY)
     page.locator(".ls-grid td.chosen").focus()
     page.keyboard.press("ArrowUp")
     page.keyboard.press("ArrowRight")
@@ -246,6 +269,9 @@ def test_the_address_keeps_everything(open_page: Open, lesson_url: str) -> None:
     page.goto(lesson_url + place)
     expect(page.locator(".ls-title")).to_have_text("The seam")
     expect(page.get_by_label("the shift", exact=True)).to_be_checked()
+    # With step 5's own settings and without the shift, the key comes out at none of the lengths.
+    expect(page.locator(".ls-facts")).to_contain_text("with G = 8 and w = 8")
+    expect(page.locator(".ls-facts")).to_contain_text(f"right at 0 of {len(recorded()['lengths'])} recorded lengths")
     page.get_by_label("nothing", exact=True).check()
     assert page.evaluate("location.hash") == place.replace("&part=no_shift", "")
     page.reload()
@@ -278,6 +304,39 @@ def test_projector_notes_motion_and_language(open_page: Open, lesson_url: str) -
     page.get_by_label("Language").select_option("zh")
     expect(page.locator(".ls-title")).to_have_text(catalogues()["zh"]["s2.title"])
     assert page.evaluate("location.hash").endswith("/lang=zh")
+    page.reload()
+    expect(page.locator(".lesson.still .ls-title")).to_have_text(catalogues()["zh"]["s2.title"])
+    expect(page.locator('[data-do="motion"]')).to_have_attribute("aria-pressed", "true")
+    assert page.title() == catalogues()["zh"]["title"]
+    page.locator(".ls-more summary").click()
+    with page.expect_download() as download:
+        page.locator('[data-do="save"]').click()
+    saved = download.value.path().read_text(encoding="utf-8")
+    assert f"<title>{catalogues()['zh']['title']}</title>" in saved
+    assert '<html lang="zh">' in saved
+
+
+def test_step_three_looks_from_where_step_two_does(open_page: Open, lesson_url: str) -> None:
+    page = open_page(lesson_url)
+    positions = [row["position"] for row in recorded()["chain"]["vanilla"]]
+
+    def looked_at() -> int:
+        return int(positions[int(page.locator('[data-name="look"]').input_value())])
+
+    for distance in (900, 400):
+        page.locator('.ls-dot[data-step="2"]').click()
+        if distance == 900:
+            page.get_by_role("button", name="Show me without a guess").click()
+        page.locator('[data-name="d"]').fill(str(distance))
+        page.locator('.ls-dot[data-step="3"]').click()
+        if distance == 900:
+            page.get_by_role("button", name="Show me without a guess").click()
+        assert abs(looked_at() - distance) == min(abs(position - distance) for position in positions)
+    page.locator('[data-name="look"]').fill("0")
+    page.locator('.ls-dot[data-step="2"]').click()
+    page.locator('[data-name="d"]').fill("1200")
+    page.locator('.ls-dot[data-step="3"]').click()
+    assert looked_at() == positions[0]  # it was moved by hand
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
@@ -315,6 +374,11 @@ def test_saves_itself_and_its_figures(open_page: Open, lesson_url: str, tmp_path
     alone = open_page(saved.as_uri(), width=390)
     expect(alone.locator(".ls-title")).to_have_text(catalogues()["en"]["s3.title"])
     for step in STEPS:
+        at_step(alone, saved.as_uri(), step, EVERY)
+        figure_box = alone.locator(".ls-drawn :is(svg.fig, table.ls-grid)").first.bounding_box()
+        assert figure_box
+        assert min(figure_box["width"], figure_box["height"]) > 50, step
+    for step in STEPS:
         at_step(page, lesson_url, step, EVERY)
         page.get_by_text("More", exact=True).click()
         with page.expect_download() as download:
@@ -323,6 +387,11 @@ def test_saves_itself_and_its_figures(open_page: Open, lesson_url: str, tmp_path
         download.value.save_as(figure)
         alone.goto(figure.as_uri())
         assert alone.evaluate("document.documentElement.tagName") == "svg"
+        drawn = figure.read_text(encoding="utf-8")
+        assert not re.findall(r"var\(|light-dark\(|<style|class=", drawn), step  # a slide knows no style sheet
+        fills = set(re.findall(r' fill="(rgb[^"]+)"', drawn))
+        assert "rgb(255, 255, 255)" in fills
+        assert len(fills) >= 3, (step, fills)
 
 
 def pages_of(pdf: bytes) -> int:
@@ -405,14 +474,15 @@ def test_in_the_app_it_needs_no_server(open_page: Open, tabs_address: str, theme
         before = len(asked)
         page.wait_for_timeout(2000)
     asked.clear()
-    for _ in range(9):
+    for step in STEPS:
         page.get_by_role("button", name="Show me without a guess").click()
         expect(page.locator(".ls-facts li").first).to_be_visible()
         page.wait_for_timeout(400)  # what fades in has no contrast yet
         page.evaluate(AXE.read_text(encoding="utf-8"))
         found = page.evaluate("axe.run('#lesson').then(({ violations }) => violations)")
         assert not found, [(rule["id"], [node["html"][:120] for node in rule["nodes"][:3]]) for rule in found]
-        page.get_by_role("button", name="Next").click()
+        if step < 10:
+            page.get_by_role("button", name="Next").click()
     assert not [url for url in asked if not url.startswith("blob:")]
 
 
