@@ -257,8 +257,9 @@ const LessonSteps = (() => {
         return `<td role="gridcell" data-cell="${query},${key}" tabindex="${query === i && key === j ? 0 : -1}"
           class="${kind}${query === i && key === j ? " chosen" : ""}" aria-label="${F.escaped(name)}"><span>${shown}</span></td>`;
       };
-      const strip = range(i + 1)
+      const strip = range(S.N)
         .map((key) => {
+          if (key > i) return '<li class="later"><span></span></li>';
           const found = kindsOf(S, i, key);
           return `<li class="${F.kinds(found, open)}${key === j ? " chosen" : ""}" data-cell="${i},${key}">
             <small>${key}</small><span>${open ? found.position : "?"}</span></li>`;
@@ -534,7 +535,7 @@ const LessonSteps = (() => {
       const { lengths, rows } = m.R.log_n;
       const head = lengths.map((n) => `<th scope="col">${m.number(n)}</th>`).join("");
       const body = Object.entries(rows).map(
-        ([name, cells]) => `<tr><th scope="row">${F.escaped(m.t(CARD_ROWS[name]))}</th>${cells.map((each) => `<td>${F.escaped(each)}</td>`).join("")}</tr>`,
+        ([name, cells]) => `<tr><th scope="row">${F.escaped(m.t(CARD_ROWS[name]))}</th>${cells.map((each) => `<td>${F.escaped(each).replace(" (", "<br>(")}</td>`).join("")}</tr>`,
       );
       return `${drawn}<p class="ls-strip-title">${F.escaped(m.t("s9.table"))}</p>
         <div class="ls-scroll" tabindex="0" role="region" aria-label="${F.escaped(m.t("s9.table"))}"><table class="ls-card"><thead><tr><th scope="col">${F.escaped(m.t("s9.tokens"))}</th>${head}</tr></thead><tbody>${body.join("")}</tbody></table></div>
