@@ -33,6 +33,12 @@ window.selfextendLesson = {
 };
 trigger("ready");
 
+// The app's header stays in sight, and the row that step 4 keeps in sight stands below it.
+const header = document.getElementById("top");
+if (header) {
+  new ResizeObserver(() => lessonRoot.style.setProperty("--above", `${header.offsetHeight}px`)).observe(header);
+}
+
 // The app's meters tell of another text with other numbers.
 new IntersectionObserver(([{ isIntersecting }]) => {
   document.body.classList.toggle("lesson-open", isIntersecting && lessonRoot.offsetParent !== null);
