@@ -287,7 +287,10 @@ const LessonFigures = (() => {
       parts.push(line(x(end), y(0), x(end), 24, "drop selfextend"), text(x(end), 16, `${names.reach} ${end}`, "small", end > most * 0.7 ? "end" : "middle"));
       if (paper !== end) parts.push(line(x(paper), y(0), x(paper), 40, "drop vanilla"), text(x(paper), y(0) + 34, `${names.paper} ${paper}`, "small", "end"));
     }
-    parts.push(text(x(1), y(0) + 18, "1", "tiny", "middle"), text(x(most), y(0) + 18, most, "tiny", "end"));
+    // The axis's ends are named where the number of tokens at hand leaves room for it.
+    const apart = (n) => hidden || Math.abs(x(n) - x(tokens)) > 34;
+    if (apart(1)) parts.push(text(x(1), y(0) + 18, "1", "tiny", "middle"));
+    if (apart(most)) parts.push(text(x(most), y(0) + 18, most, "tiny", "end"));
     if (now && !hidden) {
       const kind = now[1] > last ? "vanilla" : "selfextend";
       parts.push(sign(x(now[0]), y(now[1]), kind), text(x(now[0]), y(0) + 18, now[0], "tiny strong", "middle"));

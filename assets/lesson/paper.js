@@ -104,12 +104,14 @@ const LessonPaper = (() => {
   function figureFile(svg, caption) {
     const [, , width, height] = svg.getAttribute("viewBox").split(" ").map(Number);
     const perLine = Math.max(20, Math.floor(width / 7));
-    const lines = caption.split(" ").reduce((all, word) => {
-      if (all.length && `${all.at(-1)} ${word}`.length <= perLine) all[all.length - 1] += ` ${word}`;
+    // A Chinese sign is as wide as two letters, and its sentences may be parted behind a stop alone.
+    const long = (words) => [...words].reduce((sum, sign) => sum + (sign > "\u2e7f" ? 2 : 1), 0);
+    const lines = caption.split(/(?<=[ ，。：；])/).reduce((all, word) => {
+      if (all.length && long(`${all.at(-1)}${word}`.trim()) <= perLine) all[all.length - 1] += word;
       else all.push(word);
       return all;
     }, []);
-    const below = lines.map((words, n) => `<text x="0" y="${height + 22 + n * 18}" class="small">${escaped(words)}</text>`);
+    const below = lines.map((words, n) => `<text x="0" y="${height + 22 + n * 18}" class="small">${escaped(words.trim())}</text>`);
     const high = height + 16 + lines.length * 18 + 8;
     const holder = document.createElement("div");
     holder.innerHTML = `<svg class="fig ls-file" viewBox="0 0 ${width} ${high}" width="${width}" height="${high}">
