@@ -288,9 +288,8 @@ def _automatic_dtype(stored: torch.dtype, device: torch.device, float32_bytes: i
     """The checkpoint's own type, except where the device is slow with it.
 
     A CPU with bfloat16 instructions computes in bfloat16 what is stored in 16 bits: in float32 it takes twice the
-    memory and almost twice the time. A float16 checkpoint is rounded then, by up to one part in 512 a weight; most were
-    trained in bfloat16, and lose nothing. A CPU without such instructions gets float32, or bfloat16 where only half the
-    bytes fit.
+    memory and almost twice the time. A float16 checkpoint is rounded then, by up to one part in 512 a weight. A CPU
+    without such instructions gets float32, or bfloat16 where only half the bytes fit.
 
     Args:
         stored: the checkpoint's type.
