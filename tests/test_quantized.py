@@ -99,7 +99,9 @@ def test_compressed_tensors_are_unpacked(tmp_path: Path, bits: int) -> None:
 
 
 def test_torchao_is_kept_as_it_is(folder: Path, tmp_path: Path) -> None:
-    pytest.importorskip("torchao")
+    pytest.importorskip(
+        "torchao", reason="torchao is not installed: with it, transformers starts slower and with warnings"
+    )
     before = save_torchao(tmp_path / "int8", folder)
     after, _ = load_model(tmp_path / "int8", "auto", device="cpu", dtype="float32")
     assert type(after.model.layers[0].mlp.up_proj.weight) is not torch.nn.Parameter
