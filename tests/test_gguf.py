@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import gguf
 import numpy as np
 import pytest
 import torch
@@ -637,3 +638,12 @@ def test_damaged_files(tmp_path: Path, whole_file: bytes, seed: int) -> None:
 def _is_a_sentence(error: Exception) -> bool:
     text = str(error)
     return text.endswith(".") and "Traceback" not in text and "\n" not in text and len(text) < 600
+
+
+def test_the_table_of_names_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = []
+    original = gguf.get_tensor_name_map
+    monkeypatch.setattr(gguf, "get_tensor_name_map", lambda *arguments: made.append(arguments) or original(*arguments))
+    llama_gguf(tmp_path / "tiny.gguf", Kind.Q8_0)
+    load_model(tmp_path / "tiny.gguf", device="cpu")
+    assert len(made) == 1

@@ -7,13 +7,17 @@ so that a load reports, stops, and can be quantized again on the way.
 
 from __future__ import annotations
 
+import functools
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from copy import deepcopy
 from math import prod
 from pathlib import Path
 from types import EllipsisType
 from typing import Any
 
+import gguf
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
@@ -99,7 +103,8 @@ def load_gguf(path: Path, config: PreTrainedConfig, **arguments: Any) -> tuple[P
 
 def _state_dict(header: GgufHeader, config: PreTrainedConfig, skeleton: PreTrainedModel) -> dict[str, _Weight]:
     processor = TENSOR_PROCESSORS.get(header.architecture, TensorProcessor)(config=config.to_dict())
-    names: dict[str, str] = get_gguf_hf_weights_map(skeleton, processor)
+    with _name_map_made_once():
+        names: dict[str, str] = get_gguf_hf_weights_map(skeleton, processor)
     weights: dict[str, _Weight] = {}
     for tensor in header.tensors:
         if tensor.name in _IN_THE_CONFIG:
@@ -110,6 +115,18 @@ def _state_dict(header: GgufHeader, config: PreTrainedConfig, skeleton: PreTrain
             raise _without_a_place(header.path, config, tensor.name)
         weights.setdefault(name, _Weight(header.path, name, processor, names)).parts.append(tensor)
     return weights
+
+
+@contextmanager
+def _name_map_made_once() -> Iterator[None]:
+    """transformers makes gguf's table of names, of all layers, once for each module of a model: seconds, which no stop
+    button can cut short."""
+    original = gguf.get_tensor_name_map
+    gguf.get_tensor_name_map = functools.cache(original)
+    try:
+        yield
+    finally:
+        gguf.get_tensor_name_map = original
 
 
 def _converted_state_dict(
