@@ -261,6 +261,10 @@ class SelfExtendLayer(CacheLayerMixin):
         self._select(lambda states: states[indices])
 
 
+_CHOOSE_ROWS = ("reorder_cache", "batch_repeat_interleave", "batch_select_indices")
+"""The methods of a transformers cache by which its rows are chosen."""
+
+
 def _with_content(name: str) -> Callable[..., None]:
     """A method that chooses rows of a cache, of ours or of another class, with what the cache stands for following."""
 
@@ -296,9 +300,7 @@ class SelfExtendCache(Cache):
         self.positions = positions
         self.reserved = 0
 
-    reorder_cache = _with_content("reorder_cache")
-    batch_repeat_interleave = _with_content("batch_repeat_interleave")
-    batch_select_indices = _with_content("batch_select_indices")
+    reorder_cache, batch_repeat_interleave, batch_select_indices = map(_with_content, _CHOOSE_ROWS)
 
     def stands_for(self, positions: PositionMap) -> None:
         """Take what was put into the layers for one row of text from its beginning, read with these positions."""
@@ -339,7 +341,7 @@ def keep_content(cache: Cache, content: Content) -> None:
     vars(cache)["_content"] = content
     if not isinstance(cache, SelfExtendCache):
         vars(cache)["update"] = MethodType(_update_inside_a_pass, cache)
-        for name in ("reorder_cache", "batch_repeat_interleave", "batch_select_indices"):
+        for name in _CHOOSE_ROWS:
             vars(cache)[name] = MethodType(getattr(SelfExtendCache, name), cache)
 
 

@@ -1,6 +1,6 @@
 """Servers for the tests that branch off a process in which torch, transformers and Gradio are imported already.
 
-Such a server takes 2 s of processor time until it is up, and 8 s as a program of its own; the tests start some twenty.
+Imports are most of what starting the app costs, and the tests start it some twenty times.
 What looks at starting and ending themselves, or sets what packages read when they are imported (`HF_…`), starts
 programs: `benchmarks.serving.served`.
 """

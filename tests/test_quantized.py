@@ -84,7 +84,6 @@ def test_a_missing_package_is_named(
 @pytest.mark.parametrize("bits", [8, 4])
 def test_compressed_tensors_are_unpacked(tmp_path: Path, bits: int) -> None:
     """Its package would do so at the first pass, after the memory was estimated."""
-    pytest.importorskip("compressed_tensors")
     expected = save_compressed(tmp_path, bits)
     model, _ = load_model(tmp_path, "auto", device="cpu", dtype="float32")
     assert torch.equal(_logits(model), _logits(expected))

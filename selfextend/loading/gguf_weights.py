@@ -15,7 +15,7 @@ from copy import deepcopy
 from math import prod
 from pathlib import Path
 from types import EllipsisType
-from typing import Any
+from typing import Any, cast
 
 import gguf
 import torch
@@ -74,7 +74,7 @@ class _Converted:
     def __getitem__(self, _: EllipsisType) -> torch.Tensor:
         converter = deepcopy(self._converter)  # it keeps what it is given
         for part, (pattern, tensor) in zip(self.parts, self.sources, strict=True):
-            converter.add_tensor(self._name, part.name, pattern, tensor[...])  # type: ignore[arg-type]
+            converter.add_tensor(self._name, part.name, pattern, cast(Any, tensor[...]))
         weight = converter.convert(self._name, config=self._config)[self._name]
         return weight[0] if isinstance(weight, list) else weight
 
