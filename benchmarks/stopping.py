@@ -105,7 +105,7 @@ def stopped_loading(page: Page, model: Path) -> list[float]:
 
 
 def stopped_reading(page: Page) -> list[float]:
-    """Of the sample, which is twice as long as the model's window."""
+    """Of the sample."""
     return [_stopped_answer(page, "#chat .bot", r"Reading: [1-9]") for _ in range(TRIES)]
 
 
