@@ -47,7 +47,8 @@ class Job:
         return self._followed > 0
 
     def stop(self, number: int | None = None) -> None:
-        """End what has begun, at its next step: all of it, or what had begun when `number` was read."""
+        """End what has begun, at its next step or within a long one: all of it, or what had begun when `number` was
+        read."""
         self._stopped = max(self._stopped, self._begun if number is None else number)
 
     def follow(self, steps: Generator[S, Any, T]) -> Generator[S, None, T]:
@@ -57,19 +58,23 @@ class Job:
             JobStopped: the job was stopped, and there is nothing; the steps are closed by then.
         """
         number, told = self._begun, False
-        with self._running(), Running(steps) as running:
-            if self._stopped >= number:
+
+        def is_stopped() -> bool:
+            return self._stopped >= number and not told
+
+        with self._running(), Running(steps, is_stopped) as running:
+            if is_stopped():
                 raise JobStopped
-            for step in running:
-                if isinstance(step, Progress):
-                    self.progress = step
-                yield step
-                if self._stopped >= number and not told:
-                    told = True
-                    try:
+            try:
+                for step in running:
+                    if isinstance(step, Progress):
+                        self.progress = step
+                    yield step
+                    if is_stopped():
+                        told = True
                         running.end()
-                    except EndNow:
-                        raise JobStopped from None
+            except EndNow:
+                raise JobStopped from None
             return running.result
 
     @contextmanager

@@ -15,7 +15,9 @@ import torch
 from transformers import Cache
 
 from selfextend.cache import SelfExtendCache, cache_nbytes
+from selfextend.midway import put_back
 from selfextend.reader import Reader
+from selfextend.steps import EndNow
 
 
 @dataclass
@@ -116,6 +118,9 @@ class PrefixCache:
         held = len(self.tokens)
         try:
             logits = reader.forward(torch.tensor([list(tokens)], device=reader.device), self.cache, keep)[0]
+        except EndNow:
+            put_back(self.cache, held)
+            raise
         except BaseException:
             self._broken()
             raise

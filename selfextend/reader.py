@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from transformers import Cache, DynamicCache, PreTrainedModel
 
+from selfextend.midway import ends_on_request
 from selfextend.plugin import active_extension
 
 
@@ -51,8 +52,13 @@ class Reader:
 
     @torch.no_grad()
     def forward(self, tokens: torch.Tensor, cache: Cache, keep: int = 1) -> torch.Tensor:
-        """Read tokens (rows, q) on. The logits of the last `keep` of each row, (rows, keep, vocabulary)."""
+        """Read tokens (rows, q) on. The logits of the last `keep` of each row, (rows, keep, vocabulary).
+
+        Raises:
+            EndNow: it ended between two layers, see `selfextend.midway`.
+        """
         more = {} if self._arguments is None else self._arguments(int(cache.get_seq_length()), tokens.shape[1])
-        output = self.model(input_ids=tokens, past_key_values=cache, use_cache=True, logits_to_keep=keep, **more)
+        with ends_on_request(self.model, cache, tokens.shape[1]):
+            output = self.model(input_ids=tokens, past_key_values=cache, use_cache=True, logits_to_keep=keep, **more)
         logits: torch.Tensor = output.logits
         return logits

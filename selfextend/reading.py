@@ -1,9 +1,10 @@
 """The engine: texts read in chunks under any method, what was read kept, answers, losses and log-probabilities.
 
 The page, the lab, the command line and the benchmarks all read with it. Everything that takes long is a generator that
-says how far it is and returns its result; closing it stops the work between two chunks, and what was read stays in the
-`PrefixCache`. Which chunks are read depends on the texts alone, never on what was computed before, so that a run that
-was interrupted gives what an uninterrupted one gives.
+says how far it is and returns its result; closing it stops the work between two chunks, an end that is wanted
+(`selfextend.steps.wanted_end`) within one, and what was read stays in the `PrefixCache`. Which chunks are read depends
+on the texts alone, never on what was computed before, so that a run that was interrupted gives what an uninterrupted
+one gives.
 """
 
 from __future__ import annotations

@@ -5,8 +5,11 @@ Standard library only.
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import Future, wait
+from contextvars import ContextVar
 from dataclasses import dataclass
 from statistics import fmean, linear_regression
 from typing import Any, Generic, TypeVar
@@ -34,8 +37,18 @@ class EndNow(BaseException):
     """Thrown into a generator of work by `Running.end`: end here, with what there is.
 
     Work that can give less than all of its result catches it where it yields, and returns; all other work lets it
-    through. Like GeneratorExit it is no Exception, so that nobody takes it for a failure of the work.
+    through. Like GeneratorExit it is no Exception, so that nobody takes it for a failure of the work. A step that takes
+    long may raise it itself, see `wanted_end`.
     """
+
+
+_wanted_end: ContextVar[Callable[[], bool] | None] = ContextVar("wanted_end", default=None)
+
+
+def wanted_end() -> Callable[[], bool] | None:
+    """What tells a step that is under way whether it should raise `EndNow` rather than come to its end, as the
+    `Running` that follows it was told; None where nobody will want that."""
+    return _wanted_end.get()
 
 
 class Running(Iterator[S], Generic[S, T]):
@@ -44,16 +57,24 @@ class Running(Iterator[S], Generic[S, T]):
     Used in a `with` block, leaving the block closes the generator, which stops the work.
     """
 
-    def __init__(self, steps: Generator[S, Any, T]) -> None:
+    def __init__(self, steps: Generator[S, Any, T], wanted_end: Callable[[], bool] | None = None) -> None:
+        """Args:
+        wanted_end: says whether a step should end in its middle, where it can. May be called at any time.
+        """
         self._steps = steps
+        self._wanted_end = wanted_end
         self._results: list[T] = []
 
     def __next__(self) -> S:
+        told = None if self._wanted_end is None else _wanted_end.set(self._wanted_end)
         try:
             return next(self._steps)
         except StopIteration as end:
             self._results.append(end.value)
             raise StopIteration from None
+        finally:
+            if told is not None:
+                _wanted_end.reset(told)
 
     @property
     def result(self) -> T:
@@ -94,6 +115,40 @@ def result_of(steps: Generator[Any, Any, T]) -> T:
         for _ in work:
             pass
         return work.result
+
+
+POLL_SECONDS = 0.1
+
+
+def in_thread(
+    work: Callable[[], T], progress: Callable[[], S], stop: Callable[[], None] | None = None
+) -> Generator[S, None, T]:
+    """Follow work that is no generator, in a thread of its own, and return its result.
+
+    Args:
+        progress: what to yield, a few times a second and at the end.
+        stop: ends the work soon. Closing this calls it and waits for that; without it the work is left to itself then,
+            and what comes of it is dropped.
+    """
+    end: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            end.set_result(work())
+        except BaseException as error:  # whatever it was, it is for who follows
+            end.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    try:
+        ended = False
+        while not ended:
+            ended = not wait([end], POLL_SECONDS).not_done
+            yield progress()
+    finally:
+        if stop is not None:
+            stop()
+            wait([end])
+    return end.result()
 
 
 class Clock:

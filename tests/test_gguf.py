@@ -482,7 +482,7 @@ def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return unpacked(path, tensor)
 
     monkeypatch.setattr(gguf_weights, "stored_values", slowly)
-    monkeypatch.setattr(weights, "_POLL", 0.01)
+    monkeypatch.setattr("selfextend.steps.POLL_SECONDS", 0.01)
     return names
 
 

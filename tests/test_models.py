@@ -17,8 +17,8 @@ from transformers import AutoModelForCausalLM, LlamaForCausalLM, T5Config
 from transformers.utils import logging as transformers_logging
 
 from selfextend import errors
-from selfextend.loading import hardware, weights
-from selfextend.loading.models import load_model, load_steps
+from selfextend.loading import hardware, models, weights
+from selfextend.loading.models import load_model, load_steps, load_tokenizer
 from selfextend.loading.sources import check_weights, read_config
 from selfextend.steps import Progress, Running, result_of
 
@@ -81,11 +81,12 @@ def test_dtype(folder: Path) -> None:
 
 def test_steps_report_and_end_with_the_model(folder: Path) -> None:
     with Running(load_steps(folder)) as load:
-        first, *loading = load
+        first, *others = load
         model, tokenizer, estimate, found = load.result
     assert first == Progress(f"Looking for {folder}")
     assert model is not None
     assert tokenizer is not None
+    loading = [step for step in others if step != first]
     assert all(step.words.startswith("Loading ") for step in loading)
     assert [step.fraction for step in loading] == sorted(step.fraction or 0.0 for step in loading)
     assert (estimate.trained_window, found) == (TRAINED_WINDOW, folder)
@@ -420,3 +421,29 @@ def test_a_config_whose_numbers_do_not_fit_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(errors.IncompleteModelError, match="does not describe a model"):
         read_config(tmp_path)
+
+
+def test_a_stop_does_not_wait_for_what_is_read_before_the_weights(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A tokenizer of a big vocabulary takes longer than who stops should wait. The next load waits for it instead."""
+    begun, go_on, read = threading.Event(), threading.Event(), list[str]()
+
+    def slowly(files: Path) -> Any:
+        begun.set()
+        assert go_on.wait(10)
+        read.append("tokenizer")
+        return load_tokenizer(files)
+
+    monkeypatch.setattr(models, "load_tokenizer", slowly)
+    steps = load_steps(folder)
+    while not begun.is_set():
+        next(steps)
+    steps.close()
+    assert not read
+    with Running(load_steps(folder)) as load:
+        waited = next(load), next(load), next(load)
+        go_on.set()
+        assert len([*waited, *load]) > len(waited)
+        assert load.result.model is not None
+    assert read == ["tokenizer", "tokenizer"]

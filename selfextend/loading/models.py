@@ -4,9 +4,11 @@ Safetensors and GGUF only, and no code from a repository is ever run. The result
 """
 
 import os
-from collections.abc import Generator
+import threading
+from collections.abc import Callable, Generator
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -26,9 +28,16 @@ from selfextend.loading.quantized import check_own_quantization, check_stored_we
 from selfextend.loading.sources import bundled_folder, check_weights, fetch_steps, locate, read_config
 from selfextend.loading.weights import weights_steps
 from selfextend.presets import BUNDLED
-from selfextend.steps import Progress, result_of
+from selfextend.steps import Progress, in_thread, result_of
 
 __all__ = ["Loaded", "bundled_folder", "can_chat", "estimate_memory", "load_model", "load_steps", "load_tokenizer"]
+
+
+T = TypeVar("T")
+
+# What a stopped load has left to itself may not be over yet, and two threads that import transformers at once break
+# each other's import.
+_READING = threading.Lock()
 
 
 class Loaded(NamedTuple):
@@ -90,7 +99,8 @@ def load_steps(
     """
     name = os.fspath(name_or_path)
     spoken = "the model that comes with the app" if name == BUNDLED else name
-    yield Progress(f"Looking for {spoken}")
+    looking = Progress(f"Looking for {spoken}")
+    yield looking
     target = resolve_device(device)
     if quantization != "auto":
         check_quantization(quantization, target)
@@ -101,20 +111,32 @@ def load_steps(
     _check_own_quantization(name, config, settled, target)
     if source.files is not None:
         check_weights(files)
-    estimate = estimate_files(files, config, settled, device, dtype)
+    estimating = partial(estimate_files, config=config, quantization=settled, device=device, dtype=dtype)
+    estimate = yield from _aside(partial(estimating, files), looking)
     _refuse_too_big(name, estimate, allow_oversize)
     if source.files is None:
         files = yield from fetch_steps(source, weights=True)
         config = read_config(files)
         check_weights(files)
-        estimate = estimate_files(files, config, settled, device, dtype)
+        estimate = yield from _aside(partial(estimating, files), looking)
         _refuse_too_big(name, estimate, allow_oversize)
     if files.is_dir():
         check_stored_weights(name, files, config)
-    yield Progress(f"Loading {spoken}: {estimate.describe()}", 0.0)
-    tokenizer = load_tokenizer(files)
+    tokenizer = yield from _aside(
+        partial(load_tokenizer, files), Progress(f"Loading {spoken}: {estimate.describe()}", 0.0)
+    )
     model = yield from weights_steps(name, files, config, estimate, device)
     return Loaded(model, tokenizer, estimate, files)
+
+
+def _aside(read: Callable[[], T], progress: Progress) -> Generator[Progress, None, T]:
+    """What is read of a model's files before its weights: a moment, but longer than who stops the load should wait."""
+
+    def alone() -> T:
+        with _READING:
+            return read()
+
+    return (yield from in_thread(alone, lambda: progress))
 
 
 def can_chat(files: Path, device: str = "auto") -> bool:

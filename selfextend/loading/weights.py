@@ -4,6 +4,7 @@ import gc
 import threading
 import traceback
 from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,8 @@ from selfextend.errors import IncompleteModelError, ModelLoadError, is_out_of_me
 from selfextend.loading.gguf_weights import load_gguf
 from selfextend.loading.memory import MemoryEstimate, too_big
 from selfextend.loading.quantized import loading_arguments
-from selfextend.steps import Progress
+from selfextend.steps import POLL_SECONDS, Progress, in_thread
 
-_POLL = 0.1
 # Loading reports through a hook that transformers has one of, so two loads take turns.
 _LOADING = threading.Lock()
 
@@ -55,36 +55,44 @@ def weights_steps(
         ModelLoadError: a subclass that says what is wrong. Nothing half-loaded remains.
     """
     words = "Loading the weights"
-    while not _LOADING.acquire(timeout=_POLL):
+    while not _LOADING.acquire(timeout=POLL_SECONDS):
         yield Progress(words, 0.0)
-    model = None
     try:
-        shared = _Loading()
-        arguments = _from_pretrained_arguments(estimate, device) | loading_arguments(config)
-        if files.is_file():
-            load: Callable[[], Any] = partial(load_gguf, files, config, **arguments)
-        else:
-            load = partial(AutoModelForCausalLM.from_pretrained, files, **arguments)
-        thread = threading.Thread(target=_load, args=(load, shared), daemon=True)
-        thread.start()
-        try:
-            while thread.is_alive():
-                thread.join(_POLL)
-                yield Progress(words, shared.fraction)
-        finally:
-            shared.stop.set()
-            thread.join()
-            model, error = shared.model, shared.error
-            shared.model = shared.error = None
-        if model is None:
-            assert error is not None
-            raise _translated(error, name, estimate)
-        return model
+        with _leaving_no_garbage():
+            return (yield from _watched(words, name, files, config, estimate, device))
     finally:
         _LOADING.release()
-        model = None
-        gc.collect()
         torch.cuda.empty_cache()
+
+
+@contextmanager
+def _leaving_no_garbage() -> Iterator[None]:
+    """A block whose garbage is collected in milliseconds, since what was there before is not looked at."""
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.collect()
+        gc.unfreeze()
+
+
+def _watched(
+    words: str, name: str, files: Path, config: PreTrainedConfig, estimate: MemoryEstimate, device: str
+) -> Generator[Progress, None, PreTrainedModel]:
+    shared = _Loading()
+    arguments = _from_pretrained_arguments(estimate, device) | loading_arguments(config)
+    if files.is_file():
+        load: Callable[[], Any] = partial(load_gguf, files, config, **arguments)
+    else:
+        load = partial(AutoModelForCausalLM.from_pretrained, files, **arguments)
+    try:
+        yield from in_thread(partial(_load, load, shared), lambda: Progress(words, shared.fraction), shared.stop.set)
+        if shared.error is not None:
+            raise _translated(shared.error, name, estimate)
+        assert shared.model is not None
+        return shared.model
+    finally:
+        shared.model = shared.error = None
 
 
 def _from_pretrained_arguments(estimate: MemoryEstimate, device: str) -> dict[str, Any]:
