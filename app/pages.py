@@ -48,7 +48,7 @@ class Pages:
 
         Returns:
             For each page its `number`, `text`, and `words`: [start, end], characters of the text, followed by the box
-            (left, top, right, bottom, as fractions of the page) where the page is a picture. `png` is the picture in
+            (left, top, right, bottom, as fractions of the page) where the page is a picture. `picture` is WebP in
             base64, "" where there is none: the words are then to be set as text.
 
         Raises:
@@ -81,16 +81,16 @@ class Pages:
             text = pages[view.number].text
             # A text that an earlier version kept may end before what is filled into the page's form.
             found = pages[view.number].words or [word for word in view.words if word.end <= len(text)]
-            if not view.png:
+            if not view.picture:
                 views.append(_as_text(view.number, text))
                 continue
             words = [[word.start, word.end, *(round(edge, 4) for edge in word[2:])] for word in found]
-            views.append({"number": view.number, "text": text, "png": view.png, "words": words})
+            views.append({"number": view.number, "text": text, "picture": view.picture, "words": words})
         return views
 
 
 def _as_text(number: int, text: str) -> dict[str, Any]:
-    return {"number": number, "text": text, "png": "", "words": [list(word.span()) for word in WORDS.finditer(text)]}
+    return {"number": number, "text": text, "picture": "", "words": [list(word.span()) for word in WORDS.finditer(text)]}
 
 
 def find_text(stored: StoredDocument, wanted: str) -> list[list[int]]:

@@ -172,7 +172,7 @@ function drawPage(view) {
   page.seen = ++drawn;
   page.sheet.replaceChildren();
   page.words = [];
-  if (view.png) drawPicture(page, view);
+  if (view.picture) drawPicture(page, view);
   else drawText(page, view);
   paint(page);
   forgetPages();
@@ -184,7 +184,7 @@ measure.font = "100px sans-serif";
 function drawPicture(page, view) {
   const image = new Image();
   image.alt = "";
-  image.src = `data:image/png;base64,${view.png}`;
+  image.src = `data:image/webp;base64,${view.picture}`;
   const marks = document.createElement("div");
   marks.className = "reader-marks";
   const layer = document.createElement("div");

@@ -9,6 +9,7 @@ import re
 import time
 import zipfile
 from collections import Counter
+from contextlib import closing
 from pathlib import Path
 
 import docx
@@ -564,7 +565,7 @@ def test_a_word_stands_where_its_ink_is(tmp_path: Path, rotation: int) -> None:
     path = lines_pdf(tmp_path / "turned.pdf", lines, rotation=rotation)
     text = read_document(path).pages[0].text
     (view,) = page_views(path, [1], 1000)
-    picture = Image.open(io.BytesIO(base64.b64decode(view.png)))
+    picture = Image.open(io.BytesIO(base64.b64decode(view.picture)))
     ((width, height),) = page_sizes(path)
     assert picture.width == 1000
     assert picture.height == pytest.approx(1000 * height / width, abs=1)
@@ -585,8 +586,31 @@ def test_a_word_stands_where_its_ink_is(tmp_path: Path, rotation: int) -> None:
 def test_pages_are_drawn_in_the_order_asked_for_and_a_damaged_one_is_empty(folder: Path) -> None:
     views = page_views(folder / "good.pdf", [3, 1], 120)
     assert [view.number for view in views] == [3, 1]
-    assert all(view.png and view.words for view in views)
+    assert all(view.picture and view.words for view in views)
     assert len(page_sizes(folder / "good.pdf")) == 4
+
+
+def test_pictures_of_pages_are_small_and_exact_where_they_can_be(folder: Path, tmp_path: Path) -> None:
+    def shown(path: Path) -> tuple[Image.Image, int, Image.Image]:
+        (view,) = page_views(path, [1], 800)
+        picture = base64.b64decode(view.picture)
+        with closing(pypdfium2.PdfDocument(path)) as pdf:
+            drawn = pdf[0].render(scale=800 / pdf[0].get_width()).to_pil().convert("RGB")
+        return Image.open(io.BytesIO(picture)).convert("RGB"), len(picture), drawn
+
+    def as_png(picture: Image.Image) -> int:
+        buffer = io.BytesIO()
+        picture.save(buffer, "PNG")
+        return len(buffer.getvalue())
+
+    text, size, drawn = shown(folder / "good.pdf")
+    assert text.tobytes() == drawn.tobytes()
+    assert size < as_png(drawn) / 2
+    noise = np.random.default_rng(0).integers(0, 255, (60, 40, 3), dtype=np.uint8)
+    Image.fromarray(noise).resize((800, 1200), Image.Resampling.BICUBIC).save(tmp_path / "photograph.pdf")
+    photograph, size, drawn = shown(tmp_path / "photograph.pdf")
+    assert np.abs(np.asarray(photograph, float) - np.asarray(drawn, float)).mean() < 6
+    assert size < as_png(drawn) / 5
 
 
 def test_a_page_that_is_not_there_is_refused(folder: Path) -> None:

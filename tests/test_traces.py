@@ -118,7 +118,7 @@ def test_a_page_is_drawn_once(tmp_path: Path) -> None:
     book = StoredDocument(result_of(read_document_steps(path, Limits(), path.name)), path)
     pages = Pages()
     (view,) = pages.views(book, [1])
-    assert view["png"]
+    assert view["picture"]
     path.unlink()
     assert pages.views(book, [1, 1]) == [view]
     with pytest.raises(DocumentError):

@@ -23,6 +23,8 @@ GRID = 10_000
 """Steps across a page in which boxes are computed before they become fractions."""
 
 MAX_PIXELS = 16_000_000
+MOST_COLOURS = 4096
+"""Of a page of text and drawings; a photograph has more."""
 UNMAPPED = "its fonts do not say which letters they show"
 PICTURE = "only a picture, no text"
 BLANK = "blank: no text on it"
@@ -245,9 +247,9 @@ def page_views(path: str, numbers: Sequence[int], width: int) -> Iterator[Messag
             try:
                 with closing(pdf[number - 1]) as page, closing(page.get_textpage()) as textpage:
                     words = _words(with_fields(_printed(page, textpage)[0], pdf, page), page)
-                    view = {"number": number, "png": _png(page, width), "words": words}
+                    view = {"number": number, "picture": _picture(page, width), "words": words}
             except pypdfium2.PdfiumError:
-                view = {"number": number, "png": "", "words": []}
+                view = {"number": number, "picture": "", "words": []}
             yield {"view": view}
 
 
@@ -271,12 +273,14 @@ def _on_page(rectangle: Rectangle, convert: Any) -> FractionBox | None:
     return (left, top, right, bottom) if right > left and bottom > top else None
 
 
-def _png(page: Any, width: int) -> str:
-    """The page as a PNG, in base64."""
+def _picture(page: Any, width: int) -> str:
+    """The page as WebP, in base64: exact where it has few colours, as text has; a photograph would be megabytes so."""
     page_width, page_height = max(page.get_width(), 1.0), max(page.get_height(), 1.0)
     scale = min(width / page_width, (MAX_PIXELS / (page_width * page_height)) ** 0.5)
     buffer = io.BytesIO()
-    page.render(scale=scale).to_pil().convert("RGB").save(buffer, "PNG", compress_level=3)
+    picture = page.render(scale=scale).to_pil().convert("RGB")
+    is_exact = picture.getcolors(MOST_COLOURS) is not None
+    picture.save(buffer, "WEBP", lossless=is_exact, method=3 if is_exact else 2, quality=80)
     return base64.b64encode(buffer.getvalue()).decode("ascii")
 
 

@@ -23,10 +23,10 @@ from .messages import Message
 
 
 class PageView(NamedTuple):
-    """How a PDF page looks: its picture, a PNG in base64 ("" where the page is damaged), and where its words are."""
+    """How a PDF page looks: its picture, WebP in base64 ("" where the page is damaged), and where its words are."""
 
     number: int
-    png: str
+    picture: str
     words: tuple[Word, ...]
 
 
@@ -97,7 +97,7 @@ def page_views(path: Path, numbers: Sequence[int], width: int) -> list[PageView]
     """
     messages = _pdf_answers(path, {"task": "views", "pages": list(numbers), "width": width})
     return [
-        PageView(view["number"], view["png"], tuple(Word(*word) for word in view["words"]))
+        PageView(view["number"], view["picture"], tuple(Word(*word) for word in view["words"]))
         for view in (message["view"] for message in messages)
     ]
 
