@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 CACHE_SECONDS = (600, 3600)
 """How often Gradio's temporary files are looked through, and how old they may get: uploads never read, say."""
 
+COMPRESSION = 5
+"""Of what is sent, 1 to 9: further up it takes longer and saves no more."""
+
 FREE_THREADS = 40
 """For everything that is not a question to the model."""
 
@@ -94,6 +97,7 @@ def serve(runtime: Runtime) -> str:
     # Where Gradio puts uploads, if it is told before the page is built.
     os.environ["GRADIO_TEMP_DIR"] = str(runtime.own.uploads)
     from starlette.middleware import Middleware
+    from starlette.middleware.gzip import GZipMiddleware
 
     from .guard import Guard, Rules
     from .page import build_page
@@ -116,7 +120,13 @@ def serve(runtime: Runtime) -> str:
             max_threads=FREE_THREADS + MAX_ANSWERS,
             max_file_size=settings.max_file_bytes,
             mcp_server=settings.mcp,
-            app_kwargs={"middleware": [Middleware(Guard, rules=Rules.of(settings), listeners=runtime.listeners)]},
+            app_kwargs={
+                "middleware": [
+                    # Around the guard, which changes the page. Gradio packs its scripts by itself.
+                    Middleware(GZipMiddleware, compresslevel=COMPRESSION),
+                    Middleware(Guard, rules=Rules.of(settings), listeners=runtime.listeners),
+                ]
+            },
             # MCP clients are told what went wrong only with this; the page and the API are told anyway.
             show_error=settings.mcp,
             pwa=True,

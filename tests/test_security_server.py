@@ -335,6 +335,19 @@ def test_the_page_runs_no_script_but_its_own(server: Server) -> None:
         assert first.text.count("<script") == first.text.count(f'<script nonce="{nonce}"') > 0
 
 
+def test_what_is_sent_is_packed_but_the_stream_of_a_call_is_not_held_back(server: Server) -> None:
+    with server.client() as client:
+        page, plain = client.get("/"), client.get("/", headers={"accept-encoding": "identity"})
+        assert page.headers["content-encoding"] == "gzip"
+        assert "content-encoding" not in plain.headers
+        assert page.num_bytes_downloaded < plain.num_bytes_downloaded / 3
+        body = {"fn_index": 0, "data": [], "session_hash": "packed", "event_data": None, "trigger_id": None}
+        client.post("/gradio_api/queue/join", json=body)
+        with client.stream("GET", "/gradio_api/queue/data", params={"session_hash": "packed"}) as stream:
+            assert stream.headers["content-type"].startswith("text/event-stream")
+            assert "content-encoding" not in stream.headers
+
+
 def test_nobody_comes_in_without_the_password(closed: Server) -> None:
     with closed.client() as client:
         assert client.get("/").status_code == 200
