@@ -90,7 +90,8 @@ class Pages:
 
 
 def _as_text(number: int, text: str) -> dict[str, Any]:
-    return {"number": number, "text": text, "picture": "", "words": [list(word.span()) for word in WORDS.finditer(text)]}
+    words = [list(word.span()) for word in WORDS.finditer(text)]
+    return {"number": number, "text": text, "picture": "", "words": words}
 
 
 def find_text(stored: StoredDocument, wanted: str) -> list[list[int]]:
