@@ -72,7 +72,7 @@ def meters(
         f"<dt>{_swatch(name)}{name}</dt><dd>{value}</dd></div>"
         for name, value, title in cells
     )
-    return f'<div class="meters {state}">{bar}<dl tabindex="0">{items}</dl></div>'
+    return f'<div class="meters {state}">{bar}<dl>{items}</dl></div>'
 
 
 def _swatch(name: str) -> str:
