@@ -51,8 +51,8 @@ FOLDER = user_cache_path("selfextend-benchmarks", appauthor=False)
 """Where downloads and records are kept unless told otherwise."""
 PARTS = ("fetch", "loss", "passkeys", "questions", "speed", "tables")
 LENGTH, BIN = 32_768, 2_048
-PASSKEYS = (((6_144, 12_288, 16_384), (0.1, 0.5, 0.9)), ((32_768,), (0.5,)))
-"""Lengths in tokens, and how deep the key lies in each; the longest takes minutes a key."""
+LENGTHS, DEPTHS = (6_144, 12_288, 16_384, 32_768), (0.1, 0.5, 0.9)
+"""Of texts with a passkey, in tokens, and how deep it lies in each; at the longest it takes minutes a key."""
 ANSWER_TOKENS = 64
 READ_TOKENS, WRITTEN_TOKENS, ROUNDS = 2_048, 24, 3
 FORMS: dict[str, dict[str, Any]] = {
@@ -110,9 +110,8 @@ def main() -> None:
         grid = ["--length", str(LENGTH), "--bin-tokens", str(BIN), "--text", str(text)]
         _lab("perplexity", model, options.folder / "loss", grid)
     if "passkeys" in options.parts:
-        for lengths, depths in PASSKEYS:
-            grid = ["--lengths", ",".join(map(str, lengths)), "--depths", ",".join(map(str, depths))]
-            _lab("passkey", model, options.folder / f"passkey-{lengths[-1]}", grid)
+        grid = ["--lengths", ",".join(map(str, LENGTHS)), "--depths", ",".join(map(str, DEPTHS))]
+        _lab("passkey", model, options.folder / "passkey", grid)
     if "questions" in options.parts:
         pdf = options.pdf or fetched_manual(options.folder)
         answered = [asdict(one) for method in (Vanilla(), SelfExtend()) for one in ask_all(model, pdf, method)]
@@ -250,9 +249,8 @@ def print_tables(folder: Path) -> None:
     """Everything that was measured, as in RESULTS.md."""
     if (folder / "loss.jsonl").is_file():
         _losses(read_run(folder / "loss.jsonl").rows)
-    keys = [row for record in sorted(folder.glob("passkey-*.jsonl")) for row in read_run(record).rows]
-    if keys:
-        _passkeys(keys)
+    if (folder / "passkey.jsonl").is_file():
+        _passkeys(read_run(folder / "passkey.jsonl").rows)
     if (folder / "questions.json").is_file():
         _questions(json.loads((folder / "questions.json").read_text(encoding="utf-8")))
     if (folder / "speed.json").is_file():
