@@ -105,6 +105,8 @@ def build_restore(runtime: Runtime, page: gr.Blocks, parts: Parts) -> None:
         "(visitor, kept, _, ...room) => [visitor, kept, window.selfextendPlace?.fragment ?? location.hash, ...room]"
     )
     ready = loaded.then(handlers.ready, given, [*waited, *linked, *fitted], js=with_fragment, **QUEUED)
+    opened = [parts.documents.status, chat.chatbot, states.turn]
+    chat.cleared.then(handlers.opened, [states.visitor], opened, **QUEUED)
     parts.meters.after(ready)  # what was read ahead meanwhile need not be waited for
     chat.go_on_after(loaded)
     seen = [parts.drawn_for, states.visitor, states.entries, *controls.room]
@@ -152,7 +154,7 @@ class _Handlers:
         return {
             states.visitor: visitor,
             states.entries: entries,
-            states.turn: session.last_turn(entries, runtime.models.label),
+            states.turn: runtime.turn_to_show(session, entries),
             states.pending: pending,
             parts.chat.chatbot: messages(entries if pending is None else [*pending.entries, pending.entry], WAITING),
             **buttons(parts.chat.send, parts.chat.stop, busy=pending is not None),
@@ -194,6 +196,21 @@ class _Handlers:
         # What was set stays; only the sliders' ends follow the model.
         fitted = self._fitted(session, room, request, advise=is_new)
         shown |= {parts.documents.status: "", **fitted, **self._linked(link, session, fitted)}
+        asked = bool(isinstance(kept, dict) and kept.get("entries"))
+        yield from self._opened(session, shown, asked)
+
+    def opened(self, visitor: str) -> Iterator[dict[Any, Any]]:
+        """The page after the conversation was cleared: as it opens."""
+        yield from self._opened(self.runtime.sessions.get(visitor), {}, asked=False)
+
+    def _opened(self, session: Session, shown: dict[Any, Any], asked: bool) -> Iterator[dict[Any, Any]]:
+        """Waits for the example that stands in an empty chat, then shows it.
+
+        Args:
+            shown: what is to be shown at once.
+            asked: whether there is a conversation.
+        """
+        parts, runtime = self.parts, self.runtime
         # It is of interest until this visitor has asked, who by then has read the sample.
         while (progress := runtime.ahead.progress) and _has_only_the_sample(session):
             yield {**shown, parts.documents.status: status_html(progress)}
@@ -202,9 +219,8 @@ class _Handlers:
         shown[parts.documents.status] = ""
         if only_the_sample(session.documents):
             shown[parts.chat.chatbot] = opening(runtime, session)
-        asked = isinstance(kept, dict) and kept.get("entries")
-        if (example := runtime.example_for(session)) and _has_only_the_sample(session) and not asked:
-            shown[parts.states.turn] = example.turn  # the tabs show what the example looked at
+        if not asked and runtime.example_for(session) and _has_only_the_sample(session):
+            shown[parts.states.turn] = runtime.turn_to_show(session, [])
         yield shown
 
     def follow_model(
@@ -214,7 +230,7 @@ class _Handlers:
         if _key(self.runtime.models.loaded) == drawn_for:
             return unchanged(self.parts.drawn_for)
         session = self.runtime.sessions.get(visitor)
-        turn = session.last_turn(entries, self.runtime.models.label)
+        turn = self.runtime.turn_to_show(session, entries)
         return {self.parts.states.turn: turn, **self._fitted(session, room, request, advise=True)}
 
     def _linked(self, link: Link, session: Session, fitted: dict[Any, Any]) -> dict[Any, Any]:

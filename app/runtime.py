@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import secrets
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from .conversation import Entry
 from .documents.document import Limits, check_room
 from .documents.library import Library, StoredDocument, browser_secret, usable
 from .jobs import Job
@@ -55,6 +57,14 @@ class Runtime:
         example = self.ahead.example
         shown = example is not None and only_the_sample(session.documents) and self.models.loaded is example.loaded
         return example if shown else None
+
+    def turn_to_show(self, session: Session, entries: Sequence[Entry]) -> Turn | None:
+        """The answer that the tabs show beside a conversation: its newest that is still in memory and by the model that
+        is loaded; beside an empty one the example's."""
+        if entries:
+            return session.last_turn(entries, self.models.label)
+        example = self.example_for(session)
+        return example.turn if example else None
 
     def turn_of(self, session: Session, number: int) -> Turn | None:
         """A visitor's turn, or the example's that the visitor is shown; None where it is not in memory."""

@@ -59,7 +59,7 @@ class ChatPane(NamedTuple):
 
     Attributes:
         fit: sets settings that reach far enough for a question that was refused, and asks it.
-        answered: the events after which an answer is complete.
+        answered: the events after which an answer is complete; cleared: the one after which there is none.
         go_on_after: has the page, after an event, go on with the answer that its `states.pending` holds.
     """
 
@@ -73,6 +73,7 @@ class ChatPane(NamedTuple):
     show_prompt: gr.Button
     prompt: gr.Textbox
     answered: list[Any]
+    cleared: Any = None
     go_on_after: Any = None
 
 
@@ -130,8 +131,8 @@ def build_chat(
     on(pane.stop.click, lambda visitor: runtime.sessions.get(visitor).answering.stop(), [states.visitor])
     undone = [states.entries, pane.chatbot, pane.question, states.turn]
     on(pane.chatbot.undo, handlers.undo, conversation, undone, **CONVERSATION)
-    cleared = [states.entries, states.turn, pane.status]
-    on(pane.chatbot.clear, handlers.clear, [states.visitor, states.pending], cleared, **CONVERSATION)
+    outputs = [states.entries, states.turn, pane.status]
+    cleared = on(pane.chatbot.clear, handlers.clear, [states.visitor, states.pending], outputs, **CONVERSATION)
     save_on_click(pane.download, handlers.save, [states.entries, states.visitor], pane.status)
     on(
         pane.show_prompt.click,
@@ -144,7 +145,7 @@ def build_chat(
         # Not in the model's queue: this follows what has its turn at the model already.
         event.then(handlers.answer, given, answering, **QUEUED)
 
-    return pane._replace(go_on_after=go_on_after)
+    return pane._replace(cleared=cleared, go_on_after=go_on_after)
 
 
 def _components() -> ChatPane:
@@ -348,7 +349,7 @@ class _Handlers:
             return skipped(4)
         place, session = _entry_at(event.index, entries), self.runtime.sessions.get(visitor)
         session.pending, kept = None, entries[:place]
-        turn = session.last_turn(kept, self.runtime.models.label)
+        turn = self.runtime.turn_to_show(session, kept)
         return kept, messages(kept), entries[place].question, turn
 
     def clear(self, visitor: str, pending: Pending | None) -> tuple[Any, ...]:
@@ -359,7 +360,7 @@ class _Handlers:
         if pending is not None:
             pending.notes.add("cleared")
             session.answering.stop()
-        return [], None, ""
+        return [], self.runtime.turn_to_show(session, []), ""
 
     def save(self, entries: list[Entry], visitor: str) -> tuple[str | None, str]:
         if not entries:

@@ -126,6 +126,13 @@ def test_a_hovered_token_lights_up_the_words_it_looked_at(open_page: Open, bundl
     expect(page.locator(".reader-words")).to_contain_text("of the answer's tokens looked at")
     expect(page.locator("#chat .answer-token.looked").first).to_be_visible()
 
+    # Cleared, the page is as it was: the tabs show what the example looked at.
+    example = json.loads(SAMPLE_QUESTIONS.read_text(encoding="utf-8"))[-1]
+    page.locator("#chat").get_by_role("button", name="Clear").click()
+    expect(page.locator("#chat .contrast .right")).to_be_visible()
+    page.get_by_role("tab", name="Evidence").click()
+    expect(page.locator("#evidence-summary")).to_contain_text(example["question"])
+
 
 def test_links_paging_search_and_selection(open_page: Open, bundled_address: str, asked: Asked) -> None:
     page = with_answer(open_page(bundled_address, width=1440, height=900), asked)
