@@ -26,7 +26,7 @@ class HubServer:
         bytes_per_second: how fast files flow, None for as fast as they can.
         stalled: files whose names end so stop flowing at once, with the connection open; "" for none.
         gated: every request is refused as one for a gated repository.
-        requested: the files that were asked for with GET, in order.
+        requested: the files that were asked for with GET, in order; sent_bytes: of them all.
     """
 
     repo_id: str
@@ -35,6 +35,7 @@ class HubServer:
     stalled: str = ""
     gated: bool = False
     requested: list[str] = field(default_factory=list)
+    sent_bytes: int = 0
 
     def __post_init__(self) -> None:
         handler = type("Handler", (_Handler,), {"hub": self})
@@ -94,20 +95,23 @@ class _Handler(BaseHTTPRequestHandler):
     def _file(self, name: str, file: Path, body: bool) -> None:
         content = file.read_bytes()
         start = 0
-        asked = re.match(r"bytes=(\d+)-", self.headers.get("Range", ""))
+        asked = re.match(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
+        whole = len(content)
         if asked:
-            start = int(asked.group(1))
+            start = int(asked[1])
+            content = content[: int(asked[2]) + 1] if asked[2] else content
         self.send_response(206 if asked else 200)
         self.send_header("ETag", f'"{_etag(file)}"')
         self.send_header("X-Repo-Commit", _COMMIT)
         self.send_header("Accept-Ranges", "bytes")
         self.send_header("Content-Length", str(len(content) - start))
         if asked:
-            self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
+            self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{whole}")
         self.end_headers()
         if not body:
             return
         self.hub.requested.append(name)
+        self.hub.sent_bytes += len(content) - start
         chunk = 16384
         try:
             for offset in range(start, len(content), chunk):

@@ -12,12 +12,15 @@ import torch
 from gguf.constants import GGMLQuantizationType
 from gguf_files import llama_gguf
 from hub_server import HubServer
+from quantized_files import with_settings
+from safetensors.torch import save_file
 from tiny_models import save_folder, tiny_model
 
 from selfextend import errors
 from selfextend.loading.hub import download_steps
 from selfextend.loading.memory import estimate_memory
 from selfextend.loading.models import load_model, load_steps
+from selfextend.loading.quantized import stored_bytes
 from selfextend.steps import Running
 
 REPO = "somebody/tiny-llama"
@@ -68,6 +71,29 @@ def test_the_estimate_downloads_no_weights(hub: HubServer) -> None:
     estimate = estimate_memory(REPO, dtype="float32", available=10**9)
     assert estimate == estimate_memory(tiny_model().config, dtype="float32", available=10**9)
     assert "model.safetensors" not in hub.requested
+
+
+@pytest.mark.parametrize("header", ["short", "long"])
+def test_the_estimate_of_a_quantized_checkpoint_counts_the_bytes_in_its_header(
+    hub: HubServer, tmp_path: Path, header: str
+) -> None:
+    """Its config says how it is quantized, not how much that saves. A long header comes with a second request."""
+    weights = hub.folder / "model.safetensors"
+    tensors = {f"model.{number}.weight": torch.zeros(64, 64, dtype=torch.int8) for number in range(20)}
+    save_file(tensors, weights, {"notes": "x" * (100_000 if header == "long" else 1)})
+    with_settings(hub.folder, {"quant_method": "bitsandbytes", "load_in_8bit": True})
+    estimate = estimate_memory(REPO, device="cpu", dtype="float32", available=10**9)
+    assert estimate.weights_bytes == stored_bytes(hub.folder) == 20 * 64 * 64
+    assert hub.requested.count("model.safetensors") == (2 if header == "long" else 1)
+    assert hub.sent_bytes < weights.stat().st_size + (100_000 if header == "long" else 0)
+    assert not any((tmp_path / "home" / "hub").glob("models--*/**/model.safetensors"))
+
+
+def test_a_quantized_checkpoint_whose_header_makes_no_sense_is_refused_before_it_is_downloaded(hub: HubServer) -> None:
+    (hub.folder / "model.safetensors").write_bytes(b"\xff" * 5000)
+    with_settings(hub.folder, {"quant_method": "bitsandbytes", "load_in_8bit": True})
+    with pytest.raises(errors.IncompleteModelError, match="damaged or was not copied to its end"):
+        load_model(REPO)
 
 
 def test_stop_in_a_download(hub: HubServer, tmp_path: Path) -> None:

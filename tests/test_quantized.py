@@ -1,6 +1,7 @@
 """Checkpoints that are quantized already: kept, unpacked, or refused, each with what to do."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -161,7 +162,17 @@ def test_mxfp4_is_unpacked_where_nothing_computes_with_it(tmp_path: Path) -> Non
 def test_bytes_are_counted_where_the_weights_are_not_here_yet(folder: Path) -> None:
     """Of a model on the hub the config and the list of its files are read before the weights are fetched."""
     with_settings(folder, {"quant_method": "bitsandbytes", "load_in_4bit": True, "_load_in_4bit": True})
-    (folder / "model.safetensors").unlink()
+    weights = folder / "model.safetensors"
+    whole = stored_bytes(folder)
+    parts = [f"model-0000{number}-of-00002.safetensors" for number in (1, 2)]
+    index = {"metadata": {"total_size": 2 * (whole or 0)}, "weight_map": {"one": parts[0], "two": parts[1]}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    weights.rename(folder / parts[0])
+    assert stored_bytes(folder) == 2 * (whole or 0), "a download that was stopped left one of two"
+    shutil.copy(folder / parts[0], folder / parts[1])
+    assert stored_bytes(folder) == 2 * (whole or 0)
+    for name in (*parts, "model.safetensors.index.json"):
+        (folder / name).unlink()
     assert stored_bytes(folder) is None
     guessed = estimate_memory(folder, device="cpu", available=10**9)
     plain = estimate_memory(tiny_model(**FP8_SIZES).config, "nf4", device="cpu", available=10**9)

@@ -19,7 +19,7 @@ _REPORT_EVERY = 0.2
 _TIDY_UP_TIME = 5.0
 _HUB = "https://huggingface.co"
 
-What = Literal["config", "all"]
+What = Literal["config", "headers", "all"]
 
 _ERRORS: dict[type[errors.ModelLoadError], str] = {
     errors.ModelNotFoundError: (
@@ -56,7 +56,8 @@ def download_steps(
 
     Args:
         repo_id: "owner/name".
-        what: "config" for the small files (config, tokenizer), "all" for the safetensors weights too.
+        what: "config" for the small files (config, tokenizer), "all" for the safetensors weights too; "headers" for a
+            folder with files as long as those, in which only the headers are filled.
         tag: the quantization of one of its GGUF files ("Q4_K_M"), to bring that instead. Its "config" is a file of the
             same length in which only the beginning is filled.
         stall_timeout: seconds without a single new byte after which the hub counts as unreachable.

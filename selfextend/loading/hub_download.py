@@ -1,6 +1,6 @@
 """The child process that downloads a model's files from the Hugging Face hub, run as a script.
 
-    python hub_download.py <repository> config|all <quantization of a GGUF file, or nothing>
+    python hub_download.py <repository> config|headers|all <quantization of a GGUF file, or nothing>
 
 Writes one JSON message a line to stdout: `{"done_bytes": ..., "total_bytes": ...}` (0 while unknown) again and again,
 then `{"files": ...}`, or `{"error": reason, "detail": ...}` with a `reason` of `selfextend.errors`. Ends when its
@@ -18,6 +18,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import Any
 
 import psutil
@@ -37,6 +38,8 @@ _SMALL_FILES = ["*.json", "*.jinja", "*.model", "*.tiktoken", "merges.txt", "voc
 _WEIGHT_FILES = ["model.safetensors", "model-*.safetensors"]
 # More than any vocabulary takes, which is what makes a GGUF file's header long.
 _GGUF_HEADER_BYTES = 24 << 20
+# A safetensors file's says itself how long it is; the library reads none that is longer than this.
+_SAFETENSORS_HEADER_BYTES, _LONGEST_SAFETENSORS_HEADER = 1 << 16, 100_000_000
 _GGUF_KIND = re.compile(r"[.-]((?:I?Q\d|BF16|F16|F32|MXFP4|TQ\d)\w*?)(?:[.-]|$)", re.IGNORECASE)
 # Subfolders hold other formats of the same model (onnx/, original/).
 _IGNORED = ["*/*"]
@@ -56,7 +59,7 @@ def _download(repo_id: str, what: str, tag: str) -> str:
         info = HfApi().model_info(repo_id, files_metadata=True, timeout=_REQUEST_TIMEOUT)
     except Exception as error:
         # Without an answer the cache may still have everything; snapshot_download below tells.
-        if not _is_connection_error(error):
+        if not _is_connection_error(error) or what == "headers":
             raise
         if tag:
             found = _cached_gguf(repo_id, tag)
@@ -71,6 +74,8 @@ def _download(repo_id: str, what: str, tag: str) -> str:
                 return _gguf_beginning(repo_id, patterns[0], files[patterns[0]], info.sha)
         else:
             _check_listing(files, repo_id)
+        if what == "headers":
+            return _safetensors_beginnings(repo_id, files, info.sha)
         wanted = _matching(files, patterns, ignored)
         total = sum(files[name] for name in wanted)
         cache = Path(constants.HF_HUB_CACHE)
@@ -150,17 +155,43 @@ def _gguf_beginning(repo_id: str, name: str, size: int, revision: str | None) ->
     cached = try_to_load_from_cache(repo_id, name)
     if isinstance(cached, str):
         return cached
-    target = Path(constants.HF_HUB_CACHE, "selfextend-headers", repo_id.replace("/", "--"), name)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    headers = {**build_hf_headers(), "Range": f"bytes=0-{min(size, _GGUF_HEADER_BYTES) - 1}"}
+    beginning = _beginning(repo_id, name, min(size, _GGUF_HEADER_BYTES), revision)
+    return str(_keep_beginning(repo_id, name, beginning, size, revision))
+
+
+def _safetensors_beginnings(repo_id: str, files: dict[str, int], revision: str | None) -> str:
+    """A folder with files as long as the weight files, with nothing in them but their headers."""
+    folder = ""
+    for name in _matching(files, _WEIGHT_FILES, _IGNORED):
+        size = files[name]
+        beginning = _beginning(repo_id, name, min(size, _SAFETENSORS_HEADER_BYTES), revision)
+        length = 8 + int.from_bytes(beginning[:8], "little")
+        if len(beginning) < length <= min(size, _LONGEST_SAFETENSORS_HEADER):
+            beginning = _beginning(repo_id, name, length, revision)
+        folder = str(_keep_beginning(repo_id, name, beginning[:length], size, revision).parent)
+    return folder
+
+
+def _beginning(repo_id: str, name: str, length: int, revision: str | None) -> bytes:
+    headers = {**build_hf_headers(), "Range": f"bytes=0-{length - 1}"}
     answer = get_session().get(
         hf_hub_url(repo_id, name, revision=revision), headers=headers, timeout=_REQUEST_TIMEOUT, follow_redirects=True
     )
     hf_raise_for_status(answer)
-    with target.open("wb") as file:
-        file.write(answer.content[:_GGUF_HEADER_BYTES])
+    content: bytes = answer.content[:length]
+    return content
+
+
+def _keep_beginning(repo_id: str, name: str, beginning: bytes, size: int, revision: str | None) -> Path:
+    folder = Path(constants.HF_HUB_CACHE, "selfextend-headers", repo_id.replace("/", "--"), revision or "main")
+    target = folder / name
+    target.parent.mkdir(parents=True, exist_ok=True)
+    # Somebody else may be reading the one that is there.
+    with NamedTemporaryFile(dir=target.parent, suffix=".incomplete", delete=False) as file:
+        file.write(beginning)
         file.truncate(size)
-    return str(target)
+    Path(file.name).replace(target)
+    return target
 
 
 def _check_listing(files: dict[str, int], repo_id: str) -> None:

@@ -29,7 +29,7 @@ from selfextend.loading.hardware import (
 from selfextend.loading.local import LocalModel
 from selfextend.loading.quantized import own_quantization, stored_bytes
 from selfextend.loading.sizes import readable
-from selfextend.loading.sources import Source, fetch_steps, locate, read_config
+from selfextend.loading.sources import Source, fetch_steps, header_steps, locate, read_config
 from selfextend.steps import result_of
 from selfextend.windows import trained_window
 
@@ -191,7 +191,8 @@ def estimate_memory(
     files = result_of(fetch_steps(source, weights=False))
     config = read_config(files)
     settled = settled_quantization(quantization, source, config, resolve_device(device))
-    return estimate_files(files, config, settled, device, dtype, available)
+    headers = result_of(header_steps(source, files, config))
+    return estimate_files(headers, config, settled, device, dtype, available)
 
 
 def settled_quantization(
@@ -212,7 +213,7 @@ def estimate_files(
     dtype: str = "auto",
     available: int | None = None,
 ) -> MemoryEstimate:
-    """`estimate_memory` for files that are here, whose config was read."""
+    """`estimate_memory` for files that are here, or their headers, whose config was read."""
     estimate = _estimate(config, quantization, device, dtype, available)
     if files.is_file():
         return replace(estimate, unpacked_from=packed_as(files))

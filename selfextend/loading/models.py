@@ -25,7 +25,14 @@ from selfextend.loading.memory import (
     too_big,
 )
 from selfextend.loading.quantized import check_own_quantization, check_stored_weights, own_quantization
-from selfextend.loading.sources import bundled_folder, check_weights, fetch_steps, locate, read_config
+from selfextend.loading.sources import (
+    bundled_folder,
+    check_weights,
+    fetch_steps,
+    header_steps,
+    locate,
+    read_config,
+)
 from selfextend.loading.weights import weights_steps
 from selfextend.presets import BUNDLED
 from selfextend.steps import Progress, in_thread, result_of
@@ -112,7 +119,8 @@ def load_steps(
     if source.files is not None:
         check_weights(files)
     estimating = partial(estimate_files, config=config, quantization=settled, device=device, dtype=dtype)
-    estimate = yield from _aside(partial(estimating, files), looking)
+    headers = yield from header_steps(source, files, config)
+    estimate = yield from _aside(partial(estimating, headers), looking)
     _refuse_too_big(name, estimate, allow_oversize)
     if source.files is None:
         files = yield from fetch_steps(source, weights=True)

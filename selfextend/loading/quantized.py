@@ -122,14 +122,16 @@ def check_stored_weights(name: str, folder: Path, config: PreTrainedConfig) -> N
 
 
 def stored_bytes(folder: Path) -> int | None:
-    """The bytes of all weights in a folder: from their headers, or from the list of files while those are not here."""
-    if weight_files(folder):
-        return sum(weight.nbytes for weight in stored_weights(folder))
+    """The bytes of all weights in a folder: from their headers, or from the list of files while those are not all here;
+    None where there is nothing to count."""
+    here = {path.name for path in weight_files(folder)}
     try:
         index = json.loads((folder / "model.safetensors.index.json").read_text(encoding="utf-8"))
-        return int(index["metadata"]["total_size"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+        if not here or ("model.safetensors" not in here and not here.issuperset(index["weight_map"].values())):
+            return int(index["metadata"]["total_size"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        pass
+    return sum(weight.nbytes for weight in stored_weights(folder)) if here else None
 
 
 def _settings(config: PreTrainedConfig) -> dict[str, Any] | None:

@@ -22,6 +22,7 @@ from selfextend.errors import IncompleteModelError, ModelNotFoundError, UnsafeWe
 from selfextend.loading.gguf import gguf_config
 from selfextend.loading.gguf_header import is_gguf
 from selfextend.loading.hub import download_steps
+from selfextend.loading.quantized import own_quantization, stored_bytes
 from selfextend.presets import BUNDLED
 from selfextend.steps import Progress
 
@@ -129,6 +130,26 @@ def fetch_steps(source: Source, *, weights: bool) -> Generator[Progress, None, P
     if weights:
         return (yield from download_steps(source.repo_id, "all", source.tag))
     return (yield from download_steps(source.repo_id, "config", source.tag, stall_timeout=30.0))
+
+
+def header_steps(source: Source, files: Path, config: PreTrainedConfig) -> Generator[Progress, None, Path]:
+    """Where the bytes of a checkpoint's weights can be counted before these are downloaded.
+
+    Args:
+        files: with its config, as `fetch_steps` gave them.
+
+    Returns:
+        `files`, except for a checkpoint on the hub that is kept as it is quantized: a config does not say its size.
+
+    Raises:
+        ModelLoadError: see `selfextend.loading.hub.download_steps` and `check_weights`.
+    """
+    own = own_quantization(config)
+    if source.files is not None or own is None or own.unpacked or stored_bytes(files) is not None:
+        return files
+    headers = yield from download_steps(source.repo_id, "headers", stall_timeout=30.0)
+    check_weights(headers)
+    return headers
 
 
 def read_config(files: Path) -> PreTrainedConfig:
