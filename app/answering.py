@@ -13,7 +13,7 @@ from selfextend.steps import Progress, Running
 
 from .asking import Question, answer_turn
 from .conversation import Reply, Source, speed_words
-from .evidence import Citation
+from .evidence import Citation, worth_a_look
 from .jobs import JobStopped, Pace
 from .model_shelf import LoadedModel
 from .session import PROVES_NOTHING, CacheStore, Session, Turn
@@ -156,7 +156,7 @@ def reply_of(turn: Turn, loaded: LoadedModel) -> Reply:
         turn.method,
         turn=turn.id,
         text=answer.text.strip(),
-        sources=tuple(map(_source_of, turn.citations)),
+        sources=tuple(map(_source_of, worth_a_look(turn.citations))),
         stopped=f"Stopped after {tokens:,} tokens." if answer.stopped_by == "interrupted" else "",
         unfinished=answer.unfinished,
         note=f"No page links. {PROVES_NOTHING}" if turn.proves_nothing else "",

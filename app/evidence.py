@@ -97,6 +97,11 @@ class Citation:
         }
 
 
+def worth_a_look(citations: Sequence[Citation]) -> list[Citation]:
+    """The passages of an answer that got a share that can be seen, and the first in any case."""
+    return [citation for citation in citations if citation.rank == 1 or not citation.is_faint]
+
+
 @dataclass(frozen=True)
 class PageShare:
     """A page and its part, 0 to 1, of what the answer's tokens paid to all pages."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -28,7 +29,7 @@ from .tabs.chat import build_chat, opening
 from .tabs.compare import build_compare_tab
 from .tabs.controls import Choices, Controls, build_controls, next_question_html
 from .tabs.documents_panel import NO_MODEL, build_documents_panel
-from .tabs.evidence import build_evidence_tab
+from .tabs.evidence import build_evidence_tab, passage_news
 from .tabs.lab import build_lab_tab
 from .tabs.learn import build_learn_tab
 from .tabs.leaving import build_leaving
@@ -80,7 +81,7 @@ def build_page(runtime: Runtime, delete_cache: tuple[int, int] | None = None) ->
             with gr.Tab("Read", id=READ):
                 parts, tabs = _reading(runtime, states, meter, links)
             parts = parts._replace(tabs=(outer_tabs, tabs), link_status=link_status)
-            with gr.Tab("Lab", id="lab"):
+            with _tab("Lab", "lab"):
                 build_lab_tab(runtime, states.visitor)
             with gr.Tab("Learn", id="learn"):
                 build_learn_tab(runtime, _shared(parts.controls, states))
@@ -116,29 +117,39 @@ def _reading(runtime: Runtime, states: States, meter: gr.HTML, links: gr.HTML) -
             offers = build_offers_panel()
             chat = build_chat(runtime, controls, states, links, advised_window)
             offers = connect_offers(runtime, offers, states, chat.question)
-        with gr.Column(scale=7, min_width=330, elem_id="right"), gr.Tabs(elem_id="right-tabs") as tabs:
-            _right_tabs(runtime, controls, states, chat.answered)
+        with gr.Column(scale=7, min_width=330, elem_id="right"):
+            news = passage_news()
+            with gr.Tabs(elem_id="right-tabs") as tabs:
+                _right_tabs(runtime, controls, states, chat.answered, news)
     drawn_for = gr.State("")
     return Parts(controls, states, chat, documents, offers, model, advised_window, drawn_for, kept_meters), tabs
 
 
-def _right_tabs(runtime: Runtime, controls: Controls, states: States, answered: list[Any]) -> None:
+def _right_tabs(runtime: Runtime, controls: Controls, states: States, answered: list[Any], news: gr.HTML) -> None:
     shared = _shared(controls, states)
-    with gr.Tab("Document", id="document"):
-        build_reader_tab(runtime, states)
-    with gr.Tab("Evidence", id="evidence"):
+    with _tab("Document", "document"):
+        pages = build_reader_tab(runtime, states)
+    with _tab("Evidence", "evidence"):
         test = partial(_test_passages, runtime)
-        build_evidence_tab(states.turn, states.visitor, test, runtime.sessions.get)
-    with gr.Tab("Position map", id="map"):
+        build_evidence_tab(states.turn, states.visitor, test, runtime.sessions.get, news, [pages])
+    with _tab("Position map", "map"):
         build_position_map_tab(shared)
-    with gr.Tab("Attention", id="attention"):
+    with _tab("Attention", "attention"):
         build_attention_tab(states.turn)
-    with gr.Tab("Parameters", id="parameters"):
+    with _tab("Parameters", "parameters"):
         build_parameters_tab(shared)
-    with gr.Tab("Compare", id="compare"):
+    with _tab("Compare", "compare"):
         build_compare_tab(runtime, controls, states, answered)
-    with gr.Tab("Runs", id="runs"):
+    with _tab("Runs", "runs"):
         build_runs_tab(runtime, states)
+
+
+@contextmanager
+def _tab(name: str, tab_id: str) -> Iterator[None]:
+    """A tab with its heading, by which screen readers jump; who sees the tab's name needs no second one."""
+    with gr.Tab(name, id=tab_id):
+        gr.HTML(f"<h2>{name}</h2>", elem_classes=["unseen"], apply_default_css=False, padding=False)
+        yield
 
 
 def _shared(controls: Controls, states: States) -> SharedInputs:

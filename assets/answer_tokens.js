@@ -3,7 +3,9 @@
 {
   let chat = null;
   const LEVELS = 5; // shades of "this token looked at the word"
-  let pinned = null; // the token that was clicked: {turn, number}
+  let pinned = null; // the token that was clicked
+  let looks = 0; // how often the pointer went to a token or away from all
+  let away = null; // what was shown before it came: {trace, opened, selection}
 
   // The place that holds one answer: a column where several were given, or the whole message.
   const answerOf = (mark) => mark.closest(".columns > div") ?? mark.closest(".message") ?? mark.parentElement;
@@ -91,14 +93,18 @@
     answer.normalize();
   }
 
-  function joinAll() {
-    chat.querySelectorAll("[class*='turn-']").forEach(join);
+  async function joinAll() {
+    await Promise.all([...chat.querySelectorAll("[class*='turn-']")].map(join));
+    const { current } = window.selfextendSelection;
+    if (current.from !== "chat") hear(current); // it may have been chosen before the tokens were there
   }
 
   async function look(token) {
+    const mine = ++looks;
     const turn = turnOf(markOf(answerOf(token)));
     const traced = turn ? await traceOf(turn).catch(() => null) : null;
-    if (!traced) return;
+    if (!traced || mine !== looks) return;
+    away ??= { trace, opened, selection: window.selfextendSelection.current };
     if (trace !== traced) {
       trace = traced;
       opened = null;
@@ -118,18 +124,34 @@
     token.style.removeProperty("--looked");
   }
 
+  // As before the pointer came: the held token, or what was chosen elsewhere.
   function rest() {
-    if (pinned?.isConnected) look(pinned);
-    else if (row !== null) window.selfextendSelection.select(null, null, "chat");
+    if (pinned?.isConnected) {
+      look(pinned);
+      return;
+    }
+    looks++;
+    if (!away) return;
+    const { selection } = away;
+    ({ trace, opened } = away);
+    away = null;
+    window.selfextendSelection.select(selection.query, selection.key, selection.from, "chat");
+    hear(selection);
+  }
+
+  function unpin() {
+    pinned?.classList.remove("pinned");
+    pinned = null;
   }
 
   async function pin(token) {
-    chat.querySelectorAll(".answer-token.pinned").forEach((each) => each.classList.remove("pinned"));
-    pinned = pinned === token ? null : token;
-    if (!pinned) {
+    const held = pinned === token;
+    unpin();
+    if (held) {
       rest();
       return;
     }
+    pinned = token;
     token.classList.add("pinned");
     visits++;
     await look(token);
@@ -140,9 +162,32 @@
     const there = contents.documents.find((each) => each.sha256 === trace.documents[document_]);
     if (!there) return;
     openTab("document");
+    root.classList.add("open");
     await show(there);
     await goTo(page, from, to);
     paintAll();
+  }
+
+  // A word was chosen on the page, or a cell in a figure: the tokens that looked there, by weight.
+  function hear({ query, key, from }) {
+    chat.querySelectorAll(".answer-token.looked").forEach(clear);
+    if (!trace) return;
+    const mark = [...chat.querySelectorAll(`.turn-${trace.turn}`)].at(-1);
+    const tokens = mark ? [...answerOf(mark).querySelectorAll(".answer-token")] : [];
+    // A word may be several tokens: the keys on the page beside the chosen one count with it.
+    const chosen = trace.keys.find(([token]) => token === key);
+    const near = (at) => at[1] === chosen[1] && at[2] === chosen[2] && Math.abs(at[0] - key) < 2;
+    for (const token of tokens) {
+      const number = Number(token.dataset.number);
+      let weight = Number(from !== "document" && trace.first_query + number === query);
+      if (from === "document" && chosen) {
+        for (const [n, each] of trace.rows[number] ?? []) if (near(trace.keys[n])) weight = Math.max(weight, each);
+      }
+      if (weight > 0.02) {
+        token.classList.add("looked");
+        token.style.setProperty("--looked", (Math.ceil(Math.sqrt(weight) * LEVELS) / LEVELS).toFixed(2));
+      }
+    }
   }
 
   // The chat may come into the page after this.
@@ -185,33 +230,20 @@
       event.preventDefault();
     });
 
-    // A word was chosen on the page, or a cell in a figure: the tokens that looked there, by weight.
-    window.selfextendSelection?.follow(element, "chat", ({ query, key, from }) => {
-      chat.querySelectorAll(".answer-token.looked").forEach(clear);
-      if (!trace) return;
-      const mark = [...chat.querySelectorAll(`.turn-${trace.turn}`)].at(-1);
-      const tokens = mark ? [...answerOf(mark).querySelectorAll(".answer-token")] : [];
-      // A word may be several tokens: the keys on the page beside the chosen one count with it.
-      const chosen = trace.keys.find(([token]) => token === key);
-      const near = (at) => at[1] === chosen[1] && at[2] === chosen[2] && Math.abs(at[0] - key) < 2;
-      for (const token of tokens) {
-        const number = Number(token.dataset.number);
-        let weight = Number(from !== "document" && trace.first_query + number === query);
-        if (from === "document" && chosen) {
-          for (const [n, each] of trace.rows[number] ?? []) if (near(trace.keys[n])) weight = Math.max(weight, each);
-        }
-        if (weight > 0.02) {
-          token.classList.add("looked");
-          token.style.setProperty("--looked", (Math.ceil(Math.sqrt(weight) * LEVELS) / LEVELS).toFixed(2));
-        }
-      }
+    window.selfextendSelection?.follow(element, "chat", (selected) => {
+      unpin();
+      away = null; // this is what is shown from now on
+      hear(selected);
     });
     const changes = new MutationObserver(() => {
       clearTimeout(changes.waiting);
       changes.waiting = setTimeout(joinAll, 60);
     });
     changes.observe(chat, { childList: true, subtree: true });
-    document.addEventListener("selfextend-traced", joinAll);
+    document.addEventListener("selfextend-traced", () => {
+      if (away?.trace?.turn !== contents.turn) away = null;
+      joinAll();
+    });
     return joinAll();
   })();
 }

@@ -119,6 +119,12 @@ root.addEventListener("click", (event) => {
   }
 });
 
+// By keyboard a card is chosen as its link or button is reached.
+root.addEventListener("focusin", (event) => {
+  const rank = Number(event.target.closest("[data-rank]")?.dataset.rank ?? 0);
+  if (current && rank && rank !== chosen && event.target.matches(":focus-visible")) choose(rank);
+});
+
 watch("value", draw);
 const listen = (event) => {
   if (element.isConnected) hear(event.detail);

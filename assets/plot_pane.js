@@ -326,7 +326,7 @@ function step(across, down) {
 
 if (made.selects) window.selfextendSelection?.follow(element, made.selects, hear);
 watch("value", () => {
-  unheard = null; // it was of what was shown before
+  if (shown !== null) unheard = null; // it was of what was shown before
   draw();
 });
 const ground = new MutationObserver(draw);

@@ -24,8 +24,9 @@ root.innerHTML = `
     <button type="button" class="reader-close" aria-label="Close the document">✕</button>
   </div>
   <p class="reader-words" role="status"></p>
+  <div class="reader-cited" hidden></div>
   <div class="reader-body">
-    <div class="reader-pages" tabindex="0" role="region" aria-label="Pages"></div>
+    <div class="reader-pages" tabindex="0" role="region" aria-label="Pages. The left and right arrow choose a word."></div>
     <canvas class="reader-strip" aria-hidden="true" title="All pages, coloured by where the answer looked"></canvas>
   </div>
   <p class="reader-empty">No document yet. Add one, and its pages appear here.</p>`;
@@ -34,6 +35,7 @@ const pane = find(".reader-pages");
 const strip = find(".reader-strip");
 const words = find(".reader-words");
 const chooser = find(".reader-document");
+const cited = find(".reader-cited");
 
 let contents = { visitor: "", documents: [], turn: 0 };
 let shown = null; // the document on screen, one of contents.documents
@@ -42,6 +44,7 @@ let pages = []; // a page's element, view and state, by number - 1
 let trace = null; // of the answer in question
 let row = null; // the answer token that is looked from; null: all of them
 let opened = null; // the passage that a link opened: [document, page, from, to, rank]
+let pointed = null; // the word that is the selected key: [document, page, from, to]
 let struck = null; // the rank of the passage that is tested away
 let hits = [];
 let hit = -1;
@@ -106,6 +109,7 @@ function layOut() {
   pane.classList.toggle("flows", flows);
   pane.replaceChildren();
   asking = new Set();
+  chosen = null;
   pages = Array.from({ length: shown.pages }, (_, n) => {
     const section = document.createElement("section");
     section.className = "reader-page";
@@ -280,8 +284,9 @@ function paint(page, glow = glowByPage()) {
     if (strength > 0.05) word.element.style.setProperty("--glow", strength.toFixed(3));
     word.element.classList.toggle("glow", strength > 0.05);
     if (!page.marks) {
-      word.element.classList.toggle("cited", isOpened(number, word));
-      word.element.classList.toggle("struck", struck !== null && struck === opened?.[4] && isOpened(number, word));
+      word.element.classList.toggle("cited", covers(opened, number, word));
+      word.element.classList.toggle("struck", struck !== null && struck === opened?.[4] && covers(opened, number, word));
+      word.element.classList.toggle("pointed", covers(pointed, number, word));
       word.element.classList.toggle("hit", hits.some((at) => at[0] === number && at[1] < word.end && at[2] > word.start));
     }
   }
@@ -291,10 +296,13 @@ function paint(page, glow = glowByPage()) {
     mark(page, opened[2], opened[3], struck === opened[4] ? "cited struck" : "cited");
   }
   hits.forEach((at, n) => at[0] === number && mark(page, at[1], at[2], n === hit ? "hit now" : "hit"));
+  if (pointed && pointed[0] === shown.sha256 && pointed[1] === number) mark(page, pointed[2], pointed[3], "pointed");
 }
 
-function isOpened(number, word) {
-  return opened?.[0] === shown.sha256 && opened[1] === number && opened[2] < word.end && opened[3] > word.start;
+// Whether a word on a page of the document on screen is part of a passage.
+function covers(passage, number, word) {
+  const [document_, page, from, to] = passage ?? [];
+  return document_ === shown.sha256 && page === number && from < word.end && to > word.start;
 }
 
 // A rectangle for each line that the characters are on.
@@ -324,6 +332,23 @@ function paintAll() {
   const glow = glowByPage();
   for (const page of pages) if (page.view) paint(page, glow);
   drawStrip();
+  drawCited();
+}
+
+// The test of the opened passage: what its card in the Evidence tab says of it, which comes with the news of the test.
+const UNTESTED = { actions: `<button type="button" data-do="test">What if it weren't there?</button>` };
+function drawCited() {
+  const news = window.selfextendPassageNews;
+  const told = opened && news?.turn === trace?.turn ? news.cards.find(({ rank }) => rank === opened[4]) : null;
+  const parts = opened && trace?.turn === contents.turn ? told?.parts ?? UNTESTED : {};
+  const said = ["actions", "progress", "result"].filter((name) => parts[name]);
+  const html = said.map((name) => `<div class="passage-${name}">${parts[name]}</div>`).join("");
+  cited.hidden = html === "";
+  if (cited.shown === html) return;
+  const held = cited.contains(document.activeElement);
+  cited.innerHTML = html;
+  cited.shown = html;
+  if (held) cited.querySelector("button")?.focus();
 }
 
 function tell() {
@@ -407,8 +432,10 @@ strip.addEventListener("pointerdown", (event) => {
 
 // To a page, or to characters on it, which are drawn first. Where somebody goes elsewhere meanwhile, that is where it ends.
 let goings = 0;
+let goal = null; // where to go once the pane is in sight: a hidden one cannot be scrolled
 async function goTo(number, from = null, to = null) {
   const mine = ++goings;
+  goal = pane.clientHeight ? null : [number, from, to];
   number = Math.min(Math.max(1, number), pages.length);
   current = number;
   const page = pages[number - 1];
@@ -497,6 +524,8 @@ root.addEventListener("click", (event) => {
   if (button?.dataset.go) goTo(current + Number(button.dataset.go));
   else if (button?.dataset.hit) goToHit(hit + Number(button.dataset.hit));
   else if (button?.classList.contains("reader-close")) root.classList.remove("open");
+  else if (button?.dataset.do === "test") trigger("test_passages", { ranks: [opened[4]] });
+  else if (button?.dataset.do === "stop") trigger("stop_tests", {});
 });
 chooser.addEventListener("change", () => {
   const chosen = contents.documents.find((each) => each.sha256 === chooser.value);
@@ -541,9 +570,12 @@ async function goToHit(number) {
 }
 
 // A word was chosen: which tokens of the answer looked at it?
+let chosen = null; // [number of the page, place among its words]
 async function choose(word, number) {
   const here = place();
   if (here < 0) return;
+  chosen = [number, pages[number - 1].words.indexOf(word)];
+  const mine = chosen;
   const keys = trace.keys
     .map(([token, document_, page, from, to], n) => ({ n, token, inside: document_ === here && page === number && from < word.end && to > word.start }))
     .filter(({ inside }) => inside);
@@ -560,16 +592,18 @@ async function choose(word, number) {
     } catch {
       return;
     }
+    if (mine !== chosen) return;
   }
+  pointed = null;
   pane.querySelectorAll(".chosen").forEach((each) => each.classList.remove("chosen"));
   word.element.classList.add("chosen");
   const query = best.row === null ? null : trace.first_query + best.row;
   const looked = trace.tokens.filter((_, n) => trace.rows[n]?.some(([at]) => keys.some((each) => each.n === at)));
   const named = looked.slice(0, 8).map((token) => `“${token.trim()}”`).join(" ");
-  const chosen = `“${word.element.textContent.trim()}”`;
+  const said = `“${word.element.textContent.trim()}”`;
   words.textContent = looked.length
-    ? `${looked.length} of the answer's tokens looked at ${chosen}: ${named}${looked.length > 8 ? " …" : ""}`
-    : `None of the answer's tokens looked at ${chosen} enough to be kept.`;
+    ? `${looked.length} of the answer's tokens looked at ${said}: ${named}${looked.length > 8 ? " …" : ""}`
+    : `None of the answer's tokens looked at ${said} enough to be kept.`;
   window.selfextendSelection?.select(query, key, "document");
 }
 
@@ -581,6 +615,31 @@ pane.addEventListener("click", (event) => {
   if (word) choose(word, number);
 });
 
+// The word beside the chosen one, or the first in sight.
+pane.addEventListener("keydown", (event) => {
+  const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+  if (!step || event.altKey || event.ctrlKey || event.metaKey || event.shiftKey) return;
+  const box = pane.getBoundingClientRect();
+  const inSight = ({ element: word }) => {
+    const at = word.getBoundingClientRect();
+    return at.bottom > box.top && at.top < box.bottom;
+  };
+  let [number, n] = chosen ?? [0, 0];
+  let word = pages[number - 1]?.words[n];
+  if (word && inSight(word)) {
+    const next = pages[number - 1].words[n + step];
+    if (!next) number += step; // on the next page, where it is drawn
+    word = next ?? pages[number - 1]?.words.at(step > 0 ? 0 : -1);
+  } else {
+    number = pages.findIndex((page) => page.words.some(inSight)) + 1;
+    word = pages[number - 1]?.words.find(inSight);
+  }
+  if (!word) return;
+  event.preventDefault();
+  word.element.scrollIntoView({ block: "nearest" });
+  choose(word, number);
+});
+
 // What happens elsewhere
 
 // From one token of the answer, or, where there is none of that number, from all of them.
@@ -590,8 +649,41 @@ function lookFrom(number) {
   paintAll();
 }
 
-window.selfextendSelection?.follow(element, "document", ({ query }) => {
-  if (trace) lookFrom(query === null ? -1 : query - trace.first_query);
+function hear({ query, key, from, sender }) {
+  if (!trace) return;
+  lookFrom(query === null || from === "document" ? -1 : query - trace.first_query);
+  // The lesson has a text of its own; a card's key stands for its passage, which is marked already.
+  point(["lesson", "document", "evidence"].includes(from) ? null : key, sender !== "chat");
+}
+
+// Outlines the word that a key is, and goes there unless the pointer just passes by.
+let pointings = 0;
+async function point(key, goes) {
+  const mine = ++pointings;
+  pointed = null;
+  if (key !== null) {
+    const { turn, documents } = trace;
+    const held = trace.keys.find(([token]) => token === key);
+    const at = held ? held.slice(1) : (await ask("place", { turn, token: key }).catch(() => ({}))).place;
+    if (mine !== pointings || trace?.turn !== turn) return;
+    if (at) pointed = [documents[at[0]], ...at.slice(1)];
+    const there = pointed && contents.documents.find((each) => each.sha256 === pointed[0]);
+    if (there && goes) {
+      const [, page, start, end] = pointed;
+      await show(there);
+      await goTo(page, start, end);
+    }
+  }
+  paintAll();
+}
+
+window.selfextendSelection?.follow(element, "document", hear);
+
+document.addEventListener("selfextend-passage-news", function follow({ detail: news }) {
+  if (!element.isConnected) return document.removeEventListener("selfextend-passage-news", follow);
+  if (!opened || news.turn !== trace?.turn) return;
+  struck = news.cards.find(({ rank }) => rank === opened[4])?.struck ? opened[4] : null;
+  paintAll();
 });
 
 document.addEventListener("selfextend-struck", function strike(event) {
@@ -649,6 +741,9 @@ async function redraw() {
   } else {
     chooser.value = still.sha256;
   }
+  if (before.turn !== 0 && contents.turn !== before.turn) {
+    window.selfextendSelection?.select(null, null, ""); // it was of another text
+  }
   if (contents.turn === 0) {
     trace = null;
     opened = null;
@@ -659,9 +754,12 @@ async function redraw() {
       if (mine !== redraws) return;
       trace = wanted;
       row = null;
+      pointed = null;
       // Nothing is opened of an answer whose looking proves nothing, nor where the visitor was faster.
       if (contents.opens_at && visits === newest.visits) await showPassage(contents.turn, contents.opens_at);
       await fetchCited();
+      const selected = window.selfextendSelection?.current; // a link's, or of before a reload
+      if (selected) hear({ ...selected, sender: selected.from });
     } catch {
       trace = null;
     }
@@ -691,6 +789,10 @@ window.selfextendReader = {
   },
 };
 
-new ResizeObserver(() => pane.clientHeight && drawStrip()).observe(pane);
+new ResizeObserver(() => {
+  if (!pane.clientHeight) return;
+  if (goal) goTo(...goal);
+  drawStrip();
+}).observe(pane);
 watch("value", redraw);
 redraw();

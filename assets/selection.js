@@ -6,10 +6,10 @@ const EVENT = "selfextend-select";
 window.selfextendSelection ??= {
   current: { query: null, key: null, from: "" },
 
-  // `from` names the sender, which does not hear of its own choice.
-  select(query, key, from) {
+  // `from` names who chose it. Who sends it does not hear of it.
+  select(query, key, from, sender = from) {
     this.current = { query, key, from };
-    document.dispatchEvent(new CustomEvent(EVENT, { detail: this.current }));
+    document.dispatchEvent(new CustomEvent(EVENT, { detail: { ...this.current, sender } }));
   },
 
   // Calls `hear` with the current selection and with every one after it, until `element` leaves the page.
@@ -17,7 +17,7 @@ window.selfextendSelection ??= {
     const listen = (event) => {
       if (!element.isConnected) {
         document.removeEventListener(EVENT, listen);
-      } else if (event.detail.from !== name) {
+      } else if (event.detail.sender !== name) {
         hear(event.detail);
       }
     };

@@ -120,6 +120,7 @@ def _stopped_answer(page: Page, where: str, when: str) -> float:
     page.get_by_label("Question", exact=True).fill("Tell a very long story about the fox and the dog.")
     page.locator("#suggest").click()
     page.wait_for_timeout(1500)
+    expect(page.locator("#fit .complaint")).to_have_count(0)  # the settings reach far enough for what was added
     page.locator("#send").click()
     expect(page.locator(where).last).to_contain_text(re.compile(when))
     seconds = float(page.evaluate(STOPPED, ["#stop", "#send"]))

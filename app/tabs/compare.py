@@ -77,7 +77,8 @@ def build_compare_tab(runtime: Runtime, controls: Controls, states: States, answ
         try:
             loaded, rows = runtime.models.need(), []
             prompt = build_prompt(loaded.tokenizer, [stored.document for stored in session.documents], "")
-            steps = _loss_steps(loaded, prompt.ids, Choices.read(values).config)
+            config = Choices.read(values).config
+            steps = _loss_steps(loaded, prompt.ids, config)
             with Running(session.measuring.follow(steps)) as running:
                 for step in running:
                     if isinstance(step, Progress):
@@ -85,7 +86,8 @@ def build_compare_tab(runtime: Runtime, controls: Controls, states: States, answ
                     else:
                         rows += step.rows
             names = ", ".join(stored.document.name for stored in session.documents)
-            drawn = packed(figure(curve_view(rows, loaded.trained_window)), caption=f"{loaded.label}, {names}.")
+            caption = f"{loaded.label}, {names}; SelfExtend with {_settings(SelfExtend.of(config))}."
+            drawn = packed(figure(curve_view(rows, loaded.trained_window)), caption=caption)
             yield {**done, pane: drawn}
         except JobStopped:
             yield {**done, status: status_html("Measuring the loss was stopped.")}

@@ -12,7 +12,7 @@ import gradio as gr
 
 from selfextend.steps import Running
 
-from ..evidence import FAINT, Citation, PageShare, page_shares
+from ..evidence import FAINT, Citation, PageShare, page_shares, worth_a_look
 from ..figures.answers import page_bars
 from ..jobs import JobStopped, Pace
 from ..places import shortened
@@ -78,7 +78,12 @@ class News(NamedTuple):
 
 
 def build_evidence_tab(
-    turn: gr.State, visitor: gr.State, test: PassageTester, session_of: Callable[[str], Session]
+    turn: gr.State,
+    visitor: gr.State,
+    test: PassageTester,
+    session_of: Callable[[str], Session],
+    news: gr.HTML,
+    askers: Sequence[gr.HTML] = (),
 ) -> None:
     """The tab's components and handlers, inside the open gr.Blocks or gr.Tab. Redraws when the turn changes.
 
@@ -87,18 +92,22 @@ def build_evidence_tab(
         visitor: holds who this is.
         test: how to test passages of the turn, with the model that answered.
         session_of: a visitor's session, which has the job for that.
+        news: see `passage_news`.
+        askers: components that ask for tests too, by the events `test_passages` and `stop_tests`.
     """
     summary = gr.HTML(NOTHING_YET, elem_id="evidence-summary", elem_classes=["status-line"])
     with gr.Column(elem_id="evidence-found", elem_classes=[ONCE_DRAWN], min_width=0):
         gr.HTML(NOT_PROOF)
         cards = _scripted("passages.js", "<div class='passages'></div>", elem_id="evidence-cards")
         bars = plot_pane(label="Pages by the answer's attention", height=240, elem_id="evidence-pages")
-    news, wanted = _scripted("passage_news.js", "", visible="hidden"), gr.State(None)
+    wanted = gr.State(None)
 
     def begin(event: gr.EventData, visitor: str, turn: Turn | None) -> tuple[Any, Any]:
         passages = () if turn is None else _untested(turn, told(event, "ranks"))
-        if turn is None or not passages:
+        if turn is None:
             return None, gr.skip()
+        if not passages:
+            return None, _drawn(turn)  # all are tested, which the one who asks may not have been told
         session_of(visitor).testing.begin()
         asked = Wanted(turn, passages)
         waiting = News(asked, status_html("waiting for the model"), 0 if asked.several else passages[0].rank, True)
@@ -128,8 +137,16 @@ def build_evidence_tab(
     showing = IN_ORDER | {"concurrency_id": "evidence"}
     turn.change(_draw, [turn], [summary, cards, bars], **showing)
     bars.pick(_open_page, [turn], [cards], **showing)
-    on(cards.test_passages, begin, [visitor, turn], [wanted, news]).then(run, [visitor, wanted], [news], **ON_MODEL)
-    on(cards.stop_tests, lambda visitor: session_of(visitor).testing.stop(), [visitor])
+    for asker in (cards, *askers):
+        asked = on(asker.test_passages, begin, [visitor, turn], [wanted, news])
+        asked.then(run, [visitor, wanted], [news], **ON_MODEL)
+        on(asker.stop_tests, lambda visitor: session_of(visitor).testing.stop(), [visitor])
+
+
+def passage_news() -> gr.HTML:
+    """What carries the news of tests to the cards and the pages. It stands outside the tabs: what is in a tab is only
+    there once that was opened."""
+    return _scripted("passage_news.js", "", visible="hidden")
 
 
 def _scripted(script: str, template: str, **how: Any) -> gr.HTML:
@@ -140,13 +157,8 @@ def _scripted(script: str, template: str, **how: Any) -> gr.HTML:
 def _untested(turn: Turn, ranks: Any) -> tuple[Citation, ...]:
     """The turn's passages of these ranks that are not tested yet; of those that are listed where it names none."""
     ranks = ranks if isinstance(ranks, list) else []
-    named = [c for c in turn.citations if c.rank in ranks] if ranks else _listed(turn)
+    named = [c for c in turn.citations if c.rank in ranks] if ranks else worth_a_look(turn.citations)
     return tuple(citation for citation in named if citation.rank not in turn.tests)
-
-
-def _listed(turn: Turn) -> list[Citation]:
-    """The passages that are worth a look: all that got a share that can be seen, and the first in any case."""
-    return [citation for citation in turn.citations if citation.rank == 1 or not citation.is_faint]
 
 
 def _pages_of(turn: Turn) -> list[PageShare]:
@@ -178,7 +190,7 @@ def _drawn(turn: Turn, news: News | None = None, opened: int = 0) -> str:
     """
     if not opened:
         opened = turn.opens_at if _passage(turn, turn.opens_at) else 1
-    listed = {citation.rank for citation in _listed(turn)}
+    listed = {citation.rank for citation in worth_a_look(turn.citations)}
     cards = [
         {
             "rank": citation.rank,
@@ -196,7 +208,7 @@ def _drawn(turn: Turn, news: News | None = None, opened: int = 0) -> str:
 
 def _parts_of_all(turn: Turn, news: News | None) -> dict[str, str]:
     """What stands above and below the cards."""
-    listed, left = _listed(turn), _untested(turn, None)
+    listed, left = worth_a_look(turn.citations), _untested(turn, None)
     busy, mine = news is not None and news.busy, news is not None and news.wanted.several
     button = ""
     if busy and mine:
@@ -266,7 +278,7 @@ def _bar_label(page: PageShare, turn: Turn) -> str:
 
 def _bars(turn: Turn) -> Any:
     pages = [page for page in _pages_of(turn) if page.share > 0]
-    cited = {(citation.document, citation.page) for citation in turn.citations}
+    cited = {(citation.document, citation.page) for citation in worth_a_look(turn.citations)}
     marked = [number for number, page in enumerate(pages) if (page.document, page.page) in cited]
     return page_bars([_bar_label(page, turn) for page in pages], [page.share for page in pages], cited=marked)
 

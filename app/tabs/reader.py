@@ -138,4 +138,11 @@ def server_functions(runtime: Runtime, pages: Pages) -> list[Callable[[Any], Any
         except KeyError:
             raise ValueError("There is no such word.") from None
 
-    return [answering(answer) for answer in (sizes, views, find, trace, token)]
+    def place(session: Session, asked: dict[str, Any]) -> dict[str, Any]:
+        token = asked.get("token")
+        index = turn_of(session, asked.get("turn")).prompt.index
+        if not isinstance(token, int) or not 0 <= token < len(index):
+            raise ValueError("A word is named by the number of its token.")
+        return {"place": index.place(token)}
+
+    return [answering(answer) for answer in (sizes, views, find, trace, token, place)]

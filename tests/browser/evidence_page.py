@@ -28,7 +28,7 @@ from app.sample import SAMPLE, SAMPLE_QUESTIONS
 from app.session import CacheStore, Session, Turn
 from app.tabs.attention import build_attention_tab
 from app.tabs.compare import build_heatmaps
-from app.tabs.evidence import build_evidence_tab
+from app.tabs.evidence import build_evidence_tab, passage_news
 from app.theme import ASSETS, app_css, gradio_theme
 from app.whatif import Answered, PassageTest, passage_tests_steps
 from selfextend.generation import GenerationSettings
@@ -136,8 +136,9 @@ def build(folder: Path) -> gr.Blocks:
             buttons = {name: gr.Button(name) for name in turns}
         hold = gr.Number(0, label="Hold at passage", precision=0)
         hold.change(hold_tests, [hold], [gr.HTML(elem_id="held")])
+        news = passage_news()
         with gr.Tab("Evidence"):
-            build_evidence_tab(turn, gr.State("visitor"), test, lambda visitor: session)
+            build_evidence_tab(turn, gr.State("visitor"), test, lambda visitor: session, news)
         with gr.Tab("Attention"):
             build_attention_tab(turn)
         with gr.Tab("Compare"):

@@ -248,3 +248,74 @@ def test_text_files_are_set_as_text_and_documents_are_kept_apart(
     expect(page.locator(".document-list li")).to_have_count(1)
     page.get_by_role("button", name="Remove other.txt").click()
     expect(page.locator(".document-list")).to_have_count(0)
+
+
+def selected(page: Page) -> tuple[int | None, int | None]:
+    query, key = page.evaluate("(({query, key}) => [query, key])(window.selfextendSelection.current)")
+    return query, key
+
+
+def test_one_selection_goes_from_panel_to_panel_and_a_passing_pointer_takes_none(
+    open_page: Open, bundled_address: str, asked: Asked
+) -> None:
+    page = with_answer(open_page(bundled_address, width=1440, height=900), asked)
+    heatmap = "#attention-map .plot-area"
+
+    # A token is held before the heatmap was ever drawn: its row is marked there, not the strongest cell.
+    tokens(page).nth(2).click()
+    until(page, lambda: selected(page)[0] is not None, "the token is selected")
+    held = selected(page)
+    page.get_by_role("tab", name="Attention").click()
+    page.wait_for_selector(f"{heatmap} .hm image")
+    expect(page.locator("#attention-readout")).to_contain_text("(token 2 of the answer)")
+    assert selected(page) == held
+
+    # A cell is chosen in the heatmap; a pointer that passes over the chat changes nothing for good.
+    page.locator(heatmap).focus()
+    page.keyboard.press("Shift+ArrowDown")
+    until(page, lambda: selected(page) != held, "the cell below")
+    chosen = selected(page)
+    expect(page.locator("#chat .answer-token.pinned")).to_have_count(0)
+    tokens(page).nth(0).hover()
+    until(page, lambda: selected(page)[0] == (held[0] or 0) - 2, "the token under the pointer")
+    page.locator("#title").hover()
+    until(page, lambda: selected(page) == chosen, "what was chosen before")
+    expect(page.locator("#chat .answer-token.looked").first).to_be_visible()
+
+    # The page shows the key's word, though it was not in sight when it was chosen.
+    page.get_by_role("tab", name="Document").click()
+    expect(page.locator(".reader-marks .pointed").first).to_be_in_viewport()
+
+    # After a reload too.
+    until(page, lambda: f"key={chosen[1]}" in page.url, "the address says so")
+    page.reload()
+    ready(page)
+    until(page, lambda: tokens(page).count() > 0, "the answer's tokens are joined to the pages")
+    until(page, lambda: selected(page) == chosen, "the link's selection")
+    expect(page.locator(".reader-marks .pointed").first).to_be_in_viewport()
+    expect(page.locator("#chat .answer-token.looked").first).to_be_visible()
+
+    # By keyboard a word of the page is chosen: the tokens that looked at it.
+    page.locator(".reader-pages").focus()
+    page.keyboard.press("ArrowRight")
+    expect(page.locator(".reader-sheet .chosen")).to_have_count(1)
+    first = page.locator(".reader-sheet .chosen").inner_text()
+    page.keyboard.press("ArrowRight")
+    until(page, lambda: page.locator(".reader-sheet .chosen").inner_text() != first, "the next word")
+    expect(page.locator(".reader-words")).to_contain_text("of the answer's tokens looked at")
+
+    # The next answer is of another text.
+    ask(page, "Who is the keeper of the Riverstow library?")
+    expect(page.locator("#chat .measures")).to_have_count(2, timeout=600_000)
+    until(page, lambda: selected(page) == (None, None), "nothing is selected any more")
+
+
+def test_a_cited_passage_is_tested_from_the_page_itself(open_page: Open, bundled_address: str, asked: Asked) -> None:
+    page = with_answer(open_page(bundled_address, width=1440, height=900), asked)
+    page.locator("#chat a.page-link").first.click()
+    expect(page.locator(".reader-marks .cited").first).to_be_in_viewport()
+    page.locator(".reader-cited").get_by_role("button", name="What if it weren't there?").click()
+    expect(page.locator(".reader-marks .struck").first).to_be_in_viewport()
+    expect(page.locator(".reader-cited .verdict")).to_be_visible(timeout=300_000)
+    expect(page.locator(".reader-cited .answers section").first).to_contain_text(asked.value)
+    expect(page.locator(".reader-marks .struck").first).to_be_in_viewport()
