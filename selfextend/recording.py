@@ -65,8 +65,6 @@ class AttentionRecord:
         layers, heads: indices, in the order of the arrays.
         sums: (layers, heads, rows, bins) fp32: attention summed within each bin; each row adds up to 1.
         maxima: the same shape: the largest single weight in each bin. Means hide needles; this shows them.
-        neighbor_share: (layers, heads, rows): what fell on keys in the nearest band, closer than neighbor_window. The
-            rest, 1 minus it, fell on grouped keys.
         top_keys: (layers, heads, rows, top) int32: token indices of the keys with the largest weights, the largest
             first; -1 where there are fewer keys.
         top_weights: the same shape, fp32: their weights.
@@ -78,14 +76,13 @@ class AttentionRecord:
     heads: tuple[int, ...]
     sums: np.ndarray
     maxima: np.ndarray
-    neighbor_share: np.ndarray
     top_keys: np.ndarray
     top_weights: np.ndarray
 
     @property
     def arrays_of_rows(self) -> dict[str, np.ndarray]:
         """The arrays whose third axis is the rows, by name."""
-        names = ("sums", "maxima", "neighbor_share", "top_keys", "top_weights")
+        names = ("sums", "maxima", "top_keys", "top_weights")
         return {name: getattr(self, name) for name in names}
 
     @property
@@ -161,7 +158,7 @@ class AttentionRecorder:
         if not set(heads) <= set(range(count)):
             raise ValueError(f"This model has heads 0 ... {count - 1}, not {heads}.")
         shape = (len(layers), len(heads), len(request.query_rows))
-        needed = 4 * int(np.prod(shape)) * (2 * len(request.bin_starts) + 2 * request.top + 1)
+        needed = 4 * int(np.prod(shape)) * (2 * len(request.bin_starts) + 2 * request.top)
         if needed > request.max_bytes:
             top = f" and {request.top} top keys" if request.top else ""
             raise ValueError(
@@ -175,7 +172,6 @@ class AttentionRecorder:
         self._heads = torch.tensor(heads)
         self._bin_starts = np.asarray(request.bin_starts, dtype=np.int64)
         pooled = np.full((2, *shape, len(request.bin_starts)), np.nan, dtype=np.float32)
-        near = np.full(shape, np.nan, dtype=np.float32)
         keys = np.full((*shape, request.top), -1, dtype=np.int32)
         self.record = AttentionRecord(
             request.query_rows,
@@ -184,7 +180,6 @@ class AttentionRecorder:
             heads,
             pooled[0],
             pooled[1],
-            near,
             keys,
             np.zeros(keys.shape, dtype=np.float32),
         )
@@ -245,11 +240,6 @@ class AttentionRecorder:
         for pooled, pool in ((self.record.sums, np.add), (self.record.maxima, np.maximum)):
             pooled[layer, :, target] = 0
             pooled[layer, :, target, : len(starts)] = pool.reduceat(weights, starts, axis=-1)
-        # Only the last keys can be in the nearest band.
-        nearest = options.ends[0] if options.ends else weights.shape[-1]
-        begin = max(0, rows.start - nearest + 1)
-        distance = np.arange(rows.start, rows.stop)[:, None] - np.arange(begin, weights.shape[-1])
-        self.record.neighbor_share[layer, :, target] = (weights[..., begin:] * (distance < nearest)).sum(axis=-1)
 
     def _keep_top(self, layer: int, weights: torch.Tensor, target: slice) -> None:
         """Keep the keys with the largest ones of these weights, (heads, rows, t)."""
