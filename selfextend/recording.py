@@ -145,7 +145,7 @@ class _Pending:
 
 
 class AttentionRecorder:
-    """Sees the layers' states while installed by `recording`, and keeps what its request asks for."""
+    """Sees the layers' states while installed by `recorder_of`, and keeps what its request asks for."""
 
     def __init__(self, request: RecordingRequest, extension: Extension) -> None:
         extended = tuple(layer.index for layer in extension.anatomy.layers if layer.kind == "extended")
@@ -254,7 +254,9 @@ class AttentionRecorder:
 
 @contextmanager
 def recorder_of(model: PreTrainedModel, request: RecordingRequest) -> Iterator[AttentionRecorder]:
-    """`recording` for whoever calls `finish` himself, to tell how far it is.
+    """Record attention of the forward passes inside a `with` block. The record is whole once `finish` came to its end.
+
+    A method must be on with `observed=True`, or SelfExtend by `enable`.
 
     Raises:
         RuntimeError: SelfExtend is off.
@@ -271,19 +273,3 @@ def recorder_of(model: PreTrainedModel, request: RecordingRequest) -> Iterator[A
         yield recorder
     finally:
         extension.observer = before
-
-
-@contextmanager
-def recording(model: PreTrainedModel, request: RecordingRequest) -> Iterator[AttentionRecord]:
-    """Record attention of the forward passes inside a `with` block. The record is whole once the block ends well.
-
-    A method must be on with `observed=True`, or SelfExtend by `enable`.
-
-    Raises:
-        RuntimeError: SelfExtend is off.
-        ValueError: layers or heads the model does not have, or more than `max_bytes`.
-    """
-    with recorder_of(model, request) as recorder:
-        yield recorder.record
-        for _ in recorder.finish():
-            pass

@@ -15,12 +15,13 @@ from helpers import (
     logits,
     naive,
     oracle_logits,
+    recording,
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from selfextend import SelfExtendConfig
-from selfextend.recording import RecordingRequest, recording
+from selfextend.recording import RecordingRequest
 
 NAMES = ["llama", "gemma2", "gemma3", "smollm3", "phi", "gpt-neox", "falcon-new", "mistral-sliding", "glm4"]
 BINS = [0, 1, 7, 30, 31, 60]
