@@ -83,7 +83,7 @@ def build_page(runtime: Runtime, delete_cache: tuple[int, int] | None = None) ->
             with gr.Tab("Lab", id="lab"):
                 build_lab_tab(runtime, states.visitor)
             with gr.Tab("Learn", id="learn"):
-                build_learn_tab(runtime, _shared(parts.controls, states))
+                build_learn_tab(runtime, states.visitor, _shared(parts.controls, states))
         on(
             states.view.change,
             lambda visitor: opening(runtime, runtime.sessions.get(visitor)),
