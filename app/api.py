@@ -20,7 +20,7 @@ from gradio.utils import get_upload_folder, is_in_or_equal
 
 from selfextend.config import max_length
 from selfextend.config import suggest as suggested
-from selfextend.methods import POSITION_METHODS, Method, SelfExtend
+from selfextend.methods import Method, SelfExtend, position_method
 from selfextend.position_map import MAX_LENGTH
 from selfextend.position_map import position_map as cells_of
 from selfextend.positions import EXACT
@@ -162,17 +162,14 @@ def _answer(loaded: LoadedModel, turn: Turn) -> dict[str, Any]:
     }
 
 
-def _method(name: str, group_size: int = 0, neighbor_window: int = 0) -> Method:
+def _method(name: str, group_size: int, neighbor_window: int) -> Method:
     """A method by its heading or kind, with those of the numbers that it takes; a 0 among them stays open.
 
     Raises:
         ValueError: there is none of that name, or a number is out of range.
     """
-    numbers: dict[str, Any] = {"group_size": group_size or None, "neighbor_window": neighbor_window or None}
-    for kind in POSITION_METHODS:
-        if str(name).lower() in (kind.kind, kind.heading.lower()):
-            return kind(**{attribute: numbers[attribute] for attribute, _ in kind.symbols})
-    raise ValueError(f"method must be {', '.join(repr(kind.heading) for kind in POSITION_METHODS)}; not {name!r}.")
+    method = position_method(str(name))
+    return method.with_numbers(group_size=group_size or None, neighbor_window=neighbor_window or None)
 
 
 def _visitor(request: gr.Request | None) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from selfextend.config import checked_integer
@@ -71,6 +71,10 @@ class Method:
         """The settled numbers as captions say them: "G = 8, w = 1,024"; empty where there are none."""
         numbers = (f"{symbol} = {value:,}" for symbol, value in self._numbers().items() if value is not None)
         return ", ".join([*numbers, *(["log-n"] if self.query_scaling == "logn" else [])])
+
+    def with_numbers(self, **numbers: Any) -> Self:
+        """This method with those of the numbers that it takes; None leaves one open, and the others stay."""
+        return replace(self, **{attribute: numbers[attribute] for attribute, _ in self.symbols if attribute in numbers})
 
     def _numbers(self) -> dict[str, Any]:
         return {symbol: getattr(self, attribute) for attribute, symbol in self.symbols}
