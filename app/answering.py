@@ -143,9 +143,8 @@ class _Watched:
 
 
 def reply_by(method: Method, **more: Any) -> Reply:
-    """A reply with the method's name and numbers."""
-    numbers = {key: value for key, value in method.settings().items() if key in ("group_size", "neighbor_window")}
-    return Reply(method=method.kind, query_scaling=method.query_scaling, **numbers, **more)
+    """A reply with the method's name and settings."""
+    return Reply(method=method.name, settings=tuple(method.settings().items()), **more)
 
 
 def reply_of(turn: Turn) -> Reply:
