@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from selfextend.attention.eager import attention_weights
+from selfextend.attention.eager import Visibility, attention_weights
 from selfextend.forward import AttentionOptions, RotatedStates
 from selfextend.plugin import Extension, active_extension
 from selfextend.steps import Clock, Progress
@@ -230,7 +230,7 @@ class AttentionRecorder:
     def _keep(self, layer: int, states: RotatedStates, options: AttentionOptions, rows: range) -> None:
         past = states.value_states.shape[2] - states.queries[0].shape[2]
         queries = [query[:, :, rows.start - past : rows.stop - past] for query in states.queries]
-        all_heads = attention_weights(queries, states.keys, first_query=rows.start, **options._asdict())[0]
+        all_heads = attention_weights(queries, states.keys, visibility=Visibility(rows.start), **options._asdict())[0]
         chosen = all_heads[self._heads.to(all_heads.device)].float()
         first = rows.start - self.request.query_rows.start
         target = slice(first, first + len(rows))
