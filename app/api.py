@@ -116,6 +116,14 @@ def add_endpoints(runtime: Runtime) -> None:
         finally:
             runtime.library.forget(holder)  # a program asks once; its upload may be asked about again for an hour
 
+    _connect(ask)
+    # MCP clients see the functions' own names.
+    gr.api(position_map, api_name="position_map")
+    gr.api(suggest, api_name="suggest")
+
+
+def _connect(ask: Callable[..., dict[str, Any]]) -> None:
+    """The endpoint /ask, with a component for each of its parameters."""
     # Of gr.File's schema for a list, Gradio's MCP server makes one that no call fits; gr.JSON has none. Set on the
     # component itself: for a class of our own, Gradio would write a stub file beside this one.
     files = gr.JSON(visible=False, label="documents")
@@ -136,9 +144,6 @@ def add_endpoints(runtime: Runtime) -> None:
         show_progress="hidden",
         **ASKING,
     )
-    # MCP clients see the functions' own names.
-    gr.api(position_map, api_name="position_map")
-    gr.api(suggest, api_name="suggest")
 
 
 def _answer(loaded: LoadedModel, turn: Turn) -> dict[str, Any]:
