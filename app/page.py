@@ -180,7 +180,7 @@ def _keep_meters(runtime: Runtime, controls: Controls, states: States, meter: gr
             line = meters(
                 view.trained_window,
                 view.length,
-                choices.method,
+                choices.method.at(Profile(view.trained_window), view.length),
                 reply=reply,
                 wait_seconds=_wait_seconds(runtime, visitor, choices, view),
                 cache_bytes=runtime.caches.nbytes,

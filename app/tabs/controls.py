@@ -58,7 +58,8 @@ class Choices:
     """The controls' values, checked.
 
     Attributes:
-        methods: to ask with, settled, in the order of the columns: several where they are compared.
+        methods: to ask with, in the order of the columns: several where they are compared. A number that no control
+            sets is open.
         config: SelfExtend's settings.
         when_needed: leave the model as it is inside its trained window.
         remember: keep earlier questions and answers in the prompt.
