@@ -76,7 +76,7 @@ def reply_steps(
             reply = replies[place] if question.begun else watched.stopped()
             yield Shown((*before, reply, *after), STOPPED, tuple(turns), True)
             return
-        replies = [*before, reply_of(turns[-1], loaded), *after]
+        replies = [*before, reply_of(turns[-1]), *after]
         if turns[-1].answer.stopped_by == "interrupted":
             yield Shown(tuple(replies), STOPPED, tuple(turns), True)
             return
@@ -143,13 +143,12 @@ class _Watched:
 
 
 def reply_by(method: Method, **more: Any) -> Reply:
-    """A reply with the method's name and numbers."""
-    numbers = {key: value for key, value in method.settings().items() if key in ("group_size", "neighbor_window")}
-    return Reply(method=method.kind, query_scaling=method.query_scaling, **numbers, **more)
+    """A reply with the method's name and settings."""
+    return Reply(method=method.name, settings=tuple(method.settings().items()), **more)
 
 
-def reply_of(turn: Turn, loaded: LoadedModel) -> Reply:
-    """What the conversation keeps of an answer that `loaded` gave."""
+def reply_of(turn: Turn) -> Reply:
+    """What the conversation keeps of an answer."""
     answer = turn.answer
     tokens = len(answer.token_ids)
     return reply_by(

@@ -20,7 +20,7 @@ from gradio.utils import get_upload_folder, is_in_or_equal
 
 from selfextend.config import max_length
 from selfextend.config import suggest as suggested
-from selfextend.methods import POSITION_METHODS, Method, SelfExtend
+from selfextend.methods import Method, SelfExtend, position_method
 from selfextend.position_map import MAX_LENGTH
 from selfextend.position_map import position_map as cells_of
 from selfextend.positions import EXACT
@@ -116,6 +116,14 @@ def add_endpoints(runtime: Runtime) -> None:
         finally:
             runtime.library.forget(holder)  # a program asks once; its upload may be asked about again for an hour
 
+    _connect(ask)
+    # MCP clients see the functions' own names.
+    gr.api(position_map, api_name="position_map")
+    gr.api(suggest, api_name="suggest")
+
+
+def _connect(ask: Callable[..., dict[str, Any]]) -> None:
+    """The endpoint /ask, with a component for each of its parameters."""
     # Of gr.File's schema for a list, Gradio's MCP server makes one that no call fits; gr.JSON has none. Set on the
     # component itself: for a class of our own, Gradio would write a stub file beside this one.
     files = gr.JSON(visible=False, label="documents")
@@ -136,9 +144,6 @@ def add_endpoints(runtime: Runtime) -> None:
         show_progress="hidden",
         **ASKING,
     )
-    # MCP clients see the functions' own names.
-    gr.api(position_map, api_name="position_map")
-    gr.api(suggest, api_name="suggest")
 
 
 def _answer(loaded: LoadedModel, turn: Turn) -> dict[str, Any]:
@@ -162,17 +167,14 @@ def _answer(loaded: LoadedModel, turn: Turn) -> dict[str, Any]:
     }
 
 
-def _method(name: str, group_size: int = 0, neighbor_window: int = 0) -> Method:
+def _method(name: str, group_size: int, neighbor_window: int) -> Method:
     """A method by its heading or kind, with those of the numbers that it takes; a 0 among them stays open.
 
     Raises:
         ValueError: there is none of that name, or a number is out of range.
     """
-    numbers: dict[str, Any] = {"group_size": group_size or None, "neighbor_window": neighbor_window or None}
-    for kind in POSITION_METHODS:
-        if str(name).lower() in (kind.kind, kind.heading.lower()):
-            return kind(**{attribute: numbers[attribute] for attribute, _ in kind.symbols})
-    raise ValueError(f"method must be {', '.join(repr(kind.heading) for kind in POSITION_METHODS)}; not {name!r}.")
+    method = position_method(str(name))
+    return method.with_numbers(group_size=group_size or None, neighbor_window=neighbor_window or None)
 
 
 def _visitor(request: gr.Request | None) -> str:

@@ -106,6 +106,7 @@ def answer_turn(
     if not question.text.strip():
         raise ValueError("Type a question first.")
     prompt = prompt_of(loaded, question) if prompt is None else prompt
+    question = replace(question, method=question.method.at(loaded.profile, _most_tokens(question, prompt)))
     settings = replace(question.generation, stop=(*question.generation.stop, *prompt.stop))
     begun = question.begun
     reading = place_of(loaded, question, prompt).reading(caches, session.visitor, prompt)

@@ -31,7 +31,8 @@ from .figures.style import offline_html
 from .session import Turn
 
 FORMAT = "selfextend-capsule"
-VERSION = 1
+VERSION = 2
+"""2: a reply has the settings of its method, whichever those are."""
 MAX_BYTES = 30_000_000
 PACKAGES = ("selfextend", "torch", "transformers", "gradio", "plotly", "pypdfium2")
 _DATA = re.compile(r'<script type="application/json" id="capsule">(.*?)</script>', re.DOTALL)

@@ -36,13 +36,13 @@ class Reply:
 
     Attributes:
         turn: the id of the `app.session.Turn` behind it, or 0 where it was stopped.
-        method: the method's kind; `made_by` is the method itself.
+        method: the method's name; `made_by` is the method itself.
         text: the answer.
         sources: cited passages, the one looked at most first.
         stopped: what to say where it was stopped before its end, else "".
         unfinished: whether it was stopped or cut off after some words, so that it can go on.
         note: what to say below it, else "".
-        group_size, neighbor_window, query_scaling: the method's numbers, where it has them.
+        settings: what `Method.settings` gave, as pairs, so that a reply has a hash: by it gr.State tells what is new.
         prompt_tokens, reused_tokens, new_tokens: of prompt and answer.
         first_token_seconds, seconds, tokens_per_second: until the answer began, in all, and while answering.
         cache_bytes: of keys and values.
@@ -55,9 +55,7 @@ class Reply:
     stopped: str = ""
     unfinished: bool = False
     note: str = ""
-    group_size: int = 1
-    neighbor_window: int = 0
-    query_scaling: str = "none"
+    settings: tuple[tuple[str, Any], ...] = ()
     prompt_tokens: int = 0
     reused_tokens: int = 0
     new_tokens: int = 0
@@ -78,9 +76,7 @@ class Reply:
         Raises:
             ValueError: there is none of that name, or its numbers are out of range.
         """
-        name = self.method + ("+logn" if self.query_scaling == "logn" else "")
-        numbers = {"group_size": self.group_size, "neighbor_window": self.neighbor_window}
-        return method_from(name, {attribute: numbers[attribute] for attribute, _ in method_named(name).symbols})
+        return method_from(self.method, dict(self.settings))
 
 
 @dataclass(frozen=True)
@@ -136,10 +132,23 @@ def from_json(kept: Any) -> list[Entry]:
 
 
 def _reply(record: dict[str, Any]) -> Reply:
+    record = record if "settings" in record else _with_settings(record)
     sources = tuple(typed(Source, source) for source in record["sources"])
-    reply: Reply = typed(Reply, record | {"sources": sources})
+    settings = tuple((name, value) for name, value in record["settings"])
+    if not all(isinstance(value, str | int | float | None) for _, value in settings):
+        raise TypeError("settings are words and numbers.")
+    reply: Reply = typed(Reply, record | {"sources": sources, "settings": settings})
     _ = reply.made_by  # a method that is not known is left out like anything else that makes no sense
     return reply
+
+
+def _with_settings(record: dict[str, Any]) -> dict[str, Any]:
+    """A reply from before replies had `settings`: it has SelfExtend's two numbers, whatever its method takes."""
+    earlier = ("group_size", "neighbor_window", "query_scaling")
+    method = method_named(record["method"] + ("+logn" if record["query_scaling"] == "logn" else ""))
+    method = method.with_numbers(group_size=record["group_size"], neighbor_window=record["neighbor_window"])
+    kept = {name: value for name, value in record.items() if name not in earlier}
+    return {**kept, "method": method.name, "settings": list(method.settings().items())}
 
 
 def typed(kind: Any, record: dict[str, Any]) -> Any:

@@ -145,7 +145,7 @@ def recording_request(
     merged = 1
     longest_page = _most_passages_on_a_page(index)
     starts = _bin_starts(index, merged)
-    within = document_tokens(index)
+    within = tokens_of_documents(index)
     top = min(TOP_KEYS, len(within))
 
     def too_big() -> bool:
@@ -194,12 +194,12 @@ def further_request(
         layers=record.layers,
         heads=record.heads,
         top=top,
-        top_within=document_tokens(index),
+        top_within=tokens_of_documents(index),
         max_bytes=max(max_bytes, 2**20),
     )
 
 
-def document_tokens(index: TokenIndex) -> range:
+def tokens_of_documents(index: TokenIndex) -> range:
     """From the documents' first token to their last."""
     inside = np.flatnonzero(index.document >= 0)
     return range(int(inside[0]), int(inside[-1]) + 1) if len(inside) else range(0)

@@ -84,7 +84,7 @@ def build_page(runtime: Runtime, delete_cache: tuple[int, int] | None = None) ->
             with _tab("Lab", "lab"):
                 build_lab_tab(runtime, states.visitor)
             with gr.Tab("Learn", id="learn"):
-                build_learn_tab(runtime, _shared(parts.controls, states))
+                build_learn_tab(runtime, states.visitor, _shared(parts.controls, states))
         on(
             states.view.change,
             lambda visitor: opening(runtime, runtime.sessions.get(visitor)),
@@ -191,7 +191,7 @@ def _keep_meters(runtime: Runtime, controls: Controls, states: States, meter: gr
             line = meters(
                 view.trained_window,
                 view.length,
-                choices.method,
+                choices.method.at(Profile(view.trained_window), view.length),
                 reply=reply,
                 wait_seconds=_wait_seconds(runtime, visitor, choices, view),
                 cache_bytes=runtime.caches.nbytes,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from .evidence import document_tokens
+from .evidence import tokens_of_documents
 
 if TYPE_CHECKING:
     from .session import Turn
@@ -37,7 +37,7 @@ def page_starts(turn: Turn) -> tuple[tuple[str, int], ...]:
 def owners_of(turn: Turn, starts: npt.NDArray[np.int64]) -> list[Page]:
     """Whom the tokens at `starts` belong to: a page, or one of those that stand for none."""
     index = turn.prompt.index
-    inside = document_tokens(index)
+    inside = tokens_of_documents(index)
     owners: list[Page] = []
     for start in starts.tolist():
         if start >= len(index):

@@ -126,7 +126,7 @@ def _reading(
             turns[method] = replace(turn, id=EXAMPLE_TURN if method == extended else 0)
     if not question or models.loaded is not loaded:
         return None
-    replies = tuple(reply_of(turns[method], loaded) for method in (Vanilla(), extended))
+    replies = tuple(reply_of(turns[method]) for method in (Vanilla(), extended))
     entry = Entry(question, replies, loaded.label, (sample.document.sha256,))
     return Example(entry, turns[extended], loaded, len(tokens))
 

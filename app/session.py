@@ -174,6 +174,7 @@ class Session:
         measuring: the loss over the documents.
         testing: whether a passage mattered.
         probing: a run of the lab.
+        learning: a cell of the lesson.
         reading: files that are being added.
         forgotten: everything of this visitor was deleted; what is still under way is to keep nothing.
         room: what the turns share with those of others; None for a session of its own.
@@ -189,6 +190,7 @@ class Session:
     measuring: Job = field(default_factory=Job)
     testing: Job = field(default_factory=Job)
     probing: Job = field(default_factory=Job)
+    learning: Job = field(default_factory=Job)
     reading: Job = field(default_factory=Job)
     forgotten: bool = False
     room: EvidenceRoom | None = None
@@ -196,7 +198,7 @@ class Session:
     @property
     def jobs(self) -> tuple[Job, ...]:
         """All that can be under way."""
-        return self.answering, self.measuring, self.testing, self.probing, self.reading
+        return self.answering, self.measuring, self.testing, self.probing, self.learning, self.reading
 
     @property
     def is_busy(self) -> bool:

@@ -170,6 +170,29 @@ def read_settings(
     return Settings(**given)
 
 
+class _Options:
+    """Adds options to a parser, each with its default from the environment where it is set there."""
+
+    def __init__(self, parser: argparse.ArgumentParser, environment: Mapping[str, str]) -> None:
+        self.parser, self._environment = parser, environment
+
+    def from_environment(self, name: str, default: object) -> object:
+        return self._environment.get(PREFIX + name.upper().replace("-", "_"), default)
+
+    def option(self, name: str, default: object, text: str, **more: Any) -> None:
+        self.parser.add_argument(f"--{name}", default=self.from_environment(name, default), help=text, **more)
+
+    def truth(self, name: str, default: bool, text: str, action: Any) -> None:
+        try:
+            value = _truth(name, self.from_environment(name, default))
+        except ValueError as error:
+            self.parser.error(str(error))
+        self.parser.add_argument(f"--{name}", default=value, action=action, help=text)
+
+    def switch(self, name: str, default: bool, text: str) -> None:
+        self.truth(name, default, text, argparse.BooleanOptionalAction)
+
+
 def _parser(environment: Mapping[str, str], program: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=program,
@@ -178,70 +201,89 @@ def _parser(environment: Mapping[str, str], program: str) -> argparse.ArgumentPa
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
         allow_abbrev=False,
     )
+    options = _Options(parser, environment)
+    _add_model(options)
+    _add_access(options)
+    _add_limits(options)
+    _add_visitors(options)
+    return parser
 
-    def from_environment(name: str, default: object) -> object:
-        return environment.get(PREFIX + name.upper().replace("-", "_"), default)
 
-    def option(name: str, default: object, text: str, **more: object) -> None:
-        parser.add_argument(f"--{name}", default=from_environment(name, default), help=text, **more)  # type: ignore[arg-type]
-
-    def truth(name: str, default: bool, text: str, action: Any) -> None:
-        try:
-            value = _truth(name, from_environment(name, default))
-        except ValueError as error:
-            parser.error(str(error))
-        parser.add_argument(f"--{name}", default=value, action=action, help=text)
-
-    def switch(name: str, default: bool, text: str) -> None:
-        truth(name, default, text, argparse.BooleanOptionalAction)
-
-    option("model", "bundled", "'bundled', a folder, a GGUF file, or a hub id: owner/name or owner/name:Q4_K_M")
-    option(
+def _add_model(options: _Options) -> None:
+    options.option("model", "bundled", "'bundled', a folder, a GGUF file, or a hub id: owner/name or owner/name:Q4_K_M")
+    options.option(
         "models-folder",
         "",
         f"where to look for more models for the menu; several with {os.pathsep!r} between them",
     )
-    option("quantization", "auto", "none, int8, nf4, or auto: nf4 on a GPU for a hub model or a GGUF file, else none")
-    option("device", "auto", "auto, cpu, cuda, cuda:0 or mps")
-    option("host", "127.0.0.1", "address to listen on; 0.0.0.0 lets other machines in, and wants --auth or --no-auth")
-    option("port", 0, "port to listen on; 0 takes the first free one from 7860 on", type=int)
+    options.option(
+        "quantization", "auto", "none, int8, nf4, or auto: nf4 on a GPU for a hub model or a GGUF file, else none"
+    )
+    options.option("device", "auto", "auto, cpu, cuda, cuda:0 or mps")
+
+
+def _add_access(options: _Options) -> None:
+    """Where to listen, and who may come in."""
+    options.option(
+        "host", "127.0.0.1", "address to listen on; 0.0.0.0 lets other machines in, and wants --auth or --no-auth"
+    )
+    options.option("port", 0, "port to listen on; 0 takes the first free one from 7860 on", type=int)
     # Its default may be a password in the environment, which --help is not to print.
-    parser.add_argument(
+    options.parser.add_argument(
         "--auth",
-        default=Hidden(str(from_environment("auth", ""))),
+        default=Hidden(str(options.from_environment("auth", ""))),
         help="user:password that may come in; several with commas between them. Other users of this machine see "
         f"arguments: rather set {PREFIX}AUTH",
     )
-    truth("no-auth", False, "let everybody in, from other machines too", action="store_true")
-    option("admins", "", "users who may load models, with commas between them, besides who sits at this machine")
-    option("trusted-hosts", "", "names by which this server is reached through a proxy, with commas between them")
-    switch("offline", False, "ask nothing of the Hugging Face hub")
-    option("data-folder", "", "where documents and the browser's secret are kept; the user's data folder unless given")
-    option("cache-mb", 4000, "megabytes of keys and values kept for all visitors together", type=float)
-    option("evidence-mb", 1000, "megabytes kept to look into the answers of all visitors together", type=float)
-    option("reading-mb", 4000, "megabytes on disk for what was read, for after a restart; 0 keeps none", type=float)
-    option("max-file-mb", 200, "largest file that may be uploaded, megabytes", type=float)
-    option("max-pages", 2000, "most pages of one file", type=int)
-    option("max-characters", 10_000_000, "most characters of one visitor's documents together", type=int)
-    option("max-all-characters", 200_000_000, "most characters of everybody's documents together", type=int)
-    option("read-seconds", 120, "longest time for reading one file", type=float)
-    option("upload-mb", 2000, "megabytes that one visitor may upload in an hour", type=float)
-    option(
+    options.truth("no-auth", False, "let everybody in, from other machines too", action="store_true")
+    options.option(
+        "admins", "", "users who may load models, with commas between them, besides who sits at this machine"
+    )
+    options.option(
+        "trusted-hosts", "", "names by which this server is reached through a proxy, with commas between them"
+    )
+
+
+def _add_limits(options: _Options) -> None:
+    """What is kept where, and how much may be uploaded and read."""
+    options.switch("offline", False, "ask nothing of the Hugging Face hub")
+    options.option(
+        "data-folder", "", "where documents and the browser's secret are kept; the user's data folder unless given"
+    )
+    options.option("cache-mb", 4000, "megabytes of keys and values kept for all visitors together", type=float)
+    options.option("evidence-mb", 1000, "megabytes kept to look into the answers of all visitors together", type=float)
+    options.option(
+        "reading-mb", 4000, "megabytes on disk for what was read, for after a restart; 0 keeps none", type=float
+    )
+    options.option("max-file-mb", 200, "largest file that may be uploaded, megabytes", type=float)
+    options.option("max-pages", 2000, "most pages of one file", type=int)
+    options.option("max-characters", 10_000_000, "most characters of one visitor's documents together", type=int)
+    options.option("max-all-characters", 200_000_000, "most characters of everybody's documents together", type=int)
+    options.option("read-seconds", 120, "longest time for reading one file", type=float)
+    options.option("upload-mb", 2000, "megabytes that one visitor may upload in an hour", type=float)
+
+
+def _add_visitors(options: _Options) -> None:
+    """What is kept of visitors and done for them."""
+    options.option(
         "log", "problems", "what to log: problems, requests, or texts (the words of errors, which may quote documents)"
     )
-    option("max-visitors", 32, "visitors whose documents and evidence are kept in memory", type=int)
-    option("keep-days", 30, "days to keep what visitors have here after they were last seen; 0: for ever", type=float)
-    switch("persist", True, "keep conversation, settings and documents over a reload and a restart")
-    switch(
+    options.option("max-visitors", 32, "visitors whose documents and evidence are kept in memory", type=int)
+    options.option(
+        "keep-days", 30, "days to keep what visitors have here after they were last seen; 0: for ever", type=float
+    )
+    options.switch("persist", True, "keep conversation, settings and documents over a reload and a restart")
+    options.switch(
         "share-reading",
         False,
         "visitors who ask about the same documents with the same settings share what was read: for a class and its "
         "handout. How fast an answer comes then tells that somebody has asked about that file before",
     )
-    switch("read-ahead", True, "read the sample as soon as the bundled model is ready, for a first answer at once")
-    switch("mcp", False, "serve the API to MCP clients too")
-    switch("browser", True, "open a browser window when ready")
-    return parser
+    options.switch(
+        "read-ahead", True, "read the sample as soon as the bundled model is ready, for a first answer at once"
+    )
+    options.switch("mcp", False, "serve the API to MCP clients too")
+    options.switch("browser", True, "open a browser window when ready")
 
 
 def _truth(name: str, value: object) -> bool:

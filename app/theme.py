@@ -19,7 +19,7 @@ FONTS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "Liberation Sans", 
 MONO_FONTS = ("ui-monospace", "Menlo", "Consolas", "DejaVu Sans Mono", "monospace")
 FONT_STACK = ", ".join(f'"{font}"' if " " in font else font for font in FONTS)
 
-ORANGE, SKY, GREEN, YELLOW = "#E69F00", "#56B4E9", "#009E73", "#F0E442"
+ORANGE, SKY, GREEN = "#E69F00", "#56B4E9", "#009E73"
 BLUE, VERMILLION, PURPLE, GREY = "#0072B2", "#D55E00", "#CC79A7", "#8A8F98"
 ACCENTS = (BLUE, ORANGE, GREEN, PURPLE, SKY, VERMILLION)
 """In the order in which lines and bars take them; none is told from its neighbor by red against green."""

@@ -16,7 +16,7 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 from selfextend.attention.blockwise import blockwise_attention
-from selfextend.attention.eager import eager_attention
+from selfextend.attention.eager import Visibility, eager_attention
 from selfextend.masks import DeferredMask
 from selfextend.positions import PositionMap, largest_relative_position, logn_query_scale
 from selfextend.probe import AttentionLayer
@@ -424,11 +424,13 @@ def _in_pieces(
             eager_attention,
             [query[:, :, piece] for query in states.queries],
             dropout=dropout,
-            first_query=kv_len - q_len + piece.start,
-            key_mask=key_mask,
-            # A mask for each query says all that it may see.
-            is_causal=mask is None and (key_mask is None or key_mask.dim() == 2),
-            distances=step.distances(piece, device) if step.jumps else None,
+            visibility=Visibility(
+                kv_len - q_len + piece.start,
+                key_mask,
+                # A mask for each query says all that it may see.
+                is_causal=mask is None and (key_mask is None or key_mask.dim() == 2),
+                distances=step.distances(piece, device) if step.jumps else None,
+            ),
             **options._asdict(),
         )
         if torch.is_grad_enabled():

@@ -25,33 +25,23 @@ MAX_LENGTH = 2**31 - 1
 class MapCells:
     """A viewport of the map. Cell (r, c) shows `query[r]` looking at `key[c]`, exactly: nothing is averaged.
 
-    With `query_stride` or `key_stride` above 1 a cell stands for the block of queries `query[r] - query_stride + 1`
-    ... `query[r]` and keys `key[c]` ... `key[c] + key_stride - 1`. Its last query and first key are the pair in it
+    Where rows or columns are more than one token apart, a cell stands for the queries from after `query[r - 1]` to
+    `query[r]` and the keys from `key[c]` to before `key[c + 1]`. Its last query and first key are the pair among them
     that lies furthest apart, so no position that the model never saw can hide between two cells.
 
     Attributes:
-        is_difference: whether `relative` holds the difference from the vanilla model.
         query: query positions i, shape (rows,), evenly spaced.
         key: key positions j, shape (columns,), evenly spaced.
         relative: int32, shape (rows, columns). The relative position; of a difference, the distance minus it, in
-            tokens (never below -1). -1 where `visible` is False.
-        visible: bool, same shape. False where the key comes after the query, which causal attention never looks at.
+            tokens (never below -1). -1 where the key comes after the query, which causal attention never looks at.
         unseen: bool, same shape. True where the model would need a position of `trained_window` or more, which it
             never saw in training.
-        query_stride, key_stride: tokens from one row or column to the next.
-        query_range, key_range: the viewport, (first, one past the last).
     """
 
-    is_difference: bool
     query: npt.NDArray[np.int64]
     key: npt.NDArray[np.int64]
     relative: npt.NDArray[np.int32]
-    visible: npt.NDArray[np.bool_]
     unseen: npt.NDArray[np.bool_]
-    query_stride: int
-    key_stride: int
-    query_range: tuple[int, int]
-    key_range: tuple[int, int]
 
 
 def position_map(
@@ -98,16 +88,10 @@ def position_map(
     if difference:
         relative = relative_positions(query, key, EXACT) - relative
     return MapCells(
-        is_difference=difference,
         query=query,
         key=key,
         relative=np.where(visible, relative, -1).astype(np.int32),
-        visible=visible,
         unseen=unseen,
-        query_stride=query_stride,
-        key_stride=key_stride,
-        query_range=(query_start, query_stop),
-        key_range=(key_start, key_stop),
     )
 
 

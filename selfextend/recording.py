@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from selfextend.attention.eager import attention_weights
+from selfextend.attention.eager import Visibility, attention_weights
 from selfextend.forward import AttentionOptions, RotatedStates
 from selfextend.plugin import Extension, active_extension
 from selfextend.steps import Clock, Progress
@@ -65,8 +65,6 @@ class AttentionRecord:
         layers, heads: indices, in the order of the arrays.
         sums: (layers, heads, rows, bins) fp32: attention summed within each bin; each row adds up to 1.
         maxima: the same shape: the largest single weight in each bin. Means hide needles; this shows them.
-        neighbor_share: (layers, heads, rows): what fell on keys in the nearest band, closer than neighbor_window. The
-            rest, 1 minus it, fell on grouped keys.
         top_keys: (layers, heads, rows, top) int32: token indices of the keys with the largest weights, the largest
             first; -1 where there are fewer keys.
         top_weights: the same shape, fp32: their weights.
@@ -78,14 +76,13 @@ class AttentionRecord:
     heads: tuple[int, ...]
     sums: np.ndarray
     maxima: np.ndarray
-    neighbor_share: np.ndarray
     top_keys: np.ndarray
     top_weights: np.ndarray
 
     @property
     def arrays_of_rows(self) -> dict[str, np.ndarray]:
         """The arrays whose third axis is the rows, by name."""
-        names = ("sums", "maxima", "neighbor_share", "top_keys", "top_weights")
+        names = ("sums", "maxima", "top_keys", "top_weights")
         return {name: getattr(self, name) for name in names}
 
     @property
@@ -148,7 +145,7 @@ class _Pending:
 
 
 class AttentionRecorder:
-    """Sees the layers' states while installed by `recording`, and keeps what its request asks for."""
+    """Sees the layers' states while installed by `recorder_of`, and keeps what its request asks for."""
 
     def __init__(self, request: RecordingRequest, extension: Extension) -> None:
         extended = tuple(layer.index for layer in extension.anatomy.layers if layer.kind == "extended")
@@ -161,7 +158,7 @@ class AttentionRecorder:
         if not set(heads) <= set(range(count)):
             raise ValueError(f"This model has heads 0 ... {count - 1}, not {heads}.")
         shape = (len(layers), len(heads), len(request.query_rows))
-        needed = 4 * int(np.prod(shape)) * (2 * len(request.bin_starts) + 2 * request.top + 1)
+        needed = 4 * int(np.prod(shape)) * (2 * len(request.bin_starts) + 2 * request.top)
         if needed > request.max_bytes:
             top = f" and {request.top} top keys" if request.top else ""
             raise ValueError(
@@ -175,7 +172,6 @@ class AttentionRecorder:
         self._heads = torch.tensor(heads)
         self._bin_starts = np.asarray(request.bin_starts, dtype=np.int64)
         pooled = np.full((2, *shape, len(request.bin_starts)), np.nan, dtype=np.float32)
-        near = np.full(shape, np.nan, dtype=np.float32)
         keys = np.full((*shape, request.top), -1, dtype=np.int32)
         self.record = AttentionRecord(
             request.query_rows,
@@ -184,7 +180,6 @@ class AttentionRecorder:
             heads,
             pooled[0],
             pooled[1],
-            near,
             keys,
             np.zeros(keys.shape, dtype=np.float32),
         )
@@ -235,7 +230,7 @@ class AttentionRecorder:
     def _keep(self, layer: int, states: RotatedStates, options: AttentionOptions, rows: range) -> None:
         past = states.value_states.shape[2] - states.queries[0].shape[2]
         queries = [query[:, :, rows.start - past : rows.stop - past] for query in states.queries]
-        all_heads = attention_weights(queries, states.keys, first_query=rows.start, **options._asdict())[0]
+        all_heads = attention_weights(queries, states.keys, visibility=Visibility(rows.start), **options._asdict())[0]
         chosen = all_heads[self._heads.to(all_heads.device)].float()
         first = rows.start - self.request.query_rows.start
         target = slice(first, first + len(rows))
@@ -245,11 +240,6 @@ class AttentionRecorder:
         for pooled, pool in ((self.record.sums, np.add), (self.record.maxima, np.maximum)):
             pooled[layer, :, target] = 0
             pooled[layer, :, target, : len(starts)] = pool.reduceat(weights, starts, axis=-1)
-        # Only the last keys can be in the nearest band.
-        nearest = options.ends[0] if options.ends else weights.shape[-1]
-        begin = max(0, rows.start - nearest + 1)
-        distance = np.arange(rows.start, rows.stop)[:, None] - np.arange(begin, weights.shape[-1])
-        self.record.neighbor_share[layer, :, target] = (weights[..., begin:] * (distance < nearest)).sum(axis=-1)
 
     def _keep_top(self, layer: int, weights: torch.Tensor, target: slice) -> None:
         """Keep the keys with the largest ones of these weights, (heads, rows, t)."""
@@ -264,7 +254,9 @@ class AttentionRecorder:
 
 @contextmanager
 def recorder_of(model: PreTrainedModel, request: RecordingRequest) -> Iterator[AttentionRecorder]:
-    """`recording` for whoever calls `finish` himself, to tell how far it is.
+    """Record attention of the forward passes inside a `with` block. The record is whole once `finish` came to its end.
+
+    A method must be on with `observed=True`, or SelfExtend by `enable`.
 
     Raises:
         RuntimeError: SelfExtend is off.
@@ -281,19 +273,3 @@ def recorder_of(model: PreTrainedModel, request: RecordingRequest) -> Iterator[A
         yield recorder
     finally:
         extension.observer = before
-
-
-@contextmanager
-def recording(model: PreTrainedModel, request: RecordingRequest) -> Iterator[AttentionRecord]:
-    """Record attention of the forward passes inside a `with` block. The record is whole once the block ends well.
-
-    A method must be on with `observed=True`, or SelfExtend by `enable`.
-
-    Raises:
-        RuntimeError: SelfExtend is off.
-        ValueError: layers or heads the model does not have, or more than `max_bytes`.
-    """
-    with recorder_of(model, request) as recorder:
-        yield recorder.record
-        for _ in recorder.finish():
-            pass

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
@@ -16,6 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import Cache, PreTrainedModel, PreTrainedTokenizerFast
 
 from selfextend import SelfExtendConfig, self_extend
+from selfextend.recording import AttentionRecord, RecordingRequest, recorder_of
 
 LENGTH = 73
 CONFIG = SelfExtendConfig(group_size=3, neighbor_window=16)  # G does not divide w
@@ -28,6 +30,15 @@ assert sum(CHUNKS) == LENGTH
 def extended(model: PreTrainedModel, config: SelfExtendConfig = CONFIG, **kwargs: Any) -> Any:
     """`self_extend` on a tiny model: no test means to pass the reach unless it says so."""
     return self_extend(model, config, **({"trained_window": TRAINED_WINDOW, "on_overflow": "error"} | kwargs))
+
+
+@contextmanager
+def recording(model: PreTrainedModel, request: RecordingRequest) -> Iterator[AttentionRecord]:
+    """The record of the forward passes inside a `with` block, whole once the block ends well."""
+    with recorder_of(model, request) as recorder:
+        yield recorder.record
+        for _ in recorder.finish():
+            pass
 
 
 @torch.no_grad()

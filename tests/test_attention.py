@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from reference import two_map_attention
 
 from selfextend.attention.blockwise import blockwise_attention
-from selfextend.attention.eager import eager_attention
+from selfextend.attention.eager import Visibility, eager_attention
 
 
 def over_two_bands(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -242,7 +242,7 @@ def test_a_row_that_may_look_nowhere_is_zero() -> None:
     case = Case(20, 20, 8)
     key_mask = torch.ones(1, 20, dtype=torch.bool)
     key_mask[:, :5] = False
-    output, weights = eager(*case.inputs(), **case.settings, key_mask=key_mask)
+    output, weights = eager(*case.inputs(), **case.settings, visibility=Visibility(key_mask=key_mask))
     assert (output[:, :, :5] == 0).all()
     assert (weights[:, :, :5] == 0).all()
     assert (weights[..., :5] == 0).all()

@@ -60,7 +60,7 @@ def test_it_comes_back(capsule: Capsule) -> None:
     assert again.documents == capsule.documents
     assert again.versions == capsule.versions
     assert again.trained_window == 256
-    assert again.reply.query_scaling == "logn"
+    assert again.reply.made_by == SelfExtend("logn", 8, 64)
     assert capsule.pooled is not None
     assert again.pooled is not None
     np.testing.assert_allclose(again.pooled.shares, capsule.pooled.shares, rtol=1e-3)
@@ -98,6 +98,11 @@ def test_its_pictures_name_model_settings_and_document(capsule: Capsule) -> None
 def test_a_capsule_of_an_earlier_version_opens(capsule: Capsule) -> None:
     record = json.loads(json.dumps(as_json(capsule)))
     del record["attention"]["pages"]
+    record["version"] = 1
+    (reply,) = record["entry"]["replies"]
+    assert reply.pop("settings")
+    reply |= {"method": "selfextend", "group_size": 8, "neighbor_window": 64, "query_scaling": "logn"}
+    assert from_dict(record).reply == capsule.reply
     _, heat = figures_of(from_dict(record))
     assert heat.layout.xaxis.title.text == "token of the prompt"
     assert heat.data[0].z.shape == capsule.pooled.shares.shape  # type: ignore[union-attr]

@@ -21,7 +21,7 @@ from selfextend.cli import main
 from selfextend.commands.parser import make_parser
 from selfextend.lab.records import read_run
 from selfextend.lab.target import Target
-from selfextend.methods import METHOD_NAMES, method_named
+from selfextend.methods import METHOD_NAMES, method_from, method_named
 
 ROOT = Path(__file__).parent.parent
 MODEL = ("-m", str(folder()))
@@ -223,6 +223,28 @@ def test_ask_and_compare_answer(capsys: pytest.CaptureFixture[str], tmp_path: Pa
     assert [row["method"] for row in rows] == ["vanilla", "selfextend", "window"]
     assert rows[1]["answer"] == found["answer"]
     assert all(row["log_probability"] < 0 for row in rows)
+
+
+@pytest.mark.parametrize("name", METHOD_NAMES)
+def test_ask_takes_any_method(capsys: pytest.CaptureFixture[str], tmp_path: Path, name: str) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("Nothing much happens here. " * 30)
+    asked = ("ask", "What happens?", *MODEL, "--text", str(text), "--max-new-tokens", "4", "--method", name, "-w", "16")
+    found = result(capsys, *asked)
+    method = method_from(found["method"], found["settings"])
+    assert method.name == name
+    assert found["settings"].get("neighbor_window", 16) == 16
+    assert main([*asked]) == 0
+    told = capsys.readouterr().err
+    assert ("the untouched model" if name == "vanilla" else method.heading) in told
+    assert method.setting in told
+
+
+def test_ask_refuses_a_method_that_there_is_not_and_two_ways_at_once(capsys: pytest.CaptureFixture[str]) -> None:
+    for wrong in (("--method", "magic"), ("--method", "rerope", "--vanilla")):
+        with pytest.raises(SystemExit):
+            main(["ask", "Why?", *MODEL, *wrong])
+        assert wrong[1 if wrong[1] == "magic" else 0] in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("no_loading")

@@ -25,12 +25,12 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from app.documents import child, ocr
+from app.documents.decoding import decode
 from app.documents.document import PAGE_SEPARATOR, Document, DocumentError, Limits, Page, check_room
 from app.documents.messages import Refused
 from app.documents.page_text import LIGATURES, PART_CHARS, clean_page, clean_plain, cut_into_parts
 from app.documents.reader import page_sizes, page_views, read_document_steps
 from app.documents.scans import Line, in_reading_order
-from app.documents.text import decode
 from selfextend.steps import Progress, Running, result_of
 from tests.fuzz_documents import MUTANTS, outcomes
 from tests.make_documents import (

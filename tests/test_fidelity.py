@@ -20,6 +20,7 @@ from helpers import (
     oracle_logits,
     plain_logits,
     plain_model,
+    recording,
 )
 from peft import LoraConfig, PrefixTuningConfig, get_peft_model
 from reference import NaiveModel
@@ -29,7 +30,7 @@ from vision_models import SEVERAL_AXES, VISION_MODELS, build_vision, image_promp
 import selfextend
 from selfextend import SelfExtendConfig, disable, enable, support
 from selfextend.errors import UnsupportedArchitectureError
-from selfextend.recording import RecordingRequest, recording
+from selfextend.recording import RecordingRequest
 
 
 def test_the_version_is_told() -> None:

@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 import pytest
 from app_parts import unpacked
 
-from app.figures.answers import AROUND, Columns, Group, attention_heatmap, page_bars
+from app.figures.answers import AROUND, CellFacts, Columns, Group, attention_heatmap, page_bars
 from app.figures.lab import figure as lab_figure
 from app.figures.plane import parameter_plane_figure
 from app.figures.style import template
@@ -233,7 +233,7 @@ def test_accuracy_grid_states_samples_and_marks_the_window() -> None:
     [
         (lambda: attention(2, 3, labels=["a"]), r"shape \(2, 3\) need .*, not 1 labels"),
         (lambda: attention(2, 3, columns=columns(4)), "4 columns"),
-        (lambda: attention(2, 3, keys=np.zeros((2, 4), dtype=int)), r"keys of shape \(2, 4\)"),
+        (lambda: attention(2, 3, facts=CellFacts(keys=np.zeros((2, 4), dtype=int))), r"keys of shape \(2, 4\)"),
     ],
 )
 def test_refuses_what_does_not_fit(draw: Callable[[], go.Figure], message: str) -> None:

@@ -497,7 +497,7 @@ def test_the_attention_of_both_parts_of_an_answer_is_kept() -> None:
     assert whole.attention is not None
     assert rest.attention.query_rows == whole.attention.query_rows
     np.testing.assert_allclose(rest.attention.sums, whole.attention.sums, atol=1e-5)
-    np.testing.assert_allclose(rest.attention.neighbor_share, whole.attention.neighbor_share, atol=1e-5)
+    np.testing.assert_allclose(rest.attention.maxima, whole.attention.maxima, atol=1e-5)
     with pytest.raises(ValueError, match="rows that follow one another"):
         joined(whole.attention, whole.attention)
 

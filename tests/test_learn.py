@@ -6,6 +6,7 @@ import hashlib
 import math
 import random
 import re
+from collections.abc import Iterator
 from itertools import product
 from typing import Any
 
@@ -14,9 +15,11 @@ import pytest
 import reference
 
 from app.lesson import FOLDER, PAGE, catalogues, recorded, web_page
+from app.runtime import make_runtime
+from app.settings import read_settings
 from app.tabs.learn import asked, build_learn_tab, cell_steps
 from app.theme import ASSETS
-from selfextend.steps import result_of
+from selfextend.steps import EndNow, Progress, Running, result_of
 
 
 def test_the_grid_is_whole() -> None:
@@ -190,6 +193,7 @@ def test_only_recorded_cells_are_run() -> None:
 
 def test_runs_a_cell_on_the_loaded_model() -> None:
     from app.model_shelf import ModelShelf
+    from selfextend.generation import NewToken
 
     runs = recorded()
     shelf = ModelShelf()
@@ -200,6 +204,40 @@ def test_runs_a_cell_on_the_loaded_model() -> None:
         vanilla, extended = runs["answers"]["vanilla"][at], runs["answers"]["selfextend"][f"{group},{window}"][at]
         assert told["n"] == runs["lengths"][at]
         assert (told["vanilla"], told["selfextend"]) == tuple(f"“{runs['texts'][n]}”" for n in (vanilla, extended))
+    with Running(cell_steps(shelf.need(), runs["lengths"][0], group, window)) as running:
+        assert any(isinstance(step, NewToken) for step in running)
+        with pytest.raises(EndNow):  # half an answer is no result
+            running.end()
+
+
+def test_a_running_cell_stops_with_its_page_and_with_its_visitor(monkeypatch: pytest.MonkeyPatch) -> None:
+    runtime, closed = make_runtime(read_settings(["--no-browser", "--no-persist"], {})), []
+
+    def steps(*_: Any) -> Iterator[Progress]:
+        try:
+            while True:
+                yield Progress("reading")
+        finally:
+            closed.append(True)
+
+    monkeypatch.setattr(runtime.models, "need", lambda: None)
+    monkeypatch.setattr("app.tabs.learn.cell_steps", steps)
+    with gr.Blocks() as page:
+        build_learn_tab(runtime, gr.State(""))
+    (run,) = (found.fn for found in page.fns.values() if found.targets[0][1] == "run")
+    runs = recorded()
+    cell = event(tokens=runs["lengths"][0], group_size=1, neighbor_window=runs["neighbor_windows"][0])
+    running = run(cell, "ada")
+    next(running)
+    assert runtime.sessions.get("ada").is_busy
+    running.close()
+    assert closed == [True]
+    running = run(cell, "ada")
+    next(running)
+    runtime.sessions.get("ada").learning.stop()
+    assert "stopped" in [*running][-1]
+    assert closed == [True, True]
+    assert not runtime.sessions.get("ada").is_busy
 
 
 def test_the_lesson_asks_the_server_for_nothing() -> None:

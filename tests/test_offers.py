@@ -13,6 +13,7 @@ from gguf_files import CHAT_TEMPLATE, SIZES, llama_gguf, write_gguf, write_sente
 from quantized_files import with_settings
 from tiny_models import save_folder, tiny_model
 
+from app.answering import reply_by
 from app.conversation import Entry, Reply, messages
 from app.documents.library import StoredDocument
 from app.model_menu import local_choices
@@ -22,6 +23,7 @@ from app.session import Session
 from app.settings import read_settings
 from app.tabs.offers_panel import AT_FIRST, offers_html
 from selfextend.loading.hardware import has_fast_bfloat16
+from selfextend.methods import SelfExtend
 
 GB = 10**9
 
@@ -133,7 +135,7 @@ def test_the_sample_is_known_by_its_content() -> None:
 
 @pytest.mark.parametrize("stopped", ["", "Stopped after 3 tokens."])
 def test_only_the_newest_answer_can_go_on(stopped: str) -> None:
-    reply = Reply(7, "selfextend", "The fox", group_size=8, neighbor_window=64, unfinished=True, stopped=stopped)
+    reply = reply_by(SelfExtend("none", 8, 64), turn=7, text="The fox", unfinished=True, stopped=stopped)
     shown = messages([Entry("Who?", (reply,), "tiny"), Entry("And who?", (replace(reply, turn=8),), "tiny")])
     assert "Continue" not in shown[1]["content"]
     assert 'href="#continue-8"' in shown[3]["content"]

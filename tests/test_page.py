@@ -11,6 +11,7 @@ from pathlib import Path
 import gradio as gr
 import pytest
 
+from app.answering import reply_by
 from app.conversation import (
     Entry,
     Reply,
@@ -29,6 +30,7 @@ from app.runtime import Runtime, make_runtime
 from app.session import Session, Turn
 from app.settings import read_settings
 from app.tabs.controls import Choices, next_question_html
+from selfextend.methods import SelfExtend
 from selfextend.steps import Progress
 
 
@@ -251,7 +253,7 @@ def test_no_speed_is_told_of_an_answer_that_has_none() -> None:
 
 
 def test_what_was_set_since_the_last_answer_is_told_until_it_is_asked_with() -> None:
-    made = Reply(1, "selfextend", "Yes", group_size=8, neighbor_window=128)
+    made = reply_by(SelfExtend("none", 8, 128), turn=1, text="Yes")
     said = [Entry("Who?", (made,))]
 
     def told(heading: str, group_size: int, log_n: bool = False) -> str:

@@ -15,12 +15,13 @@ from helpers import (
     logits,
     naive,
     oracle_logits,
+    recording,
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from selfextend import SelfExtendConfig
-from selfextend.recording import RecordingRequest, recording
+from selfextend.recording import RecordingRequest
 
 NAMES = ["llama", "gemma2", "gemma3", "smollm3", "phi", "gpt-neox", "falcon-new", "mistral-sliding", "glm4"]
 BINS = [0, 1, 7, 30, 31, 60]
@@ -38,7 +39,7 @@ def pooled(row: np.ndarray, starts: list[int]) -> tuple[list[float], list[float]
     return [float(keys.sum()) for keys in bins], [float(keys.max(initial=0.0)) for keys in bins]
 
 
-def check(record: object, maps: dict[int, np.ndarray], request: RecordingRequest, window: int) -> None:
+def check(record: object, maps: dict[int, np.ndarray], request: RecordingRequest) -> None:
     for n, layer in enumerate(record.layers):
         for m, head in enumerate(record.heads):
             for r, query in enumerate(request.query_rows):
@@ -46,8 +47,6 @@ def check(record: object, maps: dict[int, np.ndarray], request: RecordingRequest
                 sums, maxima = pooled(row, list(request.bin_starts))
                 np.testing.assert_allclose(record.sums[n, m, r], sums, atol=2e-5)
                 np.testing.assert_allclose(record.maxima[n, m, r], maxima, atol=2e-5)
-                near = row[max(0, query - window + 1) : query + 1].sum()
-                assert record.neighbor_share[n, m, r] == pytest.approx(near, abs=2e-5)
 
 
 @pytest.mark.parametrize("within", [None, range(10, 40)], ids=str)
@@ -79,7 +78,7 @@ def test_records_are_the_oracles(name: str, sizes: tuple[int, ...]) -> None:
         in_chunks(model, token_ids(LENGTH), sizes)
     assert record.layers == BY_NAME[name].extended_layers
     assert record.sums.shape == (len(record.layers), 4, LENGTH - 15, len(BINS))
-    check(record, expected_maps(name), request, CONFIG.neighbor_window)
+    check(record, expected_maps(name), request)
 
 
 @settings(max_examples=25)
@@ -95,7 +94,7 @@ def test_any_rows_bins_layers_and_heads(data: st.DataObject) -> None:
     )
     with extended(model := build("llama")), recording(model, request) as record:
         logits(model, token_ids(LENGTH))
-    check(record, expected_maps("llama"), request, CONFIG.neighbor_window)
+    check(record, expected_maps("llama"), request)
 
 
 @pytest.mark.parametrize("config", [SelfExtendConfig(1, 16), SelfExtendConfig(4, 16, "logn")], ids=str)
@@ -103,7 +102,7 @@ def test_other_settings(config: SelfExtendConfig) -> None:
     request = RecordingRequest(query_rows=range(60, LENGTH), bin_starts=BINS)
     with extended(model := build("llama"), config, on_overflow="ignore"), recording(model, request) as record:
         logits(model, token_ids(LENGTH))
-    check(record, expected_maps("llama", config), request, config.neighbor_window)
+    check(record, expected_maps("llama", config), request)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -127,7 +126,6 @@ def test_rows_that_were_not_computed_are_nan() -> None:
             model(ids[:, 50:60], past_key_values=cache)
     computed = np.isfinite(record.sums).all(axis=(0, 1, 3))
     assert [row for row, is_there in zip(request.query_rows, computed, strict=True) if is_there] == list(range(50, 60))
-    assert np.isnan(record.neighbor_share[:, :, :20]).all()
 
 
 def test_of_a_left_padded_batch_the_first_row_is_recorded_without_its_padding() -> None:
@@ -139,7 +137,7 @@ def test_of_a_left_padded_batch_the_first_row_is_recorded_without_its_padding() 
     request = RecordingRequest(query_rows=range(60, LENGTH), bin_starts=BINS)
     with extended(model := build("llama")), recording(model, request) as record:
         logits(model, batch, attention_mask=mask)
-    check(record, expected_maps("llama"), request, CONFIG.neighbor_window)
+    check(record, expected_maps("llama"), request)
 
 
 def test_generation_is_recorded() -> None:
@@ -148,7 +146,7 @@ def test_generation_is_recorded() -> None:
         tokens = model.generate(token_ids(58), max_new_tokens=9, do_sample=False)
     reference = naive("llama", CONFIG)
     reference.logits(tokens)
-    check(record, {n: weights[0].numpy() for n, weights in reference.weights.items()}, request, CONFIG.neighbor_window)
+    check(record, {n: weights[0].numpy() for n, weights in reference.weights.items()}, request)
 
 
 def test_memory_is_bounded_by_what_was_allowed() -> None:

@@ -292,7 +292,7 @@ def test_a_question_longer_than_reach_is_refused(tiny: LoadedModel) -> None:  # 
 def test_compare_gives_both_replies_in_order(tiny: LoadedModel) -> None:  # noqa: F811
     asked = [question(method=Vanilla()), question(), question(method=ReRoPE("logn", neighbor_window=64))]
     *_, last = reply_steps(tiny, CacheStore(10**9), Session("v"), asked)
-    assert [reply.method for reply in last.replies] == ["vanilla", "selfextend", "rerope"]
+    assert [reply.method for reply in last.replies] == ["vanilla", "selfextend", "rerope+logn"]
     assert [reply.made_by for reply in last.replies] == [question.method for question in asked]
     assert all(reply.seconds > 0 and reply.cache_bytes > 0 for reply in last.replies)
     assert [turn.id for turn in last.turns] == [reply.turn for reply in last.replies]

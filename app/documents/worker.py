@@ -45,9 +45,11 @@ def answer(request: Message) -> Iterator[Message]:
     """Carries out one request. The libraries are imported here: a text file need not wait for PDFium."""
     path = request["path"]
     if request["task"] == "read" and request["kind"] != "pdf":
-        from . import text as text_reader
+        if request["kind"] == "docx":
+            from .docx_text import read_docx as read
+        else:
+            from .text import read_text as read
 
-        read = text_reader.read_docx if request["kind"] == "docx" else text_reader.read_text
         yield from read(path, request["max_pages"], request["max_characters"])
         return
     from . import pdf as pdf_reader

@@ -31,6 +31,8 @@ TALL_ROW, SHORT_ROW, LABEL_ROW = 22, 6, 14
 """Pixels: a row where there are few, where there are many, and the least that a row's label needs."""
 FULL_HEIGHT = 616
 """Pixels that rows may take before they get shorter."""
+AROUND = 126
+"""Pixels that title, colour bar and axis take above and below the rows."""
 
 
 class Group(NamedTuple):
@@ -65,6 +67,22 @@ class Columns(NamedTuple):
     title: str = "token of the prompt"
 
 
+class CellFacts(NamedTuple):
+    """What a heatmap's cells tell the pointer and the page's scripts.
+
+    Attributes:
+        rows: the words of each row; its label unless given.
+        keys: (rows, columns) the key token that stands for each cell; the middle of its column unless given.
+        first_query: token index of the first row's query; None where nobody else knows these rows.
+        chosen: row and key token of the cell to mark; the one that was chosen before unless given.
+    """
+
+    rows: Sequence[str] = ()
+    keys: npt.NDArray[np.integer[Any]] | None = None
+    first_query: int | None = None
+    chosen: tuple[int, int] | None = None
+
+
 def attention_heatmap(
     shares: npt.NDArray[np.floating[Any]],
     labels: Sequence[str],
@@ -74,10 +92,7 @@ def attention_heatmap(
     unit: str,
     scale: Scale = "shared",
     largest: float | None = None,
-    keys: npt.NDArray[np.integer[Any]] | None = None,
-    rows: Sequence[str] = (),
-    first_query: int | None = None,
-    chosen: tuple[int, int] | None = None,
+    facts: CellFacts | None = None,
 ) -> go.Figure:
     """How much each token of an answer attended to each stretch of the prompt. Rows are read from top to bottom.
 
@@ -89,82 +104,100 @@ def attention_heatmap(
         labels: one for each row.
         unit: what a share is, for the colour bar.
         largest: what the strongest colour stands for where all rows share a scale; the largest share unless given.
-        keys: (rows, columns) the key token that stands for each cell; the middle of its column unless given.
-        rows: the words of each row for the pointer; `labels` unless given.
-        first_query: token index of the first row's query; None where nobody else knows these rows.
-        chosen: row and key token of the cell to mark; the one that was chosen before unless given.
 
     Raises:
         ValueError: labels, columns or keys do not fit `shares`.
     """
-    if keys is None:
-        keys = np.broadcast_to((columns.starts + columns.stops - 1) // 2, (shares.shape[0], len(columns.starts)))
-    if (len(labels), len(columns.starts)) != shares.shape or keys.shape != shares.shape:
-        raise ValueError(
-            f"shares of shape {shares.shape} need as many labels, columns and keys, not {len(labels)} labels, "
-            f"{len(columns.starts)} columns and keys of shape {keys.shape}."
-        )
+    facts = facts or CellFacts()
+    keys = _keys_of(shares, labels, columns, facts)
     edges, order = _laid_out(columns)
     gaps = order < 0
     values, colours = _coloured(shares, scale, unit, largest)
-    values = np.where(gaps, np.nan, values[:, order]).astype(np.float32)
-    told = np.stack([np.where(gaps, np.nan, shares[:, order]), np.where(gaps, np.nan, keys[:, order])], axis=-1)
+    hovered = np.stack([np.where(gaps, np.nan, shares[:, order]), np.where(gaps, np.nan, keys[:, order])], axis=-1)
     figure = go.Figure(
         go.Heatmap(
-            z=values,
+            z=np.where(gaps, np.nan, values[:, order]).astype(np.float32),
             x=edges,
             y=np.arange(len(labels) + 1) - 0.5,
-            customdata=told.astype(np.float32),
+            customdata=hovered.astype(np.float32),
             coloraxis="coloraxis",
             ygap=1,
             hoverongaps=False,
             hovertemplate="%{customdata[0]:.2%} at token %{customdata[1]:,}<extra></extra>",
         )
     )
-    figure.update_layout(coloraxis=colours)
     axis = _column_axis(columns, edges, order)
     # Plotly knows of the first line of its labels only.
-    further = max((text.count("<br>") for text in axis["ticktext"]), default=0)
+    further = LABEL_ROW * max((text.count("<br>") for text in axis["ticktext"]), default=0)
     figure.update_xaxes(
         **axis,
-        title={"text": _plain(columns.title), "font": {"size": 12}, "standoff": 10 + LABEL_ROW * further},
+        title={"text": _plain(columns.title), "font": {"size": 12}, "standoff": 10 + further},
         ticklabeloverflow="allow",
         range=[0, float(edges[-1])],
         showgrid=False,
         zeroline=False,
     )
     height = max(min(FULL_HEIGHT, TALL_ROW * len(labels)), SHORT_ROW * len(labels))
-    every = -(-LABEL_ROW * len(labels) // height) if len(labels) else 1
-    figure.update_yaxes(
-        title={"text": "the answer, from top to bottom", "font": {"size": 12}},
-        range=[len(labels) - 0.5, -0.5],
-        tickvals=list(range(0, len(labels), every)),
-        # Plotly reads tags in labels, and an end-of-sequence token looks like one.
-        ticktext=[_plain(_short(label)) for label in labels[::every]],
-        ticks="",
-        showgrid=False,
-        zeroline=False,
-        fixedrange=True,  # all rows are always in view
-    )
+    figure.update_yaxes(_row_axis(labels, height))
     finish(figure, title, colour_bar=True)
+    cells = _cells(labels, columns, edges, order, facts) | {"unit": unit}
+    meta = {**figure.layout.meta, "cells": cells}
+    return figure.update_layout(coloraxis=colours, height=height + AROUND + further, margin_r=24, meta=meta)
+
+
+def _keys_of(
+    shares: npt.NDArray[np.floating[Any]], labels: Sequence[str], columns: Columns, facts: CellFacts
+) -> npt.NDArray[np.integer[Any]]:
+    """The key token that stands for each cell, (rows, columns).
+
+    Raises:
+        ValueError: labels, columns or keys do not fit `shares`.
+    """
+    middles = (columns.starts + columns.stops - 1) // 2
+    keys = np.broadcast_to(middles, (shares.shape[0], len(middles))) if facts.keys is None else facts.keys
+    if (len(labels), len(columns.starts)) != shares.shape or keys.shape != shares.shape:
+        raise ValueError(
+            f"shares of shape {shares.shape} need as many labels, columns and keys, not {len(labels)} labels, "
+            f"{len(columns.starts)} columns and keys of shape {keys.shape}."
+        )
+    return keys
+
+
+def _cells(
+    labels: Sequence[str],
+    columns: Columns,
+    edges: npt.NDArray[np.float64],
+    order: npt.NDArray[np.int64],
+    facts: CellFacts,
+) -> dict[str, Any]:
+    """Which tokens rows and columns stand for, and their words, for the page's scripts (assets/plot_pane.js)."""
+    gaps = order < 0
     words = np.append(np.asarray(columns.words or [""] * len(columns.starts), dtype=object), "")
-    cells = {
-        "first_query": first_query,
+    return {
+        "first_query": facts.first_query,
         "edges": edges.tolist(),
         "starts": np.where(gaps, -1, columns.starts[order]).tolist(),
         "stops": np.where(gaps, -1, columns.stops[order]).tolist(),
         "words": words[order].tolist(),
-        "rows": [*(rows or labels)],
-        "unit": unit,
-        "chosen": chosen,
+        "rows": [*(facts.rows or labels)],
+        "chosen": facts.chosen,
     }
-    return figure.update_layout(
-        height=int(height) + AROUND + LABEL_ROW * further, margin_r=24, meta={**figure.layout.meta, "cells": cells}
-    )
 
 
-AROUND = 126
-"""Pixels that title, colour bar and axis take above and below the rows."""
+def _row_axis(labels: Sequence[str], height: int) -> dict[str, Any]:
+    """Labels beside the rows, as many as there is room for in `height` pixels."""
+    every = -(-LABEL_ROW * len(labels) // height) if len(labels) else 1
+    return {
+        "title": {"text": "the answer, from top to bottom", "font": {"size": 12}},
+        "range": [len(labels) - 0.5, -0.5],
+        "tickvals": list(range(0, len(labels), every)),
+        # Plotly reads tags in labels, and an end-of-sequence token looks like one.
+        "ticktext": [_plain(_short(label)) for label in labels[::every]],
+        "ticks": "",
+        "showgrid": False,
+        "zeroline": False,
+        "fixedrange": True,  # all rows are always in view
+    }
 
 
 def _laid_out(columns: Columns) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:

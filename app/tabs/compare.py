@@ -11,11 +11,11 @@ import plotly.graph_objects as go
 
 from selfextend.config import SelfExtendConfig
 from selfextend.lab.views import curve_view
-from selfextend.methods import Method, SelfExtend, Vanilla
+from selfextend.methods import SelfExtend, Vanilla
 from selfextend.steps import Progress, Running
 
 from ..columns import Picture, pages_to_keep, picture_of
-from ..conversation import Entry
+from ..conversation import Entry, settings_words
 from ..figures.lab import figure, table
 from ..jobs import JobStopped
 from ..model_shelf import LoadedModel
@@ -200,12 +200,6 @@ def _last_comparison(entries: list[Entry]) -> Entry | None:
     return next((entry for entry in reversed(entries) if len(entry.replies) > 1), None)
 
 
-def _settings(method: Method) -> str:
-    """A method's numbers by their names, as the sliders have them."""
-    numbers = [f"{name.replace('_', ' ')} {getattr(method, name):,}" for name, _ in method.symbols]
-    return ", ".join([*numbers, *(["log-n"] if method.query_scaling == "logn" else [])]) or "none"
-
-
 def table_html(entries: list[Entry]) -> str:
     """The last comparison in numbers."""
     compared = _last_comparison(entries)
@@ -220,7 +214,7 @@ def table_html(entries: list[Entry]) -> str:
             "First token after": f"{reply.first_token_seconds:.1f} s",
             "Read before": f"{reply.reused_tokens:,} of {reply.prompt_tokens:,} tokens",
             "Keys and values": f"{reply.cache_bytes / 1e6:,.0f} MB",
-            "Settings": _settings(reply.made_by).translate(UNBROKEN),
+            "Settings": settings_words(reply).translate(UNBROKEN),
         }
         for reply in compared.replies
     ]

@@ -58,7 +58,8 @@ class Choices:
     """The controls' values, checked.
 
     Attributes:
-        methods: to ask with, settled, in the order of the columns: several where they are compared.
+        methods: to ask with, in the order of the columns: several where they are compared. A number that no control
+            sets is open.
         config: SelfExtend's settings.
         when_needed: leave the model as it is inside its trained window.
         remember: keep earlier questions and answers in the prompt.
@@ -191,10 +192,14 @@ def next_question_html(choices: Choices, entries: Sequence[Entry]) -> str:
     """
     if not entries or not entries[-1].replies:
         return ""
-    last, now = [reply.made_by for reply in entries[-1].replies], list(choices.methods)
+    last = [reply.made_by for reply in entries[-1].replies]
+    before = last[-1].settings()
+    # A number that no control sets was settled for the last answer, and will be for the next.
+    same = {name: before.get(name) for name, value in choices.method.settings().items() if value is None}
+    now = [*choices.methods[:-1], choices.method.with_numbers(**same)]
     if last == now:
         return ""
-    before, after = last[-1].settings(), now[-1].settings()
+    after = now[-1].settings()
     changed = [name for name in after if name in before and after[name] != before[name]]
     if len(last) != len(now) or last[-1].kind != now[-1].kind:
         changed = ["method"]

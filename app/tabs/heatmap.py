@@ -8,7 +8,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from ..columns import Picture
-from ..figures.answers import Scale, attention_heatmap
+from ..figures.answers import CellFacts, Scale, attention_heatmap
 from ..places import text_of, whereabouts
 from ..pooling import POOLS, Looked, edges_of
 from ..session import Turn
@@ -47,10 +47,7 @@ def heatmap_of(
         unit=POOLS[looked.pooled].unit,
         scale=scale,
         largest=largest,
-        keys=picture.keys,
-        rows=row_words(turn, rows),
-        first_query=record.query_rows.start if selectable else None,
-        chosen=marked,
+        facts=CellFacts(row_words(turn, rows), picture.keys, record.query_rows.start if selectable else None, marked),
     )
 
 

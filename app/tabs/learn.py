@@ -15,8 +15,9 @@ from typing import Any
 import gradio as gr
 
 from selfextend.methods import Method, SelfExtend, Vanilla
-from selfextend.steps import Running
+from selfextend.steps import EndNow, Running
 
+from ..jobs import JobStopped, Pace
 from ..lesson import FOLDER, packed, recorded, script
 from ..model_shelf import LoadedModel
 from ..runtime import Runtime
@@ -30,11 +31,14 @@ _TELL_ALL = """(document, ...settings) => {
 }"""
 
 
-def build_learn_tab(runtime: Runtime | None = None, shared: SharedInputs | None = None) -> None:
+def build_learn_tab(
+    runtime: Runtime | None = None, visitor: gr.State | None = None, shared: SharedInputs | None = None
+) -> None:
     """The tab's component and handler, inside the open gr.Blocks or gr.Tab.
 
     Args:
         runtime: whose loaded model answers; without one the lesson shows recorded answers only.
+        visitor: holds who this is; goes with `runtime`.
         shared: whose document and settings the last step shows; without them it shows made-up ones.
     """
     page = gr.HTML(
@@ -48,22 +52,27 @@ def build_learn_tab(runtime: Runtime | None = None, shared: SharedInputs | None 
     )
     if shared is not None:
         _follow(page, shared)
-    if runtime is None:
+    if runtime is None or visitor is None:
         return
     # Numbered, since the page is told of a value only where it is another one than before.
-    models, numbers = runtime.models, count()
+    numbers = count()
 
-    def run(event: gr.EventData) -> Iterator[str]:
+    def run(event: gr.EventData, visitor: str) -> Iterator[Any]:
+        session, pace = runtime.sessions.get(visitor), Pace()  # one that nobody holds is gone
+        session.learning.begin()
         try:
-            with Running(cell_steps(models.need(), *asked(event))) as running:
+            with Running(session.learning.follow(cell_steps(runtime.models.need(), *asked(event)))) as running:
                 for _ in running:
-                    pass
+                    if pace.due():
+                        yield gr.skip()  # only to see whether the page is still there
             told_of = running.result
+        except JobStopped:
+            told_of = {"error": "The run was stopped."}
         except (ValueError, RuntimeError) as error:
             told_of = {"error": str(error)}
         yield json.dumps({**told_of, "number": next(numbers)})
 
-    page.run(run, None, [page], **ON_MODEL)
+    page.run(run, [visitor], [page], **ON_MODEL)
 
 
 def _follow(page: gr.HTML, shared: SharedInputs) -> None:
@@ -115,5 +124,7 @@ def cell_steps(loaded: LoadedModel, tokens: int, group_size: int, neighbor_windo
         how = ReadingSettings(method, past_reach="allow")
         settings = GenerationSettings(max_new_tokens=case.max_new_tokens)
         answer = yield from answer_steps(loaded.ready, case.tokens, settings, how)
+        if answer.stopped_by == "interrupted":
+            raise EndNow  # half an answer would look like a wrong one
         said[name] = f"“{answer.text}”"
     return {"model": loaded.label, "n": len(case.tokens), **said}

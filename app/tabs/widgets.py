@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 from typing import Any, NamedTuple
 
 import gradio as gr
 
 from selfextend.config import SelfExtendConfig
-from selfextend.methods import POSITION_METHODS, Method
+from selfextend.methods import POSITION_METHODS, Method, position_method
 from selfextend.positions import QueryScaling
 from selfextend.steps import Progress
 
@@ -348,9 +348,8 @@ def method_of(heading: str, group_size: float, neighbor_window: float, query_sca
     Raises:
         ValueError: no such method, or a slider is empty.
     """
-    kind = next((kind for kind in POSITION_METHODS if kind.heading == heading), None)
-    if kind is None:
+    method, config = position_method(str(heading)), settings_of(group_size, neighbor_window)
+    if method.heading != heading:
         raise ValueError(f"The method is one of {', '.join(METHODS)}.")
-    config = settings_of(group_size, neighbor_window)
-    numbers = {attribute: getattr(config, attribute) for attribute, _ in kind.symbols if hasattr(config, attribute)}
-    return kind(query_scaling if kind.symbols else "none", **numbers)
+    method = method.with_numbers(group_size=config.group_size, neighbor_window=config.neighbor_window)
+    return replace(method, query_scaling=query_scaling) if method.symbols else method

@@ -7,9 +7,30 @@ cannot, key masks, and it returns the weights.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+
+
+class Visibility(NamedTuple):
+    """Where queries stand among t tokens, and which keys they may see.
+
+    Attributes:
+        first_query: index of the first query among the t tokens; unless given, the queries are the last q.
+        key_mask: True where a query may look, (batch, t) or (batch, q, t).
+        is_causal: whether queries see no later keys. Where they do, as `key_mask` says, later keys are near ones.
+        distances: i - j, (batch or 1, q, t), where positions do not rise by one a token. Keys that stand behind a query
+            are near ones.
+    """
+
+    first_query: int | None = None
+    key_mask: torch.Tensor | None = None
+    is_causal: bool = True
+    distances: torch.Tensor | None = None
+
+
+EVERYTHING_BEFORE = Visibility()
+"""The queries are the last tokens, and see themselves and what came before."""
 
 
 def attention_weights(
@@ -20,10 +41,7 @@ def attention_weights(
     scaling: float,
     softcap: float | None = None,
     sinks: torch.Tensor | None = None,
-    first_query: int | None = None,
-    key_mask: torch.Tensor | None = None,
-    is_causal: bool = True,
-    distances: torch.Tensor | None = None,
+    visibility: Visibility = EVERYTHING_BEFORE,
 ) -> torch.Tensor:
     """Attention weights. Shapes and `ends` as in `selfextend.attention`.
 
@@ -31,17 +49,13 @@ def attention_weights(
         scaling: what scores are multiplied by, usually head_dim ** -0.5.
         softcap: Gemma-2's bound on scores, applied after scaling.
         sinks: (heads,) gpt-oss's score of a key that is not there, to which weight is lost.
-        first_query: index of the first query among the t tokens; unless given, the queries are the last q.
-        key_mask: True where a query may look, (batch, t) or (batch, q, t).
-        is_causal: whether queries see no later keys. Where they do, as `key_mask` says, later keys are near ones.
-        distances: i - j, (batch or 1, q, t), where positions do not rise by one a token. Keys that stand behind a query
-            are near ones.
 
     Returns:
         fp32 (fp64 for fp64 states) of shape (batch, heads, q, t). A row that may look nowhere is all zeros.
     """
     q_len, kv_len = queries[-1].shape[2], keys[-1].shape[2]
     device = queries[-1].device
+    first_query, key_mask, is_causal, distances = visibility
     if first_query is None:
         first_query = kv_len - q_len
     indices = torch.arange(kv_len, device=device)

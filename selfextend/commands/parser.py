@@ -10,7 +10,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from selfextend.methods import METHOD_NAMES, POSITION_METHODS
+from selfextend.methods import METHOD_NAMES, POSITION_METHODS, RECOMMENDED, Vanilla
 
 _METHODS_HELP = (
     f"comma-separated: {', '.join(METHOD_NAMES)}, recommended (SelfExtend as recommended for the model), all "
@@ -87,7 +87,17 @@ def _add_questions(commands: Any) -> None:
     ask = _add(commands, "ask", "questions", "ask a question about a text")
     _add_question_arguments(ask)
     ask.add_argument("--max-new-tokens", type=int, help="the longest answer (default: what suits the model)")
-    ask.add_argument("--vanilla", action="store_true", help="without SelfExtend")
+    how = ask.add_mutually_exclusive_group()
+    how.add_argument(
+        "--method",
+        default=RECOMMENDED,
+        choices=(*METHOD_NAMES, RECOMMENDED),
+        metavar="METHOD",
+        help=f"{', '.join(METHOD_NAMES)}, or recommended: SelfExtend as recommended for the model (default)",
+    )
+    how.add_argument(
+        "--vanilla", dest="method", action="store_const", const=Vanilla.kind, help="the same as --method vanilla"
+    )
     ask.add_argument(
         "--extend",
         choices=("always", "when_needed"),

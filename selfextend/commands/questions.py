@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import argparse
 import sys
-from dataclasses import replace
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
 from selfextend.commands.measure import recorded
 from selfextend.commands.progress import end_progress, show_progress
-from selfextend.commands.targets import methods_of, target_of
+from selfextend.commands.targets import method_of, methods_of, target_of
 from selfextend.generation import GenerationSettings, NewToken, ReadingSettings, ReadyModel, answer_steps
 from selfextend.lab.comparison import ComparisonPlan
 from selfextend.lab.probes.haystack import encode
 from selfextend.lab.probes.texts import read_text
-from selfextend.methods import Vanilla, recommended
+from selfextend.methods import Vanilla, method_from
 from selfextend.profile import longest_answer
 from selfextend.steps import Progress, Running
 
@@ -47,8 +46,7 @@ def run_ask(arguments: argparse.Namespace) -> dict[str, Any]:
     tokenizer, window = target.tokenizer(), target.profile.trained_window
     longest = arguments.max_new_tokens or longest_answer(target.name, window, chats=bool(tokenizer.chat_template))
     settings = GenerationSettings(longest, arguments.temperature, top_p=arguments.top_p, seed=arguments.seed)
-    numbers = {"group_size": arguments.group_size, "neighbor_window": arguments.neighbor_window}
-    method = Vanilla() if arguments.vanilla else replace(recommended(target.profile), **numbers)
+    method = method_of(arguments, target)
     prompt = _prompt(tokenizer, texts, arguments.question)
     method.check(target.profile, len(prompt) + longest)
     model, tokenizer = target.load()
@@ -75,6 +73,8 @@ def run_ask(arguments: argparse.Namespace) -> dict[str, Any]:
         "prompt_tokens": answer.prompt_tokens,
         "new_tokens": len(answer.token_ids),
         "stopped_by": answer.stopped_by,
+        "method": answer.method.name,
+        "settings": used,
         **{key: used.get(key) for key in ("group_size", "neighbor_window", "query_scaling")},
         "prefill_seconds": round(answer.prefill_seconds, 3),
         "decode_seconds": round(answer.decode_seconds, 3),
@@ -83,9 +83,9 @@ def run_ask(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def show_ask(result: dict[str, Any]) -> None:
     """The answer itself was shown while it came."""
-    how = "the untouched model"
-    if result["group_size"] is not None:
-        how = f"SelfExtend with group size {result['group_size']}, neighbor window {result['neighbor_window']}"
+    method = method_from(result["method"], result["settings"])
+    setting = f" ({method.setting})" if method.setting else ""
+    how = "the untouched model" if method == Vanilla() else f"{method.heading}{setting}"
     print(
         f"[{result['prompt_tokens']:,} tokens read in {result['prefill_seconds']:.1f} s with {how}; "
         f"{result['new_tokens']} tokens in {result['decode_seconds']:.1f} s]",

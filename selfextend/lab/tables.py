@@ -9,6 +9,8 @@ from typing import Any, TypeVar
 
 from selfextend.lab.records import Row, cell_key
 from selfextend.lab.statistics import wilson_interval
+from selfextend.methods import METHODS
+from selfextend.methods.base import words_of
 
 Key = TypeVar("Key", bound=Hashable)
 
@@ -76,12 +78,9 @@ def accuracy(rows: Iterable[Row]) -> Accuracy:
 
 
 def settings_words(settings: dict[str, Any]) -> str:
-    """A row's settings for legends and tables: "G 12, w 64, log-n"; "–" where there are none."""
-    names = {"group_size": "G", "neighbor_window": "w", "rope_type": "RoPE"}
-    shown = [(names.get(key, key), value) for key, value in settings.items() if key != "query_scaling"]
-    words = [f"{name} {value:,g}" if isinstance(value, (int, float)) else f"{name} {value}" for name, value in shown]
-    words += ["log-n"] if settings.get("query_scaling") == "logn" else []
-    return ", ".join(words) or "–"
+    """A row's settings for legends and tables, in few signs: "G 12, w 64, log-n"; "–" where there are none."""
+    symbols = dict(pair for kind in METHODS for pair in kind.symbols) | {"rope_type": "RoPE"}
+    return words_of({symbols.get(name, name): value for name, value in settings.items()}, equals=" ") or "–"
 
 
 def labels(rows: Iterable[Row]) -> list[str]:

@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers.distributed import DistributedConfig
 
 from selfextend.errors import ModelLoadError
 from selfextend.loading.sources import read_config
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedConfig, PreTrainedModel
 
 
 class TensorParallelError(ModelLoadError):
@@ -69,9 +68,6 @@ def load_part(files: Path, dtype: str = "auto", quantization: str = "none") -> P
     check(read_config(files), processes(), quantization)
     if files.is_file():
         raise TensorParallelError("A GGUF file cannot be split over several processes. Start one process.")
-    from transformers import AutoModelForCausalLM
-    from transformers.distributed import DistributedConfig
-
     model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
         files,
         dtype=dtype,

@@ -6,7 +6,7 @@ CONTRIBUTING.md says how one is added. Importing this package loads no torch.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import fields
 from typing import Any
 
 from selfextend.methods.base import Method
@@ -36,7 +36,7 @@ RECOMMENDED = "recommended"
 __all__ = [
     "METHODS", "METHOD_NAMES", "POSITION_METHODS", "RECOMMENDED", "DynamicNTK", "LinearInterpolation", "Method",
     "ReRoPE", "SelfExtend", "SlidingWindow", "Vanilla", "YaRN", "method_from", "method_named", "parse_methods",
-    "recommended",
+    "position_method", "recommended",
 ]  # fmt: skip
 
 
@@ -47,6 +47,19 @@ def method_named(name: str) -> Method:
         ValueError: there is none of that name.
     """
     return method_from(name, {})
+
+
+def position_method(name: str) -> Method:
+    """One of `POSITION_METHODS` by its kind or its heading, with all its numbers open.
+
+    Raises:
+        ValueError: there is none of that name.
+    """
+    for kind in POSITION_METHODS:
+        if name.lower() in (kind.kind, kind.heading.lower()):
+            return kind()
+    headings = ", ".join(repr(kind.heading) for kind in POSITION_METHODS)
+    raise ValueError(f"method must be {headings}; not {name!r}.")
 
 
 def method_from(name: str, settings: Mapping[str, Any]) -> Method:
@@ -86,6 +99,5 @@ def parse_methods(
         wanted += METHOD_NAMES if name == "all" else [recommended(profile).name if name == RECOMMENDED else name]
     if not wanted:
         raise ValueError(f"Name at least one method: {', '.join((*METHOD_NAMES, RECOMMENDED, 'all'))}.")
-    given: dict[str, Any] = {"group_size": group_size, "neighbor_window": neighbor_window}
     methods = [method_named(name) for name in dict.fromkeys(wanted)]
-    return [replace(method, **{key: given[key] for key, _ in method.symbols if key in given}) for method in methods]
+    return [method.with_numbers(group_size=group_size, neighbor_window=neighbor_window) for method in methods]

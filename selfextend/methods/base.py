@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from selfextend.config import checked_integer
@@ -16,6 +16,23 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from selfextend.reader import Reader
+
+
+def words_of(settings: Mapping[str, Any], equals: str = " = ") -> str:
+    """Settled numbers by their symbols, and query scaling, as `Method.setting` has them.
+
+    Args:
+        settings: an open number is left out.
+    """
+    shown = ((name, value) for name, value in settings.items() if name != "query_scaling" and value is not None)
+    words = [f"{name}{equals}{_number(value)}" for name, value in shown]
+    return ", ".join([*words, *(["log-n"] if settings.get("query_scaling") == "logn" else [])])
+
+
+def _number(value: Any) -> str:
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{value:,g}" if isinstance(value, float) else str(value)
 
 
 @dataclass(frozen=True)
@@ -69,8 +86,11 @@ class Method:
     @property
     def setting(self) -> str:
         """The settled numbers as captions say them: "G = 8, w = 1,024"; empty where there are none."""
-        numbers = (f"{symbol} = {value:,}" for symbol, value in self._numbers().items() if value is not None)
-        return ", ".join([*numbers, *(["log-n"] if self.query_scaling == "logn" else [])])
+        return words_of({**self._numbers(), "query_scaling": self.query_scaling})
+
+    def with_numbers(self, **numbers: Any) -> Self:
+        """This method with those of the numbers that it takes; None leaves one open, and the others stay."""
+        return replace(self, **{attribute: numbers[attribute] for attribute, _ in self.symbols if attribute in numbers})
 
     def _numbers(self) -> dict[str, Any]:
         return {symbol: getattr(self, attribute) for attribute, symbol in self.symbols}

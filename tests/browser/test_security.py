@@ -20,9 +20,11 @@ from chat_parts import Open, answered, ask, keeps, kept, limit_answers, ready, r
 from make_documents import lines_pdf
 from playwright.sync_api import Page, expect
 
+from app.answering import reply_by
 from app.capsule import Capsule, as_html
 from app.conversation import Entry, Reply, Source
 from selfextend.lab.records import RunFile, header
+from selfextend.methods import SelfExtend
 
 pytestmark = pytest.mark.browser
 
@@ -123,7 +125,7 @@ def watched(page: Page) -> list[str]:
 
 def hostile_entry(payload: str, number: int) -> dict[str, Any]:
     source = Source(1, f"{payload}.txt", 1, "page", payload, 0.5, "strong", 3, 0)
-    thinking = Reply(0, "selfextend", f"<think>{payload}</think>{payload}", (source,), group_size=8, neighbor_window=64)
+    thinking = reply_by(SelfExtend("none", 8, 64), turn=0, text=f"<think>{payload}</think>{payload}", sources=(source,))
     plain = Reply(0, "vanilla", payload, (source,), stopped=payload, note=payload)
     replies = (thinking, plain) if number % 3 == 0 else (plain,)
     return asdict(Entry(payload, replies, payload if number % 2 else "m", (str(number),)))
