@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, LlamaForCausalLM, T5Config
 from transformers.utils import logging as transformers_logging
 
 from selfextend import errors
-from selfextend.loading import hardware, models, weights
+from selfextend.loading import hardware, memory, models, sources, weights
 from selfextend.loading.models import load_model, load_steps, load_tokenizer
 from selfextend.loading.sources import check_weights, read_config
 from selfextend.steps import Progress, Running, result_of
@@ -447,3 +447,37 @@ def test_a_stop_does_not_wait_for_what_is_read_before_the_weights(
         assert len([*waited, *load]) > len(waited)
         assert load.result.model is not None
     assert read == ["tokenizer", "tokenizer"]
+
+
+def test_whatever_reads_with_transformers_does_so_alone(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stopped load may still be reading, and two threads that import transformers at once break each other."""
+    seen = list[tuple[str, bool]]()
+    for module, name in (
+        (models, "read_config"),
+        (models, "estimate_files"),
+        (models, "load_tokenizer"),
+        (memory, "read_config"),
+        (memory, "estimate_files"),
+    ):
+        read = getattr(module, name)
+
+        def noted(*args: Any, read: Any = read, name: str = name, **more: Any) -> Any:
+            seen.append((name, sources.READING.locked()))
+            return read(*args, **more)
+
+        monkeypatch.setattr(module, name, noted)
+    load_model(folder)
+    memory.estimate_memory(folder)
+    models.can_chat(folder)
+    names = {"read_config", "estimate_files", "load_tokenizer"}
+    assert {name for name, _ in seen} == names
+    assert all(alone for _, alone in seen), seen
+
+
+def test_a_stop_does_not_wait_for_another_load_to_have_read_its_config(folder: Path) -> None:
+    with sources.READING:
+        steps = load_steps(folder)
+        waited = next(steps), next(steps), next(steps)
+        steps.close()
+    assert waited[0] == waited[1] == waited[2]
+    assert load_model(folder)[0] is not None

@@ -29,7 +29,7 @@ from selfextend.loading.hardware import (
 from selfextend.loading.local import LocalModel
 from selfextend.loading.quantized import own_quantization, stored_bytes
 from selfextend.loading.sizes import readable
-from selfextend.loading.sources import Source, fetch_steps, header_steps, locate, read_config
+from selfextend.loading.sources import READING, Source, fetch_steps, header_steps, locate, read_config
 from selfextend.steps import result_of
 from selfextend.windows import trained_window
 
@@ -189,10 +189,12 @@ def estimate_memory(
         return _estimate(model, "none" if quantization == "auto" else quantization, device, dtype, available)
     source = locate(model)
     files = result_of(fetch_steps(source, weights=False))
-    config = read_config(files)
+    with READING:
+        config = read_config(files)
     settled = settled_quantization(quantization, source, config, resolve_device(device))
     headers = result_of(header_steps(source, files, config))
-    return estimate_files(headers, config, settled, device, dtype, available)
+    with READING:
+        return estimate_files(headers, config, settled, device, dtype, available)
 
 
 def settled_quantization(

@@ -4,7 +4,6 @@ Safetensors and GGUF only, and no code from a repository is ever run. The result
 """
 
 import os
-import threading
 from collections.abc import Callable, Generator
 from functools import partial
 from pathlib import Path
@@ -26,6 +25,7 @@ from selfextend.loading.memory import (
 )
 from selfextend.loading.quantized import check_own_quantization, check_stored_weights, own_quantization
 from selfextend.loading.sources import (
+    READING,
     bundled_folder,
     check_weights,
     fetch_steps,
@@ -41,10 +41,6 @@ __all__ = ["Loaded", "bundled_folder", "can_chat", "estimate_memory", "load_mode
 
 
 T = TypeVar("T")
-
-# What a stopped load has left to itself may not be over yet, and two threads that import transformers at once break
-# each other's import.
-_READING = threading.Lock()
 
 
 class Loaded(NamedTuple):
@@ -113,7 +109,7 @@ def load_steps(
         check_quantization(quantization, target)
     source = locate(name)
     files = yield from fetch_steps(source, weights=False)
-    config = read_config(files)
+    config = yield from _aside(partial(read_config, files), looking)
     settled = settled_quantization(quantization, source, config, target)
     _check_own_quantization(name, config, settled, target)
     if source.files is not None:
@@ -124,7 +120,7 @@ def load_steps(
     _refuse_too_big(name, estimate, allow_oversize)
     if source.files is None:
         files = yield from fetch_steps(source, weights=True)
-        config = read_config(files)
+        config = yield from _aside(partial(read_config, files), looking)
         check_weights(files)
         estimate = yield from _aside(partial(estimating, files), looking)
         _refuse_too_big(name, estimate, allow_oversize)
@@ -141,7 +137,7 @@ def _aside(read: Callable[[], T], progress: Progress) -> Generator[Progress, Non
     """What is read of a model's files before its weights: a moment, but longer than who stops the load should wait."""
 
     def alone() -> T:
-        with _READING:
+        with READING:
             return read()
 
     return (yield from in_thread(alone, lambda: progress))
@@ -154,13 +150,14 @@ def can_chat(files: Path, device: str = "auto") -> bool:
         files: its folder or GGUF file.
     """
     try:
-        config = read_config(files)
-        check_own_quantization(str(files), config, resolve_device(device))
-        check_weights(files)
-        if files.is_file():
-            return "tokenizer.chat_template" in read_header(files).metadata
-        check_stored_weights(str(files), files, config)
-        return load_tokenizer(files).chat_template is not None
+        with READING:
+            config = read_config(files)
+            check_own_quantization(str(files), config, resolve_device(device))
+            check_weights(files)
+            if files.is_file():
+                return "tokenizer.chat_template" in read_header(files).metadata
+            check_stored_weights(str(files), files, config)
+            return load_tokenizer(files).chat_template is not None
     except ModelLoadError:
         return False
 
