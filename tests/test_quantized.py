@@ -55,6 +55,8 @@ def test_bitsandbytes_is_kept_as_it_is(folder: Path, tmp_path: Path, quantizatio
         assert after.generate(TOKENS, max_new_tokens=2, min_new_tokens=2).shape == (1, 42)
     with pytest.raises(errors.QuantizationUnavailableError, match=r"already \(bitsandbytes\).*'auto' or 'none'"):
         load_model(tmp_path / "saved", "nf4", device="cpu")
+    with pytest.raises(errors.QuantizationUnavailableError, match=r"already \(bitsandbytes\).*'auto' or 'none'"):
+        estimate_memory(tmp_path / "saved", "nf4", device="cpu")
 
 
 @pytest.mark.parametrize(
@@ -80,6 +82,8 @@ def test_a_missing_package_is_named(
         errors.QuantizationUnavailableError, match=f"quantized with {settings['quant_method']}.*{install}"
     ):
         load_model(folder, "auto")
+    with pytest.raises(errors.QuantizationUnavailableError, match=install):
+        estimate_memory(folder, "auto")
 
 
 @pytest.mark.parametrize("bits", [8, 4])

@@ -17,17 +17,18 @@ from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 from transformers.quantizers.base import get_keys_to_not_convert
 from transformers.quantizers.quantizers_utils import should_convert_module
 
-from selfextend.errors import ModelTooBigError, UnsupportedModelError
+from selfextend.errors import ModelTooBigError, QuantizationUnavailableError, UnsupportedModelError
 from selfextend.loading.gguf_header import packed_as
 from selfextend.loading.hardware import (
     AskedQuantization,
     Quantization,
     available_bytes,
+    check_quantization,
     has_fast_bfloat16,
     resolve_device,
 )
 from selfextend.loading.local import LocalModel
-from selfextend.loading.quantized import own_quantization, stored_bytes
+from selfextend.loading.quantized import check_own_quantization, own_quantization, stored_bytes
 from selfextend.loading.sizes import readable
 from selfextend.loading.sources import READING, Source, fetch_steps, header_steps, locate, read_config
 from selfextend.steps import result_of
@@ -182,19 +183,43 @@ def estimate_memory(
         available: bytes to count as free instead of asking the device.
 
     Raises:
-        ModelLoadError: the model cannot be found or cannot be loaded.
-        ValueError: an unknown dtype.
+        ModelLoadError: the model cannot be found, or cannot be loaded on this machine.
+        ValueError: an unknown quantization or dtype.
     """
     if isinstance(model, PreTrainedConfig):
         return _estimate(model, "none" if quantization == "auto" else quantization, device, dtype, available)
     source = locate(model)
     files = result_of(fetch_steps(source, weights=False))
     with READING:
-        config = read_config(files)
-    settled = settled_quantization(quantization, source, config, resolve_device(device))
+        config, settled = read_settled(source, files, quantization, resolve_device(device))
     headers = result_of(header_steps(source, files, config))
     with READING:
         return estimate_files(headers, config, settled, device, dtype, available)
+
+
+def read_settled(
+    source: Source, files: Path, quantization: AskedQuantization, device: torch.device
+) -> tuple[PreTrainedConfig, Quantization]:
+    """A model's config, and the quantization to load it with, which this machine was found to be able to.
+
+    Args:
+        files: with the config; the weights need not be there.
+
+    Raises:
+        ModelLoadError: a subclass that says what is wrong with the config, or what is missing for the quantization.
+        ValueError: an unknown quantization.
+    """
+    config = read_config(files)
+    settled = settled_quantization(quantization, source, config, device)
+    own = own_quantization(config)
+    if own is not None and settled != "none":
+        raise QuantizationUnavailableError(
+            f"The weights of {source.name} are quantized already ({own.method}). Load it with quantization 'auto' or "
+            "'none', which keep them as they are."
+        )
+    check_own_quantization(source.name, config, device)
+    check_quantization(settled, device)
+    return config, settled
 
 
 def settled_quantization(

@@ -9,21 +9,20 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-import torch
-from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from selfextend.errors import IncompleteModelError, ModelLoadError, QuantizationUnavailableError
+from selfextend.errors import IncompleteModelError, ModelLoadError
 from selfextend.loading.gguf import gguf_tokenizer
 from selfextend.loading.gguf_header import read_header
-from selfextend.loading.hardware import AskedQuantization, Quantization, check_quantization, resolve_device
+from selfextend.loading.hardware import AskedQuantization, check_quantization, resolve_device
 from selfextend.loading.memory import (
     MemoryEstimate,
     estimate_files,
     estimate_memory,
-    settled_quantization,
+    read_settled,
     too_big,
 )
-from selfextend.loading.quantized import check_own_quantization, check_stored_weights, own_quantization
+from selfextend.loading.quantized import check_own_quantization, check_stored_weights
 from selfextend.loading.sources import (
     READING,
     bundled_folder,
@@ -109,9 +108,7 @@ def load_steps(
         check_quantization(quantization, target)
     source = locate(name)
     files = yield from fetch_steps(source, weights=False)
-    config = yield from _aside(partial(read_config, files), looking)
-    settled = settled_quantization(quantization, source, config, target)
-    _check_own_quantization(name, config, settled, target)
+    config, settled = yield from _aside(partial(read_settled, source, files, quantization, target), looking)
     if source.files is not None:
         check_weights(files)
     estimating = partial(estimate_files, config=config, quantization=settled, device=device, dtype=dtype)
@@ -165,18 +162,6 @@ def can_chat(files: Path, device: str = "auto") -> bool:
 def _refuse_too_big(name: str, estimate: MemoryEstimate, allow_oversize: bool) -> None:
     if not (estimate.fits or allow_oversize):
         raise too_big(name, estimate)
-
-
-def _check_own_quantization(
-    name: str, config: PreTrainedConfig, quantization: Quantization, device: torch.device
-) -> None:
-    own = own_quantization(config)
-    if own is not None and quantization != "none":
-        raise QuantizationUnavailableError(
-            f"The weights of {name} are quantized already ({own.method}). Load it with quantization 'auto' or 'none', "
-            "which keep them as they are."
-        )
-    check_own_quantization(name, config, device)
 
 
 def load_tokenizer(files: Path) -> PreTrainedTokenizerBase:
