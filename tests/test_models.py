@@ -372,7 +372,7 @@ def test_unknown_quantization_and_dtype(folder: Path) -> None:
 
 
 def test_quantization_without_bitsandbytes(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hardware.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr("selfextend.loading.quantization_methods.find_spec", lambda name: None)
     with pytest.raises(errors.QuantizationUnavailableError, match="pip install bitsandbytes"):
         load_model(folder, "nf4")
     assert load_model(folder)[0] is not None

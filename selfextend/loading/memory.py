@@ -11,6 +11,7 @@ from bisect import bisect
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
@@ -28,6 +29,7 @@ from selfextend.loading.hardware import (
     resolve_device,
 )
 from selfextend.loading.local import LocalModel
+from selfextend.loading.quantization_methods import missing_packages
 from selfextend.loading.quantized import check_own_quantization, own_quantization, stored_bytes
 from selfextend.loading.sizes import readable
 from selfextend.loading.sources import READING, Source, fetch_steps, header_steps, locate, read_config
@@ -39,7 +41,8 @@ _GROWTH = 1.125  # cache buffers grow by an eighth at a time
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _NF4_BYTES = 4.5 / 8  # a weight's, with its part of the scale
 _SEARCH_LIMIT = 1 << 30
-# Which of bitsandbytes' forms takes about as much as others with so many bits a weight.
+_BITSANDBYTES = "bitsandbytes"
+# Which of its forms takes about as much as others with so many bits a weight.
 _LIKE: dict[int, Quantization] = {2: "nf4", 3: "nf4", 4: "nf4", 8: "int8"}
 
 
@@ -71,6 +74,7 @@ class MemoryEstimate:
         trained_window: tokens, or None where the config does not tell.
         unpacked_from: the quantization that the weights have in their file and lose in memory; "" for none.
         kept_as: the quantization that they have in their file and keep; "" for none.
+        missing: what to install for "auto" to quantize them to nf4 here; "" where nothing is missing.
     """
 
     weights_bytes: int
@@ -82,6 +86,7 @@ class MemoryEstimate:
     trained_window: int | None
     unpacked_from: str = ""
     kept_as: str = ""
+    missing: str = ""
 
     @property
     def fits(self) -> bool:
@@ -98,6 +103,8 @@ class MemoryEstimate:
             formats.append(f"{self.kept_as}, as stored")
         if self.unpacked_from:
             formats.append(f"unpacked from {self.unpacked_from}")
+        if self.missing:
+            formats.append(f"for nf4: pip install {self.missing}")
         return ", ".join(formats)
 
     @property
@@ -157,7 +164,8 @@ def too_big(name: str, estimate: MemoryEstimate, what_happened: str = "") -> Mod
     """The error for a model that does not fit, with everything that would make it fit."""
     advice = []
     if estimate.quantization != "nf4":
-        advice.append("choose quantization 'nf4', which takes about a quarter of 16-bit weights")
+        install = f"pip install {missing} and " if (missing := missing_packages(_BITSANDBYTES)) else ""
+        advice.append(f"{install}choose quantization 'nf4', which takes about a quarter of 16-bit weights")
     if estimate.dtype == "float32":
         advice.append("choose dtype 'bfloat16'")
     if estimate.device != "cpu":
@@ -197,9 +205,21 @@ def estimate_memory(
         return estimate_files(headers, config, settled, device, dtype, available)
 
 
+class Settled(NamedTuple):
+    """The quantization to load a model with.
+
+    Attributes:
+        quantization: which.
+        missing: what to install for "auto" to stand for nf4 here; "" where nothing is missing.
+    """
+
+    quantization: Quantization
+    missing: str = ""
+
+
 def read_settled(
     source: Source, files: Path, quantization: AskedQuantization, device: torch.device
-) -> tuple[PreTrainedConfig, Quantization]:
+) -> tuple[PreTrainedConfig, Settled]:
     """A model's config, and the quantization to load it with, which this machine was found to be able to.
 
     Args:
@@ -212,36 +232,45 @@ def read_settled(
     config = read_config(files)
     settled = settled_quantization(quantization, source, config, device)
     own = own_quantization(config)
-    if own is not None and settled != "none":
+    if own is not None and settled.quantization != "none":
         raise QuantizationUnavailableError(
             f"The weights of {source.name} are quantized already ({own.method}). Load it with quantization 'auto' or "
             "'none', which keep them as they are."
         )
     check_own_quantization(source.name, config, device)
-    check_quantization(settled, device)
+    check_quantization(settled.quantization, device)
     return config, settled
 
 
 def settled_quantization(
     quantization: AskedQuantization, source: Source, config: PreTrainedConfig, device: torch.device
-) -> Quantization:
+) -> Settled:
     """What "auto" stands for: nf4 on CUDA for a model from the hub or from GGUF, where it is not quantized already."""
     if quantization != "auto":
-        return quantization
+        return Settled(quantization)
     from_elsewhere = source.files is None or source.files.is_file()
-    return "nf4" if device.type == "cuda" and from_elsewhere and own_quantization(config) is None else "none"
+    return _automatic_quantization(device, takes_nf4=from_elsewhere and own_quantization(config) is None)
+
+
+def _automatic_quantization(device: torch.device, *, takes_nf4: bool) -> Settled:
+    """nf4 on CUDA for who takes it. Without the package that quantizes, the weights stay as they are."""
+    if not (takes_nf4 and device.type == "cuda"):
+        return Settled("none")
+    missing = missing_packages(_BITSANDBYTES)
+    return Settled("none", missing) if missing else Settled("nf4")
 
 
 def estimate_files(
     files: Path,
     config: PreTrainedConfig,
-    quantization: Quantization = "none",
+    settled: Settled,
     device: str = "auto",
     dtype: str = "auto",
     available: int | None = None,
 ) -> MemoryEstimate:
     """`estimate_memory` for files that are here, or their headers, whose config was read."""
-    estimate = _estimate(config, quantization, device, dtype, available)
+    plain = _estimate(config, settled.quantization, device, dtype, available)
+    estimate = replace(plain, missing=settled.missing)
     if files.is_file():
         return replace(estimate, unpacked_from=packed_as(files))
     own = own_quantization(config)

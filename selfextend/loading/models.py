@@ -66,7 +66,7 @@ def load_model(
             hub's cache): "owner/name", or "owner/name:Q4_K_M" for one of its GGUF files. GGUF is unpacked.
         quantization: "none", which keeps a quantized checkpoint as it is; bitsandbytes' "int8" or "nf4", which also run
             on a CPU; or "auto": "nf4" on CUDA for what comes from the hub or from a GGUF file, unless it is quantized
-            already and stays so, else "none".
+            already and stays so or bitsandbytes is not installed, else "none".
         device: "auto" spreads the model over all CUDA devices (accelerate's `device_map="auto"`), or uses the CPU
             where there is none; or a device's name.
         dtype: "float32", "bfloat16", "float16", or "auto": the checkpoint's own type where the device computes well
@@ -111,7 +111,7 @@ def load_steps(
     config, settled = yield from _aside(partial(read_settled, source, files, quantization, target), looking)
     if source.files is not None:
         check_weights(files)
-    estimating = partial(estimate_files, config=config, quantization=settled, device=device, dtype=dtype)
+    estimating = partial(estimate_files, config=config, settled=settled, device=device, dtype=dtype)
     headers = yield from header_steps(source, files, config)
     estimate = yield from _aside(partial(estimating, headers), looking)
     _refuse_too_big(name, estimate, allow_oversize)
