@@ -149,8 +149,8 @@ def _test_passages(
     runtime: Runtime, turn: Turn, citations: Sequence[Citation]
 ) -> Generator[UnderTest | PassageTest, None, None]:
     loaded = runtime.models.need()
-    if loaded.label != turn.model_name:
-        raise ValueError(f"{turn.model_name} gave this answer: load it again to test what it answered from.")
+    if loaded.identity != turn.model_id:
+        raise ValueError(f"{turn.model_name} gave this answer: load it again as it was, to test what it answered from.")
     answered = Answered(
         loaded.ready, turn.prompt.ids, turn.answer, turn.generation, turn.prefix, chunk_tokens(loaded.model)
     )

@@ -118,8 +118,10 @@ def _asked(runtime: Runtime, session: Session, entries: Sequence[Entry], text: s
     if text and text.strip():
         return text.strip()
     last = entries[-1] if entries else None
-    same = last is not None and last.documents == session.contents and last.model == runtime.models.label
-    return last.question if last is not None and same else ""
+    models = runtime.models
+    if last is None or last.documents != session.contents or not last.is_to(models.label, models.identity):
+        return ""
+    return last.question
 
 
 def offers_html(offers: Sequence[Offer] | None, session: Session, *, question: str = "", may_load: bool = True) -> str:
