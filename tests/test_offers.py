@@ -80,7 +80,7 @@ def test_a_model_that_is_here_is_offered_once_and_to_its_operator_only(tmp_path:
     chat_folder(snapshot)
     device, settings = torch.device("cpu"), read_settings([], {})
     here, *others = offers_for(settings, request_from("127.0.0.1", "localhost"), device, 100 * GB)
-    assert (here.name, here.here, here.trained_window) == ("Qwen/Qwen3-0.6B", True, 256)
+    assert (here.name, here.here, here.trained_window) == ("Qwen/Qwen3-0.6B", True, 40_960)  # as the preset says
     assert "Qwen/Qwen3-0.6B" not in [each.name for each in others]
     elsewhere = offers_for(settings, request_from("127.0.0.1", "localhost", x_real_ip="9.9.9.9"), device, 100 * GB)
     assert not any(each.here for each in elsewhere)

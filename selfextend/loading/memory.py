@@ -34,7 +34,6 @@ from selfextend.loading.quantized import check_own_quantization, own_quantizatio
 from selfextend.loading.sizes import readable
 from selfextend.loading.sources import READING, Source, fetch_steps, header_steps, locate, read_config
 from selfextend.steps import result_of
-from selfextend.windows import trained_window
 
 _HEADROOM = 0.1
 _GROWTH = 1.125  # cache buffers grow by an eighth at a time
@@ -71,7 +70,6 @@ class MemoryEstimate:
         device: where the model would go; "cuda" means all CUDA devices together.
         dtype: of activations, cache and whatever is not quantized.
         quantization: "none", "int8" or "nf4".
-        trained_window: tokens, or None where the config does not tell.
         unpacked_from: the quantization that the weights have in their file and lose in memory; "" for none.
         kept_as: the quantization that they have in their file and keep; "" for none.
         missing: what to install for "auto" to quantize them to nf4 here; "" where nothing is missing.
@@ -83,7 +81,6 @@ class MemoryEstimate:
     device: str
     dtype: str
     quantization: Quantization
-    trained_window: int | None
     unpacked_from: str = ""
     kept_as: str = ""
     missing: str = ""
@@ -288,10 +285,6 @@ def _estimate(
     # Only guessed at: what is here to be counted is counted by `estimate_files`.
     sized: Quantization = quantization if own is None or own.unpacked else _LIKE.get(own.bits or 4, "none")
     resolved = _resolve_dtype(dtype, config, skeleton, sized, target, free)
-    try:
-        window = trained_window(config)
-    except ValueError:
-        window = None
     return MemoryEstimate(
         weights_bytes=_weights_bytes(skeleton, sized, resolved),
         layers=_layer_caches(skeleton, resolved),
@@ -299,7 +292,6 @@ def _estimate(
         device=str(target),
         dtype=str(resolved).removeprefix("torch."),
         quantization=quantization,
-        trained_window=window,
         unpacked_from=own.method if own is not None and own.unpacked else "",
         kept_as=own.method if own is not None and not own.unpacked else "",
     )
