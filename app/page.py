@@ -186,7 +186,7 @@ def _keep_meters(runtime: Runtime, controls: Controls, states: States, meter: gr
                 cache_bytes=runtime.caches.nbytes,
                 gpu_bytes=_gpu_bytes(runtime),
             )
-            choices.method.check(Profile(view.trained_window), view.length)
+            choices.method.check(Profile(view.trained_window, view.neighbor_window), view.length)
         except PastReachError as error:
             return line, complaint_html(f"{error} Nothing was cut.")
         except ValueError as error:
