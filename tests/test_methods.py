@@ -135,7 +135,7 @@ class ThreeBands:
             Band(None, lambda i: i // 5 + 9, lambda j: j // 5),
         )
 
-    def complaint(self, trained_window: int, length: int) -> None:
+    def complaint(self, trained_window: int, length: int, advised_window: int | None = None) -> None:
         return None
 
 

@@ -193,9 +193,7 @@ def test_each_activity_of_a_visitor_has_a_stop_of_its_own() -> None:
     assert list(session.answering.follow(counted())) == [1, 2]
 
 
-def entry(
-    question: str, model: str = "tiny", documents: tuple[str, ...] | None = ("a",), model_id: str = ""
-) -> Entry:
+def entry(question: str, model: str = "tiny", documents: tuple[str, ...] | None = ("a",), model_id: str = "") -> Entry:
     return Entry(question, (Reply(1, "vanilla", f"{question}!"),), model, documents, model_id)
 
 

@@ -38,7 +38,7 @@ from selfextend.steps import result_of
 _HEADROOM = 0.1
 _GROWTH = 1.125  # cache buffers grow by an eighth at a time
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-_NF4_BYTES = 4.5 / 8  # a weight's, with its part of the scale
+_QUANTIZED_BYTES = {"nf4": 4.5 / 8, "int8": 1.0}  # a weight's, with its part of the scale
 _SEARCH_LIMIT = 1 << 30
 _BITSANDBYTES = "bitsandbytes"
 # Which of its forms takes about as much as others with so many bits a weight.
@@ -355,18 +355,42 @@ def _automatic_dtype(stored: torch.dtype, device: torch.device, float32_bytes: i
     return torch.bfloat16
 
 
-def local_bytes(model: LocalModel, device: torch.device, free: int) -> int:
-    """About what the weights of a model on this machine take, loaded with "auto": from its files' beginnings alone.
+def local_bytes(model: LocalModel, device: torch.device, free: int, quantization: AskedQuantization = "auto") -> int:
+    """About what the weights of a model on this machine take, from its files' beginnings alone.
 
     Args:
         free: bytes on the device.
+        quantization: as for `load_model`.
     """
     if model.numbers is None:
         return model.file_bytes
-    if model.takes_nf4 and device.type == "cuda":
-        return int(model.numbers * _NF4_BYTES)
-    stored = _DTYPES.get(model.dtype, torch.bfloat16)
-    return model.numbers * _automatic_dtype(stored, device, 4 * model.numbers, free).itemsize
+    return rough_bytes(model.numbers, model.dtype, device, free, quantization, takes_nf4=model.takes_nf4)
+
+
+def rough_bytes(
+    numbers: int,
+    dtype: str,
+    device: torch.device,
+    free: int,
+    quantization: AskedQuantization = "auto",
+    *,
+    takes_nf4: bool,
+) -> int:
+    """About what so many weights take in memory.
+
+    Args:
+        dtype: as they are stored: "bfloat16".
+        free: bytes on the device.
+        quantization: as for `load_model`.
+        takes_nf4: whether "auto" quantizes them to nf4 on CUDA.
+    """
+    if quantization == "auto":
+        quantization = _automatic_quantization(device, takes_nf4=takes_nf4).quantization
+    quantized = _QUANTIZED_BYTES.get(quantization)
+    if quantized is not None:
+        return int(numbers * quantized)
+    stored = _DTYPES.get(dtype, torch.bfloat16)
+    return numbers * _automatic_dtype(stored, device, 4 * numbers, free).itemsize
 
 
 def _weights_bytes(skeleton: PreTrainedModel, quantization: Quantization, dtype: torch.dtype) -> int:

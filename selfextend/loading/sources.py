@@ -32,8 +32,8 @@ _PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 _PART = re.compile(r"-\d{5}-of-\d{5}(?=\.gguf$)")
 
 READING = threading.Lock()
-"""Held by whoever reads a config or a tokenizer, or sizes a model: what a stopped load has left to itself may not be over
-yet, and two threads that import transformers at once break each other's import."""
+"""Held by whoever reads a config or a tokenizer, or sizes a model: what a stopped load has left to itself may not be
+over yet, and two threads that import transformers at once break each other's import."""
 
 
 @dataclass(frozen=True)
