@@ -146,6 +146,7 @@ def answer_turn(
         token_texts=tuple(loaded.tokenizer.decode([token]) for token in answer.token_ids),
         proves_nothing=proves_nothing,
         generation=settings,
+        model_id=loaded.identity,
     )
     session.keep(turn)
     return turn

@@ -84,21 +84,28 @@ class Entry:
     """A question with its replies: one, or several where methods were compared.
 
     Attributes:
-        model: that was asked.
+        model: that was asked: its label.
         documents: checksums of what it was asked about, in their order; None in conversations that were kept before
             entries had them.
+        model_id: the model's `identity`; "" in conversations that were kept before entries had it.
     """
 
     question: str
     replies: tuple[Reply, ...] = ()
     model: str = ""
     documents: tuple[str, ...] | None = None
+    model_id: str = ""
+
+    def is_to(self, model: str, model_id: str) -> bool:
+        """Whether this model was asked, by its identity, or by its label where one of the two has no identity."""
+        return self.model_id == model_id if self.model_id and model_id else self.model == model
 
     def divides(self, earlier: Entry) -> str:
         """What has changed since an earlier entry so that the model no longer gets to read it; "" where nothing has."""
         changed = []
-        if self.model != earlier.model:
-            changed.append(f"the model is {self.model}")
+        if not self.is_to(earlier.model, earlier.model_id):
+            same = f"another {self.model}, or quantized otherwise"
+            changed.append(f"the model is {same if self.model == earlier.model else self.model}")
         if None not in (self.documents, earlier.documents) and self.documents != earlier.documents:
             changed.append("the documents are others")
         return f"From here {' and '.join(changed)}; what was said before is not in the prompt." if changed else ""
@@ -125,7 +132,8 @@ def from_json(kept: Any) -> list[Entry]:
             replies = tuple(_reply(reply) for reply in record["replies"])
             contents = record.get("documents")
             documents = None if contents is None else tuple(map(str, contents))
-            entries.append(Entry(str(record["question"]), replies, str(record["model"]), documents))
+            model, model_id = str(record["model"]), str(record.get("model_id", ""))
+            entries.append(Entry(str(record["question"]), replies, model, documents, model_id))
         except (TypeError, KeyError, ValueError, AttributeError):
             continue
     return entries

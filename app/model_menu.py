@@ -36,7 +36,8 @@ def local_choices(settings: Settings, request: Request, *, torch_is_here: bool) 
 
     device = resolve_device("auto")
     free = available_bytes(device)
-    return [(_words(model, fits=local_bytes(model, device, free) <= free), model.name) for model in found]
+    taken = [local_bytes(model, device, free, settings.quantization) for model in found]
+    return [(_words(model, fits=needed <= free), model.name) for model, needed in zip(found, taken, strict=True)]
 
 
 def _words(model: LocalModel, *, fits: bool | None = None) -> str:

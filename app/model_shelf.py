@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import hashlib
 import threading
 from collections.abc import Generator
 from dataclasses import dataclass
@@ -34,6 +35,8 @@ class LoadedModel:
 
     Attributes:
         name: "bundled", a folder or a hub id, as it was asked for.
+        identity: tells it from other models, of the same label too, and from itself in another quantization. A
+            checksum: browsers keep it, and folders are nobody else's business.
         model, tokenizer: transformers' own.
         profile: its trained window, and the settings to start with.
         estimate: the memory it takes.
@@ -45,6 +48,7 @@ class LoadedModel:
     """
 
     name: str
+    identity: str
     model: Any
     tokenizer: Any
     profile: Profile
@@ -130,6 +134,11 @@ class ModelShelf:
         """What to call the model that is ready; "" where none is."""
         return self._loaded.label if self._loaded else ""
 
+    @property
+    def identity(self) -> str:
+        """The identity of the model that is ready; "" where none is."""
+        return self._loaded.identity if self._loaded else ""
+
     def need(self) -> LoadedModel:
         """The model that is ready.
 
@@ -203,8 +212,10 @@ def _described(name: str, loaded: Loaded) -> LoadedModel:
 
     config = loaded.model.config
     found = support(loaded.model)
+    named = f"{loaded.files.resolve()} {loaded.estimate.quantization}"
     return LoadedModel(
         name=name,
+        identity=hashlib.sha256(named.encode()).hexdigest()[:16],
         model=loaded.model,
         tokenizer=loaded.tokenizer,
         profile=profile_of(name, loaded.files, config),

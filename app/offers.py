@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from selfextend.loading.local import LocalModel
 from selfextend.presets import PRESETS
 
 from .model_menu import models_here
@@ -17,8 +19,13 @@ if TYPE_CHECKING:
     import torch
     from gradio import Request
 
+    from selfextend.loading.hardware import AskedQuantization
+
 _ROOM = 0.9
 """The part of the free memory that weights may take; keys and values want some too."""
+MOST_HERE = 5
+"""Models on this machine that are offered: they are looked into before the page says anything, which takes a second for
+each large vocabulary."""
 
 
 @dataclass(frozen=True)
@@ -48,26 +55,30 @@ class Offer:
 
 def offers_for(settings: Settings, request: Request, device: torch.device, free_bytes: int) -> list[Offer]:
     """What fits this machine: models that are on it already, for who may load them, and presets."""
-    here = _local_offers(settings, request, device, free_bytes)
-    names = {offer.name for offer in here}
-    return fitting([*here, *(offer for offer in preset_offers(device) if offer.name not in names)], free_bytes)
+    found = {model.name: model for model in models_here(settings, request)}
+
+    def can_be_asked(offer: Offer) -> bool:
+        return _can_chat(found[offer.name].files, offer.file_bytes, str(device))
+
+    local = [_local_offer(model, device, free_bytes, settings.quantization) for model in found.values()]
+    left = iter(fitting(local, free_bytes))
+    here = list(islice(filter(can_be_asked, left), MOST_HERE))
+    names = {offer.name for offer in (*here, *left)}  # those that are left may be whole too
+    presets = preset_offers(device, free_bytes, settings.quantization)
+    return [*here, *fitting([offer for offer in presets if offer.name not in names], free_bytes)]
 
 
-def _local_offers(settings: Settings, request: Request, device: torch.device, free_bytes: int) -> list[Offer]:
+def _local_offer(model: LocalModel, device: torch.device, free_bytes: int, quantization: AskedQuantization) -> Offer:
     from selfextend.loading.memory import local_bytes
 
-    return [
-        Offer(
-            model.name,
-            model.label if model.quantization in model.label else f"{model.label} ({model.quantization})",
-            model.file_bytes,
-            local_bytes(model, device, free_bytes),
-            here=True,
-            trained_window=model.trained_window,
-        )
-        for model in models_here(settings, request)
-        if _can_chat(model.files, model.file_bytes, str(device))
-    ]
+    return Offer(
+        model.name,
+        model.label if model.quantization in model.label else f"{model.label} ({model.quantization})",
+        model.file_bytes,
+        local_bytes(model, device, free_bytes, quantization),
+        here=True,
+        trained_window=model.trained_window,
+    )
 
 
 @lru_cache(maxsize=1000)
@@ -78,18 +89,16 @@ def _can_chat(files: Path, file_bytes: int, device: str) -> bool:
     return can_chat(files, device)
 
 
-def preset_offers(device: torch.device) -> list[Offer]:
+def preset_offers(device: torch.device, free_bytes: int, quantization: AskedQuantization = "auto") -> list[Offer]:
     """The presets that were made to answer questions, as `device` would hold them."""
-    from selfextend.loading.hardware import has_fast_bfloat16
+    from selfextend.loading.memory import rough_bytes
 
-    # A processor that is slow with 16 bits a weight computes in 32.
-    wider = 2 if device.type == "cpu" and not has_fast_bfloat16(device) else 1
     return [
         Offer(
             preset.repo_id,
             preset.label,
             preset.download_bytes,
-            preset.download_bytes * wider,
+            rough_bytes(preset.download_bytes // 2, "bfloat16", device, free_bytes, quantization, takes_nf4=True),
             trained_window=preset.trained_window,
             licence=preset.licence,
             gated=preset.gated,

@@ -160,8 +160,8 @@ def _test_passages(
     runtime: Runtime, turn: Turn, citations: Sequence[Citation]
 ) -> Generator[UnderTest | PassageTest, None, None]:
     loaded = runtime.models.need()
-    if loaded.label != turn.model_name:
-        raise ValueError(f"{turn.model_name} gave this answer: load it again to test what it answered from.")
+    if loaded.identity != turn.model_id:
+        raise ValueError(f"{turn.model_name} gave this answer: load it again as it was, to test what it answered from.")
     answered = Answered(
         loaded.ready, turn.prompt.ids, turn.answer, turn.generation, turn.prefix, chunk_tokens(loaded.model)
     )
@@ -197,7 +197,7 @@ def _keep_meters(runtime: Runtime, controls: Controls, states: States, meter: gr
                 cache_bytes=runtime.caches.nbytes,
                 gpu_bytes=_gpu_bytes(runtime),
             )
-            choices.method.check(Profile(view.trained_window), view.length)
+            choices.method.check(Profile(view.trained_window, view.neighbor_window), view.length)
         except PastReachError as error:
             return line, complaint_html(f"{error} Nothing was cut.")
         except ValueError as error:

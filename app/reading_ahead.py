@@ -127,7 +127,7 @@ def _reading(
     if not question or models.loaded is not loaded:
         return None
     replies = tuple(reply_of(turns[method]) for method in (Vanilla(), extended))
-    entry = Entry(question, replies, loaded.label, (sample.document.sha256,))
+    entry = Entry(question, replies, loaded.label, (sample.document.sha256,), loaded.identity)
     return Example(entry, turns[extended], loaded, len(tokens))
 
 

@@ -62,7 +62,7 @@ class Runtime:
         """The answer that the tabs show beside a conversation: its newest that is still in memory and by the model that
         is loaded; beside an empty one the example's."""
         if entries:
-            return session.last_turn(entries, self.models.label)
+            return session.last_turn(entries, self.models.identity)
         example = self.example_for(session)
         return example.turn if example else None
 

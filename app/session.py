@@ -56,7 +56,7 @@ class Turn:
         method: asked for; `answer.method` is the one used.
         extend: when it was to extend, as in `app.asking.Question`.
         profile: of the model that answered.
-        model_name: of that model.
+        model_name: the label of that model.
         documents: the documents in the prompt, with their files, in the prompt's order.
         prefix: what was read, to be read on from (by a test of a passage, say).
         citations: the passages that the answer's tokens looked at most, the first first; none where `proves_nothing`.
@@ -65,6 +65,7 @@ class Turn:
             looked is then no evidence, and `PROVES_NOTHING` says so.
         opens_at: rank of the passage that the tabs open at.
         generation: how it was answered; None: greedily.
+        model_id: the identity of the model that answered.
         tests: what became of the answer without a passage, by the passage's rank, as far as that was tested.
     """
 
@@ -82,6 +83,7 @@ class Turn:
     proves_nothing: bool = False
     opens_at: int = 1
     generation: GenerationSettings | None = None
+    model_id: str = ""
     tests: dict[int, PassageTest] = field(default_factory=dict)
 
     @property
@@ -237,11 +239,11 @@ class Session:
         if self.room is not None:
             self.room.add(self, turn)
 
-    def last_turn(self, entries: Sequence[Entry], model: str) -> Turn | None:
-        """The newest answer in a conversation that is still in memory, unless another model gave it."""
+    def last_turn(self, entries: Sequence[Entry], model_id: str) -> Turn | None:
+        """The newest answer in a conversation that is still in memory, unless a model of another identity gave it."""
         ids = [reply.turn for entry in entries for reply in entry.replies]
         turn = next((self.turns[turn] for turn in reversed(ids) if turn in self.turns), None)
-        return turn if turn is not None and turn.model_name == model else None
+        return turn if turn is not None and turn.model_id == model_id else None
 
 
 class CacheStore:

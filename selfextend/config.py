@@ -73,8 +73,11 @@ class SelfExtendConfig:
         """See `max_length`."""
         return max_length(trained_window, self)
 
-    def complaint(self, trained_window: int, length: int) -> str | None:
+    def complaint(self, trained_window: int, length: int, advised_window: int | None = None) -> str | None:
         """Why `length` tokens are refused, with settings that fit; None where they are within the reach.
+
+        Args:
+            advised_window: the neighbor window recommended for the model, see `suggest`.
 
         Raises:
             ValueError: see `check_window`.
@@ -82,7 +85,7 @@ class SelfExtendConfig:
         reach = self.reach(trained_window)
         if length <= reach:
             return None
-        advised = suggest(trained_window, length, query_scaling=self.query_scaling)
+        advised = suggest(trained_window, length, neighbor_window=advised_window)
         return (
             f"{length:,} tokens are past the reach of {reach:,} that group size {self.group_size} and neighbor window "
             f"{self.neighbor_window} give a trained window of {trained_window:,}. The smallest change that fits is "
@@ -169,6 +172,11 @@ def usual_neighbor_window(trained_window: int) -> int:
     return max(1, trained_window // 4)
 
 
+def room_for_groups(trained_window: int, neighbor_window: int) -> int:
+    """Three times the positions that the paper's rule leaves for groups; with 0 or fewer, no group size is advised."""
+    return 2 * trained_window - 3 * neighbor_window
+
+
 def suggest(
     trained_window: int,
     length: int,
@@ -195,7 +203,7 @@ def suggest(
     if neighbor_window is None:
         neighbor_window = usual_neighbor_window(trained_window)
     checked_integer("neighbor_window", neighbor_window, 1)
-    room = 2 * trained_window - 3 * neighbor_window  # three times the positions that the rule leaves for groups
+    room = room_for_groups(trained_window, neighbor_window)
     if room <= 0:
         raise ValueError(
             f"neighbor_window ({neighbor_window}) must stay below two thirds of the trained window "

@@ -47,8 +47,12 @@ class PositionMap(Protocol):
         """The longest sequence, in tokens, without a relative position of `trained_window` or more; None: no limit."""
         ...
 
-    def complaint(self, trained_window: int, length: int) -> str | None:
-        """Why a text of `length` tokens is refused, with what would fit; None where it is read, however well."""
+    def complaint(self, trained_window: int, length: int, advised_window: int | None = None) -> str | None:
+        """Why a text of `length` tokens is refused, with what would fit; None where it is read, however well.
+
+        Args:
+            advised_window: the neighbor window recommended for the model, in tokens; None for a quarter of its window.
+        """
         ...
 
     def uncertainty(self, distance: int) -> int:
@@ -123,7 +127,7 @@ class ExactPositions:
     def reach(self, trained_window: int) -> int:
         return trained_window
 
-    def complaint(self, trained_window: int, length: int) -> None:
+    def complaint(self, trained_window: int, length: int, advised_window: int | None = None) -> None:
         """None: the vanilla model is shown past its window too."""
 
     def uncertainty(self, distance: int) -> int:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from selfextend.config import usual_neighbor_window
+from selfextend.config import room_for_groups, usual_neighbor_window
 from selfextend.positions import QueryScaling
 from selfextend.presets import BUNDLED, find_preset
 from selfextend.windows import trained_window as window_of
@@ -75,7 +75,10 @@ def profile_of(name: str, folder: Path | None, config: Any, *, trained_window: i
     if trained_window not in (None, stated.get("trained_window")):
         stated["neighbor_window"] = None
     window = trained_window or stated.get("trained_window") or window_of(config)
-    return Profile(window, stated.get("neighbor_window"), stated.get("query_scaling", "none"))
+    neighbors = stated.get("neighbor_window")
+    if neighbors is not None and room_for_groups(window, neighbors) <= 0:  # no group size goes with it
+        neighbors = None
+    return Profile(window, neighbors, stated.get("query_scaling", "none"))
 
 
 def _recommendation(folder: Path | None) -> dict[str, Any]:

@@ -3,6 +3,7 @@ unchanged."""
 
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -87,6 +88,9 @@ def test_the_estimate_of_a_quantized_checkpoint_counts_the_bytes_in_its_header(
     assert hub.requested.count("model.safetensors") == (2 if header == "long" else 1)
     assert hub.sent_bytes < weights.stat().st_size + (100_000 if header == "long" else 0)
     assert not any((tmp_path / "home" / "hub").glob("models--*/**/model.safetensors"))
+    hub.requested.clear()
+    assert estimate_memory(REPO, device="cpu", dtype="float32", available=10**9) == estimate
+    assert "model.safetensors" not in hub.requested
 
 
 def test_a_quantized_checkpoint_whose_header_makes_no_sense_is_refused_before_it_is_downloaded(hub: HubServer) -> None:
@@ -234,6 +238,30 @@ def test_the_estimate_of_a_gguf_file_reads_its_beginning(gguf_hub: HubServer, tm
     estimate = estimate_memory(f"{REPO}:Q8_0", dtype="float32", available=10**9)
     assert estimate == estimate_memory(gguf_hub.folder / "tiny-Q8_0.gguf", dtype="float32", available=10**9)
     assert not any((tmp_path / "home" / "hub").glob("models--*/blobs/*"))
+
+
+def test_a_slow_line_is_not_taken_for_a_hub_that_does_not_answer(gguf_hub: HubServer) -> None:
+    gguf_hub.bytes_per_second = (gguf_hub.folder / "tiny-Q8_0.gguf").stat().st_size / 6
+    start = time.monotonic()
+    steps = list(download_steps(REPO, "config", "Q8_0", stall_timeout=4.0))
+    assert time.monotonic() - start > 4
+    fractions = [step.fraction for step in steps if step.fraction is not None]
+    assert fractions == sorted(fractions)
+    assert any(0 < fraction < 1 for fraction in fractions)
+
+
+def test_the_beginning_of_a_file_is_fetched_once_a_revision(
+    gguf_hub: HubServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Estimating the memory, then loading: on a slow line each takes minutes."""
+    name = f"{REPO}:Q8_0"
+    estimate = estimate_memory(name, dtype="float32", available=10**9)
+    assert gguf_hub.requested == ["tiny-Q8_0.gguf"]
+    assert estimate_memory(name, dtype="float32", available=10**9) == estimate
+    assert gguf_hub.requested == ["tiny-Q8_0.gguf"]
+    monkeypatch.setattr("hub_server._COMMIT", "f" * 40)
+    estimate_memory(name, dtype="float32", available=10**9)
+    assert gguf_hub.requested == ["tiny-Q8_0.gguf"] * 2
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,8 @@ from selfextend.cli import main
 from selfextend.loading.local import LocalModel, Stores, local_models, usual_stores
 from selfextend.loading.memory import estimate_memory, local_bytes
 from selfextend.loading.models import load_model
+from selfextend.loading.sources import read_config
+from selfextend.profile import profile_of
 
 CPU, CUDA, FREE = torch.device("cpu"), torch.device("cuda"), 10**12
 
@@ -49,6 +51,36 @@ def test_the_hubs_cache(tmp_path: Path) -> None:
     assert packed.trained_window == TRAINED_WINDOW
     assert local_bytes(packed, CUDA, FREE) < packed.file_bytes
     assert load_model(packed.name)[0] is not None
+
+
+def test_the_list_states_the_window_that_the_loaded_model_has(tmp_path: Path) -> None:
+    """From selfextend.json, then the preset of that name, then the config: YaRN's, in either spelling, too."""
+    save_folder(_snapshot(tmp_path, "mistralai/Mistral-7B-v0.1"), tiny_model())
+    models = tmp_path / "models"
+    save_folder(models / "stated", tiny_model())
+    (models / "stated" / "selfextend.json").write_text(json.dumps({"trained_window": 128}))
+    save_folder(models / "yarn", tiny_model())
+    config = json.loads((models / "yarn" / "config.json").read_text())
+    del config["rope_parameters"]
+    scaling = {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": TRAINED_WINDOW}
+    (models / "yarn" / "config.json").write_text(json.dumps(config | {"rope_scaling": scaling}))
+    facts = {"type": "yarn", "factor": 2.0, "original_context_length": TRAINED_WINDOW}
+    llama_gguf(models / "file.gguf", **{f"rope.scaling.{name}": value for name, value in facts.items()})
+    found = local_models(_stores(tmp_path, ("models folder", models)))
+    windows = {model.label: model.trained_window for model in found}
+    assert windows == {"mistralai/Mistral-7B-v0.1": 8192, "stated": 128, "yarn": 1024, "file": 512}
+    loaded = {each.label: profile_of(each.name, each.files, read_config(each.files)).trained_window for each in found}
+    assert loaded == windows
+
+
+def test_numbers_that_make_no_window_leave_it_unknown(tmp_path: Path) -> None:
+    llama_gguf(tmp_path / "tiny.gguf", **{"rope.scaling.type": "yarn", "rope.scaling.factor": float("inf")})
+    save_folder(tmp_path / "folder", tiny_model())
+    config = json.loads((tmp_path / "folder" / "config.json").read_text())
+    scaling = {"rope_type": "yarn", "factor": "four"}
+    (tmp_path / "folder" / "config.json").write_text(json.dumps(config | {"rope_parameters": scaling}))
+    found = local_models(_stores(tmp_path, ("models folder", tmp_path)))
+    assert {model.label: model.trained_window for model in found} == {"folder": None, "tiny": None}
 
 
 def test_ollama(tmp_path: Path) -> None:

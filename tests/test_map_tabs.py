@@ -64,6 +64,18 @@ def test_a_picture_of_the_plane_names_model_settings_and_document() -> None:
     )
 
 
+def test_both_tabs_advise_the_neighbor_window_recommended_for_the_model() -> None:
+    """Mistral-7B-Instruct: 1,024 of 8,192 tokens, not a quarter of them."""
+    view = DocumentView(8192, 20_000, neighbor_window=1024)
+    advised = suggest(8192, 20_000, neighbor_window=1024)
+    group, window = suggested(view, 1024, view.room)
+    assert (group["value"], window["value"]) == (advised.group_size, 1024)
+    assert view.suggestion == advised
+    _, advice = _draw(8, 128, view)
+    assert f"<dt>Suggested</dt><dd>{SelfExtend.of(advised).setting}:" in advice
+    assert DocumentView(8192, 20_000).suggestion == suggest(8192, 20_000)
+
+
 def test_the_browser_hears_what_is_read() -> None:
     view = DocumentView(512, 1_900, model="Bundled model", documents=("a.pdf", "b.txt"))
     facts = json.loads(facts_of(view))

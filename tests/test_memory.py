@@ -87,10 +87,10 @@ def test_cache_under_selfextend(neighbor_window: int) -> None:
 
 
 def test_selfextend_keeps_what_a_shared_sliding_window_would_drop() -> None:
-    sliding = MemoryEstimate(0, (LayerCache(10, 10, 32),) * 2, 0, "cpu", "float32", "none", 32)
+    sliding = MemoryEstimate(0, (LayerCache(10, 10, 32),) * 2, 0, "cpu", "float32", "none")
     assert sliding.kv_bytes(1000) == 2 * 20 * 32
     assert sliding.kv_bytes(1000, 16) == int(2 * (20 * 1000 + 10 * 16) * 1.125)
-    mixed = MemoryEstimate(0, (LayerCache(10, 10, 32), LayerCache(10, 10, None)), 0, "cpu", "float32", "none", 32)
+    mixed = MemoryEstimate(0, (LayerCache(10, 10, 32), LayerCache(10, 10, None)), 0, "cpu", "float32", "none")
     assert mixed.kv_bytes(1000, 16) == int((20 * 32 + 20 * 1000 + 10 * 16) * 1.125)
 
 
@@ -105,7 +105,7 @@ def test_longest_length_is_the_longest(
     weights: int, key_bytes: int, window: int | None, free: int, neighbor_window: int | None
 ) -> None:
     layers = (LayerCache(key_bytes, key_bytes, window), LayerCache(key_bytes, 2 * key_bytes, None))
-    estimate = MemoryEstimate(weights, layers, free, "cpu", "float32", "none", None)
+    estimate = MemoryEstimate(weights, layers, free, "cpu", "float32", "none")
     room = 0.9 * free - weights
     longest = estimate.longest_length(neighbor_window)
     assert longest == 0 or estimate.kv_bytes(longest, neighbor_window) <= room
@@ -127,7 +127,6 @@ def test_a_seven_billion_model_is_sized_without_its_weights() -> None:
     estimate = estimate_memory(config, dtype="float16", available=24 * 10**9)
     assert estimate.weights_bytes == pytest.approx(2 * 6_738_415_616, rel=1e-6)
     assert estimate.kv_bytes_per_token == 512 * 1024
-    assert estimate.trained_window == 4096
     assert estimate.fits
     assert estimate.longest_length() == int((0.9 * 24e9 - estimate.weights_bytes) // (512 * 1024))
     assert not estimate_memory(config, dtype="float16", available=8 * 10**9).fits

@@ -135,7 +135,7 @@ class ThreeBands:
             Band(None, lambda i: i // 5 + 9, lambda j: j // 5),
         )
 
-    def complaint(self, trained_window: int, length: int) -> None:
+    def complaint(self, trained_window: int, length: int, advised_window: int | None = None) -> None:
         return None
 
 
@@ -290,6 +290,15 @@ def test_the_registry_is_complete() -> None:
         assert settled.at(PROFILE, LENGTH) == settled
         assert method_from(name, settled.settings()) == settled
         assert (settled.positions is None) == (type(method) not in POSITION_METHODS)
+
+
+def test_a_refusal_advises_the_neighbor_window_recommended_for_the_model() -> None:
+    advised = suggest(8192, 40_000, neighbor_window=1024)
+    words = f"advised are group size {advised.group_size} and neighbor window 1024"
+    with pytest.raises(PastReachError, match=words):
+        SelfExtend("none", 2, 512).check(Profile(8192, 1024), 40_000)
+    with pytest.raises(PastReachError, match="and neighbor window 2048"):
+        SelfExtend("none", 2, 512).check(Profile(8192), 40_000)
 
 
 def test_open_numbers_are_the_models_own() -> None:

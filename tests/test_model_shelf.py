@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -26,6 +27,26 @@ def shelf(tiny_folder: Path) -> ModelShelf:  # noqa: F811
 
 def free(monkeypatch: pytest.MonkeyPatch, available: Callable[[], int]) -> None:
     monkeypatch.setattr("selfextend.loading.memory.available_bytes", lambda device: available())
+
+
+def test_models_of_one_label_have_identities_of_their_own(
+    shelf: ModelShelf,
+    tiny_folder: Path,  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    one, copy = shelf.need(), tmp_path / "copy" / tiny_folder.name
+    shutil.copytree(tiny_folder, copy)
+    other = load(shelf, str(copy))
+    assert other.label == one.label
+    assert other.identity != one.identity
+    packed = result_of(shelf.load_steps(str(tiny_folder), "nf4", "cpu"))
+    assert packed.label == one.label
+    assert packed.identity not in (one.identity, other.identity)
+    monkeypatch.chdir(tiny_folder.parent)
+    again = load(shelf, tiny_folder.name)
+    assert again.identity == one.identity == shelf.identity
+    assert str(tiny_folder) not in again.identity
 
 
 def test_a_model_that_is_not_there_leaves_the_old_one(shelf: ModelShelf, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Generator, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import gradio as gr
 import pytest
@@ -25,7 +26,7 @@ from app.conversation import (
     speed_words,
 )
 from app.jobs import InBackground, Job, JobStopped
-from app.page import build_page
+from app.page import _test_passages, build_page
 from app.runtime import Runtime, make_runtime
 from app.session import Session, Turn
 from app.settings import read_settings
@@ -194,8 +195,8 @@ def test_each_activity_of_a_visitor_has_a_stop_of_its_own() -> None:
     assert list(session.answering.follow(counted())) == [1, 2]
 
 
-def entry(question: str, model: str = "tiny", documents: tuple[str, ...] | None = ("a",)) -> Entry:
-    return Entry(question, (Reply(1, "vanilla", f"{question}!"),), model, documents)
+def entry(question: str, model: str = "tiny", documents: tuple[str, ...] | None = ("a",), model_id: str = "") -> Entry:
+    return Entry(question, (Reply(1, "vanilla", f"{question}!"),), model, documents, model_id)
 
 
 def test_another_model_or_document_starts_a_thread_of_its_own() -> None:
@@ -211,13 +212,33 @@ def test_another_model_or_document_starts_a_thread_of_its_own() -> None:
     assert "*From here the model is other;" in as_text(talk, ())
 
 
+def test_models_of_one_label_are_told_apart() -> None:
+    """Two files of one name, or one file at first whole and then in nf4."""
+    talk = [entry("1"), entry("2", model_id="a"), entry("3", model_id="b")]
+    assert same_thread(talk[:2], entry("?", model_id="a")) == talk[:2]  # of the first only the label is known
+    assert same_thread(talk, entry("?", model_id="b")) == talk[2:]
+    assert same_thread(talk, entry("?", model_id="a")) == []
+    ((place, divider),) = [each for each in placed_messages(talk) if "divider" in each[1]["content"]]
+    assert place == 2
+    assert "the model is another tiny, or quantized otherwise" in divider["content"]
+    assert from_json(as_json(talk)) == talk
+
+
+def test_passages_are_tested_on_the_model_that_answered_only() -> None:
+    """To another of the same label the token ids of the prompt are other words."""
+    models = SimpleNamespace(need=lambda: SimpleNamespace(label="tiny", identity="b"))
+    turn = SimpleNamespace(model_name="tiny", model_id="a")
+    with pytest.raises(ValueError, match="tiny gave this answer: load it again as it was"):
+        _test_passages(SimpleNamespace(models=models), turn, [])
+
+
 def test_dividers_survive_the_browser_and_old_conversations_open() -> None:
     talk = [entry("1"), entry("2", "<b>"), entry("3", "<b>", ())]
     kept = as_json(talk)
     assert messages(from_json(kept)) == messages(talk)
     assert "<b>" not in str([message for message in messages(talk) if "divider" in message["content"]])
     for record in kept:
-        del record["documents"]
+        del record["documents"], record["model_id"]
     old = from_json(kept)
     assert [entry.question for entry in old] == ["1", "2", "3"]
     assert same_thread(old, entry("?", "<b>")) == old[1:]  # what it was asked about is not known
@@ -227,7 +248,7 @@ def test_the_turn_in_view_is_the_newest_of_the_conversation_and_of_its_model() -
     session = Session("v")
     for number in (1, 2):
         turn = object.__new__(Turn)
-        for name, value in (("id", number), ("model_name", "tiny"), ("prompt", ())):
+        for name, value in (("id", number), ("model_id", "tiny"), ("prompt", ())):
             object.__setattr__(turn, name, value)
         session.keep(turn)
     talk = [

@@ -65,6 +65,13 @@ def test_a_neighbor_window_goes_with_the_trained_window_that_it_was_recommended_
     assert profile_of("bundled", tmp_path, CONFIG, trained_window=512) == Profile(512, 128, "logn")
 
 
+def test_a_neighbor_window_that_leaves_no_room_is_left_out(tmp_path: Path) -> None:
+    recommend(tmp_path, trained_window=512, neighbor_window=342)
+    assert profile_of("someone/else", tmp_path, CONFIG) == Profile(512)
+    recommend(tmp_path, trained_window=512, neighbor_window=341)
+    assert profile_of("someone/else", tmp_path, CONFIG) == Profile(512, 341)
+
+
 def test_a_window_that_nobody_states_may_be_given() -> None:
     bare = SimpleNamespace(model_type="bare")
     assert profile_of("someone/else", None, bare, trained_window=2048) == Profile(2048)

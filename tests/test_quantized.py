@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,14 @@ from transformers import PreTrainedModel
 
 from selfextend import SelfExtendConfig, errors, self_extend
 from selfextend.loading.local import Stores, local_models
-from selfextend.loading.memory import estimate_memory, local_bytes, settled_quantization
+from selfextend.loading.memory import (
+    Settled,
+    estimate_files,
+    estimate_memory,
+    local_bytes,
+    settled_quantization,
+    too_big,
+)
 from selfextend.loading.models import load_model
 from selfextend.loading.quantized import stored_bytes
 from selfextend.loading.sources import Source
@@ -55,6 +63,8 @@ def test_bitsandbytes_is_kept_as_it_is(folder: Path, tmp_path: Path, quantizatio
         assert after.generate(TOKENS, max_new_tokens=2, min_new_tokens=2).shape == (1, 42)
     with pytest.raises(errors.QuantizationUnavailableError, match=r"already \(bitsandbytes\).*'auto' or 'none'"):
         load_model(tmp_path / "saved", "nf4", device="cpu")
+    with pytest.raises(errors.QuantizationUnavailableError, match=r"already \(bitsandbytes\).*'auto' or 'none'"):
+        estimate_memory(tmp_path / "saved", "nf4", device="cpu")
 
 
 @pytest.mark.parametrize(
@@ -80,6 +90,8 @@ def test_a_missing_package_is_named(
         errors.QuantizationUnavailableError, match=f"quantized with {settings['quant_method']}.*{install}"
     ):
         load_model(folder, "auto")
+    with pytest.raises(errors.QuantizationUnavailableError, match=install):
+        estimate_memory(folder, "auto")
 
 
 @pytest.mark.parametrize("bits", [8, 4])
@@ -190,9 +202,34 @@ def test_what_auto_stands_for(folder: Path, tmp_path: Path) -> None:
     hub, here = Source("owner/name", None, "owner/name"), Source(str(folder), folder)
     (tmp_path / "tiny.gguf").touch()
     file = Source("tiny.gguf", tmp_path / "tiny.gguf")
-    assert settled_quantization("auto", hub, plain, cuda) == "nf4"
-    assert settled_quantization("auto", file, plain, cuda) == "nf4"
-    assert settled_quantization("auto", here, plain, cuda) == "none"
-    assert settled_quantization("auto", hub, plain, cpu) == "none"
-    assert settled_quantization("auto", hub, quantized, cuda) == "none"
-    assert settled_quantization("int8", hub, quantized, cuda) == "int8"
+    assert settled_quantization("auto", hub, plain, cuda) == Settled("nf4")
+    assert settled_quantization("auto", file, plain, cuda) == Settled("nf4")
+    assert settled_quantization("auto", here, plain, cuda) == Settled("none")
+    assert settled_quantization("auto", hub, plain, cpu) == Settled("none")
+    assert settled_quantization("auto", hub, quantized, cuda) == Settled("none")
+    assert settled_quantization("int8", hub, quantized, cuda) == Settled("int8")
+
+
+def test_auto_without_bitsandbytes_keeps_plain_weights_and_says_what_to_install(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not gigabytes first, and then an ImportError."""
+    monkeypatch.setattr("selfextend.loading.quantization_methods.find_spec", lambda module: None)
+    hub, plain = Source("owner/name", None, "owner/name"), tiny_model(**FP8_SIZES).config
+    settled = settled_quantization("auto", hub, plain, torch.device("cuda"))
+    assert settled.quantization == "none"
+    estimate = estimate_files(folder, plain, settled, device="cpu", available=10**9)
+    assert "for nf4: pip install bitsandbytes" in estimate.describe()
+    assert estimate.fits
+    refused = too_big("owner/name", replace(estimate, available_bytes=1))
+    assert "pip install bitsandbytes and choose quantization 'nf4'" in str(refused)
+    assert settled_quantization("auto", hub, plain, torch.device("cpu")) == Settled("none")
+
+
+def test_what_auto_settled_on_is_tried_before_the_weights_are_fetched(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("selfextend.loading.memory.settled_quantization", lambda *_: Settled("nf4"))
+    monkeypatch.setattr("selfextend.loading.quantization_methods.find_spec", lambda module: None)
+    with pytest.raises(errors.QuantizationUnavailableError, match="pip install bitsandbytes"):
+        load_model(folder, "auto", "cpu")

@@ -207,8 +207,9 @@ class _Handlers:
             return self._busy(pending)
         if turn is None or not entries or turn.id not in [reply.turn for reply in entries[-1].replies]:
             return self._refused("This answer is no longer in memory, so it cannot go on: ask again.")
-        if turn.model_name != self.runtime.models.label:
-            return self._refused(f"{turn.model_name} gave this answer: load it again for it to go on, or ask again.")
+        if turn.model_id != self.runtime.models.identity:
+            words = f"{turn.model_name} gave this answer: load it again as it was for it to go on, or ask again."
+            return self._refused(words)
         # What is being typed stays.
         return self._pending(session, Pending(turn.question, entries[:-1], entries, entries[-1], turn), status=WAITING)
 
@@ -223,8 +224,9 @@ class _Handlers:
         if not visitor:
             return self._refused(STILL_STARTING)
         session = self.runtime.sessions.get(visitor)
-        model = self.runtime.models.label or (entries[-1].model if entries else "")
-        entry = Entry(text, (), model, session.contents)
+        loaded, last = self.runtime.models.loaded, entries[-1] if entries else Entry("")
+        model, identity = (loaded.label, loaded.identity) if loaded else (last.model, last.model_id)
+        entry = Entry(text, (), model, session.contents, identity)
         return {self.pane.question: "", **self._pending(session, Pending(text, entries, before, entry))}
 
     def _busy(self, pending: Pending) -> dict[Any, Any]:
@@ -284,7 +286,7 @@ class _Handlers:
                 pane.chatbot: messages(pending.kept),
                 pane.status: status_html(shown.progress) if entry.replies[-1].stopped else "",
                 states.entries: pending.kept,
-                states.turn: session.last_turn(pending.kept, entry.model),
+                states.turn: session.last_turn(pending.kept, entry.model_id),
                 **idle,
             }
         except Exception as error:
@@ -310,7 +312,7 @@ class _Handlers:
     ) -> tuple[Any, Any, Any]:
         """Method and both sliders, set to what reaches far enough for this question and its answer."""
         session, loaded, choices = self.runtime.sessions.get(visitor), self.runtime.models.need(), Choices.read(values)
-        entry = Entry(text, (), loaded.label, session.contents)
+        entry = Entry(text, (), loaded.label, session.contents, loaded.identity)
         earlier = same_thread(entries, entry) if choices.remember else []
         prompt = prompt_of(loaded, _questions(session, choices, text, earlier)[0])
         length = len(prompt) + choices.generation.max_new_tokens
@@ -331,7 +333,7 @@ class _Handlers:
         choices = Choices.read(values)
         loaded = self.runtime.models.need()
         if pending.begun is None:
-            entry = Entry(pending.question, (), loaded.label, session.contents)
+            entry = Entry(pending.question, (), loaded.label, session.contents, loaded.identity)
             earlier = same_thread(pending.entries, entry) if choices.remember else []
             questions: list[Question | None] = [*_questions(session, choices, entry.question, earlier)]
         else:

@@ -86,7 +86,7 @@ def build_compare_tab(runtime: Runtime, controls: Controls, states: States, answ
                     else:
                         rows += step.rows
             names = ", ".join(stored.document.name for stored in session.documents)
-            caption = f"{loaded.label}, {names}; SelfExtend with {_settings(SelfExtend.of(config))}."
+            caption = f"{loaded.label}, {names}; SelfExtend with {SelfExtend.of(config).setting}."
             drawn = packed(figure(curve_view(rows, loaded.trained_window)), caption=caption)
             yield {**done, pane: drawn}
         except JobStopped:

@@ -158,7 +158,8 @@ def view_of(
         return index.prompt[int(start) : int(end)]
 
     names = tuple(document.name for document in documents)
-    return DocumentView(loaded.trained_window, len(index) + room, words, room, loaded.label, names)
+    window, neighbors = loaded.trained_window, loaded.profile.neighbors
+    return DocumentView(window, len(index) + room, words, room, loaded.label, names, neighbors)
 
 
 def documents_html(runtime: Runtime, session: Session) -> str:

@@ -69,14 +69,14 @@ def connect_offers(runtime: Runtime, pane: OffersPane, states: States, question:
     def take(
         event: gr.EventData, visitor: str, entries: list[Entry], text: str | None, request: gr.Request
     ) -> Iterator[dict[Any, Any]]:
-        session, name = runtime.sessions.get(visitor), told(event, "name")
+        session, settings, name = runtime.sessions.get(visitor), runtime.settings, told(event, "name")
         offered = [offer.name for offer in offers_of(runtime, session, request) or ()]
-        if name not in offered or not may_load_models(runtime.settings, request):
+        if name not in offered or not may_load_models(settings, request):
             yield unchanged(pane.status)
             return
         asked = _asked(runtime, session, entries, text)
         yield {pane.listing: "", pane.stop: gr.update(visible=True), pane.status: status_html(f"loading {name}")}
-        with Running(told_load(runtime, name, "auto", runtime.settings.device)) as loading:
+        with Running(told_load(runtime, name, settings.quantization, settings.device)) as loading:
             for line in loading:
                 yield {pane.status: line}
         yield {
@@ -118,8 +118,10 @@ def _asked(runtime: Runtime, session: Session, entries: Sequence[Entry], text: s
     if text and text.strip():
         return text.strip()
     last = entries[-1] if entries else None
-    same = last is not None and last.documents == session.contents and last.model == runtime.models.label
-    return last.question if last is not None and same else ""
+    models = runtime.models
+    if last is None or last.documents != session.contents or not last.is_to(models.label, models.identity):
+        return ""
+    return last.question
 
 
 def offers_html(offers: Sequence[Offer] | None, session: Session, *, question: str = "", may_load: bool = True) -> str:

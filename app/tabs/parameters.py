@@ -15,7 +15,6 @@ from selfextend.config import (
     paper_max_length,
     rule_share,
     smallest_group_size,
-    suggest,
 )
 from selfextend.methods import SelfExtend
 
@@ -78,7 +77,7 @@ def build_parameters_tab(shared: SharedInputs) -> None:
 
     def chosen(event: gr.EventData, group_size: float, neighbor_window: float, view: DocumentView) -> tuple[Any, ...]:
         if told(event, "pick") == SUGGESTED:
-            return within(suggest(view.trained_window, view.length))
+            return within(view.suggestion)
         if told(event, "pick") == SMALLEST:
             window = min(int(neighbor_window), view.trained_window - 1)
             return within(SelfExtendConfig(smallest_group_size(view.trained_window, view.length, window), window))
@@ -94,13 +93,19 @@ def build_parameters_tab(shared: SharedInputs) -> None:
     choosing.on([smallest.click], pick=SMALLEST)
 
 
-def parameter_plane(trained_window: int, length: int, *also: SelfExtendConfig) -> Plane:
+def parameter_plane(
+    trained_window: int, length: int, suggestion: SelfExtendConfig, here: SelfExtendConfig | None = None
+) -> Plane:
     """What each group size and neighbor window comes to for `length` tokens.
 
     Columns run from 1 to twice the suggested group size (at least 8), rows over the trained window; both evenly
-    spaced, at most COLUMNS x ROWS, and the settings in `also` between them.
+    spaced, at most COLUMNS x ROWS, and the settings given between them.
+
+    Args:
+        here: the settings that are chosen.
     """
-    widest = max(8, 2 * suggest(trained_window, length).group_size)
+    widest = max(8, 2 * suggestion.group_size)
+    also = [suggestion] if here is None else [suggestion, here]
     group_sizes = _ticks(np.linspace(1, widest, COLUMNS), [config.group_size for config in also])
     neighbor_windows = _ticks(np.arange(1, ROWS) * trained_window / ROWS, [config.neighbor_window for config in also])
     shape = (len(neighbor_windows), len(group_sizes))
@@ -132,9 +137,9 @@ def _draw(group_size: float, neighbor_window: float, view: DocumentView) -> tupl
         check_window(view.trained_window, config)
     except ValueError as error:
         return gr.skip(), complaint_html(error)
-    suggestion = suggest(view.trained_window, view.length)
+    suggestion = view.suggestion
     figure = parameter_plane_figure(
-        parameter_plane(view.trained_window, view.length, config, suggestion),
+        parameter_plane(view.trained_window, view.length, suggestion, config),
         length=view.length,
         trained_window=view.trained_window,
         here=(config.group_size, config.neighbor_window),

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import gradio as gr
 
-from selfextend.config import SelfExtendConfig
+from selfextend.config import SelfExtendConfig, suggest
 from selfextend.methods import POSITION_METHODS, Method, position_method
 from selfextend.positions import QueryScaling
 from selfextend.steps import Progress
@@ -39,6 +39,7 @@ class DocumentView:
         room: how many of `length` are room for the answer.
         model: the model's name for people; empty where none is loaded.
         documents: the names of the documents.
+        neighbor_window: the model's recommended w, in tokens; None for a quarter of its window.
     """
 
     trained_window: int
@@ -47,6 +48,12 @@ class DocumentView:
     room: int = 0
     model: str = ""
     documents: tuple[str, ...] = ()
+    neighbor_window: int | None = None
+
+    @property
+    def suggestion(self) -> SelfExtendConfig:
+        """The settings that suit the model and `length`."""
+        return suggest(self.trained_window, self.length, neighbor_window=self.neighbor_window)
 
     def words_at(self, position: int) -> str | None:
         """The token's text at `position`, or None where it is unknown."""

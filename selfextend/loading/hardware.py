@@ -1,6 +1,5 @@
 """What this machine offers a model: devices, free memory, number formats, quantization."""
 
-import importlib.util
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,6 +9,7 @@ import psutil
 import torch
 
 from selfextend.errors import DeviceUnavailableError, QuantizationUnavailableError
+from selfextend.loading.quantization_methods import missing_packages
 
 Quantization = Literal["none", "int8", "nf4"]
 AskedQuantization = Literal["auto", "none", "int8", "nf4"]
@@ -92,10 +92,11 @@ def check_quantization(quantization: Quantization, device: torch.device) -> None
         raise ValueError(f"quantization must be 'none', 'int8' or 'nf4', not {quantization!r}.")
     if quantization == "none":
         return
-    if importlib.util.find_spec("bitsandbytes") is None:
+    missing = missing_packages("bitsandbytes")
+    if missing:
         raise QuantizationUnavailableError(
-            f"{quantization} needs the package bitsandbytes, which is not installed: pip install "
-            "bitsandbytes, or choose quantization 'none'."
+            f"{quantization} needs the package bitsandbytes, which is not installed: pip install {missing}, or choose "
+            "quantization 'none'."
         )
     try:
         from bitsandbytes import functional

@@ -155,43 +155,80 @@ def _gguf_beginning(repo_id: str, name: str, size: int, revision: str | None) ->
     cached = try_to_load_from_cache(repo_id, name)
     if isinstance(cached, str):
         return cached
-    beginning = _beginning(repo_id, name, min(size, _GGUF_HEADER_BYTES), revision)
-    return str(_keep_beginning(repo_id, name, beginning, size, revision))
+    target = _beginning_path(repo_id, name, revision)
+    if not _is_kept(target, size, revision):
+        length = min(size, _GGUF_HEADER_BYTES)
+        _keep_beginning(target, _beginning(repo_id, name, length, revision, _Arriving(length)), size)
+    return str(target)
 
 
 def _safetensors_beginnings(repo_id: str, files: dict[str, int], revision: str | None) -> str:
     """A folder with files as long as the weight files, with nothing in them but their headers."""
-    folder = ""
+    folder, arriving = "", _Arriving()
     for name in _matching(files, _WEIGHT_FILES, _IGNORED):
-        size = files[name]
-        beginning = _beginning(repo_id, name, min(size, _SAFETENSORS_HEADER_BYTES), revision)
+        size, target = files[name], _beginning_path(repo_id, name, revision)
+        folder = str(target.parent)
+        if _is_kept(target, size, revision):
+            continue
+        beginning = _beginning(repo_id, name, min(size, _SAFETENSORS_HEADER_BYTES), revision, arriving)
         length = 8 + int.from_bytes(beginning[:8], "little")
         if len(beginning) < length <= min(size, _LONGEST_SAFETENSORS_HEADER):
-            beginning = _beginning(repo_id, name, length, revision)
-        folder = str(_keep_beginning(repo_id, name, beginning[:length], size, revision).parent)
+            beginning = _beginning(repo_id, name, length, revision, arriving)
+        _keep_beginning(target, beginning[:length], size)
     return folder
 
 
-def _beginning(repo_id: str, name: str, length: int, revision: str | None) -> bytes:
+class _Arriving:
+    """Reports the bytes that arrive for one or several requests.
+
+    Args:
+        total: of all of them, 0 where it is not known.
+    """
+
+    def __init__(self, total: int = 0) -> None:
+        self.total, self.done, self._reported = total, 0, 0.0
+
+    def add(self, count: int) -> None:
+        self.done += count
+        if time.monotonic() - self._reported >= _REPORT_EVERY:
+            self._reported = time.monotonic()
+            _send({"done_bytes": self.done, "total_bytes": self.total})
+
+
+def _beginning(repo_id: str, name: str, length: int, revision: str | None, arriving: _Arriving) -> bytes:
+    address = hf_hub_url(repo_id, name, revision=revision)
     headers = {**build_hf_headers(), "Range": f"bytes=0-{length - 1}"}
-    answer = get_session().get(
-        hf_hub_url(repo_id, name, revision=revision), headers=headers, timeout=_REQUEST_TIMEOUT, follow_redirects=True
-    )
-    hf_raise_for_status(answer)
-    content: bytes = answer.content[:length]
-    return content
+    content = bytearray()
+    with get_session().stream(
+        "GET", address, headers=headers, timeout=_REQUEST_TIMEOUT, follow_redirects=True
+    ) as answer:
+        hf_raise_for_status(answer)
+        for chunk in answer.iter_bytes():
+            wanted = chunk[: length - len(content)]
+            content += wanted
+            arriving.add(len(wanted))
+            if len(content) == length:  # not every server keeps to the range
+                break
+    return bytes(content)
 
 
-def _keep_beginning(repo_id: str, name: str, beginning: bytes, size: int, revision: str | None) -> Path:
+def _beginning_path(repo_id: str, name: str, revision: str | None) -> Path:
     folder = Path(constants.HF_HUB_CACHE, "selfextend-headers", repo_id.replace("/", "--"), revision or "main")
-    target = folder / name
+    return folder / name
+
+
+def _is_kept(target: Path, size: int, revision: str | None) -> bool:
+    """Whether a beginning is there already; a branch, which may have moved on, is asked again."""
+    return revision is not None and target.is_file() and target.stat().st_size == size
+
+
+def _keep_beginning(target: Path, beginning: bytes, size: int) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     # Somebody else may be reading the one that is there.
     with NamedTemporaryFile(dir=target.parent, suffix=".incomplete", delete=False) as file:
         file.write(beginning)
         file.truncate(size)
     Path(file.name).replace(target)
-    return target
 
 
 def _check_listing(files: dict[str, int], repo_id: str) -> None:

@@ -22,7 +22,7 @@ from selfextend.errors import ModelLoadError
 from selfextend.loading.gguf_header import file_type, is_gguf, read_facts
 from selfextend.loading.quantization_methods import is_unpacked
 from selfextend.loading.safetensors_header import unpacked_numbers, weight_files
-from selfextend.windows import trained_window
+from selfextend.profile import profile_of
 
 _OLLAMA_MODEL = "application/vnd.ollama.image.model"
 _KIND_IN_NAME = re.compile(r"[.-]((?:I?Q\d|TQ\d|BF16|F16|F32|MXFP4)\w*)$", re.IGNORECASE)
@@ -185,24 +185,31 @@ def _in_folder(folder: Path, label: str, name: str, place: str) -> LocalModel | 
     try:
         size = sum(file.stat().st_size for file in weights)
         numbers = _numbers(folder, own, int(8 * size / _bits(stored)))
-        scaling = text.get("rope_parameters") or text.get("rope_scaling")
-        window = trained_window(SimpleNamespace(**(text | {"rope_parameters": scaling})))
     except OSError:
         return None
-    except (ValueError, AttributeError, TypeError):
-        window = None
+    scaling = text.get("rope_parameters") or text.get("rope_scaling")
+    if isinstance(scaling, dict):  # older configs call it "type"
+        scaling = {"rope_type": scaling.get("type"), **scaling}
     return LocalModel(
         label=label,
         name=name,
         files=folder,
         place=place,
         file_bytes=size,
-        trained_window=window,
+        trained_window=_window(name, folder, text | {"rope_parameters": scaling}),
         quantization=method or stored,
         numbers=numbers,
         dtype=stored,
         takes_nf4=not method and not Path(name).is_absolute(),
     )
+
+
+def _window(name: str, files: Path, config: dict[str, Any]) -> int | None:
+    """The trained window that the model has once it is loaded, or None where nothing tells."""
+    try:
+        return profile_of(name, files, SimpleNamespace(**config)).trained_window
+    except (ValueError, AttributeError, TypeError, OverflowError):  # whatever stands in its files
+        return None
 
 
 def _numbers(folder: Path, own: dict[str, Any], plain: int) -> int | None:
@@ -238,7 +245,12 @@ def _gguf(path: Path, label: str, place: str, kind: str = "") -> Iterator[LocalM
         return
     if facts.get(f"{architecture}.pooling_type") or facts.get(f"{architecture}.attention.causal") is False:
         return
-    window = facts.get(f"{architecture}.context_length")
+    scaling = {
+        "rope_type": facts.get(f"{architecture}.rope.scaling.type"),
+        "factor": facts.get(f"{architecture}.rope.scaling.factor"),
+        "original_max_position_embeddings": facts.get(f"{architecture}.rope.scaling.original_context_length"),
+    }
+    config = {"max_position_embeddings": facts.get(f"{architecture}.context_length"), "rope_parameters": scaling}
     named = _KIND_IN_NAME.search(path.stem)
     quantization = kind or file_type(facts) or (named[1].upper() if named else "GGUF")
     yield LocalModel(
@@ -247,7 +259,7 @@ def _gguf(path: Path, label: str, place: str, kind: str = "") -> Iterator[LocalM
         files=path,
         place=place,
         file_bytes=size,
-        trained_window=window if isinstance(window, int) and window > 0 else None,
+        trained_window=_window(str(path), path, config),
         quantization=quantization,
         numbers=int(8 * size / _bits(quantization)),
         dtype=_PLAIN_GGUF.get(quantization, "bfloat16"),

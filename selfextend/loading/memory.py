@@ -11,34 +11,37 @@ from bisect import bisect
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 from transformers.quantizers.base import get_keys_to_not_convert
 from transformers.quantizers.quantizers_utils import should_convert_module
 
-from selfextend.errors import ModelTooBigError, UnsupportedModelError
+from selfextend.errors import ModelTooBigError, QuantizationUnavailableError, UnsupportedModelError
 from selfextend.loading.gguf_header import packed_as
 from selfextend.loading.hardware import (
     AskedQuantization,
     Quantization,
     available_bytes,
+    check_quantization,
     has_fast_bfloat16,
     resolve_device,
 )
 from selfextend.loading.local import LocalModel
-from selfextend.loading.quantized import own_quantization, stored_bytes
+from selfextend.loading.quantization_methods import missing_packages
+from selfextend.loading.quantized import check_own_quantization, own_quantization, stored_bytes
 from selfextend.loading.sizes import readable
-from selfextend.loading.sources import Source, fetch_steps, header_steps, locate, read_config
+from selfextend.loading.sources import READING, Source, fetch_steps, header_steps, locate, read_config
 from selfextend.steps import result_of
-from selfextend.windows import trained_window
 
 _HEADROOM = 0.1
 _GROWTH = 1.125  # cache buffers grow by an eighth at a time
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-_NF4_BYTES = 4.5 / 8  # a weight's, with its part of the scale
+_QUANTIZED_BYTES = {"nf4": 4.5 / 8, "int8": 1.0}  # a weight's, with its part of the scale
 _SEARCH_LIMIT = 1 << 30
-# Which of bitsandbytes' forms takes about as much as others with so many bits a weight.
+_BITSANDBYTES = "bitsandbytes"
+# Which of its forms takes about as much as others with so many bits a weight.
 _LIKE: dict[int, Quantization] = {2: "nf4", 3: "nf4", 4: "nf4", 8: "int8"}
 
 
@@ -67,9 +70,9 @@ class MemoryEstimate:
         device: where the model would go; "cuda" means all CUDA devices together.
         dtype: of activations, cache and whatever is not quantized.
         quantization: "none", "int8" or "nf4".
-        trained_window: tokens, or None where the config does not tell.
         unpacked_from: the quantization that the weights have in their file and lose in memory; "" for none.
         kept_as: the quantization that they have in their file and keep; "" for none.
+        missing: what to install for "auto" to quantize them to nf4 here; "" where nothing is missing.
     """
 
     weights_bytes: int
@@ -78,9 +81,9 @@ class MemoryEstimate:
     device: str
     dtype: str
     quantization: Quantization
-    trained_window: int | None
     unpacked_from: str = ""
     kept_as: str = ""
+    missing: str = ""
 
     @property
     def fits(self) -> bool:
@@ -97,6 +100,8 @@ class MemoryEstimate:
             formats.append(f"{self.kept_as}, as stored")
         if self.unpacked_from:
             formats.append(f"unpacked from {self.unpacked_from}")
+        if self.missing:
+            formats.append(f"for nf4: pip install {self.missing}")
         return ", ".join(formats)
 
     @property
@@ -156,7 +161,8 @@ def too_big(name: str, estimate: MemoryEstimate, what_happened: str = "") -> Mod
     """The error for a model that does not fit, with everything that would make it fit."""
     advice = []
     if estimate.quantization != "nf4":
-        advice.append("choose quantization 'nf4', which takes about a quarter of 16-bit weights")
+        install = f"pip install {missing} and " if (missing := missing_packages(_BITSANDBYTES)) else ""
+        advice.append(f"{install}choose quantization 'nf4', which takes about a quarter of 16-bit weights")
     if estimate.dtype == "float32":
         advice.append("choose dtype 'bfloat16'")
     if estimate.device != "cpu":
@@ -182,39 +188,86 @@ def estimate_memory(
         available: bytes to count as free instead of asking the device.
 
     Raises:
-        ModelLoadError: the model cannot be found or cannot be loaded.
-        ValueError: an unknown dtype.
+        ModelLoadError: the model cannot be found, or cannot be loaded on this machine.
+        ValueError: an unknown quantization or dtype.
     """
     if isinstance(model, PreTrainedConfig):
         return _estimate(model, "none" if quantization == "auto" else quantization, device, dtype, available)
     source = locate(model)
     files = result_of(fetch_steps(source, weights=False))
-    config = read_config(files)
-    settled = settled_quantization(quantization, source, config, resolve_device(device))
+    with READING:
+        config, settled = read_settled(source, files, quantization, resolve_device(device))
     headers = result_of(header_steps(source, files, config))
-    return estimate_files(headers, config, settled, device, dtype, available)
+    with READING:
+        return estimate_files(headers, config, settled, device, dtype, available)
+
+
+class Settled(NamedTuple):
+    """The quantization to load a model with.
+
+    Attributes:
+        quantization: which.
+        missing: what to install for "auto" to stand for nf4 here; "" where nothing is missing.
+    """
+
+    quantization: Quantization
+    missing: str = ""
+
+
+def read_settled(
+    source: Source, files: Path, quantization: AskedQuantization, device: torch.device
+) -> tuple[PreTrainedConfig, Settled]:
+    """A model's config, and the quantization to load it with, which this machine was found to be able to.
+
+    Args:
+        files: with the config; the weights need not be there.
+
+    Raises:
+        ModelLoadError: a subclass that says what is wrong with the config, or what is missing for the quantization.
+        ValueError: an unknown quantization.
+    """
+    config = read_config(files)
+    settled = settled_quantization(quantization, source, config, device)
+    own = own_quantization(config)
+    if own is not None and settled.quantization != "none":
+        raise QuantizationUnavailableError(
+            f"The weights of {source.name} are quantized already ({own.method}). Load it with quantization 'auto' or "
+            "'none', which keep them as they are."
+        )
+    check_own_quantization(source.name, config, device)
+    check_quantization(settled.quantization, device)
+    return config, settled
 
 
 def settled_quantization(
     quantization: AskedQuantization, source: Source, config: PreTrainedConfig, device: torch.device
-) -> Quantization:
+) -> Settled:
     """What "auto" stands for: nf4 on CUDA for a model from the hub or from GGUF, where it is not quantized already."""
     if quantization != "auto":
-        return quantization
+        return Settled(quantization)
     from_elsewhere = source.files is None or source.files.is_file()
-    return "nf4" if device.type == "cuda" and from_elsewhere and own_quantization(config) is None else "none"
+    return _automatic_quantization(device, takes_nf4=from_elsewhere and own_quantization(config) is None)
+
+
+def _automatic_quantization(device: torch.device, *, takes_nf4: bool) -> Settled:
+    """nf4 on CUDA for who takes it. Without the package that quantizes, the weights stay as they are."""
+    if not (takes_nf4 and device.type == "cuda"):
+        return Settled("none")
+    missing = missing_packages(_BITSANDBYTES)
+    return Settled("none", missing) if missing else Settled("nf4")
 
 
 def estimate_files(
     files: Path,
     config: PreTrainedConfig,
-    quantization: Quantization = "none",
+    settled: Settled,
     device: str = "auto",
     dtype: str = "auto",
     available: int | None = None,
 ) -> MemoryEstimate:
     """`estimate_memory` for files that are here, or their headers, whose config was read."""
-    estimate = _estimate(config, quantization, device, dtype, available)
+    plain = _estimate(config, settled.quantization, device, dtype, available)
+    estimate = replace(plain, missing=settled.missing)
     if files.is_file():
         return replace(estimate, unpacked_from=packed_as(files))
     own = own_quantization(config)
@@ -232,10 +285,6 @@ def _estimate(
     # Only guessed at: what is here to be counted is counted by `estimate_files`.
     sized: Quantization = quantization if own is None or own.unpacked else _LIKE.get(own.bits or 4, "none")
     resolved = _resolve_dtype(dtype, config, skeleton, sized, target, free)
-    try:
-        window = trained_window(config)
-    except ValueError:
-        window = None
     return MemoryEstimate(
         weights_bytes=_weights_bytes(skeleton, sized, resolved),
         layers=_layer_caches(skeleton, resolved),
@@ -243,7 +292,6 @@ def _estimate(
         device=str(target),
         dtype=str(resolved).removeprefix("torch."),
         quantization=quantization,
-        trained_window=window,
         unpacked_from=own.method if own is not None and own.unpacked else "",
         kept_as=own.method if own is not None and not own.unpacked else "",
     )
@@ -307,18 +355,42 @@ def _automatic_dtype(stored: torch.dtype, device: torch.device, float32_bytes: i
     return torch.bfloat16
 
 
-def local_bytes(model: LocalModel, device: torch.device, free: int) -> int:
-    """About what the weights of a model on this machine take, loaded with "auto": from its files' beginnings alone.
+def local_bytes(model: LocalModel, device: torch.device, free: int, quantization: AskedQuantization = "auto") -> int:
+    """About what the weights of a model on this machine take, from its files' beginnings alone.
 
     Args:
         free: bytes on the device.
+        quantization: as for `load_model`.
     """
     if model.numbers is None:
         return model.file_bytes
-    if model.takes_nf4 and device.type == "cuda":
-        return int(model.numbers * _NF4_BYTES)
-    stored = _DTYPES.get(model.dtype, torch.bfloat16)
-    return model.numbers * _automatic_dtype(stored, device, 4 * model.numbers, free).itemsize
+    return rough_bytes(model.numbers, model.dtype, device, free, quantization, takes_nf4=model.takes_nf4)
+
+
+def rough_bytes(
+    numbers: int,
+    dtype: str,
+    device: torch.device,
+    free: int,
+    quantization: AskedQuantization = "auto",
+    *,
+    takes_nf4: bool,
+) -> int:
+    """About what so many weights take in memory.
+
+    Args:
+        dtype: as they are stored: "bfloat16".
+        free: bytes on the device.
+        quantization: as for `load_model`.
+        takes_nf4: whether "auto" quantizes them to nf4 on CUDA.
+    """
+    if quantization == "auto":
+        quantization = _automatic_quantization(device, takes_nf4=takes_nf4).quantization
+    quantized = _QUANTIZED_BYTES.get(quantization)
+    if quantized is not None:
+        return int(numbers * quantized)
+    stored = _DTYPES.get(dtype, torch.bfloat16)
+    return numbers * _automatic_dtype(stored, device, 4 * numbers, free).itemsize
 
 
 def _weights_bytes(skeleton: PreTrainedModel, quantization: Quantization, dtype: torch.dtype) -> int:

@@ -4,28 +4,27 @@ Safetensors and GGUF only, and no code from a repository is ever run. The result
 """
 
 import os
-import threading
 from collections.abc import Callable, Generator
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-import torch
-from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from selfextend.errors import IncompleteModelError, ModelLoadError, QuantizationUnavailableError
+from selfextend.errors import IncompleteModelError, ModelLoadError
 from selfextend.loading.gguf import gguf_tokenizer
 from selfextend.loading.gguf_header import read_header
-from selfextend.loading.hardware import AskedQuantization, Quantization, check_quantization, resolve_device
+from selfextend.loading.hardware import AskedQuantization, check_quantization, resolve_device
 from selfextend.loading.memory import (
     MemoryEstimate,
     estimate_files,
     estimate_memory,
-    settled_quantization,
+    read_settled,
     too_big,
 )
-from selfextend.loading.quantized import check_own_quantization, check_stored_weights, own_quantization
+from selfextend.loading.quantized import check_own_quantization, check_stored_weights
 from selfextend.loading.sources import (
+    READING,
     bundled_folder,
     check_weights,
     fetch_steps,
@@ -41,10 +40,6 @@ __all__ = ["Loaded", "bundled_folder", "can_chat", "estimate_memory", "load_mode
 
 
 T = TypeVar("T")
-
-# What a stopped load has left to itself may not be over yet, and two threads that import transformers at once break
-# each other's import.
-_READING = threading.Lock()
 
 
 class Loaded(NamedTuple):
@@ -71,7 +66,7 @@ def load_model(
             hub's cache): "owner/name", or "owner/name:Q4_K_M" for one of its GGUF files. GGUF is unpacked.
         quantization: "none", which keeps a quantized checkpoint as it is; bitsandbytes' "int8" or "nf4", which also run
             on a CPU; or "auto": "nf4" on CUDA for what comes from the hub or from a GGUF file, unless it is quantized
-            already and stays so, else "none".
+            already and stays so or bitsandbytes is not installed, else "none".
         device: "auto" spreads the model over all CUDA devices (accelerate's `device_map="auto"`), or uses the CPU
             where there is none; or a device's name.
         dtype: "float32", "bfloat16", "float16", or "auto": the checkpoint's own type where the device computes well
@@ -113,18 +108,16 @@ def load_steps(
         check_quantization(quantization, target)
     source = locate(name)
     files = yield from fetch_steps(source, weights=False)
-    config = read_config(files)
-    settled = settled_quantization(quantization, source, config, target)
-    _check_own_quantization(name, config, settled, target)
+    config, settled = yield from _aside(partial(read_settled, source, files, quantization, target), looking)
     if source.files is not None:
         check_weights(files)
-    estimating = partial(estimate_files, config=config, quantization=settled, device=device, dtype=dtype)
+    estimating = partial(estimate_files, config=config, settled=settled, device=device, dtype=dtype)
     headers = yield from header_steps(source, files, config)
     estimate = yield from _aside(partial(estimating, headers), looking)
     _refuse_too_big(name, estimate, allow_oversize)
     if source.files is None:
         files = yield from fetch_steps(source, weights=True)
-        config = read_config(files)
+        config = yield from _aside(partial(read_config, files), looking)
         check_weights(files)
         estimate = yield from _aside(partial(estimating, files), looking)
         _refuse_too_big(name, estimate, allow_oversize)
@@ -141,7 +134,7 @@ def _aside(read: Callable[[], T], progress: Progress) -> Generator[Progress, Non
     """What is read of a model's files before its weights: a moment, but longer than who stops the load should wait."""
 
     def alone() -> T:
-        with _READING:
+        with READING:
             return read()
 
     return (yield from in_thread(alone, lambda: progress))
@@ -154,13 +147,14 @@ def can_chat(files: Path, device: str = "auto") -> bool:
         files: its folder or GGUF file.
     """
     try:
-        config = read_config(files)
-        check_own_quantization(str(files), config, resolve_device(device))
-        check_weights(files)
-        if files.is_file():
-            return "tokenizer.chat_template" in read_header(files).metadata
-        check_stored_weights(str(files), files, config)
-        return load_tokenizer(files).chat_template is not None
+        with READING:
+            config = read_config(files)
+            check_own_quantization(str(files), config, resolve_device(device))
+            check_weights(files)
+            if files.is_file():
+                return "tokenizer.chat_template" in read_header(files).metadata
+            check_stored_weights(str(files), files, config)
+            return load_tokenizer(files).chat_template is not None
     except ModelLoadError:
         return False
 
@@ -168,18 +162,6 @@ def can_chat(files: Path, device: str = "auto") -> bool:
 def _refuse_too_big(name: str, estimate: MemoryEstimate, allow_oversize: bool) -> None:
     if not (estimate.fits or allow_oversize):
         raise too_big(name, estimate)
-
-
-def _check_own_quantization(
-    name: str, config: PreTrainedConfig, quantization: Quantization, device: torch.device
-) -> None:
-    own = own_quantization(config)
-    if own is not None and quantization != "none":
-        raise QuantizationUnavailableError(
-            f"The weights of {name} are quantized already ({own.method}). Load it with quantization 'auto' or 'none', "
-            "which keep them as they are."
-        )
-    check_own_quantization(name, config, device)
 
 
 def load_tokenizer(files: Path) -> PreTrainedTokenizerBase:

@@ -8,6 +8,7 @@ which is config, tokenizer and weights in one.
 import json
 import os
 import re
+import threading
 from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,10 @@ from selfextend.steps import Progress
 _HUB_ID = re.compile(r"(?P<repository>[\w.-]+(/[\w.-]+)?)(:(?P<tag>[\w.-]+))?")
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 _PART = re.compile(r"-\d{5}-of-\d{5}(?=\.gguf$)")
+
+READING = threading.Lock()
+"""Held by whoever reads a config or a tokenizer, or sizes a model: what a stopped load has left to itself may not be
+over yet, and two threads that import transformers at once break each other's import."""
 
 
 @dataclass(frozen=True)

@@ -124,7 +124,10 @@ class Method:
         """
         checked_integer("length", length, 1)
         positions = self.at(profile, length).positions
-        if positions is not None and (complaint := positions.complaint(profile.trained_window, length)):
+        if positions is None:
+            return
+        complaint = positions.complaint(profile.trained_window, length, profile.neighbors)
+        if complaint is not None:
             raise PastReachError(complaint)
 
     @property

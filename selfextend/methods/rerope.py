@@ -35,7 +35,7 @@ class ReRoPEPositions:
     def reach(self, trained_window: int) -> None:
         """No limit: w is below every trained window that `ReRoPE.check` lets through."""
 
-    def complaint(self, trained_window: int, length: int) -> None:
+    def complaint(self, trained_window: int, length: int, advised_window: int | None = None) -> None:
         """None: a text of any length is read."""
 
     def uncertainty(self, distance: int) -> int:
