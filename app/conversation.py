@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
@@ -13,6 +14,8 @@ from .safe_text import inert, safe_markdown, safe_question
 
 MAX_KEPT = 30
 """Entries that are kept in the browser; the oldest go first."""
+LONGEST_KEPT = 1_000_000
+"""Characters of an entry as JSON."""
 
 
 @dataclass(frozen=True)
@@ -124,13 +127,15 @@ def as_json(entries: Sequence[Entry]) -> list[dict[str, Any]]:
 def from_json(kept: Any) -> list[Entry]:
     """What `as_json` made, read back. What does not look like it is left out: a browser's store can be edited."""
     entries = []
-    for record in kept if isinstance(kept, list) else []:
+    for record in kept[-MAX_KEPT:] if isinstance(kept, list) else []:
         try:
+            if len(json.dumps(record, ensure_ascii=False)) > LONGEST_KEPT:
+                continue
             replies = tuple(_reply(reply) for reply in record["replies"])
             contents = record.get("documents")
             documents = None if contents is None else tuple(map(str, contents))
             entries.append(Entry(str(record["question"]), replies, str(record["model"]), documents))
-        except (TypeError, KeyError, ValueError, AttributeError):
+        except (TypeError, KeyError, ValueError, AttributeError, RecursionError):
             continue
     return entries
 
