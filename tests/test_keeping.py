@@ -20,10 +20,13 @@ from app.documents.document import Limits
 from app.documents.library import DataFolderError, Library, StoredDocument, browser_secret, locked
 from app.jobs import InBackground, Job, JobStopped
 from app.own_folder import OwnFolder
+from app.prompting import PLAIN
+from app.reading_places import EVERYBODY, ReadingKey
 from app.runtime import Runtime, make_runtime
 from app.sample import SAMPLE
 from app.session import Pending, Session, SessionStore
 from app.settings import read_settings
+from selfextend.methods import Vanilla
 from selfextend.steps import Progress, result_of
 
 ADA, BOB = "ada-0123456789-0123456789", "bob-0123456789-0123456789"
@@ -183,6 +186,13 @@ def test_a_file_of_two_goes_with_the_last_of_them(runtime: Runtime, tmp_path: Pa
     remove_documents(runtime, runtime.sessions.get(BOB), stored.document.sha256)
     assert list(runtime.library.folder.iterdir()) == []
     assert deleted == [stored.document.sha256]
+
+
+def test_a_page_without_a_visitor_deletes_nothing_of_everybodys(runtime: Runtime) -> None:
+    shared = ReadingKey(1, EVERYBODY, (), Vanilla(), PLAIN)
+    runtime.caches.get(shared)
+    remove_everything(runtime, "")
+    assert runtime.caches.held(shared) is not None
 
 
 def test_the_sample_stays_when_nobody_has_it(runtime: Runtime, tmp_path: Path) -> None:
