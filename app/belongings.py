@@ -71,7 +71,7 @@ def write_down(runtime: Runtime, session: Session) -> None:
         runtime.library.forget(session.visitor)  # what was added while everything was deleted
         return
     runtime.sessions.keep(session)
-    runtime.library.hold(session.visitor, session.named)
+    runtime.library.hold(session.visitor, session.kept, session.missing)
 
 
 def remove_everything(runtime: Runtime, visitor: str) -> None:

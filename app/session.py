@@ -204,9 +204,14 @@ class Session:
         return any(job.is_running for job in self.jobs) or (self.pending is not None and self.pending.is_open)
 
     @property
+    def kept(self) -> list[Named]:
+        """Checksums and names of the documents."""
+        return [(stored.document.sha256, stored.document.name) for stored in self.documents]
+
+    @property
     def named(self) -> list[Named]:
         """Checksums and names of the documents, and of those that are no longer kept."""
-        return [(stored.document.sha256, stored.document.name) for stored in self.documents] + self.missing
+        return self.kept + self.missing
 
     @property
     def contents(self) -> tuple[str, ...]:

@@ -15,7 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from app.belongings import keep_document, remove_documents, remove_everything, remove_old, runs_folder
+from app.belongings import keep_document, remove_documents, remove_everything, remove_old, runs_folder, write_down
+from app.documents import memo
 from app.documents.document import Limits
 from app.documents.library import DataFolderError, Library, StoredDocument, browser_secret, locked
 from app.jobs import InBackground, Job, JobStopped
@@ -186,6 +187,26 @@ def test_a_file_of_two_goes_with_the_last_of_them(runtime: Runtime, tmp_path: Pa
     remove_documents(runtime, runtime.sessions.get(BOB), stored.document.sha256)
     assert list(runtime.library.folder.iterdir()) == []
     assert deleted == [stored.document.sha256]
+
+
+def test_a_checksum_gives_nobody_what_another_has(runtime: Runtime, tmp_path: Path) -> None:
+    """What a browser says that its visitor had is given back where it is nobody's, and else counts as missing."""
+    hers = added(runtime, ADA, text(tmp_path)).document.sha256
+    sample = added(runtime, ADA[::-1], SAMPLE).document.sha256
+    nobodys = result_of(runtime.library.add_steps(text(tmp_path, words="Nobody's."), "b.txt")).document.sha256
+    claims = [(hers, "x"), (sample, "sample.pdf"), (nobodys, "b.txt")]
+    documents, missing = runtime.library.claimed(claims)
+    assert [stored.document.name for stored in documents] == ["sample.pdf", "b.txt"]
+    assert missing == [(hers, "x")]
+    session = runtime.sessions.get(BOB)
+    session.documents, session.missing = documents, missing
+    write_down(runtime, session)
+    assert session.named == claims[1:] + claims[:1]
+    # Nor is it given to him later, when what he has is read from the disk again.
+    del session
+    runtime.sessions.forget(BOB)
+    assert names(runtime.sessions.get(BOB)) == ["sample.pdf", "b.txt"]
+    assert names(runtime.sessions.get(ADA)) == ["notes.txt"]
 
 
 def test_a_page_without_a_visitor_deletes_nothing_of_everybodys(runtime: Runtime) -> None:
