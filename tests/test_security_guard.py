@@ -10,8 +10,10 @@ import gradio as gr
 import pytest
 from app_parts import request_from
 
+from app import call_values
 from app.accounts import may_load_models
-from app.asgi import Message, Receive, Scope, Send
+from app.asgi import Message, Receive, Refusal, Scope, Send
+from app.call_values import MAX_VALUES, checked_values
 from app.guard import Guard, Rules
 from app.listeners import Listeners
 from app.settings import read_settings
@@ -102,3 +104,10 @@ def test_the_token_goes_to_the_hub_alone(endpoint: str | None, told: bool, monke
     variables = hub.download_environment()
     assert ("HF_TOKEN" in variables) is told
     assert (variables.get("HF_HUB_DISABLE_IMPLICIT_TOKEN") == "1") is not told
+def test_so_many_values_are_refused_before_they_are_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def receive() -> Message:
+        return {"type": "http.request", "body": b'{"data": [' + b"[]," * MAX_VALUES + b"0]}"}
+
+    monkeypatch.setattr(call_values.json, "loads", lambda *given, **more: pytest.fail("the values were made"))
+    with pytest.raises(Refusal, match="1,000,000 values at most"):
+        asyncio.run(checked_values(receive))
