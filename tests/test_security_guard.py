@@ -11,6 +11,7 @@ import pytest
 from app_parts import request_from
 
 from app import call_values
+from app import guard as guarding
 from app.accounts import may_load_models
 from app.asgi import Message, Receive, Refusal, Scope, Send
 from app.call_values import MAX_VALUES, checked_values
@@ -104,6 +105,40 @@ def test_the_token_goes_to_the_hub_alone(endpoint: str | None, told: bool, monke
     variables = hub.download_environment()
     assert ("HF_TOKEN" in variables) is told
     assert (variables.get("HF_HUB_DISABLE_IMPLICIT_TOKEN") == "1") is not told
+def test_a_user_and_an_address_have_a_quota_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who shares an account, or an address, with somebody does not use up what that one may upload."""
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+
+    guard = Guard(app, Rules.of(read_settings(["--upload-mb", "0.0001"], {})), Listeners())
+
+    async def uploaded(user: str, address: str) -> int:
+        told: list[Message] = []
+
+        async def receive() -> Message:
+            return {"type": "http.request", "body": b"a" * 90}
+
+        async def send(message: Message) -> None:
+            told.append(message)
+
+        headers = [(b"host", b"localhost")]
+        scope = {
+            "type": "http",
+            "method": "POST",
+            "path": "/gradio_api/upload",
+            "query_string": b"",
+            "headers": headers,
+        }
+        monkeypatch.setattr(guarding, "user_of", lambda scope, headers: user)
+        await guard({**scope, "client": (address, 1)}, receive, send)
+        return int(told[0]["status"])
+
+    asked = [("ada", "1.1.1.1"), ("ada", "1.1.1.1"), ("ada", "2.2.2.2"), ("bob", "1.1.1.1")]
+    assert [asyncio.run(uploaded(*each)) for each in asked] == [200, 413, 200, 200]
+
+
 def test_so_many_values_are_refused_before_they_are_made(monkeypatch: pytest.MonkeyPatch) -> None:
     async def receive() -> Message:
         return {"type": "http.request", "body": b'{"data": [' + b"[]," * MAX_VALUES + b"0]}"}
