@@ -28,15 +28,13 @@ from selfextend.steps import Running
 
 from .asking import Question, answer_turn, prompt_of
 from .model_shelf import LoadedModel, NoModelError
+from .prompting import check_question
 from .runtime import Runtime
 from .sample import SAMPLE
 from .session import PROVES_NOTHING, Session, Turn
 from .tabs.widgets import ASKING
 
 MAX_DOCUMENTS = 20
-MAX_QUESTION = 100_000
-"""Characters."""
-MAX_PROMPT_TOKENS = 1_000_000
 MAX_NEW_TOKENS = 4096
 """As on the page."""
 FILES_SCHEMA: dict[str, Any] = {"type": "array", "items": {"anyOf": [{"type": "string"}, {"type": "object"}]}}
@@ -87,7 +85,9 @@ def add_endpoints(runtime: Runtime) -> None:
             teaching model cites nothing), prompt_tokens, reused_tokens, trained_window, reach, group_size,
             neighbor_window, method, model, seconds, first_token_seconds.
         """
-        question = _text("question", question, MAX_QUESTION)
+        if not isinstance(question, str):
+            raise ValueError("question must be a text.")
+        check_question(question)
         chosen = _method(method, _whole("group_size", group_size), _whole("neighbor_window", neighbor_window))
         longest = _whole("max_new_tokens", max_new_tokens, 0, MAX_NEW_TOKENS)
         paths = _paths(documents)
@@ -108,8 +108,6 @@ def add_endpoints(runtime: Runtime) -> None:
             generation = GenerationSettings(max_new_tokens=longest)
             asked = Question(question, tuple(session.documents), chosen, "always", generation)
             prompt = prompt_of(loaded, asked)
-            if len(prompt) > MAX_PROMPT_TOKENS:
-                raise ValueError(f"The prompt has {len(prompt):,} tokens, and the limit is {MAX_PROMPT_TOKENS:,}.")
             asked = replace(asked, method=chosen.at(loaded.profile, len(prompt) + longest))
             steps = answer_turn(loaded, runtime.caches, session, asked, prompt)
             return _answer(loaded, _while_wanted(steps, gone))
@@ -198,14 +196,6 @@ def _while_wanted(steps: Generator[Any, Any, T], gone: Callable[[], bool]) -> T:
             if gone():
                 raise CallerGoneError("Who asked has left.")
         return running.result
-
-
-def _text(name: str, value: Any, longest: int) -> str:
-    if not isinstance(value, str):
-        raise ValueError(f"{name} must be a text.")
-    if len(value) > longest:
-        raise ValueError(f"{name} must have at most {longest:,} characters, not {len(value):,}.")
-    return value
 
 
 def _whole(name: str, value: Any, least: int = 0, most: int = MAX_LENGTH) -> int:

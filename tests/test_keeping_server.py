@@ -203,6 +203,13 @@ def test_an_answer_of_the_api_keeps_no_document(server: Server) -> None:
     Path(path).unlink()
 
 
+def test_a_question_that_is_too_long_is_refused(server: Server) -> None:
+    page = server.page().load()
+    said = json.dumps(page.called("begin", {0: "a" * 100_001}))
+    assert "at most 100,000 characters" in said
+    assert "aaaa" not in said
+
+
 def test_a_checksum_gives_nobody_what_another_has(server: Server) -> None:
     ada = server.page().load().add("hers.txt", "Of Ada.")
     ((sha256, _),) = ada.kept()["documents"]
