@@ -27,12 +27,13 @@ from selfextend.positions import EXACT
 from selfextend.steps import Running
 
 from .asking import Question, answer_turn, prompt_of
+from .callers import Callers
 from .model_shelf import LoadedModel, NoModelError
 from .prompting import check_question
 from .runtime import Runtime
 from .sample import SAMPLE
 from .session import PROVES_NOTHING, Session, Turn
-from .tabs.widgets import ASKING
+from .tabs.widgets import CALLING
 
 MAX_DOCUMENTS = 20
 MAX_NEW_TOKENS = 4096
@@ -58,6 +59,7 @@ def _told(*expected: type[Exception]) -> Iterator[None]:
 
 def add_endpoints(runtime: Runtime) -> None:
     """The endpoints, inside the open gr.Blocks."""
+    callers = Callers()
 
     @_told(ValueError, RuntimeError)
     def ask(
@@ -90,29 +92,29 @@ def add_endpoints(runtime: Runtime) -> None:
         check_question(question)
         chosen = _method(method, _whole("group_size", group_size), _whole("neighbor_window", neighbor_window))
         longest = _whole("max_new_tokens", max_new_tokens, 0, MAX_NEW_TOKENS)
-        paths = _paths(documents)
-        gone = _watch(runtime, request)
-        loaded = _model(runtime, gone)
-        longest = longest or loaded.longest_answer
-        # After the wait: two threads that import transformers at once break each other's import.
-        from selfextend.generation import GenerationSettings
-
-        if chosen.symbols:
-            chosen = replace(chosen, query_scaling=loaded.profile.query_scaling)
         session, holder = Session(_visitor(request)), f"api-{secrets.token_hex(16)}"
-        try:
-            for path in paths:
-                document = _while_wanted(runtime.library.add_steps(path, path.name, holder), gone)
-                runtime.check_room(session, document)
-                session.documents.append(document)
-            generation = GenerationSettings(max_new_tokens=longest)
-            asked = Question(question, tuple(session.documents), chosen, "always", generation)
-            prompt = prompt_of(loaded, asked)
-            asked = replace(asked, method=chosen.at(loaded.profile, len(prompt) + longest))
-            steps = answer_turn(loaded, runtime.caches, session, asked, prompt)
-            return _answer(loaded, _while_wanted(steps, gone))
-        finally:
-            runtime.library.forget(holder)  # a program asks once; its upload may be asked about again for an hour
+        with callers.calling(session.visitor):
+            paths, gone = _paths(documents), _watch(runtime, request)
+            loaded = _model(runtime, gone)
+            longest = longest or loaded.longest_answer
+            # After the wait: two threads that import transformers at once break each other's import.
+            from selfextend.generation import GenerationSettings
+
+            if chosen.symbols:
+                chosen = replace(chosen, query_scaling=loaded.profile.query_scaling)
+            try:
+                for path in paths:
+                    document = _while_wanted(runtime.library.add_steps(path, path.name, holder), gone)
+                    runtime.check_room(session, document)
+                    session.documents.append(document)
+                generation = GenerationSettings(max_new_tokens=longest)
+                asked = Question(question, tuple(session.documents), chosen, "always", generation)
+                prompt = prompt_of(loaded, asked)
+                asked = replace(asked, method=chosen.at(loaded.profile, len(prompt) + longest))
+                steps = answer_turn(loaded, runtime.caches, session, asked, prompt)
+                return _answer(loaded, _while_wanted(steps, gone))
+            finally:
+                runtime.library.forget(holder)  # a program asks once; its upload may be asked about again for an hour
 
     # Of gr.File's schema for a list, Gradio's MCP server makes one that no call fits; gr.JSON has none. Set on the
     # component itself: for a class of our own, Gradio would write a stub file beside this one.
@@ -132,7 +134,7 @@ def add_endpoints(runtime: Runtime) -> None:
         gr.JSON(visible=False, label="result"),
         api_name="ask",
         show_progress="hidden",
-        **ASKING,
+        **CALLING,
     )
     # MCP clients see the functions' own names.
     gr.api(position_map, api_name="position_map")

@@ -103,7 +103,7 @@ def serve(runtime: Runtime) -> str:
     from .page import build_page
     from .request_log import set_up_log
     from .tabs.model_panel import load_in_background
-    from .tabs.widgets import MAX_ANSWERS
+    from .tabs.widgets import MAX_ANSWERS, MAX_CALLS
     from .theme import ASSETS, app_css, gradio_theme
 
     set_up_log(settings)
@@ -117,7 +117,7 @@ def serve(runtime: Runtime) -> str:
             inbrowser=settings.browser,
             share=False,
             # A question that waits for the model keeps a thread waiting with it.
-            max_threads=FREE_THREADS + MAX_ANSWERS,
+            max_threads=FREE_THREADS + MAX_ANSWERS + MAX_CALLS,
             max_file_size=settings.max_file_bytes,
             mcp_server=settings.mcp,
             app_kwargs={
