@@ -93,7 +93,7 @@ def add_endpoints(runtime: Runtime) -> None:
         chosen = _method(method, _whole("group_size", group_size), _whole("neighbor_window", neighbor_window))
         longest = _whole("max_new_tokens", max_new_tokens, 0, MAX_NEW_TOKENS)
         session, holder = Session(_visitor(request)), f"api-{secrets.token_hex(16)}"
-        with callers.calling(session.visitor):
+        with callers.calling(session.visitor), runtime.sessions.guest(session):
             paths, gone = _paths(documents), _watch(runtime, request)
             loaded = _model(runtime, gone)
             longest = longest or loaded.longest_answer

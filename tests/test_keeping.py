@@ -216,6 +216,14 @@ def test_a_page_without_a_visitor_deletes_nothing_of_everybodys(runtime: Runtime
     assert runtime.caches.held(shared) is not None
 
 
+def test_documents_of_a_question_by_a_program_count_while_they_are_held(runtime: Runtime, tmp_path: Path) -> None:
+    hers = added(runtime, ADA, text(tmp_path))
+    before, program = runtime.sessions.characters, Session("api:ada", [hers])
+    with runtime.sessions.guest(program):
+        assert runtime.sessions.characters == before + hers.document.characters
+    assert runtime.sessions.characters == before
+
+
 def test_the_sample_stays_when_nobody_has_it(runtime: Runtime, tmp_path: Path) -> None:
     added(runtime, ADA, SAMPLE)
     added(runtime, ADA, text(tmp_path))
