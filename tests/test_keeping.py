@@ -216,6 +216,15 @@ def test_a_page_without_a_visitor_deletes_nothing_of_everybodys(runtime: Runtime
     assert runtime.caches.held(shared) is not None
 
 
+def test_prompts_with_a_deleted_document_are_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    forgotten: list[str] = []
+    monkeypatch.setattr(memo, "forget", forgotten.append)
+    runtime = runtime_in(tmp_path / "data")
+    hers = added(runtime, ADA, text(tmp_path)).document
+    remove_documents(runtime, runtime.sessions.get(ADA))
+    assert forgotten == [hers.sha256]
+
+
 def test_documents_of_a_question_by_a_program_count_while_they_are_held(runtime: Runtime, tmp_path: Path) -> None:
     hers = added(runtime, ADA, text(tmp_path))
     before, program = runtime.sessions.characters, Session("api:ada", [hers])
@@ -340,6 +349,7 @@ def test_a_folder_that_cannot_be_written_to_ends_the_program_with_a_sentence() -
 IN_ANOTHER_PROCESS = """
 import sys
 from pathlib import Path
+from app.documents import memo
 from app.documents.document import Limits
 from app.documents.library import Library, browser_secret
 from selfextend.steps import result_of

@@ -70,6 +70,17 @@ def document_tokens(tokenizer: Any, document: Document) -> int:
     return tokens
 
 
+def forget(sha256: str) -> None:
+    """Remember no prompt with a document: its file was deleted."""
+    with _lock:
+        memos = list(_remembered.values())
+    for memo in memos:
+        with memo.lock:
+            for key, index in list(memo.indexes.items()):
+                if any(document.sha256 == sha256 for document in index.documents):
+                    del memo.indexes[key]
+
+
 def _of(tokenizer: Any) -> _OfTokenizer:
     with _lock:
         return _remembered.setdefault(tokenizer, _OfTokenizer())
