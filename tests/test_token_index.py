@@ -281,6 +281,14 @@ def test_a_prompt_asked_about_again_is_not_tokenized_again() -> None:
     assert document_tokens(tokenizer, mine) == len(first)
 
 
+def test_tokens_are_counted_anew_for_every_visitor(monkeypatch: pytest.MonkeyPatch) -> None:
+    counted: list[str] = []
+    monkeypatch.setattr(memo, "count_tokens", lambda tokenizer, text: counted.append(text) or len(counted))
+    tokenizer = byte_level(trim_offsets=True)
+    mine, yours = document(["The old boats."]), document(["The old boats."])
+    assert [document_tokens(tokenizer, each) for each in (mine, mine, yours, mine)] == [1, 1, 2, 1]
+
+
 def test_a_deleted_document_is_forgotten() -> None:
     tokenizer = byte_level(trim_offsets=True)
     gone, other = document(["The old boats."]), replace(document(["The mill."]), sha256="1" * 64)
