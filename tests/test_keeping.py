@@ -416,6 +416,15 @@ def test_a_read_upload_is_deleted_and_remembered(own: OwnFolder, tmp_path: Path)
     assert own.read_as(elsewhere) == ""
 
 
+def test_what_was_refused_or_broke_off_goes_after_a_while(own: OwnFolder) -> None:
+    (own.uploads / "abc").mkdir()
+    old, new = text(own.uploads / "abc", "old.txt"), text(own.uploads, "new.txt")
+    os.utime(old, (0, 0))
+    own.sweep(3600)
+    assert not old.exists()
+    assert new.exists()
+
+
 def test_two_saved_files_of_one_name_are_two_and_go_with_their_owner(own: OwnFolder) -> None:
     first, second, other = (Path(own.save(owner, "run.html", words)) for owner, words in ("aa", "ab", "bc"))
     assert first.name == second.name == "run.html"
