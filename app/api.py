@@ -73,6 +73,8 @@ def add_endpoints(runtime: Runtime) -> None:
     ) -> dict[str, Any]:
         """Answer a question about documents with the loaded model, and cite the pages that the answer looked at.
 
+        A caller may have three questions under way.
+
         Args:
             question: what to ask, at most 100,000 characters.
             documents: at most 20 PDF, TXT, MD or DOCX files, each uploaded (gradio_client: handle_file) or a URL of
