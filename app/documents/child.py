@@ -17,9 +17,10 @@ from .document import DocumentError, Limits, megabytes
 from .messages import Message
 
 _HEARTBEAT_SECONDS = 0.2
-_READ_AT_ONCE, _DRAWN_AT_ONCE = 2, 2
-"""Children at a time: each may take as much memory as a limit allows. Pages do not wait for documents that are read."""
-_reading, _drawing = threading.Semaphore(_READ_AT_ONCE), threading.Semaphore(_DRAWN_AT_ONCE)
+_AT_ONCE = 2
+"""Children of each kind at a time, each of which may take all the memory that it is allowed. Who looks at a page does
+not wait for documents that are read."""
+_reading, _drawing = threading.Semaphore(_AT_ONCE), threading.Semaphore(_AT_ONCE)
 _SECRETS = {"HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "SELFEXTEND_AUTH"}
 """Variables that no program which opens strangers' files needs to know."""
 _KERNEL_LIMITS_MEMORY = sys.platform == "linux"
