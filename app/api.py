@@ -27,16 +27,15 @@ from selfextend.positions import EXACT
 from selfextend.steps import Running
 
 from .asking import Question, answer_turn, prompt_of
+from .callers import Callers
 from .model_shelf import LoadedModel, NoModelError
+from .prompting import check_question
 from .runtime import Runtime
 from .sample import SAMPLE
 from .session import PROVES_NOTHING, Session, Turn
-from .tabs.widgets import ASKING
+from .tabs.widgets import CALLING
 
 MAX_DOCUMENTS = 20
-MAX_QUESTION = 100_000
-"""Characters."""
-MAX_PROMPT_TOKENS = 1_000_000
 MAX_NEW_TOKENS = 4096
 """As on the page."""
 FILES_SCHEMA: dict[str, Any] = {"type": "array", "items": {"anyOf": [{"type": "string"}, {"type": "object"}]}}
@@ -60,6 +59,7 @@ def _told(*expected: type[Exception]) -> Iterator[None]:
 
 def add_endpoints(runtime: Runtime) -> None:
     """The endpoints, inside the open gr.Blocks."""
+    callers = Callers()
 
     @_told(ValueError, RuntimeError)
     def ask(
@@ -72,6 +72,8 @@ def add_endpoints(runtime: Runtime) -> None:
         request: gr.Request | None = None,
     ) -> dict[str, Any]:
         """Answer a question about documents with the loaded model, and cite the pages that the answer looked at.
+
+        A caller may have three questions under way.
 
         Args:
             question: what to ask, at most 100,000 characters.
@@ -87,34 +89,34 @@ def add_endpoints(runtime: Runtime) -> None:
             teaching model cites nothing), prompt_tokens, reused_tokens, trained_window, reach, group_size,
             neighbor_window, method, model, seconds, first_token_seconds.
         """
-        question = _text("question", question, MAX_QUESTION)
+        if not isinstance(question, str):
+            raise ValueError("question must be a text.")
+        check_question(question)
         chosen = _method(method, _whole("group_size", group_size), _whole("neighbor_window", neighbor_window))
         longest = _whole("max_new_tokens", max_new_tokens, 0, MAX_NEW_TOKENS)
-        paths = _paths(documents)
-        gone = _watch(runtime, request)
-        loaded = _model(runtime, gone)
-        longest = longest or loaded.longest_answer
-        # After the wait: two threads that import transformers at once break each other's import.
-        from selfextend.generation import GenerationSettings
-
-        if chosen.symbols:
-            chosen = replace(chosen, query_scaling=loaded.profile.query_scaling)
         session, holder = Session(_visitor(request)), f"api-{secrets.token_hex(16)}"
-        try:
-            for path in paths:
-                document = _while_wanted(runtime.library.add_steps(path, path.name, holder), gone)
-                runtime.check_room(session, document)
-                session.documents.append(document)
-            generation = GenerationSettings(max_new_tokens=longest)
-            asked = Question(question, tuple(session.documents), chosen, "always", generation)
-            prompt = prompt_of(loaded, asked)
-            if len(prompt) > MAX_PROMPT_TOKENS:
-                raise ValueError(f"The prompt has {len(prompt):,} tokens, and the limit is {MAX_PROMPT_TOKENS:,}.")
-            asked = replace(asked, method=chosen.at(loaded.profile, len(prompt) + longest))
-            steps = answer_turn(loaded, runtime.caches, session, asked, prompt)
-            return _answer(loaded, _while_wanted(steps, gone))
-        finally:
-            runtime.library.forget(holder)  # a program asks once; its upload may be asked about again for an hour
+        with callers.calling(session.visitor), runtime.sessions.guest(session):
+            paths, gone = _paths(documents), _watch(runtime, request)
+            loaded = _model(runtime, gone)
+            longest = longest or loaded.longest_answer
+            # After the wait: two threads that import transformers at once break each other's import.
+            from selfextend.generation import GenerationSettings
+
+            if chosen.symbols:
+                chosen = replace(chosen, query_scaling=loaded.profile.query_scaling)
+            try:
+                for path in paths:
+                    document = _while_wanted(runtime.library.add_steps(path, path.name, holder), gone)
+                    runtime.check_room(session, document)
+                    session.documents.append(document)
+                generation = GenerationSettings(max_new_tokens=longest)
+                asked = Question(question, tuple(session.documents), chosen, "always", generation)
+                prompt = prompt_of(loaded, asked)
+                asked = replace(asked, method=chosen.at(loaded.profile, len(prompt) + longest))
+                steps = answer_turn(loaded, runtime.caches, session, asked, prompt)
+                return _answer(loaded, _while_wanted(steps, gone))
+            finally:
+                runtime.library.forget(holder)  # a program asks once; its upload may be asked about again for an hour
 
     _connect(ask)
     # MCP clients see the functions' own names.
@@ -142,7 +144,7 @@ def _connect(ask: Callable[..., dict[str, Any]]) -> None:
         gr.JSON(visible=False, label="result"),
         api_name="ask",
         show_progress="hidden",
-        **ASKING,
+        **CALLING,
     )
 
 
@@ -200,14 +202,6 @@ def _while_wanted(steps: Generator[Any, Any, T], gone: Callable[[], bool]) -> T:
             if gone():
                 raise CallerGoneError("Who asked has left.")
         return running.result
-
-
-def _text(name: str, value: Any, longest: int) -> str:
-    if not isinstance(value, str):
-        raise ValueError(f"{name} must be a text.")
-    if len(value) > longest:
-        raise ValueError(f"{name} must have at most {longest:,} characters, not {len(value):,}.")
-    return value
 
 
 def _whole(name: str, value: Any, least: int = 0, most: int = MAX_LENGTH) -> int:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from selfextend.methods import Method
 
+from .documents.document import megabytes
 from .documents.library import StoredDocument
 from .evidence import further_request, passages_behind, recording_request, trimmed
 from .model_shelf import LoadedModel
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
     from .evidence import Citation
 
+MAX_PROMPT_TOKENS = 1_000_000
+"""Of documents and question together, and of a text of the lab."""
 # The step at which Stop is looked at: on a processor a long chunk would make it seem dead.
 CHUNK_TOKENS = {"cuda": 2048}
 DEFAULT_CHUNK_TOKENS = 512
@@ -69,11 +72,15 @@ def prompt_of(loaded: LoadedModel, question: Question) -> Prompt:
 
     Raises:
         SystemPromptError: the model takes no system prompt.
+        ValueError: it is too long.
     """
     if question.begun is not None:
         return question.begun.prompt
     documents = [stored.document for stored in question.documents]
-    return build_prompt(loaded.tokenizer, documents, question.text, question.earlier, question.instructions)
+    prompt = build_prompt(loaded.tokenizer, documents, question.text, question.earlier, question.instructions)
+    if len(prompt) > MAX_PROMPT_TOKENS:
+        raise ValueError(f"The prompt has {len(prompt):,} tokens, and the limit is {MAX_PROMPT_TOKENS:,}.")
+    return prompt
 
 
 def place_of(loaded: LoadedModel, question: Question, prompt: Prompt) -> Place:
@@ -99,7 +106,7 @@ def answer_turn(
     Raises:
         PastReachError: prompt and answer do not fit the settings' reach; nothing was computed.
         OutOfMemoryError: memory ran out; the cache was let go.
-        ValueError: the question is empty, or the model takes no system prompt.
+        ValueError: the question is empty, too long, or too long for the memory; or the model takes no system prompt.
     """
     from selfextend.generation import ReadingSettings, answer_steps
 
@@ -109,6 +116,7 @@ def answer_turn(
     question = replace(question, method=question.method.at(loaded.profile, _most_tokens(question, prompt)))
     settings = replace(question.generation, stop=(*question.generation.stop, *prompt.stop))
     begun = question.begun
+    check_memory(loaded, question.method, _most_tokens(question, prompt), caches.nbytes)
     reading = place_of(loaded, question, prompt).reading(caches, session.visitor, prompt)
     prefix = reading.prefix
     try:
@@ -174,6 +182,31 @@ def _cache_bytes(loaded: LoadedModel, method: Method, tokens: int) -> int:
     """What keys and values of so many tokens will take."""
     bands = () if method.positions is None else method.positions.bands
     return loaded.estimate.kv_bytes(tokens, max((band.until for band in bands if band.until is not None), default=None))
+
+
+def check_memory(loaded: LoadedModel, method: Method, tokens: int, held_bytes: int = 0) -> None:
+    """Refuse a text whose keys and values do not fit the memory that is free, where the system would end the process.
+    A CUDA device's memory may run out without harm.
+
+    Args:
+        method: settled.
+        tokens: of the text, with its answer.
+        held_bytes: what can be let go of for it.
+
+    Raises:
+        ValueError: it does not fit.
+    """
+    from selfextend.loading.hardware import available_bytes
+
+    device = loaded.model.device
+    if device.type == "cuda":
+        return
+    needed, free = _cache_bytes(loaded, method, tokens), available_bytes(device) + held_bytes
+    if needed > free:
+        raise ValueError(
+            f"What is kept of {tokens:,} tokens takes {megabytes(needed)} of memory, and {megabytes(free)} are free: "
+            "use fewer pages, a smaller model or a quantized one."
+        )
 
 
 def _with_citations(answer: Answer, prompt: Prompt) -> tuple[Answer, tuple[Citation, ...]]:

@@ -71,19 +71,23 @@ def write_down(runtime: Runtime, session: Session) -> None:
         runtime.library.forget(session.visitor)  # what was added while everything was deleted
         return
     runtime.sessions.keep(session)
-    runtime.library.hold(session.visitor, session.named)
+    runtime.library.hold(session.visitor, session.kept, session.missing)
 
 
 def remove_everything(runtime: Runtime, visitor: str) -> None:
-    """Delete what is kept of a visitor, in memory and on disk. What is under way is stopped and keeps nothing."""
+    """Delete what is kept of a visitor, in memory and on disk. What is under way is stopped and keeps nothing.
+
+    A page that has not told yet who its visitor is has nothing: its empty name is `EVERYBODY`'s.
+    """
+    if not is_holder(visitor):
+        return
     held = runtime.library.held_by(visitor)
     runtime.library.forget(visitor)
     runtime.sessions.forget(visitor)
     forget_visitor(runtime.caches, visitor)
     _forget_unheld(runtime, held.documents if held else [])
     runtime.own.forget(visitor)
-    if is_holder(visitor):
-        shutil.rmtree(_runs(runtime) / visitor, ignore_errors=True)
+    shutil.rmtree(_runs(runtime) / visitor, ignore_errors=True)
 
 
 def runs_folder(runtime: Runtime, visitor: str) -> Path:

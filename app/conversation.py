@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
@@ -13,6 +14,8 @@ from .safe_text import inert, safe_markdown, safe_question
 
 MAX_KEPT = 30
 """Entries that are kept in the browser; the oldest go first."""
+LONGEST_KEPT = 2_000_000
+"""Characters of a conversation, as JSON, that is read back. A browser keeps little more."""
 
 
 @dataclass(frozen=True)
@@ -125,18 +128,23 @@ def as_json(entries: Sequence[Entry]) -> list[dict[str, Any]]:
 
 
 def from_json(kept: Any) -> list[Entry]:
-    """What `as_json` made, read back. What does not look like it is left out: a browser's store can be edited."""
-    entries = []
-    for record in kept if isinstance(kept, list) else []:
+    """What `as_json` made, read back. What does not look like it is left out, and the oldest where it is too long: a
+    browser's store can be edited."""
+    entries: list[Entry] = []
+    room = LONGEST_KEPT
+    for record in reversed(kept[-MAX_KEPT:]) if isinstance(kept, list) else []:
         try:
+            room -= len(json.dumps(record, ensure_ascii=False))
+            if room < 0:
+                break
             replies = tuple(_reply(reply) for reply in record["replies"])
             contents = record.get("documents")
             documents = None if contents is None else tuple(map(str, contents))
             model, model_id = str(record["model"]), str(record.get("model_id", ""))
             entries.append(Entry(str(record["question"]), replies, model, documents, model_id))
-        except (TypeError, KeyError, ValueError, AttributeError):
+        except (TypeError, KeyError, ValueError, AttributeError, RecursionError):
             continue
-    return entries
+    return entries[::-1]
 
 
 def _reply(record: dict[str, Any]) -> Reply:

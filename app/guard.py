@@ -131,7 +131,7 @@ class Guard:
             answer.judge = self._passwords.guess(address)
             return limited(receive, at_most(10_000))
         if path.rstrip("/") == API + "upload":
-            return limited(receive, self._uploads.of(user or address))
+            return limited(receive, self._uploads.of((user, address)))
         if headers.get("content-type", "").startswith("multipart/"):
             raise Refusal(415, "Files are uploaded under /gradio_api/upload.")
         return await checked_values(receive)

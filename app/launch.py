@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from .runtime import Runtime
 
 CACHE_SECONDS = (600, 3600)
-"""How often Gradio's temporary files are looked through, and how old they may get: uploads never read, say."""
+"""How often Gradio's temporary files are looked through, and how old they may get: uploads never read, say. Of those
+that were refused or broke off Gradio knows nothing."""
 
 COMPRESSION = 5
 """Of what is sent, 1 to 9: further up it takes longer and saves no more."""
@@ -59,16 +60,18 @@ def main(arguments: Sequence[str] | None = None, program: str = "python app.py")
 
 
 def _stay(runtime: Runtime) -> NoReturn:
-    """Wait for a signal, and delete once a day what is too old."""
-    from .belongings import DAY, remove_old
+    """Wait for a signal, and delete once an hour what is too old."""
+    from .belongings import remove_old
     from .request_log import log_unexpected
 
+    _, oldest = CACHE_SECONDS
     while True:
         try:
             remove_old(runtime)
+            runtime.own.sweep(oldest)
         except OSError as error:
             log_unexpected(error, "deleting what is old")
-        time.sleep(DAY)
+        time.sleep(oldest)
 
 
 def _end(runtime: Runtime | None) -> NoReturn:
@@ -103,7 +106,7 @@ def serve(runtime: Runtime) -> str:
     from .page import build_page
     from .request_log import set_up_log
     from .tabs.model_panel import load_in_background
-    from .tabs.widgets import MAX_ANSWERS
+    from .tabs.widgets import MAX_ANSWERS, MAX_CALLS
     from .theme import ASSETS, app_css, gradio_theme
 
     set_up_log(settings)
@@ -117,7 +120,7 @@ def serve(runtime: Runtime) -> str:
             inbrowser=settings.browser,
             share=False,
             # A question that waits for the model keeps a thread waiting with it.
-            max_threads=FREE_THREADS + MAX_ANSWERS,
+            max_threads=FREE_THREADS + MAX_ANSWERS + MAX_CALLS,
             max_file_size=settings.max_file_bytes,
             mcp_server=settings.mcp,
             app_kwargs={

@@ -8,7 +8,9 @@ import os
 import secrets
 import shutil
 import tempfile
+import time
 from collections import OrderedDict
+from contextlib import suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -64,6 +66,14 @@ class OwnFolder:
     def read_as(self, upload: Path) -> str:
         """The checksum of an upload that was read and deleted; "" where none is known."""
         return "" if upload.exists() else self._read.get(upload, "")
+
+    def sweep(self, seconds: float) -> None:
+        """Delete the uploads and saved files that are older than this: some were refused, or broke off."""
+        before = time.time() - seconds
+        for path in filter(Path.is_file, self.uploads.rglob("*")):
+            with suppress(FileNotFoundError):  # read or saved anew meanwhile
+                if path.stat().st_mtime < before:
+                    path.unlink()
 
     def save(self, owner: str, name: str, text: str) -> str:
         """The path of a new file of this name, which goes with what else its owner has here."""

@@ -8,10 +8,12 @@ from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from itertools import islice
 from typing import Any
+from weakref import ref
 
 from .documents.library import StoredDocument
 from .documents.page_text import WORDS
 from .documents.reader import page_sizes, page_views
+from .sample import is_sample
 
 PICTURE_WIDTH = 900
 """Pixels: sharp in a column of 600 on most screens."""
@@ -23,16 +25,22 @@ MOST_HITS = 500
 
 
 class Pages:
-    """Draws pages and keeps them, the most recently asked for last. Safe to use from several threads."""
+    """Draws pages and keeps them, the most recently asked for last. Safe to use from several threads.
 
-    def __init__(self) -> None:
-        self._kept: OrderedDict[tuple[str, int], dict[str, Any]] = OrderedDict()
+    Args:
+        share: whether a page that was drawn for one visitor is given to another. Time then tells whether somebody has
+            looked at it; of the sample it is no secret.
+    """
+
+    def __init__(self, *, share: bool = False) -> None:
+        self._share = share
+        self._kept: OrderedDict[tuple[ref[StoredDocument] | str, int], dict[str, Any]] = OrderedDict()
         self._lock = threading.Lock()
 
     def forget(self, sha256: str) -> None:
         """Keep nothing of a document: its file was deleted."""
         with self._lock:
-            for key in [key for key in self._kept if key[0] == sha256]:
+            for key in [key for key in self._kept if _checksum(key[0]) in (sha256, None)]:
                 del self._kept[key]
 
     def sizes(self, stored: StoredDocument) -> list[tuple[float, float]]:
@@ -59,7 +67,9 @@ class Pages:
         pages = {page.number: page for page in stored.document.pages}
         if len(wanted) > AT_ONCE or not all(number in pages for number in wanted):
             raise ValueError(f"Up to {AT_ONCE} pages of the {len(pages):,} of {stored.document.name} can be shown.")
-        keys = {number: (stored.document.sha256, number) for number in wanted}
+        # Each visitor has a StoredDocument of his own, which is compared by identity.
+        whose = stored.document.sha256 if self._share or is_sample(stored) else ref(stored)
+        keys = {number: (whose, number) for number in wanted}
         with self._lock:
             found = {number: self._kept[key] for number, key in keys.items() if key in self._kept}
         missing = [number for number in wanted if number not in found]
@@ -87,6 +97,14 @@ class Pages:
             words = [[word.start, word.end, *(round(edge, 4) for edge in word[2:])] for word in found]
             views.append({"number": view.number, "text": text, "picture": view.picture, "words": words})
         return views
+
+
+def _checksum(whose: ref[StoredDocument] | str) -> str | None:
+    """Of the document that a page is kept for; None where nobody holds it any more."""
+    if isinstance(whose, str):
+        return whose
+    stored = whose()
+    return stored.document.sha256 if stored else None
 
 
 def _as_text(number: int, text: str) -> dict[str, Any]:

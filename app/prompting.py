@@ -17,12 +17,14 @@ from .documents.index import TokenIndex, find_documents
 from .documents.memo import token_index
 
 BETWEEN = "\n\n"
+MAX_QUESTION = 100_000
+"""Characters of a question, and of a system prompt."""
 _SYSTEM_PROBE, _QUESTION_PROBE = "Answer in one word.", "Who?"
 _THINKING = ("<think>", "</think>")
 
 
 class SystemPromptError(ValueError):
-    """The model takes no system prompt; the message says what to do."""
+    """The model takes no such system prompt; the message says what to do."""
 
 
 @dataclass(frozen=True)
@@ -115,11 +117,12 @@ def build_prompt(
         instructions: the system prompt, and whether to think.
 
     Raises:
-        SystemPromptError: there is a system prompt, and the template takes none or is not used.
-        ValueError: a slow tokenizer, which cannot tell where its tokens come from.
+        SystemPromptError: there is a system prompt, and the template takes none or is not used; or it is too long.
+        ValueError: the question is too long, or a slow tokenizer, which cannot tell where its tokens come from.
     """
+    check_question(question)
     if instructions.system:
-        _check_system(tokenizer)
+        _check_system(tokenizer, instructions.system)
     if getattr(tokenizer, "chat_template", None):
         text = _from_template(tokenizer, documents, _messages(documents, question, earlier, instructions), instructions)
         if text is not None:
@@ -131,6 +134,12 @@ def build_prompt(
         )
     text = _plain(documents, question, earlier)
     return Prompt(token_index(tokenizer, text, documents), question, ("\nQuestion:", "\n\n"))
+
+
+def check_question(text: str) -> None:
+    """Raises ValueError where a question is longer than is asked."""
+    if len(text) > MAX_QUESTION:
+        raise ValueError(f"A question may have at most {MAX_QUESTION:,} characters, not {len(text):,}: shorten it.")
 
 
 def _head(documents: Sequence[Document]) -> str:
@@ -155,8 +164,14 @@ def split_thinking(text: str) -> tuple[str, str]:
     return "", text
 
 
-def _check_system(tokenizer: Any) -> None:
-    """Raises SystemPromptError where there is no template, or the template refuses or drops a system prompt."""
+def _check_system(tokenizer: Any, system: str) -> None:
+    """Raises SystemPromptError where there is no template, or the template refuses or drops a system prompt, or this
+    one is too long."""
+    if len(system) > MAX_QUESTION:
+        raise SystemPromptError(
+            f"A system prompt may have at most {MAX_QUESTION:,} characters, not {len(system):,}: shorten it under "
+            "Answering."
+        )
     if not getattr(tokenizer, "chat_template", None):
         raise SystemPromptError(
             "This model has no chat template, so it takes no system prompt: empty the System prompt under Answering."

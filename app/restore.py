@@ -148,7 +148,7 @@ class _Handlers:
         session.count_from(entries)
         if not session.named and not runtime.library.knows(visitor):
             # Of visitors who were not seen for long, or were last here before this was written down on the server.
-            session.documents, session.missing = runtime.library.found(_named(kept.get("documents")))
+            session.documents, session.missing = runtime.library.claimed(_named(kept.get("documents")))
             if session.named:
                 write_down(runtime, session)
         return {

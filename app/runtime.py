@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from .conversation import Entry
+from .documents import memo
 from .documents.document import Limits, check_room
 from .documents.library import Library, StoredDocument, browser_secret, usable
 from .jobs import Job
@@ -99,6 +100,7 @@ def make_runtime(settings: Settings) -> Runtime:
     folder = settings.data_folder if settings.persist else own.path / "data"
     library = library or Library(folder, limits, [sample_checksum()])
     caches = CacheStore(settings.cache_bytes, _kept_readings(settings), share=settings.share_reading)
+    library.deleted.append(memo.forget)
     if caches.kept is not None:
         library.deleted.append(caches.kept.forget)
     return Runtime(

@@ -9,6 +9,7 @@ image is written as a character reference, wherever it stands.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 
 _TAG_SIGNS = {sign: f"&#{ord(sign)};" for sign in "&<>[]$@\\`"}
 """Signs that begin tags, references, links, formulas and code. What is left of Markdown is emphasis, lists, headings,
@@ -20,7 +21,7 @@ _ADDRESS = re.compile(r"(?i)://|www\.|mailto:|xmpp:")
 """Where a Markdown parser finds an address by itself."""
 _BACKSLASH = re.compile(r"\\([!-/:-@\[-`{-~])")
 _FENCE = re.compile(r"^([ \t>]*)(?:([-*+]|\d{1,9}[.)])([ \t]+))?(`{3,}|~{3,})([^`]*)$")
-_INLINE_CODE = re.compile(r"(?<!`)(`+)(?!`)([^\n]+?)(?<!`)\1(?!`)")
+_BACKTICKS = re.compile(r"`+")
 _QUOTE = re.compile(r"^ {0,3}(?:> ?)+")
 _DEEP = re.compile(r"^(?: {4}|\t)[ \t]*")
 _ITEM = re.compile(r"^[ \t]*(?:[-*+]|\d{1,9}[.)])[ \t]")
@@ -98,10 +99,31 @@ def _line(line: str, in_list: bool) -> str:
         # Four spaces would make a block of code of it, in which character references show as such.
         before, rest = before + deep[0].expandtabs(4).replace(" ", "&nbsp;"), rest[deep.end() :]
     shown, end = [], 0
-    for code in _INLINE_CODE.finditer(rest):
-        shown += [_words(rest[end : code.start()]), f"<code>{_referenced(code[2].strip() or code[2])}</code>"]
-        end = code.end()
+    for opening, closing in _code_signs(rest):
+        code = rest[opening.end() : closing.start()]
+        shown += [_words(rest[end : opening.start()]), f"<code>{_referenced(code.strip() or code)}</code>"]
+        end = closing.end()
     return before + "".join((*shown, _words(rest[end:])))
+
+
+def _code_signs(line: str) -> Iterator[tuple[re.Match[str], re.Match[str]]]:
+    """The backticks before and after each code of a line: code ends at the next run of as many as it begins with.
+
+    In one go from the last run to the first, so that a line full of runs without a partner takes no longer.
+    """
+    runs = list(_BACKTICKS.finditer(line))
+    nearest: dict[int, int] = {}
+    partner: dict[int, int] = {}
+    for place in range(len(runs) - 1, -1, -1):
+        length = runs[place].end() - runs[place].start()
+        if length in nearest:
+            partner[place] = nearest[length]
+        nearest[length] = place
+    place = 0
+    while place < len(runs):
+        if place in partner:
+            yield runs[place], runs[partner[place]]
+        place = partner.get(place, place) + 1
 
 
 def _words(text: str) -> str:

@@ -208,9 +208,14 @@ class Session:
         return any(job.is_running for job in self.jobs) or (self.pending is not None and self.pending.is_open)
 
     @property
+    def kept(self) -> list[Named]:
+        """Checksums and names of the documents."""
+        return [(stored.document.sha256, stored.document.name) for stored in self.documents]
+
+    @property
     def named(self) -> list[Named]:
         """Checksums and names of the documents, and of those that are no longer kept."""
-        return [(stored.document.sha256, stored.document.name) for stored in self.documents] + self.missing
+        return self.kept + self.missing
 
     @property
     def contents(self) -> tuple[str, ...]:
@@ -387,6 +392,7 @@ class SessionStore:
         self._held_by = held_by
         self._kept: OrderedDict[str, Session] = OrderedDict()
         self._alive: WeakValueDictionary[str, Session] = WeakValueDictionary()
+        self._guests: set[Session] = set()
         self._lock = threading.Lock()
 
     def get(self, visitor: str) -> Session:
@@ -422,6 +428,17 @@ class SessionStore:
                 for other in sorted(idle, key=lambda other: bool(other.turns))[:too_many]:
                     del self._kept[other.visitor]
 
+    @contextmanager
+    def guest(self, session: Session) -> Iterator[None]:
+        """Inside a `with` block the documents of a session that is nobody's count as everybody's do."""
+        with self._lock:
+            self._guests.add(session)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._guests.discard(session)
+
     def forget(self, visitor: str) -> Session:
         """Let go of everything of a visitor, and stop what is under way. Returns what the session was."""
         with self._lock:
@@ -450,4 +467,4 @@ class SessionStore:
     def characters(self) -> int:
         """Of the text of everybody's documents."""
         with self._lock:
-            return sum(session.characters for session in self._kept.values())
+            return sum(session.characters for session in (*self._kept.values(), *self._guests))

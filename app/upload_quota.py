@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 
 from .asgi import Refusal
@@ -29,9 +29,9 @@ class UploadQuota:
     """
 
     most_bytes: int
-    _uploads: dict[str, deque[_Upload]] = field(default_factory=dict)
+    _uploads: dict[Hashable, deque[_Upload]] = field(default_factory=dict)
 
-    def of(self, visitor: str) -> Callable[[int], None]:
+    def of(self, visitor: Hashable) -> Callable[[int], None]:
         """For `asgi.limited`, at the start of a visitor's upload: refuses what is more than may come."""
         upload = _Upload(time.monotonic())
         for other, earlier in list(self._uploads.items()):

@@ -6,6 +6,7 @@ import base64
 import hashlib
 import io
 import re
+import threading
 import time
 import zipfile
 from collections import Counter
@@ -625,3 +626,20 @@ def test_damaged_files_are_read_or_refused_and_nothing_else(tmp_path: Path) -> N
     # An eleventh of what `python -m tests.fuzz_documents` tries; eleven, so that each kind of file has its turn.
     seen = {what for _, what, _ in outcomes(tmp_path, range(0, MUTANTS, 11))}
     assert seen == {"read", "refused"}
+
+
+def test_so_many_files_are_read_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who waits sees it, can leave, and gets a place as soon as there is one."""
+    monkeypatch.setattr(child, "_reading", threading.Semaphore(1))
+    path = tmp_path / "notes.txt"
+    path.write_text("The fox jumps.")
+    request = {"task": "read", "kind": "txt", "max_pages": 9, "max_characters": 999}
+    first, second, third = (child.answers(path, path.name, request, Limits()) for _ in range(3))
+    next(first)
+    assert (next(second), next(third)) == ({}, {})
+    second.close()
+    assert next(third) == {}
+    assert len(page_views(good_pdf(tmp_path / "book.pdf", 1), [1], 90)) == 1  # pages do not wait for that
+    first.close()
+    third.close()
+    assert read_document(path).text == "The fox jumps."

@@ -15,15 +15,19 @@ from pathlib import Path
 
 import pytest
 
-from app.belongings import keep_document, remove_documents, remove_everything, remove_old, runs_folder
+from app.belongings import keep_document, remove_documents, remove_everything, remove_old, runs_folder, write_down
+from app.documents import memo
 from app.documents.document import Limits
 from app.documents.library import DataFolderError, Library, StoredDocument, browser_secret, locked
 from app.jobs import InBackground, Job, JobStopped
 from app.own_folder import OwnFolder
+from app.prompting import PLAIN
+from app.reading_places import EVERYBODY, ReadingKey
 from app.runtime import Runtime, make_runtime
 from app.sample import SAMPLE
 from app.session import Pending, Session, SessionStore
 from app.settings import read_settings
+from selfextend.methods import Vanilla
 from selfextend.steps import Progress, result_of
 
 ADA, BOB = "ada-0123456789-0123456789", "bob-0123456789-0123456789"
@@ -185,6 +189,50 @@ def test_a_file_of_two_goes_with_the_last_of_them(runtime: Runtime, tmp_path: Pa
     assert deleted == [stored.document.sha256]
 
 
+def test_a_checksum_gives_nobody_what_another_has(runtime: Runtime, tmp_path: Path) -> None:
+    """What a browser says that its visitor had is given back where it is nobody's, and else counts as missing."""
+    hers = added(runtime, ADA, text(tmp_path)).document.sha256
+    sample = added(runtime, ADA[::-1], SAMPLE).document.sha256
+    nobodys = result_of(runtime.library.add_steps(text(tmp_path, words="Nobody's."), "b.txt")).document.sha256
+    claims = [(hers, "x"), (sample, "sample.pdf"), (nobodys, "b.txt")]
+    documents, missing = runtime.library.claimed(claims)
+    assert [stored.document.name for stored in documents] == ["sample.pdf", "b.txt"]
+    assert missing == [(hers, "x")]
+    session = runtime.sessions.get(BOB)
+    session.documents, session.missing = documents, missing
+    write_down(runtime, session)
+    assert session.named == claims[1:] + claims[:1]
+    # Nor is it given to him later, when what he has is read from the disk again.
+    del session
+    runtime.sessions.forget(BOB)
+    assert names(runtime.sessions.get(BOB)) == ["sample.pdf", "b.txt"]
+    assert names(runtime.sessions.get(ADA)) == ["notes.txt"]
+
+
+def test_a_page_without_a_visitor_deletes_nothing_of_everybodys(runtime: Runtime) -> None:
+    shared = ReadingKey(1, EVERYBODY, (), Vanilla(), PLAIN)
+    runtime.caches.get(shared)
+    remove_everything(runtime, "")
+    assert runtime.caches.held(shared) is not None
+
+
+def test_prompts_with_a_deleted_document_are_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    forgotten: list[str] = []
+    monkeypatch.setattr(memo, "forget", forgotten.append)
+    runtime = runtime_in(tmp_path / "data")
+    hers = added(runtime, ADA, text(tmp_path)).document
+    remove_documents(runtime, runtime.sessions.get(ADA))
+    assert forgotten == [hers.sha256]
+
+
+def test_documents_of_a_question_by_a_program_count_while_they_are_held(runtime: Runtime, tmp_path: Path) -> None:
+    hers = added(runtime, ADA, text(tmp_path))
+    before, program = runtime.sessions.characters, Session("api:ada", [hers])
+    with runtime.sessions.guest(program):
+        assert runtime.sessions.characters == before + hers.document.characters
+    assert runtime.sessions.characters == before
+
+
 def test_the_sample_stays_when_nobody_has_it(runtime: Runtime, tmp_path: Path) -> None:
     added(runtime, ADA, SAMPLE)
     added(runtime, ADA, text(tmp_path))
@@ -301,6 +349,7 @@ def test_a_folder_that_cannot_be_written_to_ends_the_program_with_a_sentence() -
 IN_ANOTHER_PROCESS = """
 import sys
 from pathlib import Path
+from app.documents import memo
 from app.documents.document import Limits
 from app.documents.library import Library, browser_secret
 from selfextend.steps import result_of
@@ -365,6 +414,15 @@ def test_a_read_upload_is_deleted_and_remembered(own: OwnFolder, tmp_path: Path)
     assert own.read_as(upload) == ""  # another one in its place
     assert elsewhere.exists()
     assert own.read_as(elsewhere) == ""
+
+
+def test_what_was_refused_or_broke_off_goes_after_a_while(own: OwnFolder) -> None:
+    (own.uploads / "abc").mkdir()
+    old, new = text(own.uploads / "abc", "old.txt"), text(own.uploads, "new.txt")
+    os.utime(old, (0, 0))
+    own.sweep(3600)
+    assert not old.exists()
+    assert new.exists()
 
 
 def test_two_saved_files_of_one_name_are_two_and_go_with_their_owner(own: OwnFolder) -> None:

@@ -203,6 +203,25 @@ def test_an_answer_of_the_api_keeps_no_document(server: Server) -> None:
     Path(path).unlink()
 
 
+def test_a_question_that_is_too_long_is_refused(server: Server) -> None:
+    page = server.page().load()
+    said = json.dumps(page.called("begin", {0: "a" * 100_001}))
+    assert "at most 100,000 characters" in said
+    assert "aaaa" not in said
+
+
+def test_a_checksum_gives_nobody_what_another_has(server: Server) -> None:
+    ada = server.page().load().add("hers.txt", "Of Ada.")
+    ((sha256, _),) = ada.kept()["documents"]
+    claim = {"visitor": "thief-0123456789-0123456789", "documents": [[sha256, "mine.txt"]]}
+    thief = server.page()
+    shown = "".join(map(str, thief.called("restore", {0: claim})))
+    assert "mine.txt" in shown
+    assert "no longer kept here" in shown
+    assert f'data-open="{sha256}"' not in shown
+    assert server.page().load(ada.kept()).names() == ["hers.txt"]
+
+
 @pytest.mark.parametrize(
     ("number", "options", "left"),
     [(signal.SIGTERM, (), {"documents"}), (signal.SIGINT, ("--no-persist",), set())],

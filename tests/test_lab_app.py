@@ -18,12 +18,15 @@ from app.figures.lab import as_html, figure, table_html
 from app.model_shelf import LoadedModel
 from app.tabs.lab import METHODS, PROBES, SIDE_BY_SIDE, SWEEP, choices_of, prepare
 from app.tabs.lab import drawn as drawn_in_pane
+from selfextend.errors import PastReachError
+from selfextend.lab import planning
 from selfextend.lab.choices import PROBE_NAMES, Choices, OwnText
 from selfextend.lab.errors import LabError
 from selfextend.lab.records import Run, as_csv, file_name
 from selfextend.lab.run import CellDone, run_plan
 from selfextend.lab.statistics import wilson_interval
 from selfextend.lab.views import views
+from selfextend.loading import hardware
 from selfextend.methods import METHOD_NAMES
 
 CHOICES = Choices("passkey", ("vanilla", "selfextend"), lengths="2x, 3x", depths="0,1", trials=2, seed=5)
@@ -203,11 +206,40 @@ def test_what_is_typed_are_the_choices() -> None:
         ({"sweep": True, "lengths": "64x", "group_sizes": "2"}, "None of these"),
         ({"sweep": True}, "one length"),
         ({"probe": "short-context", "lengths": "1x"}, "nothing would be grouped"),
+        ({"lengths": "1000001"}, "at most 1,000,000 tokens here"),
+        ({"lengths": "1000000000"}, "at most 10,000,000 tokens"),
+        ({"lengths": "9e300x"}, "at most 10,000,000 tokens"),
+        ({"probe": "perplexity", "lengths": "1000000000"}, "at most 10,000,000 tokens"),
+        ({"lengths": "2x," * 100 + "2x"}, "at most 100 entries, not 101"),
+        ({"depths": "101"}, "at most 100 depths, not 101"),
+        ({"depths": "0.5," * 100 + "1"}, "at most 100 entries, not 101"),
+        ({"trials": 10_001}, "at most 10,000 trials, not 10,001"),
+        ({"lengths": "900000", "depths": "100"}, "200 texts of 900,000 tokens are more than the 20,000,000"),
+        ({"sweep": True, "lengths": "3x", "group_sizes": "5," * 100 + "5"}, "at most 100 entries, not 101"),
     ],
 )
 def test_what_cannot_be_run_is_refused(tiny: LoadedModel, changes: dict[str, Any], words: str) -> None:  # noqa: F811
     with pytest.raises(ValueError, match=words):
         prepare(replace(CHOICES, **changes), tiny)
+
+
+def test_a_text_that_does_not_fit_the_memory_is_refused(
+    tiny: LoadedModel,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(hardware, "available_bytes", lambda device: 1000)
+    with pytest.raises(ValueError, match=r"768 tokens takes .* of memory, and 1,000 bytes are free"):
+        prepare(CHOICES, tiny)
+
+
+def test_no_text_is_written_for_a_length_that_is_refused(
+    tiny: LoadedModel,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(planning, "prose_tokens", lambda *given: pytest.fail("a text was written"))
+    far = replace(CHOICES, probe="perplexity", lengths="900000", group_size=4, neighbor_window=64)
+    with pytest.raises(PastReachError):
+        prepare(far, tiny)
 
 
 def test_exports_hold_every_row_and_every_figure(grid: Run) -> None:

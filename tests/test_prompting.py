@@ -147,3 +147,11 @@ def test_thinking_is_switched_where_the_template_has_a_switch(tokenizer: Any) ->
 )
 def test_what_was_thought_is_told_from_the_answer(text: str, parts: tuple[str, str]) -> None:
     assert split_thinking(text) == parts
+
+
+def test_what_is_too_long_is_refused_before_it_is_tokenized() -> None:
+    nobody: Any = None
+    with pytest.raises(ValueError, match="question may have at most 100,000 characters, not 100,001: shorten"):
+        build_prompt(nobody, [], "a" * 100_001)
+    with pytest.raises(SystemPromptError, match="system prompt may have at most 100,000 characters"):
+        build_prompt(nobody, [], "Who?", (), Instructions("a" * 100_001))

@@ -5,13 +5,18 @@ from __future__ import annotations
 import asyncio
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 
 import gradio as gr
 import pytest
 from app_parts import request_from
 
+from app import call_values
+from app import guard as guarding
 from app.accounts import may_load_models
-from app.asgi import Message, Receive, Scope, Send
+from app.asgi import Message, Receive, Refusal, Scope, Send
+from app.call_values import MAX_VALUES, checked_values
+from app.callers import MOST_UNDER_WAY, Callers, TooManyCallsError
 from app.guard import Guard, Rules
 from app.listeners import Listeners
 from app.settings import read_settings
@@ -102,3 +107,58 @@ def test_the_token_goes_to_the_hub_alone(endpoint: str | None, told: bool, monke
     variables = hub.download_environment()
     assert ("HF_TOKEN" in variables) is told
     assert (variables.get("HF_HUB_DISABLE_IMPLICIT_TOKEN") == "1") is not told
+
+
+def test_a_user_and_an_address_have_a_quota_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who shares an account, or an address, with somebody does not use up what that one may upload."""
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+
+    guard = Guard(app, Rules.of(read_settings(["--upload-mb", "0.0001"], {})), Listeners())
+
+    async def uploaded(user: str, address: str) -> int:
+        told: list[Message] = []
+
+        async def receive() -> Message:
+            return {"type": "http.request", "body": b"a" * 90}
+
+        async def send(message: Message) -> None:
+            told.append(message)
+
+        headers = [(b"host", b"localhost")]
+        scope = {
+            "type": "http",
+            "method": "POST",
+            "path": "/gradio_api/upload",
+            "query_string": b"",
+            "headers": headers,
+        }
+        monkeypatch.setattr(guarding, "user_of", lambda scope, headers: user)
+        await guard({**scope, "client": (address, 1)}, receive, send)
+        return int(told[0]["status"])
+
+    asked = [("ada", "1.1.1.1"), ("ada", "1.1.1.1"), ("ada", "2.2.2.2"), ("bob", "1.1.1.1")]
+    assert [asyncio.run(uploaded(*each)) for each in asked] == [200, 413, 200, 200]
+
+
+def test_a_caller_has_so_many_calls_under_way() -> None:
+    callers, calls = Callers(), ExitStack()
+    for _ in range(MOST_UNDER_WAY):
+        calls.enter_context(callers.calling("ada"))
+    with pytest.raises(TooManyCallsError, match="3 of your calls are under way already"), callers.calling("ada"):
+        pass
+    with callers.calling("bob"):
+        calls.close()
+    with callers.calling("ada"):
+        pass
+
+
+def test_so_many_values_are_refused_before_they_are_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def receive() -> Message:
+        return {"type": "http.request", "body": b'{"data": [' + b"[]," * MAX_VALUES + b"0]}"}
+
+    monkeypatch.setattr(call_values.json, "loads", lambda *given, **more: pytest.fail("the values were made"))
+    with pytest.raises(Refusal, match="1,000,000 values at most"):
+        asyncio.run(checked_values(receive))

@@ -196,6 +196,22 @@ def test_endpoints_say_what_they_take(server: Server, name: str, values: list[An
         assert words in answer.text
 
 
+def test_one_program_cannot_take_all_places(server: Server) -> None:
+    text = f"data:text/plain;base64,{base64.b64encode(b'The fox jumps over the dog.').decode()}"
+
+    def joined(tokens: int) -> str:
+        data = ["Who jumps?", [text], 64, 64, "SelfExtend", tokens]
+        return f"/gradio_api/call/ask/{client.post('/gradio_api/call/ask', json={'data': data}).json()['event_id']}"
+
+    with server.client() as client, ThreadPoolExecutor(4) as threads:
+        assert "event: complete" in client.get(joined(1)).text  # the first one waits for the model
+        asked = [joined(200) for _ in range(4)]
+        answers = [answer.text for answer in threads.map(client.get, asked)]
+    assert [("event: complete" in answer) for answer in answers].count(True) == 3
+    (refused,) = (answer for answer in answers if "event: error" in answer)
+    assert "3 of your calls are under way already" in refused
+
+
 def test_the_work_stops_when_the_caller_leaves(server: Server) -> None:
     text = f"data:text/plain;base64,{base64.b64encode(b'The fox jumps over the dog.').decode()}"
 

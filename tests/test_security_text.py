@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from html import unescape
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.strategies import sampled_from
 
-from app.conversation import Entry, Reply, Source, from_json, messages
+from app.conversation import LONGEST_KEPT, MAX_KEPT, Entry, Reply, Source, from_json, messages
 from app.safe_text import inert, plain_question, safe_markdown, safe_question
 
 ACTIVE = re.compile(r"(?i)<(?!/?(?:pre|code)>)[a-z/!?]|\[[^\]]*\]\s*[(\[:]|!\[|https?://|www\.|\$\$|&(?!#\d+;|nbsp;)")
@@ -69,6 +70,40 @@ def test_code_in_a_list_stays_in_it() -> None:
     assert safe_markdown("- a\n  ```\n  x = 1\n    y\n  ```\n- b").split("\n") == [
         "- a", "  <pre><code>x &#61; 1&#10;  y</code></pre>", "- b",
     ]  # fmt: skip
+
+
+@given(st.text(alphabet="`ab \\", max_size=40))
+def test_code_ends_at_the_next_backticks_of_the_same_number(text: str) -> None:
+    text = f"a{text}"  # no block of code
+    shown = [unescape(code) for code in re.findall("<code>(.*?)</code>", safe_markdown(text))]
+    found = re.findall(r"(?<!`)(`+)(?!`)(.+?)(?<!`)\1(?!`)", text)
+    assert shown == [code.strip() or code for _, code in found]
+
+
+def test_backticks_without_a_partner_take_no_longer_the_more_there_are() -> None:
+    def seconds(most: int) -> float:
+        text = "a" + " ".join("`" * number for number in range(1, most))
+        took = []
+        for _ in range(3):
+            began = time.perf_counter()
+            safe_markdown(text)
+            took.append(time.perf_counter() - began)
+        return min(took)
+
+    # Four times the text.
+    assert seconds(600) < 8 * seconds(300)
+
+
+def test_a_browser_gives_back_no_more_than_it_was_given() -> None:
+    entry = {"question": "Who?", "replies": [], "model": "m"}
+    assert len(from_json([entry] * 1000)) == MAX_KEPT
+    assert from_json([entry, entry | {"question": "a" * LONGEST_KEPT}]) == []
+    half = entry | {"question": "a" * (LONGEST_KEPT // 2)}
+    assert [len(each.question) for each in from_json([half, half, entry])] == [len(half["question"]), 4]
+    nested: list[object] = []
+    for _ in range(100_000):
+        nested = [nested]
+    assert from_json([entry | {"documents": nested}]) == []
 
 
 def test_names_from_a_browser_cannot_leave_their_place() -> None:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from app_parts import stored, tiny, tiny_folder  # noqa: F401 (fixtures)
 
+from app import asking
 from app.answering import Shown, reply_steps
 from app.asking import Question, answer_turn, place_of, prompt_of
 from app.conversation import Entry, as_json, from_json, messages
@@ -18,9 +19,10 @@ from app.session import MAX_TURNS, CacheStore, Session, SessionStore, Turn
 from selfextend.beginning import Continuation
 from selfextend.errors import OutOfMemoryError, PastReachError
 from selfextend.generation import GenerationSettings, PrefillProgress
+from selfextend.loading import hardware
 from selfextend.methods import ReRoPE, SelfExtend, Vanilla
 from selfextend.reading import PrefixCache
-from selfextend.steps import Running
+from selfextend.steps import Running, result_of
 
 METHOD = SelfExtend("none", 8, 64)
 
@@ -287,6 +289,24 @@ def test_a_question_longer_than_reach_is_refused(tiny: LoadedModel) -> None:  # 
     with pytest.raises(PastReachError, match="group size"):
         run(tiny, CacheStore(10**9), session, question("Who jumps over the lazy dog? " * 400))
     assert not session.turns
+
+
+def test_what_does_not_fit_the_memory_is_refused_and_nothing_is_read(
+    tiny: LoadedModel,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    caches = CacheStore(10**9)
+    monkeypatch.setattr(hardware, "available_bytes", lambda device: 1000)
+    for method in (Vanilla(), SelfExtend("none", 8, 64)):
+        with pytest.raises(ValueError, match="of memory, and 1,000 bytes are free: use fewer pages"):
+            result_of(answer_turn(tiny, caches, Session("v"), question(method=method)))
+    assert caches.nbytes == 0
+
+
+def test_a_prompt_has_so_many_tokens_at_most(tiny: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    monkeypatch.setattr(asking, "MAX_PROMPT_TOKENS", 10)
+    with pytest.raises(ValueError, match="and the limit is 10"):
+        prompt_of(tiny, question())
 
 
 def test_compare_gives_both_replies_in_order(tiny: LoadedModel) -> None:  # noqa: F811

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -277,6 +279,24 @@ def test_a_prompt_asked_about_again_is_not_tokenized_again() -> None:
     # Time must not tell what another visitor has asked about.
     assert token_index(tokenizer, yours.text, [yours]) is not first
     assert document_tokens(tokenizer, mine) == len(first)
+
+
+def test_tokens_are_counted_anew_for_every_visitor(monkeypatch: pytest.MonkeyPatch) -> None:
+    counted: list[str] = []
+    monkeypatch.setattr(memo, "count_tokens", lambda tokenizer, text: counted.append(text) or len(counted))
+    tokenizer = byte_level(trim_offsets=True)
+    mine, yours = document(["The old boats."]), document(["The old boats."])
+    assert [document_tokens(tokenizer, each) for each in (mine, mine, yours, mine)] == [1, 1, 2, 1]
+
+
+def test_a_deleted_document_is_forgotten() -> None:
+    tokenizer = byte_level(trim_offsets=True)
+    gone, other = document(["The old boats."]), replace(document(["The mill."]), sha256="1" * 64)
+    prompt = f"{gone.text} {other.text}"
+    both, alone = token_index(tokenizer, prompt, [gone, other]), token_index(tokenizer, other.text, [other])
+    memo.forget(gone.sha256)
+    assert token_index(tokenizer, prompt, [gone, other]) is not both
+    assert token_index(tokenizer, other.text, [other]) is alone
 
 
 def test_only_so_many_tokens_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:

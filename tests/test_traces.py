@@ -125,6 +125,22 @@ def test_a_page_is_drawn_once(tmp_path: Path) -> None:
         pages.views(book, [2])
 
 
+def test_a_page_drawn_for_one_visitor_is_drawn_anew_for_another_unless_they_share(tmp_path: Path) -> None:
+    path = good_pdf(tmp_path / "book.pdf", 1)
+    hers = StoredDocument(result_of(read_document_steps(path, Limits(), path.name)), path)
+    his, alone, shared = replace(hers), Pages(), Pages(share=True)
+    for pages in (alone, shared):
+        pages.views(hers, [1])
+    path.unlink()
+    assert shared.views(his, [1]) == alone.views(hers, [1])
+    with pytest.raises(DocumentError):
+        alone.views(his, [1])
+    for pages in (alone, shared):
+        pages.forget(hers.document.sha256)
+        with pytest.raises(DocumentError):
+            pages.views(hers, [1])
+
+
 def test_text_is_found_whatever_its_case_and_line_ends() -> None:
     notes = stored("notes.txt", sentences=2)
     hits = find_text(notes, "  QUICK   brown ")

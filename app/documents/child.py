@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 import time
 from collections.abc import Generator
 from pathlib import Path
@@ -16,6 +17,10 @@ from .document import DocumentError, Limits, megabytes
 from .messages import Message
 
 _HEARTBEAT_SECONDS = 0.2
+_AT_ONCE = 2
+"""Children of each kind at a time, each of which may take all the memory that it is allowed. Who looks at a page does
+not wait for documents that are read."""
+_reading, _drawing = threading.Semaphore(_AT_ONCE), threading.Semaphore(_AT_ONCE)
 _SECRETS = {"HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "SELFEXTEND_AUTH"}
 """Variables that no program which opens strangers' files needs to know."""
 _KERNEL_LIMITS_MEMORY = sys.platform == "linux"
@@ -25,7 +30,8 @@ _ROOT = Path(__file__).resolve().parents[2]
 def answers(path: Path, name: str, request: Message, limits: Limits) -> Generator[Message, None, None]:
     """Runs one request in a child process and yields its messages; an empty one where 0.2 s pass without any.
 
-    The child is dead when the generator ends or is closed.
+    Waits before that, with empty messages too, while as many others run as may. The child is dead when the generator
+    ends or is closed.
 
     Args:
         name: what to call the file in errors.
@@ -34,6 +40,17 @@ def answers(path: Path, name: str, request: Message, limits: Limits) -> Generato
     Raises:
         DocumentError: the file was refused, or took more time or memory than it may.
     """
+    places = _reading if request["task"] == "read" else _drawing
+    while not places.acquire(timeout=_HEARTBEAT_SECONDS):
+        yield {}
+    try:
+        yield from _answers(path, name, request, limits)
+    finally:
+        places.release()
+
+
+def _answers(path: Path, name: str, request: Message, limits: Limits) -> Generator[Message, None, None]:
+    """As `answers`, at once."""
     deadline = time.monotonic() + limits.seconds
     most_seconds, most_memory = limits.seconds, limits.memory_bytes
     memory_bytes = most_memory if _KERNEL_LIMITS_MEMORY else None

@@ -11,7 +11,7 @@ import re
 import secrets
 import shutil
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -122,17 +122,36 @@ class Library:
         named = self._holders.of(holder)
         return None if named is None else self.found(named)
 
-    def hold(self, holder: str, named: list[Named]) -> None:
+    def claimed(self, named: list[Named]) -> Held:
+        """Of documents that only a browser says somebody had, those that are nobody's now; the others count as missing.
+
+        A checksum is no secret: whoever knows it is not given what somebody else has.
+        """
+        found = self.found(named)
+        if not found.documents:
+            return found
+        with locked(self._data):  # so that whoever is adding one of them is known to have it
+            held = self._holders.held() - self._lasting
+        documents = [stored for stored in found.documents if stored.document.sha256 not in held]
+        given = {stored.document.sha256 for stored in documents}
+        return Held(documents, [pair for pair in named if pair[0] not in given])
+
+    def hold(self, holder: str, documents: list[Named], missing: Sequence[Named] = ()) -> None:
         """Write down that somebody has these documents and no others. What nobody has any more is deleted.
+
+        Args:
+            missing: documents that are no longer kept. Those among them that this holder was known to have stay known,
+                and are found again once somebody adds them.
 
         Raises:
             ValueError: nobody is called so.
             DocumentError: it cannot be written.
         """
         with self._changing("The list of your documents"):
-            before = self._holders.of(holder) or []
+            before = {sha256 for sha256, _ in self._holders.of(holder) or []}
+            named = [*documents, *(pair for pair in missing if pair[0] in before)]
             self._holders.put(holder, named)
-            self._delete_unless_held({sha256 for sha256, _ in before} - {sha256 for sha256, _ in named})
+            self._delete_unless_held(before - {sha256 for sha256, _ in named})
 
     def forget(self, holder: str) -> None:
         """Nothing is written down of somebody any more, and what nobody else has is deleted."""

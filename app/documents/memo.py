@@ -6,7 +6,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, ref
 
 from .document import Document
 from .encoding import count_tokens
@@ -24,7 +24,7 @@ class _OfTokenizer:
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.indexes: OrderedDict[tuple[Any, ...], TokenIndex] = OrderedDict()
-        self.counts: OrderedDict[str, int] = OrderedDict()
+        self.counts: OrderedDict[int, tuple[ref[Document], int]] = OrderedDict()
 
 
 _remembered: WeakKeyDictionary[Any, _OfTokenizer] = WeakKeyDictionary()
@@ -58,16 +58,30 @@ def token_index(
 def document_tokens(tokenizer: Any, document: Document) -> int:
     """How many tokens a document's text has."""
     memo = _of(tokenizer)
+    key = id(document)  # for the reason given above
     with memo.lock:
-        if document.sha256 in memo.counts:
-            memo.counts.move_to_end(document.sha256)
-            return memo.counts[document.sha256]
+        counted, tokens = memo.counts.get(key, (None, 0))
+        if counted is not None and counted() is document:
+            memo.counts.move_to_end(key)
+            return tokens
     tokens = count_tokens(tokenizer, document.text)
     with memo.lock:
-        memo.counts[document.sha256] = tokens
+        memo.counts[key] = ref(document), tokens
+        memo.counts.move_to_end(key)
         if len(memo.counts) > MOST_COUNTS:
             memo.counts.popitem(last=False)
     return tokens
+
+
+def forget(sha256: str) -> None:
+    """Remember no prompt with a document: its file was deleted."""
+    with _lock:
+        memos = list(_remembered.values())
+    for memo in memos:
+        with memo.lock:
+            for key, index in list(memo.indexes.items()):
+                if any(document.sha256 == sha256 for document in index.documents):
+                    del memo.indexes[key]
 
 
 def _of(tokenizer: Any) -> _OfTokenizer:

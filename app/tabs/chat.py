@@ -17,7 +17,7 @@ from ..asking import Question, prompt_of
 from ..belongings import STILL_STARTING
 from ..conversation import Entry, as_text, example_text, messages, placed_messages, same_thread
 from ..jobs import InBackground
-from ..prompting import Exchange, build_prompt, split_thinking
+from ..prompting import Exchange, build_prompt, check_question, split_thinking
 from ..request_log import log_unexpected, request_id
 from ..runtime import Runtime
 from ..safe_text import plain_question
@@ -223,6 +223,10 @@ class _Handlers:
             return self._refused("Type a question first.")
         if not visitor:
             return self._refused(STILL_STARTING)
+        try:
+            check_question(text)
+        except ValueError as error:
+            return self._refused(error)
         session = self.runtime.sessions.get(visitor)
         loaded, last = self.runtime.models.loaded, entries[-1] if entries else Entry("")
         model, identity = (loaded.label, loaded.identity) if loaded else (last.model, last.model_id)
@@ -233,7 +237,7 @@ class _Handlers:
         pending.notes.add("busy")
         return {self.pane.status: BUSY}
 
-    def _refused(self, words: str) -> dict[Any, Any]:
+    def _refused(self, words: Exception | str) -> dict[Any, Any]:
         return {self.states.pending: None, self.pane.status: complaint_html(words)}
 
     def _pending(self, session: Session, pending: Pending, status: str = "") -> dict[Any, Any]:

@@ -126,12 +126,21 @@ def _added(runtime: Runtime, session: Session, path: Path) -> Generator[Progress
     Raises:
         DocumentError: it cannot be read, or not be kept.
     """
-    # Somebody else's upload of the same file has been read from there, see `OwnFolder.read`.
-    stored = runtime.library.find(runtime.own.read_as(path), path.name)
+    stored = _read_from(runtime, path)
     if stored is None:
-        stored = yield from runtime.library.add_steps(path, path.name, session.visitor)
+        try:
+            stored = yield from runtime.library.add_steps(path, path.name, session.visitor)
+        except DocumentError:
+            stored = _read_from(runtime, path)  # while this one waited for its turn
+            if stored is None:
+                raise
     keep_document(runtime, session, stored)
     runtime.own.read(path, stored.document.sha256)
+
+
+def _read_from(runtime: Runtime, path: Path) -> StoredDocument | None:
+    """What somebody else's upload of the same file was read as, see `OwnFolder.read`."""
+    return runtime.library.find(runtime.own.read_as(path), path.name)
 
 
 def view_of(

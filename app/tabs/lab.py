@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import gradio as gr
 
-from selfextend.lab.choices import Choices, OwnText
+from selfextend.lab.choices import Choices, OwnText, parse_depths, parse_lengths
 from selfextend.lab.errors import LabError
 from selfextend.lab.records import Run, RunFile, as_csv, file_name, read_run
 from selfextend.lab.views import View, is_sweep, views
 from selfextend.methods import METHOD_NAMES, method_named
 from selfextend.steps import Progress, Running
 
+from ..asking import MAX_PROMPT_TOKENS, check_memory
 from ..belongings import runs_folder
 from ..figures.lab import as_html, figure, table_html
 from ..jobs import JobStopped, Pace
@@ -57,6 +58,8 @@ REDRAW_SECONDS = 1.0
 """Between two redraws of a running run's figures."""
 MOST_BYTES = 50_000_000
 """Of a saved run that is opened."""
+MOST_TOKENS = 20_000_000
+"""Of the texts of one length, which are held together: each takes some forty bytes."""
 
 INTRODUCTION = hint_html(
     "Does it read far back, and with which settings? A probe hides something in a text and asks for it, at several "
@@ -297,8 +300,30 @@ def prepare(choices: Choices, loaded: LoadedModel) -> tuple[Plan, dict[str, Any]
 
     if not loaded.supported:
         raise LabError(loaded.activity)
+    longest = _checked_length(choices, loaded.trained_window)
     plan = plan_of(choices, loaded.profile, loaded.tokenizer)
+    for method in plan.methods:
+        check_memory(loaded, method.at(loaded.profile, longest), longest)
     return plan, header_of(plan, loaded.name, loaded.model, loaded.profile, loaded.estimate.quantization)
+
+
+def _checked_length(choices: Choices, trained_window: int) -> int:
+    """Tokens of the longest text of a run.
+
+    Raises:
+        LabError: that long, or that many of them, are not written for a visitor.
+    """
+    inside = choices.probe == "short-context"
+    longest = trained_window if inside else max(parse_lengths(choices.lengths, trained_window))
+    if longest > MAX_PROMPT_TOKENS:
+        raise LabError(f"A text may have at most {MAX_PROMPT_TOKENS:,} tokens here, not {longest:,}.")
+    texts = 1 if choices.probe == "perplexity" else len(parse_depths(choices.depths)) * choices.trials
+    if texts * longest > MOST_TOKENS:
+        raise LabError(
+            f"{texts:,} texts of {longest:,} tokens are more than the {MOST_TOKENS:,} tokens that are held at a time: "
+            "choose fewer depths or trials, or a smaller length."
+        )
+    return longest
 
 
 def _steps(loaded: LoadedModel, plan: Plan, file: RunFile) -> Generator[Progress | CellDone, None, None]:

@@ -29,7 +29,7 @@ LONGEST_SEARCH = 200
 def build_reader_tab(runtime: Runtime, states: States) -> gr.HTML:
     """The tab's component and handlers, inside the open gr.Blocks or gr.Tab. Redraws when documents or turn change."""
     source = "\n".join((ASSETS / name).read_text(encoding="utf-8") for name in ("reader.js", "answer_tokens.js"))
-    pages = Pages()
+    pages = Pages(share=runtime.settings.share_reading)
     runtime.library.deleted.append(pages.forget)
     pane = gr.HTML(
         html_template="<div class='reader'></div>",

@@ -115,7 +115,10 @@ CONVERSATION: dict[str, Any] = {"concurrency_limit": 1, "concurrency_id": "conve
 MAX_ANSWERS = 64
 """Questions that are taken at a time. They wait for the model in its own line, where each is told its place."""
 ASKING: dict[str, Any] = {"concurrency_limit": MAX_ANSWERS, "concurrency_id": "answers"}
-"""What all events that ask questions have in common."""
+"""What all events of the page that ask questions have in common."""
+MAX_CALLS = 16
+"""Questions of programs that are taken at a time. They have places of their own, so that the page goes on answering."""
+CALLING: dict[str, Any] = {"concurrency_limit": MAX_CALLS, "concurrency_id": "calls"}
 
 
 def on(

@@ -16,6 +16,12 @@ from selfextend.lab.probes.key_values import KeyValues
 from selfextend.lab.probes.needle import GENERATED, VARIANTS, Needle
 from selfextend.lab.probes.passkey import FILLER, Passkey
 
+MOST_LISTED = 100
+"""Lengths, depths or settings in one list."""
+MOST_TRIALS = 10_000
+LONGEST = 10_000_000
+"""Tokens of a text: longer than any model reads, and short enough to be written."""
+
 PROBE_NAMES = ("passkey", *(f"needle-{variant}" for variant in VARIANTS), "key-value")
 
 
@@ -63,10 +69,10 @@ def parse_lengths(text: str, trained_window: int) -> tuple[int, ...]:
     """Lengths in tokens from text such as "512,4x", each once.
 
     Raises:
-        LabError: not a number, or below 2.
+        LabError: not a number, out of range, or too many of them.
     """
     lengths = []
-    for part in text.split(","):
+    for part in _listed(text):
         wanted = part.strip().lower()
         try:
             length = round(float(wanted[:-1]) * trained_window) if wanted.endswith("x") else int(wanted)
@@ -74,6 +80,8 @@ def parse_lengths(text: str, trained_window: int) -> tuple[int, ...]:
             raise LabError(f"{part!r} is no length. Give tokens (4096) or a multiple of the window (8x).") from None
         if length < 2:
             raise LabError(f"A length must be at least 2 tokens, not {length}.")
+        if length > LONGEST:
+            raise LabError(f"A length may have at most {LONGEST:,} tokens, not {length:,}.")
         lengths.append(length)
     return tuple(dict.fromkeys(lengths))
 
@@ -90,13 +98,16 @@ def parse_depths(text: str) -> tuple[float, ...]:
     """Depths from a number of them ("11") or a list ("0,0.5,1").
 
     Raises:
-        LabError: not a number, or outside 0 to 1.
+        LabError: not a number, outside 0 to 1, or too many of them.
     """
+    parts = _listed(text)
     try:
         count = None if "," in text or "." in text else int(text)
-        listed = [float(part) for part in text.split(",")]
+        listed = [float(part) for part in parts]
     except ValueError:
         raise LabError(f"{text!r} are no depths. Give how many (11), or a list in 0 … 1 (0,0.5,1).") from None
+    if count is not None and count > MOST_LISTED:
+        raise LabError(f"There may be at most {MOST_LISTED} depths, not {count:,}.")
     return tuple(sorted({check_depth(depth) for depth in listed}) if count is None else even_depths(count))
 
 
@@ -104,12 +115,20 @@ def parse_numbers(text: str) -> list[int]:
     """Whole numbers from text such as "4,8,16".
 
     Raises:
-        LabError: something else.
+        LabError: something else, or too many of them.
     """
+    parts = _listed(text)
     try:
-        return [int(part) for part in text.split(",")]
+        return [int(part) for part in parts]
     except ValueError:
         raise LabError(f"{text!r} is no comma-separated list of whole numbers.") from None
+
+
+def _listed(text: str) -> list[str]:
+    parts = text.split(",")
+    if len(parts) > MOST_LISTED:
+        raise LabError(f"A list may have at most {MOST_LISTED} entries, not {len(parts):,}.")
+    return parts
 
 
 def probe_named(name: str, filler: Filler | None = None) -> Probe:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from transformers import PreTrainedTokenizerBase
 
 from selfextend.lab.choices import (
+    MOST_TRIALS,
     Choices,
     parse_depths,
     parse_length,
@@ -18,7 +19,7 @@ from selfextend.lab.choices import (
 from selfextend.lab.errors import LabError
 from selfextend.lab.grid import GridPlan
 from selfextend.lab.perplexity import PerplexityPlan
-from selfextend.lab.plans import Plan
+from selfextend.lab.plans import Plan, check_methods
 from selfextend.lab.probes.cases import Probe
 from selfextend.lab.probes.haystack import encode, own_text
 from selfextend.lab.short_context import settled_for, short_context_plan
@@ -38,6 +39,8 @@ def plan_of(choices: Choices, profile: Profile, tokenizer: PreTrainedTokenizerBa
         LabError, ValueError: with a sentence that says what to change.
     """
     window = profile.trained_window
+    if choices.trials > MOST_TRIALS:
+        raise LabError(f"There may be at most {MOST_TRIALS:,} trials, not {choices.trials:,}.")
     if choices.probe == "short-context":
         method = settled_for(max(parse_lengths(choices.lengths, window)), recommended(profile), profile)
         depths = parse_depths(choices.depths)
@@ -45,7 +48,7 @@ def plan_of(choices: Choices, profile: Profile, tokenizer: PreTrainedTokenizerBa
     methods = tuple(methods_of(choices, profile))
     plan: Plan
     if choices.probe == "perplexity":
-        plan = _perplexity(choices, tokenizer, window, methods)
+        plan = _perplexity(choices, tokenizer, profile, methods)
     else:
         filler = own_text(choices.text.content, choices.text.source) if choices.text else None
         plan = GridPlan(
@@ -62,9 +65,11 @@ def plan_of(choices: Choices, profile: Profile, tokenizer: PreTrainedTokenizerBa
 
 
 def _perplexity(
-    choices: Choices, tokenizer: PreTrainedTokenizerBase, window: int, methods: tuple[Method, ...]
+    choices: Choices, tokenizer: PreTrainedTokenizerBase, profile: Profile, methods: tuple[Method, ...]
 ) -> PerplexityPlan:
+    window = profile.trained_window
     length = parse_length(choices.lengths, window)
+    check_methods(methods, profile, [length])  # before a text of that length is written
     text = choices.text
     tokens = encode(tokenizer, text.content) if text else prose_tokens(tokenizer, length, choices.seed)
     return PerplexityPlan(
