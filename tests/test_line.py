@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator
-from contextlib import ExitStack
+from collections.abc import Generator, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from threading import Thread
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 from architectures import build, token_ids
 
 from selfextend import line as line_module
@@ -23,9 +26,18 @@ from selfextend.generation import (
     answer_steps,
 )
 from selfextend.line import Asked, ClosedLineError, Line, Visit, Waiting, line_of
-from selfextend.methods import SelfExtend
+from selfextend.methods import LinearInterpolation, Method, SelfExtend, SlidingWindow, Vanilla
 from selfextend.profile import Profile
-from selfextend.reading import PrefixCache, exclusively
+from selfextend.reader import Reader
+from selfextend.reading import (
+    PrefixCache,
+    TokensRead,
+    exclusively,
+    greedy_answers_steps,
+    log_probability_steps,
+    loss_steps,
+    reading,
+)
 from selfextend.steps import Running, result_of
 
 
@@ -243,6 +255,78 @@ def test_a_short_question_is_answered_while_a_long_text_is_read_and_both_are_rig
     assert not line_of(MODEL).in_use
 
 
+@contextmanager
+def wanting(who: str) -> Iterator[Generator[Waiting, None, None]]:
+    """Somebody short who waits for the model: the turn that follows, once this is followed to its end."""
+    with line_of(MODEL).visit(Asked(who), lambda: True) as visit:
+        turn = visit.turn()
+        next(turn)
+        yield turn
+        visit.leave()
+
+
+def losses(reader: Reader, prefix: PrefixCache) -> Generator[TokensRead, None, Any]:
+    return loss_steps(reader, TOKENS[:400], 40, prefix)
+
+
+def scores(reader: Reader, prefix: PrefixCache) -> Generator[TokensRead, None, Any]:
+    return log_probability_steps(reader, prefix, TOKENS[:400], TOKENS[400:420], 40)
+
+
+def answers(reader: Reader, prefix: PrefixCache) -> Generator[TokensRead, None, Any]:
+    prompts = [[*TOKENS[:390], *TOKENS[start : start + 10]] for start in (400, 410)]
+    return greedy_answers_steps(reader, prefix, TOKENS[:390], prompts, 12, frozenset())
+
+
+@pytest.mark.parametrize("work", [losses, scores, answers])
+@pytest.mark.parametrize("method", [METHOD, Vanilla(), LinearInterpolation(), SlidingWindow()], ids=lambda m: m.kind)
+def test_what_is_measured_gives_way_too_and_nothing_of_it_changes(method: Method, work: Any) -> None:
+    opened = partial(reading, MODEL, method, PROFILE, 420)
+
+    def measured() -> Running[Any, Any]:
+        prefix = PrefixCache()
+        return Running(exclusively(MODEL, prefix, opened, lambda reader: work(reader, prefix), Asked("measuring")))
+
+    expected = result_of(measured()._steps)
+    short = token_ids(30)
+    alone = MODEL(short).logits
+    with measured() as running:
+        turns, _ = 0, next(running)
+        while True:
+            with wanting("short") as turn:
+                step = next(running, None)
+                while isinstance(step, TokensRead):
+                    step = next(running, None)
+                if step is None:
+                    break
+                assert isinstance(step, Waiting)
+                result_of(turn)
+                assert torch.equal(MODEL(short).logits, alone)  # as it was before
+                turns += 1
+        assert turns > 3
+        np.testing.assert_array_equal(running.result, expected)
+    assert not line_of(MODEL).in_use
+
+
+def test_what_is_stopped_while_another_has_the_model_is_closed() -> None:
+    prefix, closed = PrefixCache(), []
+
+    def work(reader: Reader) -> Generator[TokensRead, None, None]:
+        try:
+            yield from losses(reader, prefix)
+        finally:
+            closed.append(True)
+
+    running = Running(exclusively(MODEL, prefix, partial(reading, MODEL, METHOD, PROFILE, 400), work))
+    next(running)
+    with wanting("short") as turn:
+        assert any(isinstance(step, Waiting) for step in running)
+        result_of(turn)
+        running.close()
+        assert closed
+    assert not line_of(MODEL).in_use
+
+
 def test_an_interrupted_reading_leaves_the_line() -> None:
     long = ask(PrefixCache(), TOKENS[:800], "long")
     for _ in range(4):
@@ -259,11 +343,11 @@ def test_memory_that_runs_out_forgets_the_beginning_too() -> None:
     result_of(ask(place, [*TOKENS[:200], 5], "first")._steps)
     assert beginning.is_read
 
-    def fails() -> Generator[int, None, None]:
+    def fails(reader: Reader) -> Generator[int, None, None]:
         yield 1
         raise MemoryError("out of memory")
 
     with pytest.raises(OutOfMemoryError, match="Memory ran out"):
-        result_of(exclusively(MODEL, place, fails))
+        result_of(exclusively(MODEL, place, partial(reading, MODEL, METHOD, PROFILE, 201), fails))
     assert beginning.nbytes == 0
     assert result_of(ask(place, [*TOKENS[:200], 5], "again")._steps).reused_tokens == 0

@@ -15,6 +15,7 @@ from selfextend.lab.choices import Choices, OwnText
 from selfextend.lab.errors import LabError
 from selfextend.lab.records import Run, RunFile, as_csv, file_name, read_run
 from selfextend.lab.views import View, is_sweep, views
+from selfextend.line import Asked
 from selfextend.methods import METHOD_NAMES, method_named
 from selfextend.steps import Progress, Running
 
@@ -216,7 +217,7 @@ class _Handlers:
             file = RunFile(path, header, resume=True)
             going = OpenedRun(file.run, path)
             yield parts.show(going, {**runs, going.label: going})
-            with Running(session.probing.follow(_steps(loaded, plan, file))) as steps:
+            with Running(session.probing.follow(_steps(loaded, plan, file, visitor))) as steps:
                 pace = Pace(REDRAW_SECONDS)
                 for step in steps:
                     if isinstance(step, Progress):
@@ -301,11 +302,12 @@ def prepare(choices: Choices, loaded: LoadedModel) -> tuple[Plan, dict[str, Any]
     return plan, header_of(plan, loaded.name, loaded.model, loaded.profile, loaded.estimate.quantization)
 
 
-def _steps(loaded: LoadedModel, plan: Plan, file: RunFile) -> Generator[Progress | CellDone, None, None]:
-    """Run a plan, and record each cell before it is yielded."""
+def _steps(loaded: LoadedModel, plan: Plan, file: RunFile, visitor: str) -> Generator[Progress | CellDone, None, None]:
+    """Run a plan for a visitor, and record each cell before it is yielded."""
     from selfextend.lab import run
 
-    for step in run.run_plan(loaded.model, loaded.tokenizer, plan, loaded.profile, file.complete_cells()):
+    done, asked = file.complete_cells(), Asked(visitor)
+    for step in run.run_plan(loaded.model, loaded.tokenizer, plan, loaded.profile, done, asked):
         if isinstance(step, run.CellDone):
             file.add(step.rows)
         yield step
