@@ -5,7 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Generator, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from functools import partial
+from itertools import takewhile
 from threading import Thread
 from typing import Any
 
@@ -14,12 +16,14 @@ import pytest
 import torch
 from architectures import build, token_ids
 
+from selfextend import generation
 from selfextend import line as line_module
 from selfextend.beginning import Beginning, Continuation
 from selfextend.errors import OutOfMemoryError
 from selfextend.generation import (
     Answer,
     GenerationSettings,
+    NewToken,
     PrefillProgress,
     ReadingSettings,
     ReadyModel,
@@ -36,8 +40,10 @@ from selfextend.reading import (
     greedy_answers_steps,
     log_probability_steps,
     loss_steps,
+    read_steps,
     reading,
 )
+from selfextend.recording import RecordingRequest
 from selfextend.steps import Running, result_of
 
 
@@ -120,6 +126,17 @@ def test_a_long_reading_gives_way_to_one_short_question_between_two_chunks(crowd
     assert crowd.ends("other short") == "long"
     assert not crowd.visits["long"].give_way()
     assert crowd.ends("long") == "second long"
+
+
+def test_of_the_short_ones_who_had_the_model_least_is_first(crowd: Crowd) -> None:
+    crowd.come("long")
+    crowd.come("long answer", short=True)
+    assert crowd.gives_way("long") == "long answer"
+    crowd.come("short", short=True)
+    assert crowd.gives_way("long answer") == "long"
+    assert crowd.gives_way("long") == "short"
+    assert crowd.ends("short") == "long"
+    assert crowd.gives_way("long") == "long answer"
 
 
 def test_what_becomes_short_while_it_waits_is_short(crowd: Crowd) -> None:
@@ -253,6 +270,114 @@ def test_a_short_question_is_answered_while_a_long_text_is_read_and_both_are_rig
     assert long.result.prompt_tokens == 800
     assert long.result.reused_tokens == 0
     assert not line_of(MODEL).in_use
+
+
+@pytest.fixture
+def _short_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(generation, "TURN_SECONDS", 0.0)
+
+
+@pytest.mark.usefixtures("_short_turns")
+@pytest.mark.parametrize("recorded", [False, True], ids=["", "recorded"])
+@pytest.mark.parametrize("said", [0, 5], ids=["anew", "gone on with"])
+def test_a_long_answer_gives_way_and_nothing_of_it_changes(recorded: bool, said: int) -> None:
+    prompt, settings = TOKENS[:200], GenerationSettings(max_new_tokens=20, temperature=1.0, repetition_penalty=1.2)
+    how = replace(HOW, observed=recorded)
+    record = RecordingRequest(range(199 + said, 219 + said), [0, 50, 100], top=3) if recorded else None
+
+    def asked(beginning: Beginning, begun: Answer | None) -> Running[Any, Answer]:
+        steps = answer_steps(
+            READY,
+            prompt,
+            settings,
+            how,
+            prefix=Continuation(beginning),
+            record=record,
+            begun=begun,
+            asked=Asked("long"),
+        )
+        return Running(steps)
+
+    begun = None
+    if said:
+        first = replace(settings, max_new_tokens=said)
+        begun = result_of(answer_steps(READY, prompt, first, HOW))
+    expected = result_of(asked(Beginning(TOKENS[:100]), begun)._steps)
+    beginning, turns = Beginning(TOKENS[:100]), 0
+    with asked(beginning, begun) as running:
+        while not isinstance(next(running), NewToken):
+            pass
+        while True:
+            with wanting("short") as turn:
+                steps = list(takewhile(lambda step: not isinstance(step, Waiting), running))
+                if running._results:
+                    break
+                assert len([step for step in steps if isinstance(step, NewToken)]) <= 1
+                result_of(turn)
+                # The same handout, with something else behind it.
+                with reading(MODEL, METHOD, PROFILE, 200, observed=recorded) as reader:
+                    result_of(read_steps(reader, Continuation(beginning), [*TOKENS[:100], *TOKENS[300:360]]))
+                turns += 1
+    answer = running.result
+    assert turns > 15
+    assert answer.token_ids == expected.token_ids
+    assert answer.log_probabilities == expected.log_probabilities
+    assert (answer.text, answer.stopped_by, answer.reused_tokens) == (expected.text, "length", 0)
+    assert not line_of(MODEL).in_use
+    if recorded:
+        assert answer.attention is not None
+        assert expected.attention is not None
+        for name in ("sums", "maxima", "neighbor_share", "top_weights"):  # keys of nearly the same weight may swap
+            array = expected.attention.arrays_of_rows[name]
+            np.testing.assert_allclose(answer.attention.arrays_of_rows[name], array, atol=1e-6)
+
+
+@pytest.mark.usefixtures("_short_turns")
+def test_a_long_answer_keeps_the_model_where_nobody_waits_or_not_for_long_yet(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not any(isinstance(step, Waiting) for step in ask(PrefixCache(), TOKENS[:20], "long"))
+    monkeypatch.setattr(generation, "TURN_SECONDS", 60.0)
+    running = ask(PrefixCache(), TOKENS[:20], "long")
+    next(running)
+    with wanting("short"):
+        assert not any(isinstance(step, Waiting) for step in running)
+
+
+@pytest.mark.usefixtures("_short_turns")
+@pytest.mark.parametrize("recorded", [False, True], ids=["", "recorded"])
+def test_an_answer_that_is_stopped_while_another_has_the_model_is_kept(recorded: bool) -> None:
+    record = RecordingRequest(range(19, 39), [0]) if recorded else None
+    how, settings = replace(HOW, observed=recorded), GenerationSettings(max_new_tokens=20)
+    with Running(answer_steps(READY, TOKENS[:20], settings, how, record=record, asked=Asked("long"))) as running:
+        tokens = (step for step in running if isinstance(step, NewToken))
+        said = [next(tokens), next(tokens)]
+        with wanting("short") as turn:
+            said += [
+                step
+                for step in takewhile(lambda step: not isinstance(step, Waiting), running)
+                if isinstance(step, NewToken)
+            ]
+            result_of(turn)
+            running.end()
+        answer = running.result
+    assert answer.stopped_by == "interrupted"
+    assert answer.token_ids == tuple(step.token_id for step in said)
+    assert answer.text == said[-1].text
+
+
+@pytest.mark.usefixtures("_short_turns")
+def test_a_stop_while_an_answer_is_about_to_give_way_is_not_lost() -> None:
+    record, settings = RecordingRequest(range(19, 39), [0]), GenerationSettings(max_new_tokens=20)
+    how = replace(HOW, observed=True)
+    with Running(answer_steps(READY, TOKENS[:20], settings, how, record=record, asked=Asked("long"))) as running:
+        for _ in range(2):  # the first one's row is recorded with the prompt's
+            assert any(isinstance(step, NewToken) for step in running)
+        with wanting("short"):
+            assert any("tracing" in getattr(step, "words", "") for step in running)
+            running.end()
+            for _ in running:
+                pass
+        assert running.result.stopped_by == "interrupted"
+        assert len(running.result.token_ids) < 20
 
 
 @contextmanager
