@@ -24,7 +24,7 @@ from selfextend.methods import Method, SelfExtend, position_method
 from selfextend.position_map import MAX_LENGTH
 from selfextend.position_map import position_map as cells_of
 from selfextend.positions import EXACT
-from selfextend.steps import Running
+from selfextend.steps import EndNow, Running
 
 from .asking import Question, answer_turn, prompt_of
 from .callers import Callers
@@ -46,6 +46,9 @@ T = TypeVar("T")
 
 class CallerGoneError(RuntimeError):
     """Nobody listens for the answer any more."""
+
+    def __init__(self) -> None:
+        super().__init__("Who asked has left.")
 
 
 @contextmanager
@@ -195,13 +198,16 @@ def _while_wanted(steps: Generator[Any, Any, T], gone: Callable[[], bool]) -> T:
     """The result of the steps.
 
     Raises:
-        CallerGoneError: the caller left; the steps are closed by then.
+        CallerGoneError: the caller left, between two steps or within a long one; the steps are closed by then.
     """
-    with Running(steps) as running:
-        for _ in running:
-            if gone():
-                raise CallerGoneError("Who asked has left.")
-        return running.result
+    try:
+        with Running(steps, gone) as running:
+            for _ in running:
+                if gone():
+                    raise CallerGoneError
+            return running.result
+    except EndNow:
+        raise CallerGoneError from None
 
 
 def _whole(name: str, value: Any, least: int = 0, most: int = MAX_LENGTH) -> int:
@@ -223,7 +229,7 @@ def _model(runtime: Runtime, gone: Callable[[], bool]) -> LoadedModel:
     """
     while not runtime.first_load.done.wait(0.3):
         if gone():
-            raise CallerGoneError("Who asked has left.")
+            raise CallerGoneError
     try:
         return runtime.models.need()
     except NoModelError as error:

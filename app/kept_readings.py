@@ -2,6 +2,9 @@
 
 A file belongs to one visitor, or to everybody where readings are shared. It is found again only for the same documents,
 model, settings and tokens, and removed where it is damaged, where room is wanted, and where one of its documents goes.
+
+What waits to be written has its file from the start, under a name of its own that ends in .part. Without that file it
+is not written, so that it goes with its documents even where another process deletes them.
 """
 
 from __future__ import annotations
@@ -10,13 +13,17 @@ import hashlib
 import json
 import os
 import queue
+import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
+
+import psutil
 
 from selfextend.kept_header import UnusableReadingError, about_reading
 
@@ -34,6 +41,7 @@ MIN_TOKENS = 256
 SUFFIX = ".safetensors"
 _LOOK_SECONDS, _PATIENCE_SECONDS = 0.05, 60.0
 _OLD_PART_SECONDS = 3600.0
+"""After so long a process of the same number is not the one that began to write."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,8 +82,10 @@ class What:
 
 @dataclass(eq=False)
 class _Writing:
-    """A reading that waits to be written. `unwanted`: one of its documents, or its owner, has gone meanwhile."""
+    """A reading that waits to be written, to `part` at first. `unwanted`: one of its documents, or its owner, has gone
+    meanwhile."""
 
+    part: Path
     what: What
     tokens: list[int]
     reads_as: Any
@@ -100,8 +110,8 @@ class KeptReadings:
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
         private_folder(folder)
-        for part in folder.glob("*.part"):  # of a process that was killed; a younger one may be another's at work
-            if time.time() - _modified(part) > _OLD_PART_SECONDS:
+        for part in self._parts():
+            if _is_left_over(part):
                 part.unlink(missing_ok=True)
 
     def recall(self, what: What, tokens: Sequence[int], reads_as: Any) -> States | None:
@@ -147,8 +157,14 @@ class KeptReadings:
         if states is None:
             return
         self._seen.add(beginning)
-        writing = _Writing(what, beginning.tokens, beginning.reads_as, states, busy)
+        part = self.folder / f"{secrets.token_hex(8)}.{os.getpid()}.part"
+        writing = _Writing(part, what, beginning.tokens, beginning.reads_as, states, busy)
         with self._lock:
+            try:
+                part.touch(mode=0o600)
+            except OSError as error:
+                self._told_of_failure(error)
+                return
             self._writings.append(writing)
             if self._thread is None:
                 self._thread = threading.Thread(target=self._work, name="kept-readings", daemon=True)
@@ -166,10 +182,16 @@ class KeptReadings:
         self._forget(lambda _, found: found == name)
 
     def _forget(self, unwanted: Callable[[Sequence[str], str], bool]) -> None:
-        """Remove what of these documents, and of this owner by name, is not wanted any more."""
+        """Remove what of these documents, and of this owner by name, is not wanted any more. Of what other processes
+        are about to write nobody here can say what it is of, so all of that goes."""
         with self._lock:
             for writing in self._writings:
                 writing.unwanted |= unwanted(writing.what.documents, _owner_name(writing.what.owner))
+            wanted = {writing.part for writing in self._writings if not writing.unwanted}
+            # Before the files: what is complete meanwhile is found among these.
+            for part in set(self._parts()) - wanted:
+                with suppress(PermissionError):  # Windows removes no file that is open; `_work` does then
+                    part.unlink(missing_ok=True)
             for path in self._files():
                 try:
                     about = about_reading(path)
@@ -194,10 +216,11 @@ class KeptReadings:
             try:
                 self._write(writing)
             except (OSError, ValueError, RuntimeError) as error:
-                log.warning("A reading was not kept in %s: %s", self.folder, type(error).__name__)
+                self._told_of_failure(error)
             finally:
                 with self._lock:
                     self._writings.remove(writing)
+                writing.part.unlink(missing_ok=True)
                 del writing  # its states may be all that a cache was let go of for
                 self._queue.task_done()
 
@@ -216,14 +239,14 @@ class KeptReadings:
         if writing.unwanted or path.is_file() or size > self.limit_bytes:
             return
         self._make_room(size)
-        part = path.with_suffix(f".{os.getpid()}.part")
-        try:
-            write_reading(part, writing.states, about, wait)
-            with self._lock:
-                if not writing.unwanted:
-                    part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
+        with writing.part.open("r+b") as file:  # which is not made anew where somebody has removed it
+            write_reading(file, writing.states, about, wait)
+        with self._lock:
+            if not writing.unwanted:
+                writing.part.replace(path)
+
+    def _told_of_failure(self, error: Exception) -> None:
+        log.warning("A reading was not kept in %s: %s", self.folder, type(error).__name__)
 
     def _make_room(self, wanted: int) -> None:
         files = sorted(self._files(), key=_modified)
@@ -237,6 +260,9 @@ class KeptReadings:
     def _files(self) -> Iterator[Path]:
         return self.folder.glob(f"*{SUFFIX}")
 
+    def _parts(self) -> Iterator[Path]:
+        return self.folder.glob("*.part")
+
     def _path(self, about: dict[str, str]) -> Path:
         name = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
         return self.folder / f"{name}{SUFFIX}"
@@ -249,6 +275,15 @@ class KeptReadings:
 def _owner_name(owner: str) -> str:
     """An owner as files name him."""
     return hashlib.sha256(owner.encode()).hexdigest() if owner else ""
+
+
+def _is_left_over(part: Path) -> bool:
+    """Whether the process in its name, `<anything>.<number>.part`, does not write it any more. This one has only begun,
+    and writes nothing yet."""
+    number = part.suffixes[-2].removeprefix(".") if len(part.suffixes) > 1 else ""
+    if not number.isdecimal() or int(number) == os.getpid() or not psutil.pid_exists(int(number)):
+        return True
+    return time.time() - _modified(part) > _OLD_PART_SECONDS
 
 
 def _modified(path: Path) -> float:

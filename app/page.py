@@ -11,6 +11,7 @@ from typing import Any
 import gradio as gr
 
 from selfextend.errors import PastReachError
+from selfextend.line import Asked
 from selfextend.profile import Profile
 
 from .api import add_endpoints
@@ -157,13 +158,19 @@ def _shared(controls: Controls, states: States) -> SharedInputs:
 
 
 def _test_passages(
-    runtime: Runtime, turn: Turn, citations: Sequence[Citation]
+    runtime: Runtime, visitor: str, turn: Turn, citations: Sequence[Citation]
 ) -> Generator[UnderTest | PassageTest, None, None]:
     loaded = runtime.models.need()
     if loaded.identity != turn.model_id:
         raise ValueError(f"{turn.model_name} gave this answer: load it again as it was, to test what it answered from.")
     answered = Answered(
-        loaded.ready, turn.prompt.ids, turn.answer, turn.generation, turn.prefix, chunk_tokens(loaded.model)
+        loaded.ready,
+        turn.prompt.ids,
+        turn.answer,
+        turn.generation,
+        turn.prefix,
+        chunk_tokens(loaded.model),
+        Asked(visitor),
     )
     return passage_tests_steps(answered, citations)
 

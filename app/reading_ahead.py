@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Generator
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,6 +29,7 @@ from .session import CacheStore, Session, Turn
 
 if TYPE_CHECKING:
     from selfextend.methods import Method
+    from selfextend.reader import Reader
     from selfextend.reading import PrefixCache, TokensRead
 
 CHUNK_TOKENS = 1024
@@ -147,9 +149,9 @@ def _read(
     tokens are read then."""
     from selfextend.reading import exclusively, read_steps, reading
 
-    def work() -> Generator[TokensRead, None, int]:
-        with reading(loaded.model, method, loaded.profile, length, observed=True) as reader:
-            yield from islice(read_steps(reader, prefix, tokens, chunk_tokens=CHUNK_TOKENS, length=length), 1)
+    def work(reader: Reader) -> Generator[TokensRead, None, int]:
+        yield from islice(read_steps(reader, prefix, tokens, chunk_tokens=CHUNK_TOKENS, length=length), 1)
         return len(prefix.tokens)
 
-    return (yield from exclusively(loaded.model, prefix, work))
+    opened = partial(reading, loaded.model, method, loaded.profile, length, observed=True)
+    return (yield from exclusively(loaded.model, prefix, opened, work))

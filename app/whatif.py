@@ -10,10 +10,12 @@ import math
 import time
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from selfextend.line import NOBODY, Asked
 from selfextend.steps import Progress, Running
 
 from .evidence import Citation, Floats
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from selfextend.generation import Answer, Event, GenerationSettings, ReadyModel
+    from selfextend.reader import Reader
     from selfextend.reading import PrefixCache
 
 NEUTRAL_TEXTS = (" .", ".", " the", " a")
@@ -130,6 +133,7 @@ class Answered:
         settings: that it was given with; None asks greedily. The new answer is as long at most.
         prefix: what was read of this prompt; it stays as it is.
         chunk_tokens: tokens that are read between two looks at whether to go on.
+        asked: for whom.
     """
 
     ready: ReadyModel
@@ -138,6 +142,7 @@ class Answered:
     settings: GenerationSettings | None = None
     prefix: PrefixCache | None = None
     chunk_tokens: int = CHUNK_TOKENS
+    asked: Asked = NOBODY
 
 
 def passage_test_steps(answered: Answered, citation: Citation) -> Generator[Event, None, PassageTest]:
@@ -162,19 +167,20 @@ def passage_test_steps(answered: Answered, citation: Citation) -> Generator[Even
     how = ReadingSettings(answer.method, past_reach="allow", observed=observed, chunk_tokens=answered.chunk_tokens)
     own = PrefixCache(source=answered.prefix)
 
-    def score() -> Generator[Progress, None, Floats]:
-        total, length = len(without), len(without) + settings.max_new_tokens
-        with reading(ready.model, how.method, ready.profile, length, observed=observed) as reader:
-            done = reused = own.rewind(reader, without[:-1], length)
-            with Running(log_probability_steps(reader, own, without, answer.token_ids, answered.chunk_tokens)) as work:
-                for step in work:
-                    done += step.count
-                    words = f"reading without the passage: {done:,} of {total:,} tokens"
-                    yield PrefillProgress(words, done / total, None, done, total, reused)
-                return work.result
+    total, length = len(without), len(without) + settings.max_new_tokens
 
-    after = yield from exclusively(ready.model, own, score)
-    again = yield from answer_steps(ready, without, settings, how, prefix=own)
+    def score(reader: Reader) -> Generator[Progress, None, Floats]:
+        done = reused = own.rewind(reader, without[:-1], length)
+        with Running(log_probability_steps(reader, own, without, answer.token_ids, answered.chunk_tokens)) as work:
+            for step in work:
+                done += step.count
+                words = f"reading without the passage: {done:,} of {total:,} tokens"
+                yield PrefillProgress(words, done / total, None, done, total, reused)
+            return work.result
+
+    opened = partial(reading, ready.model, how.method, ready.profile, length, observed=observed)
+    after = yield from exclusively(ready.model, own, opened, score, answered.asked)
+    again = yield from answer_steps(ready, without, settings, how, prefix=own, asked=answered.asked)
     before = np.asarray(answer.log_probabilities)
     return PassageTest(citation, before, after, answer.text, again.text, str(ready.tokenizer.decode([neutral])))
 
@@ -217,15 +223,15 @@ def _reading_to(answered: Answered, prefix: PrefixCache, stop: int) -> Generator
     ready, method, observed = answered.ready, answered.answer.method, answered.answer.attention is not None
     length, before = len(answered.prompt) + len(answered.answer.token_ids), answered.prompt[:stop]
 
-    def read() -> Generator[Progress, None, None]:
-        with reading(ready.model, method, ready.profile, length, observed=observed) as reader:
-            done = reused = prefix.rewind(reader, before, length)
-            for step in read_steps(reader, prefix, before, length=length, chunk_tokens=answered.chunk_tokens):
-                done += step.count
-                words = f"reading up to the passages: {done:,} of {stop:,} tokens"
-                yield PrefillProgress(words, done / stop, None, done, stop, reused)
+    def read(reader: Reader) -> Generator[Progress, None, None]:
+        done = reused = prefix.rewind(reader, before, length)
+        for step in read_steps(reader, prefix, before, length=length, chunk_tokens=answered.chunk_tokens):
+            done += step.count
+            words = f"reading up to the passages: {done:,} of {stop:,} tokens"
+            yield PrefillProgress(words, done / stop, None, done, stop, reused)
 
-    yield from exclusively(ready.model, prefix, read)
+    opened = partial(reading, ready.model, method, ready.profile, length, observed=observed)
+    yield from exclusively(ready.model, prefix, opened, read, answered.asked)
 
 
 @dataclass

@@ -25,6 +25,9 @@ from selfextend.text_stream import TextStream
 ExtendWhen = Literal["always", "when_needed"]
 StoppedBy = Literal["end", "stop", "length", "interrupted"]
 
+TURN_SECONDS = 5.0
+"""After so long an answer lets others have the model who wait with a short question."""
+
 
 @dataclass(frozen=True)
 class PrefillProgress(Progress):
@@ -157,8 +160,8 @@ def answer_steps(
         begun: an unfinished answer to this prompt, to go on with: by the same settings, what it becomes is what it
             would have been in one go. Its tokens do not count towards max_new_tokens. What was recorded of it is
             joined with what `record` records, whose rows go on from there.
-        asked: for whom, and how long it takes. While much is to be read, the model goes to short questions of others
-            between two chunks.
+        asked: for whom, and how long it takes. The model goes to short questions of others between two chunks while
+            much is to be read, and between two tokens after each `TURN_SECONDS` of the answer.
 
     Yields:
         Progress while the model is busy, `PrefillProgress`, `NewToken`. Returns the answer.
@@ -179,12 +182,17 @@ def answer_steps(
     prefix = PrefixCache() if prefix is None else prefix
     recorded = record is not None or (begun is not None and begun.attention is not None)
     how = replace(how, method=used, observed=how.observed or recorded)
-    answering = _Answering(ready, prompt, settings, how, prefix, begun)
+    answering = _Answering(ready, prompt, settings, how, prefix, begun, record)
     with line_of(ready.model).visit(asked, answering.is_short) as visit:
-        while True:
-            answer = yield from in_turn(visit, prefix, partial(answering.steps, record, visit))
-            if answer is not None:
-                return answer
+        stopped_by: StoppedBy | None = None
+        try:
+            while stopped_by is None:
+                stopped_by = yield from in_turn(visit, prefix, partial(answering.steps, visit))
+        except EndNow:  # between two turns
+            if not answering.has_begun:
+                raise
+            stopped_by = "interrupted"
+        return answering.answer(stopped_by)
 
 
 @dataclass
@@ -197,118 +205,136 @@ class _Answering:
     how: ReadingSettings
     prefix: PrefixCache
     begun: Answer | None
+    record: RecordingRequest | None
 
     def __post_init__(self) -> None:
         self._said = list(self.begun.token_ids) if self.begun else []
+        self._scores = list(self.begun.log_probabilities) if self.begun else []
+        self._said_before = len(self._said)
         self._text = [*self.prompt, *self._said]
+        self._longest = len(self._text) + self.settings.max_new_tokens
+        self._sampler = Sampler(self.settings, len(self._said))
+        self._stream = TextStream(self.ready.tokenizer, self.settings.stop)
+        for token in self._said:
+            self._stream.add(token)
+        self._recorder: AttentionRecorder | None = None
         self._reused: int | None = None
         self._clock = Clock(len(self._text))
-        self._prefill_seconds = 0.0
+        self._prefill_seconds = self._decode_seconds = 0.0
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether a token was chosen."""
+        return len(self._said) > self._said_before
 
     def is_short(self) -> bool:
-        """Whether no more than a chunk is left to be read."""
+        """Whether no more than a chunk is left to be read: what is said then is said in turns of `TURN_SECONDS`."""
         return len(self._text) - self.prefix.known(self._text) <= self.how.chunk_tokens
 
-    def steps(self, record: RecordingRequest | None, visit: Visit) -> Generator[Event, None, Answer | None]:
-        """One turn at the model. Returns the answer; None where the turn was given up before it began, for the model to
-        go to somebody else meanwhile."""
-        began = time.perf_counter()
-        length, (model, _, profile) = len(self._text) + self.settings.max_new_tokens, self.ready
-        with (
-            reading(model, self.how.method, profile, length, observed=self.how.observed) as reader,
-            nullcontext() if record is None else recorder_of(model, record) as recorder,
-        ):
-            first_recorded = len(self._text) if record is None else record.query_rows.start
-            logits = yield from self._prefill(reader, visit, first_recorded)
-            prefilled = time.perf_counter()
-            self._prefill_seconds += prefilled - began
-            if logits is None:
-                return None
-            reused = self._reused or 0
-            text, ids, scores, stopped_by = yield from self._decode(reader, logits)
-            decoded = time.perf_counter()
-            if recorder is not None:
-                yield from _traced(recorder)
+    def answer(self, stopped_by: StoppedBy) -> Answer:
+        """What there is."""
+        reused = self._reused or 0
         answer = Answer(
-            text=text,
-            token_ids=tuple(ids),
-            log_probabilities=tuple(scores),
+            text=self._stream.whole(),
+            token_ids=tuple(self._said),
+            log_probabilities=tuple(self._scores),
             prompt_tokens=len(self.prompt),
             reused_tokens=min(reused, len(self.prompt)),
             prefill_seconds=self._prefill_seconds,
-            decode_seconds=decoded - prefilled,
+            decode_seconds=self._decode_seconds,
             method=self.how.method,
             stopped_by=stopped_by,
-            attention=None if recorder is None else recorder.record,
+            attention=None if self._recorder is None else self._recorder.record,
         )
-        return answer if self.begun is None else _with_beginning(answer, self.begun, len(self._text) - reused)
+        read = len(self.prompt) + self._said_before - reused
+        return answer if self.begun is None else _with_beginning(answer, self.begun, read)
 
-    def _prefill(
-        self, reader: Reader, visit: Visit, first_recorded: int
-    ) -> Generator[PrefillProgress, None, torch.Tensor | None]:
+    def steps(self, visit: Visit) -> Generator[Event, None, StoppedBy | None]:
+        """One turn at the model. Returns how the answer ended; None where it is to go on in another turn, for the model
+        to go to somebody else meanwhile."""
+        began, resumed, (model, _, profile) = time.perf_counter(), self.has_begun, self.ready
+        with (
+            reading(model, self.how.method, profile, self._longest, observed=self.how.observed) as reader,
+            nullcontext() if self.record is None else recorder_of(model, self.record, self._recorder) as recorder,
+        ):
+            self._recorder = recorder
+            logits = yield from self._prefill(reader, visit)
+            prefilled = time.perf_counter()
+            if resumed:
+                self._decode_seconds += prefilled - began
+            else:
+                self._prefill_seconds += prefilled - began
+            if logits is None:
+                return None
+            stopped_by = yield from self._decode(reader, logits, visit)
+            self._decode_seconds += time.perf_counter() - prefilled
+            if recorder is not None:
+                end_wanted = yield from _traced(recorder)
+                if stopped_by is None and end_wanted:
+                    return "interrupted"
+        return stopped_by
+
+    def _prefill(self, reader: Reader, visit: Visit) -> Generator[PrefillProgress, None, torch.Tensor | None]:
         """Read what of the text is not read yet. Returns the last logits, (1, vocabulary); None where the model is to
-        go to somebody else first.
-
-        Args:
-            first_recorded: of the rows whose attention is recorded: from there on all is read in one turn.
-        """
+        go to somebody else first."""
         total = len(self._text)
         # At least one token is left to be read, for its logits.
         done = self.prefix.rewind(reader, self._text[:-1], total)
         if self._reused is None:
             self._reused, self._clock = done, Clock(total, done)
         reused, clock = min(self._reused, done), self._clock
-        yield PrefillProgress.at(done, total, reused, clock.seconds_left(done))
+        is_next_token = self.has_begun and done == total - 1
+        # From the first row on whose attention is recorded all is read in one turn.
+        last_pause = total - 1 if self.record is None else min(total - 1, self.record.query_rows.start)
+        if not is_next_token:
+            yield PrefillProgress.at(done, total, reused, clock.seconds_left(done))
         logits = torch.empty(0)
         while done < total:
             chunk = self.prefix.chunk(self._text, done, self.how.chunk_tokens)
             logits = self.prefix.read(reader, chunk)
             done += len(chunk)
-            yield PrefillProgress.at(done, total, reused, clock.seconds_left(done))
-            if done <= min(first_recorded, total - 1) and visit.give_way():
+            if not is_next_token:
+                yield PrefillProgress.at(done, total, reused, clock.seconds_left(done))
+            if done <= last_pause and visit.give_way():
                 return None
         return logits
 
     def _decode(
-        self, reader: Reader, logits: torch.Tensor
-    ) -> Generator[NewToken, None, tuple[str, list[int], list[float], StoppedBy]]:
-        """Sample token after token. Returns the answer's text, its tokens, their log-probabilities and its end."""
-        ends, sampler = end_tokens(self.ready.model, self.ready.tokenizer), Sampler(self.settings, len(self._said))
-        stream = TextStream(self.ready.tokenizer, self.settings.stop)
-        for token in self._said:
-            stream.add(token)
-        ids, scores = list(self._said), list(self.begun.log_probabilities) if self.begun else []
-        longest = len(ids) + self.settings.max_new_tokens
-        stopped_by: StoppedBy = "length"
+        self, reader: Reader, logits: torch.Tensor, visit: Visit
+    ) -> Generator[NewToken, None, StoppedBy | None]:
+        """Sample token after token. Returns as `steps` does."""
+        ends, stream, began = end_tokens(self.ready.model, self.ready.tokenizer), self._stream, time.monotonic()
         while True:
-            token, score = sampler.choose(logits, self.prompt, ids)
-            ids.append(token)
-            scores.append(score)
+            token, score = self._sampler.choose(logits, self.prompt, self._said)
+            self._said.append(token)
+            self._scores.append(score)
+            self._text.append(token)
             if token in ends:
-                stopped_by = "end"
-                break
+                return "end"
             shown = stream.add(token)
-            if stream.at_stop:
-                stopped_by = "stop"
             try:
                 yield NewToken(token, score, shown)
             except EndNow:
-                stopped_by = "stop" if stream.at_stop else "interrupted"
-                break
-            if stream.at_stop or len(ids) == longest:
-                break
+                return "stop" if stream.at_stop else "interrupted"
+            if stream.at_stop:
+                return "stop"
+            if len(self._text) == self._longest:
+                return "length"
+            if time.monotonic() - began >= TURN_SECONDS and visit.give_way():
+                return None
             logits = self.prefix.read(reader, [token])
-        return stream.whole(), ids, scores, stopped_by
 
 
-def _traced(recorder: AttentionRecorder) -> Generator[Progress, None, None]:
-    """Finish a record. The answer is there by now and this takes a moment, so it is not given up on request."""
+def _traced(recorder: AttentionRecorder) -> Generator[Progress, None, bool]:
+    """Finish a record of what was said so far. This takes a moment, so it is not given up on request; returns whether
+    that was made."""
+    end_wanted = False
     while True:
         try:
             yield from recorder.finish()
-            return
+            return end_wanted
         except EndNow:
-            continue
+            end_wanted = True
 
 
 def _with_beginning(answer: Answer, begun: Answer, read: int) -> Answer:

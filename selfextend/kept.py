@@ -10,7 +10,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 from weakref import WeakKeyDictionary
 
 import torch
@@ -78,11 +78,12 @@ def _weighed(tensor: torch.Tensor) -> str:
 
 
 def write_reading(
-    path: Path, states: States, about: Mapping[str, str], wait: Callable[[], None] = lambda: None
+    file: BinaryIO, states: States, about: Mapping[str, str], wait: Callable[[], None] = lambda: None
 ) -> None:
     """Write states as a safetensors file, one tensor after another, so that little memory is taken.
 
     Args:
+        file: an empty one.
         about: texts by name, to be asked for when it is read.
         wait: called before each tensor; it may take its time.
 
@@ -98,19 +99,17 @@ def write_reading(
         kept = {"dtype": _DTYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [offset, end]}
         header[name], offset = kept, end
     header["__metadata__"] = {**about, "format": FORMAT, _DIGEST: "0" * 64}
-    with path.open("wb") as file:
-        path.chmod(0o600)
-        file.write(_header(header))
-        digest = hashlib.sha256()
-        for name, tensor in states.items():
-            wait()
-            digest.update(_said_of(name, tensor))
-            data = _bytes_of(tensor)
-            digest.update(data)
-            file.write(data)
-        header["__metadata__"][_DIGEST] = digest.hexdigest()
-        file.seek(0)
-        file.write(_header(header))
+    file.write(_header(header))
+    digest = hashlib.sha256()
+    for name, tensor in states.items():
+        wait()
+        digest.update(_said_of(name, tensor))
+        data = _bytes_of(tensor)
+        digest.update(data)
+        file.write(data)
+    header["__metadata__"][_DIGEST] = digest.hexdigest()
+    file.seek(0)
+    file.write(_header(header))
 
 
 def _header(header: Mapping[str, Any]) -> bytes:

@@ -1,7 +1,8 @@
 """Who has a model, and who waits for it: turns that are fair to long readings and to short questions.
 
 Only one piece of work uses a model at a time. Those that come get it in that order, one for each who asks, with one
-exception: a long reading gives way between two chunks to a piece of work that is short, and is next again after that.
+exception: a long reading gives way between two chunks to a piece of work that is short, and is next again after that. A
+long answer gives way in the same manner; of those that are short, the one that had the model least often is first.
 
 Standard library only.
 """
@@ -61,7 +62,8 @@ class Visit:
     def __init__(self, line: Line, asked: Asked, is_short: Callable[[], bool]) -> None:
         self.asked = asked
         self.is_short = is_short
-        self.waits = self.begun = False
+        self.waits = False
+        self.turns = 0
         self._line = line
         self._taken = 0.0
         self._spent = 0.0
@@ -73,7 +75,7 @@ class Visit:
             ClosedLineError: see `Line.close`.
         """
         yield from self._line.wait_for(self)
-        self._taken, self.begun = time.monotonic(), True
+        self._taken, self.turns = time.monotonic(), self.turns + 1
 
     def leave(self) -> None:
         """The turn is over."""
@@ -182,12 +184,12 @@ class Line:
     def _in_order(self) -> list[Visit]:
         """Those who wait, in the order in which they get the model as things are."""
         eligible = self._eligible()
-        under_way = next((visit for visit in eligible if visit.begun), None)
+        under_way = next((visit for visit in eligible if visit.turns), None)
         waiting = [visit for visit in eligible if visit.waits and visit is not under_way]
         if under_way is None:
             return waiting
         # One long reading at a time: a second one would only keep what it has read in memory for longer.
-        short = [visit for visit in waiting if visit.is_short()]
+        short = sorted((visit for visit in waiting if visit.is_short()), key=lambda visit: visit.turns)
         long = [visit for visit in waiting if visit not in short]
         if self._last is under_way and short:
             return [short[0], under_way, *short[1:], *long]

@@ -26,7 +26,7 @@ from selfextend.methods import Method
 from selfextend.prefix import PrefixCache, common_beginning, shared_prefix
 from selfextend.profile import Profile
 from selfextend.reader import Reader
-from selfextend.steps import Progress
+from selfextend.steps import Progress, Running
 
 __all__ = [
     "BATCH_TOKENS", "CHUNK_TOKENS", "LOSS_CHUNK_TOKENS", "PrefixCache", "TokensRead",
@@ -69,29 +69,54 @@ def reading(
 
 
 def exclusively(
-    model: PreTrainedModel, prefix: PrefixCache, work: Callable[[], Generator[S, None, T]], asked: Asked = NOBODY
+    model: PreTrainedModel,
+    prefix: PrefixCache,
+    opened: Callable[[], AbstractContextManager[Reader]],
+    work: Callable[[Reader], Generator[S, None, T]],
+    asked: Asked = NOBODY,
 ) -> Generator[Progress | S, None, T]:
-    """Run a generator of work while nobody else uses the model, and speak plainly when memory runs out.
+    """Run a generator of work while nobody else uses the model, and speak plainly when memory runs out. Between two of
+    its steps the model, as it was before, goes to short questions of others.
 
     Args:
-        prefix: what the work reads into; it is let go when memory runs out.
+        prefix: what the work reads into, and nobody else meanwhile; it is let go when memory runs out.
+        opened: opens the model as the work reads with it, see `reading`; once for each turn.
+        work: is given the reader of its first turn, which serves it in the others too.
         asked: for whom, and how long it takes.
 
     Raises:
         OutOfMemoryError: memory ran out.
         ClosedLineError: the model is about to go.
     """
-    with line_of(model).visit(asked) as visit:
-        return (yield from in_turn(visit, prefix, work))
+    readers: list[Reader] = []
+
+    def begun() -> Generator[S, None, T]:
+        return (yield from work(readers[0]))
+
+    with line_of(model).visit(asked) as visit, Running(begun()) as running:
+
+        def turn() -> Generator[S, None, bool]:
+            """Whether the work has ended."""
+            with opened() as reader:
+                readers.append(reader)
+                for step in running:
+                    yield step
+                    if visit.give_way():
+                        return False
+            return True
+
+        while not (yield from in_turn(visit, prefix, turn)):
+            pass
+        return running.result
 
 
 def in_turn(
     visit: Visit, prefix: PrefixCache, work: Callable[[], Generator[S, None, T]]
 ) -> Generator[Progress | S, None, T]:
-    """`exclusively`, for work that has more than one turn at the model.
+    """Run a generator of work in one turn of a visit.
 
     Raises:
-        OutOfMemoryError, ClosedLineError: as there.
+        OutOfMemoryError, ClosedLineError: as `exclusively`.
     """
     yield from visit.turn()
     try:

@@ -253,10 +253,15 @@ class AttentionRecorder:
 
 
 @contextmanager
-def recorder_of(model: PreTrainedModel, request: RecordingRequest) -> Iterator[AttentionRecorder]:
+def recorder_of(
+    model: PreTrainedModel, request: RecordingRequest, begun: AttentionRecorder | None = None
+) -> Iterator[AttentionRecorder]:
     """Record attention of the forward passes inside a `with` block. The record is whole once `finish` came to its end.
 
     A method must be on with `observed=True`, or SelfExtend by `enable`.
+
+    Args:
+        begun: the recorder to go on with, finished so far; a new one unless given.
 
     Raises:
         RuntimeError: SelfExtend is off.
@@ -267,7 +272,7 @@ def recorder_of(model: PreTrainedModel, request: RecordingRequest) -> Iterator[A
         raise RuntimeError(
             "Attention is recorded while SelfExtend is on. Enable it; group_size=1 is the vanilla model."
         )
-    before, recorder = extension.observer, AttentionRecorder(request, extension)
+    before, recorder = extension.observer, AttentionRecorder(request, extension) if begun is None else begun
     extension.observer = recorder
     try:
         yield recorder

@@ -614,6 +614,22 @@ def test_pictures_of_pages_are_small_and_exact_where_they_can_be(folder: Path, t
     assert size < as_png(drawn) / 5
 
 
+@pytest.mark.parametrize("size", [(595, 11_000), (11_000, 595)], ids=["long", "wide"])
+def test_a_page_longer_than_a_picture_can_be_comes_out_smaller_and_takes_no_other_along(
+    tmp_path: Path, size: tuple[int, int]
+) -> None:
+    path = tmp_path / "banner.pdf"
+    with closing(pypdfium2.PdfDocument.new()) as pdf:
+        for page_size in (size, (595, 842)):
+            pdf.new_page(*page_size)
+        pdf.save(path)
+    banner, page = page_views(path, [1, 2], 17_000 if size[0] > size[1] else 1000)
+    picture = Image.open(io.BytesIO(base64.b64decode(banner.picture)))
+    assert max(picture.size) <= 16_383
+    assert picture.width / picture.height == pytest.approx(size[0] / size[1], rel=0.01)
+    assert page.picture
+
+
 def test_a_page_that_is_not_there_is_refused(folder: Path) -> None:
     with pytest.raises(DocumentError, match=r"good\.pdf has no page 5: it has 4"):
         page_views(folder / "good.pdf", [1, 5], 100)

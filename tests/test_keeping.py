@@ -12,12 +12,14 @@ import weakref
 from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from app.belongings import keep_document, remove_documents, remove_everything, remove_old, runs_folder, write_down
 from app.documents import memo
 from app.documents.document import Limits
+from app.documents.holders import Holders
 from app.documents.library import DataFolderError, Library, StoredDocument, browser_secret, locked
 from app.jobs import InBackground, Job, JobStopped
 from app.own_folder import OwnFolder
@@ -323,6 +325,30 @@ def test_parts_of_a_killed_process_go(tmp_path: Path) -> None:
         text(place, "abc.1234.part")
     runtime_in(data)
     assert list(data.rglob("*.part")) == []
+
+
+def test_a_document_goes_whose_holder_was_not_written_down_before_the_process_was_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Killed(BaseException):
+        """No code of the process runs after this."""
+
+    def killed(*_: Any) -> None:
+        raise Killed
+
+    data = tmp_path / "data"
+    runtime = runtime_in(data)
+    added(runtime, ADA, text(tmp_path, "a.txt"))
+    kept = set((data / "documents").iterdir())
+    with monkeypatch.context() as patch:
+        patch.setattr(Holders, "put", killed)
+        patch.setattr(Path, "unlink", lambda *_, **__: None)
+        for path in (text(tmp_path, "a.txt"), text(tmp_path, "b.txt", "The dog sleeps.")):
+            with pytest.raises(Killed):
+                added(runtime, BOB, path)
+    again = runtime_in(data)
+    assert set((data / "documents").iterdir()) == kept
+    assert [stored.document.name for stored in again.sessions.get(ADA).documents] == ["a.txt"]
 
 
 @pytest.mark.parametrize("secret", [b"", b"\xff\x00\xfe", b"short", "ü".encode() * 16])

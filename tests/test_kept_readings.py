@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import logging
+import os
 import stat
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -240,15 +244,51 @@ def test_a_deleted_document_has_no_readings(tiny: LoadedModel, tmp_path: Path) -
     assert files(kept.folder) == []
 
 
-def test_what_waits_to_be_written_goes_with_its_document_too(tiny: LoadedModel, tmp_path: Path) -> None:  # noqa: F811
+@pytest.mark.parametrize("moment", [1, 3], ids=["while it waits", "while it is written"])
+@pytest.mark.parametrize("other", [False, True], ids=["here", "by another server on the folder"])
+def test_what_is_not_written_yet_goes_with_its_document_too(
+    tiny: LoadedModel,  # noqa: F811
+    tmp_path: Path,
+    other: bool,
+    moment: int,
+) -> None:
     process = Process(tiny, tmp_path)
-    keep, busy = process.kept.keep, [True]
-    process.kept.keep = lambda what, beginning, _: keep(what, beginning, lambda: busy[0])  # type: ignore[method-assign]
-    result_of(answer_turn(tiny, process.caches, Session("me"), QUESTION))
-    process.kept.forget(DOCUMENT.document.sha256)
-    busy[0] = False
-    process.kept.settle()
+    remover = KeptReadings(tmp_path, 10**9) if other else process.kept
+    left = during_writing(process, moment, lambda: remover.forget(DOCUMENT.document.sha256))
+    assert left == [[]]  # at once, not only when it is written
     assert not files(tmp_path)
+
+
+def test_what_is_not_written_yet_stays_where_another_goes(tiny: LoadedModel, tmp_path: Path) -> None:  # noqa: F811
+    process = Process(tiny, tmp_path)
+    during_writing(process, 3, lambda: process.kept.forget_owner("you"))
+    assert Process(tiny, tmp_path).ask().answer.reused_tokens > 1_000
+
+
+def during_writing(process: Process, moment: int, act: Callable[[], None]) -> list[list[Path]]:
+    """Ask, and act at this look at whether the writing should wait; what is in the folder right after that."""
+    keep, looks, left = process.kept.keep, count(1), list[list[Path]]()
+
+    def busy() -> bool:
+        if next(looks) == moment:
+            act()
+            left.append(files(process.kept.folder))
+        return False
+
+    process.kept.keep = lambda what, beginning, _: keep(what, beginning, busy)  # type: ignore[method-assign]
+    process.ask()
+    return left
+
+
+def test_what_a_dead_process_was_writing_is_removed_at_the_start(tmp_path: Path) -> None:
+    with subprocess.Popen([sys.executable, "-c", ""]) as dead:
+        pass
+    at_work, of_its_number = tmp_path / f"a.{os.getppid()}.part", tmp_path / f"b.{os.getppid()}.part"
+    for part in (tmp_path / f"a.{dead.pid}.part", tmp_path / f"a.{os.getpid()}.part", at_work, of_its_number):
+        part.write_bytes(b"half of it")
+    os.utime(of_its_number, (0, 0))
+    KeptReadings(tmp_path, 10**9)
+    assert files(tmp_path) == [at_work]
 
 
 def test_nothing_is_kept_without_persistence(tmp_path: Path) -> None:

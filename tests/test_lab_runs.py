@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from lab_models import PROFILE, WINDOW, folder, ids, llama, methods, tokenizer
@@ -23,6 +24,7 @@ from selfextend.lab.choices import Choices, prose_tokens
 from selfextend.lab.cluster import RayUnavailableError, check_address, run_on_ray
 from selfextend.lab.errors import LabError
 from selfextend.lab.grid import GridPlan
+from selfextend.lab.measuring import Cost
 from selfextend.lab.perplexity import PerplexityPlan
 from selfextend.lab.planning import plan_of
 from selfextend.lab.plans import Plan
@@ -85,6 +87,21 @@ def test_a_grid_has_a_row_for_each_case_and_tells_how_far_it_is() -> None:
         assert twin["expected"] == row["expected"]
         assert twin["prompt_tokens"] == row["prompt_tokens"]
     assert all(row["seconds"] > 0 and row["peak_bytes"] >= 0 for row in rows)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there only the GPU's memory counts")
+def test_what_happens_while_work_is_interrupted_is_none_of_its_cost(monkeypatch: pytest.MonkeyPatch) -> None:
+    cost, megabyte = Cost(), 2**20
+    monkeypatch.setattr(time, "perf_counter", iter([0, 1, 10, 12]).__next__)
+    with cost:
+        held = np.ones(40 * megabyte, np.uint8)
+    others = np.ones(200 * megabyte, np.uint8)
+    with cost:
+        more = np.ones(30 * megabyte, np.uint8)
+    monkeypatch.undo()
+    assert cost.seconds == 3
+    assert 60 < cost.peak_bytes / megabyte < 120
+    del held, others, more
 
 
 def test_answers_are_greedy_ones_whatever_the_batch() -> None:

@@ -3,29 +3,47 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator
-from contextlib import ExitStack
+from collections.abc import Generator, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from functools import partial
+from itertools import takewhile
 from threading import Thread
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 from architectures import build, token_ids
 
+from selfextend import generation
 from selfextend import line as line_module
 from selfextend.beginning import Beginning, Continuation
 from selfextend.errors import OutOfMemoryError
 from selfextend.generation import (
     Answer,
     GenerationSettings,
+    NewToken,
     PrefillProgress,
     ReadingSettings,
     ReadyModel,
     answer_steps,
 )
 from selfextend.line import Asked, ClosedLineError, Line, Visit, Waiting, line_of
-from selfextend.methods import SelfExtend
+from selfextend.methods import LinearInterpolation, Method, SelfExtend, SlidingWindow, Vanilla
 from selfextend.profile import Profile
-from selfextend.reading import PrefixCache, exclusively
+from selfextend.reader import Reader
+from selfextend.reading import (
+    PrefixCache,
+    TokensRead,
+    exclusively,
+    greedy_answers_steps,
+    log_probability_steps,
+    loss_steps,
+    read_steps,
+    reading,
+)
+from selfextend.recording import RecordingRequest
 from selfextend.steps import Running, result_of
 
 
@@ -108,6 +126,17 @@ def test_a_long_reading_gives_way_to_one_short_question_between_two_chunks(crowd
     assert crowd.ends("other short") == "long"
     assert not crowd.visits["long"].give_way()
     assert crowd.ends("long") == "second long"
+
+
+def test_of_the_short_ones_who_had_the_model_least_is_first(crowd: Crowd) -> None:
+    crowd.come("long")
+    crowd.come("long answer", short=True)
+    assert crowd.gives_way("long") == "long answer"
+    crowd.come("short", short=True)
+    assert crowd.gives_way("long answer") == "long"
+    assert crowd.gives_way("long") == "short"
+    assert crowd.ends("short") == "long"
+    assert crowd.gives_way("long") == "long answer"
 
 
 def test_what_becomes_short_while_it_waits_is_short(crowd: Crowd) -> None:
@@ -243,6 +272,186 @@ def test_a_short_question_is_answered_while_a_long_text_is_read_and_both_are_rig
     assert not line_of(MODEL).in_use
 
 
+@pytest.fixture
+def _short_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(generation, "TURN_SECONDS", 0.0)
+
+
+@pytest.mark.usefixtures("_short_turns")
+@pytest.mark.parametrize("recorded", [False, True], ids=["", "recorded"])
+@pytest.mark.parametrize("said", [0, 5], ids=["anew", "gone on with"])
+def test_a_long_answer_gives_way_and_nothing_of_it_changes(recorded: bool, said: int) -> None:
+    prompt, settings = TOKENS[:200], GenerationSettings(max_new_tokens=20, temperature=1.0, repetition_penalty=1.2)
+    how = replace(HOW, observed=recorded)
+    record = RecordingRequest(range(199 + said, 219 + said), [0, 50, 100], top=3) if recorded else None
+
+    def asked(beginning: Beginning, begun: Answer | None) -> Running[Any, Answer]:
+        steps = answer_steps(
+            READY,
+            prompt,
+            settings,
+            how,
+            prefix=Continuation(beginning),
+            record=record,
+            begun=begun,
+            asked=Asked("long"),
+        )
+        return Running(steps)
+
+    begun = None
+    if said:
+        first = replace(settings, max_new_tokens=said)
+        begun = result_of(answer_steps(READY, prompt, first, HOW))
+    expected = result_of(asked(Beginning(TOKENS[:100]), begun)._steps)
+    beginning, turns = Beginning(TOKENS[:100]), 0
+    with asked(beginning, begun) as running:
+        while not isinstance(next(running), NewToken):
+            pass
+        while True:
+            with wanting("short") as turn:
+                steps = list(takewhile(lambda step: not isinstance(step, Waiting), running))
+                if running._results:
+                    break
+                assert len([step for step in steps if isinstance(step, NewToken)]) <= 1
+                result_of(turn)
+                # The same handout, with something else behind it.
+                with reading(MODEL, METHOD, PROFILE, 200, observed=recorded) as reader:
+                    result_of(read_steps(reader, Continuation(beginning), [*TOKENS[:100], *TOKENS[300:360]]))
+                turns += 1
+    answer = running.result
+    assert turns > 15
+    assert answer.token_ids == expected.token_ids
+    assert answer.log_probabilities == expected.log_probabilities
+    assert (answer.text, answer.stopped_by, answer.reused_tokens) == (expected.text, "length", 0)
+    assert not line_of(MODEL).in_use
+    if recorded:
+        assert answer.attention is not None
+        assert expected.attention is not None
+        for name in ("sums", "maxima", "neighbor_share", "top_weights"):  # keys of nearly the same weight may swap
+            array = expected.attention.arrays_of_rows[name]
+            np.testing.assert_allclose(answer.attention.arrays_of_rows[name], array, atol=1e-6)
+
+
+@pytest.mark.usefixtures("_short_turns")
+def test_a_long_answer_keeps_the_model_where_nobody_waits_or_not_for_long_yet(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not any(isinstance(step, Waiting) for step in ask(PrefixCache(), TOKENS[:20], "long"))
+    monkeypatch.setattr(generation, "TURN_SECONDS", 60.0)
+    running = ask(PrefixCache(), TOKENS[:20], "long")
+    next(running)
+    with wanting("short"):
+        assert not any(isinstance(step, Waiting) for step in running)
+
+
+@pytest.mark.usefixtures("_short_turns")
+@pytest.mark.parametrize("recorded", [False, True], ids=["", "recorded"])
+def test_an_answer_that_is_stopped_while_another_has_the_model_is_kept(recorded: bool) -> None:
+    record = RecordingRequest(range(19, 39), [0]) if recorded else None
+    how, settings = replace(HOW, observed=recorded), GenerationSettings(max_new_tokens=20)
+    with Running(answer_steps(READY, TOKENS[:20], settings, how, record=record, asked=Asked("long"))) as running:
+        tokens = (step for step in running if isinstance(step, NewToken))
+        said = [next(tokens), next(tokens)]
+        with wanting("short") as turn:
+            said += [
+                step
+                for step in takewhile(lambda step: not isinstance(step, Waiting), running)
+                if isinstance(step, NewToken)
+            ]
+            result_of(turn)
+            running.end()
+        answer = running.result
+    assert answer.stopped_by == "interrupted"
+    assert answer.token_ids == tuple(step.token_id for step in said)
+    assert answer.text == said[-1].text
+
+
+@pytest.mark.usefixtures("_short_turns")
+def test_a_stop_while_an_answer_is_about_to_give_way_is_not_lost() -> None:
+    record, settings = RecordingRequest(range(19, 39), [0]), GenerationSettings(max_new_tokens=20)
+    how = replace(HOW, observed=True)
+    with Running(answer_steps(READY, TOKENS[:20], settings, how, record=record, asked=Asked("long"))) as running:
+        for _ in range(2):  # the first one's row is recorded with the prompt's
+            assert any(isinstance(step, NewToken) for step in running)
+        with wanting("short"):
+            assert any("tracing" in getattr(step, "words", "") for step in running)
+            running.end()
+            for _ in running:
+                pass
+        assert running.result.stopped_by == "interrupted"
+        assert len(running.result.token_ids) < 20
+
+
+@contextmanager
+def wanting(who: str) -> Iterator[Generator[Waiting, None, None]]:
+    """Somebody short who waits for the model: the turn that follows, once this is followed to its end."""
+    with line_of(MODEL).visit(Asked(who), lambda: True) as visit:
+        turn = visit.turn()
+        next(turn)
+        yield turn
+        visit.leave()
+
+
+def losses(reader: Reader, prefix: PrefixCache) -> Generator[TokensRead, None, Any]:
+    return loss_steps(reader, TOKENS[:400], 40, prefix)
+
+
+def scores(reader: Reader, prefix: PrefixCache) -> Generator[TokensRead, None, Any]:
+    return log_probability_steps(reader, prefix, TOKENS[:400], TOKENS[400:420], 40)
+
+
+def answers(reader: Reader, prefix: PrefixCache) -> Generator[TokensRead, None, Any]:
+    prompts = [[*TOKENS[:390], *TOKENS[start : start + 10]] for start in (400, 410)]
+    return greedy_answers_steps(reader, prefix, TOKENS[:390], prompts, 12, frozenset())
+
+
+@pytest.mark.parametrize("work", [losses, scores, answers])
+@pytest.mark.parametrize("method", [METHOD, Vanilla(), LinearInterpolation(), SlidingWindow()], ids=lambda m: m.kind)
+def test_what_is_measured_gives_way_too_and_nothing_of_it_changes(method: Method, work: Any) -> None:
+    opened = partial(reading, MODEL, method, PROFILE, 420)
+
+    def measured() -> Running[Any, Any]:
+        prefix = PrefixCache()
+        return Running(exclusively(MODEL, prefix, opened, lambda reader: work(reader, prefix), Asked("measuring")))
+
+    expected = result_of(measured()._steps)
+    short = token_ids(30)
+    alone = MODEL(short).logits
+    with measured() as running:
+        turns, _ = 0, next(running)
+        while True:
+            with wanting("short") as turn:
+                step = next(running, None)
+                while isinstance(step, TokensRead):
+                    step = next(running, None)
+                if step is None:
+                    break
+                assert isinstance(step, Waiting)
+                result_of(turn)
+                assert torch.equal(MODEL(short).logits, alone)  # as it was before
+                turns += 1
+        assert turns > 3
+        np.testing.assert_array_equal(running.result, expected)
+    assert not line_of(MODEL).in_use
+
+
+def test_what_is_stopped_while_another_has_the_model_is_closed() -> None:
+    prefix, closed = PrefixCache(), []
+
+    def work(reader: Reader) -> Generator[TokensRead, None, None]:
+        try:
+            yield from losses(reader, prefix)
+        finally:
+            closed.append(True)
+
+    running = Running(exclusively(MODEL, prefix, partial(reading, MODEL, METHOD, PROFILE, 400), work))
+    next(running)
+    with wanting("short") as turn:
+        assert any(isinstance(step, Waiting) for step in running)
+        result_of(turn)
+        running.close()
+        assert closed
+    assert not line_of(MODEL).in_use
+
+
 def test_an_interrupted_reading_leaves_the_line() -> None:
     long = ask(PrefixCache(), TOKENS[:800], "long")
     for _ in range(4):
@@ -259,11 +468,11 @@ def test_memory_that_runs_out_forgets_the_beginning_too() -> None:
     result_of(ask(place, [*TOKENS[:200], 5], "first")._steps)
     assert beginning.is_read
 
-    def fails() -> Generator[int, None, None]:
+    def fails(reader: Reader) -> Generator[int, None, None]:
         yield 1
         raise MemoryError("out of memory")
 
     with pytest.raises(OutOfMemoryError, match="Memory ran out"):
-        result_of(exclusively(MODEL, place, fails))
+        result_of(exclusively(MODEL, place, partial(reading, MODEL, METHOD, PROFILE, 201), fails))
     assert beginning.nbytes == 0
     assert result_of(ask(place, [*TOKENS[:200], 5], "again")._steps).reused_tokens == 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import pytest
 import torch
@@ -383,10 +383,9 @@ def test_prompts_that_share_nothing_count_as_held_when_memory_runs_out() -> None
 
     model.register_forward_pre_hook(no_memory)
 
-    def work():
-        with reading(model, Vanilla(), PROFILE, 5000) as reader:
-            yield from greedy_answers_steps(reader, prefix, [], [ids(5000)], 1, frozenset())
+    def work(reader):
+        yield from greedy_answers_steps(reader, prefix, [], [ids(5000)], 1, frozenset())
 
     with pytest.raises(OutOfMemoryError, match="after 2 MB"):
-        result_of(exclusively(model, prefix, work))
+        result_of(exclusively(model, prefix, partial(reading, model, Vanilla(), PROFILE, 5000), work))
     assert prefix.nbytes == 0

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
+from threading import Event
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from architectures import TRAINED_WINDOW, build, token_ids
 from torch import nn
 from transformers import PreTrainedModel
 
+from app.api import CallerGoneError, _while_wanted
 from app.jobs import Job, JobStopped
 from selfextend.beginning import Beginning, Continuation
 from selfextend.methods import Method, ReRoPE, SelfExtend, SlidingWindow, Vanilla
@@ -40,11 +42,12 @@ LEFT_ALONE = {
 
 
 class Stopped:
-    """Stops a job while the first layer reads the second chunk, and counts chunks and the layers that read the last."""
+    """Calls `stop` while the first layer reads the second chunk, and counts chunks and the layers that read the
+    last."""
 
-    def __init__(self, model: PreTrainedModel, job: Job) -> None:
+    def __init__(self, model: PreTrainedModel, stop: Callable[[], None]) -> None:
         self.passes = self.layers = 0
-        self._job = job
+        self._stop = stop
         first, second, *_ = next(module for module in model.modules() if isinstance(module, nn.ModuleList))
         first.register_forward_hook(self._first)
         second.register_forward_hook(self._second)
@@ -53,7 +56,7 @@ class Stopped:
         if _tokens(output) >= LEAST:
             self.passes, self.layers = self.passes + 1, 1
             if self.passes == 2:
-                self._job.stop()
+                self._stop()
 
     def _second(self, layer: nn.Module, args: Any, output: Any) -> None:
         self.layers += _tokens(output) >= LEAST
@@ -92,7 +95,7 @@ def test_a_stop_ends_a_pass_between_two_layers_and_keeps_what_was_read(case: str
     name, method = PUT_BACK[case]
     model, job = build(name), Job()
     prefix = Continuation(Beginning(TOKENS[:beginning])) if beginning else PrefixCache()
-    stopped = Stopped(model, job)
+    stopped = Stopped(model, job.stop)
     with pytest.raises(JobStopped):
         followed(job, chunks(model, method, prefix))
     assert (stopped.passes, stopped.layers) == (2, 1)
@@ -105,7 +108,7 @@ def test_a_stop_ends_a_pass_between_two_layers_and_keeps_what_was_read(case: str
 def test_a_pass_that_could_not_be_put_back_comes_to_its_end(case: str) -> None:
     name, method = LEFT_ALONE[case]
     model, job, prefix = build(name), Job(), PrefixCache()
-    stopped = Stopped(model, job)
+    stopped = Stopped(model, job.stop)
     with pytest.raises(JobStopped):
         followed(job, chunks(model, method, prefix))
     assert (stopped.passes, stopped.layers) == (2, 2)
@@ -116,7 +119,7 @@ def test_a_pass_that_could_not_be_put_back_comes_to_its_end(case: str) -> None:
 
 def test_a_measured_loss_ends_midway_too() -> None:
     model, job = build("llama"), Job()
-    stopped = Stopped(model, job)
+    stopped = Stopped(model, job.stop)
 
     def losses() -> Generator[TokensRead, None, Any]:
         with reading(model, EXTENDED, PROFILE, len(TOKENS)) as reader:
@@ -127,9 +130,18 @@ def test_a_measured_loss_ends_midway_too() -> None:
     assert (stopped.passes, stopped.layers) == (2, 1)
 
 
+def test_a_program_that_has_left_does_not_keep_the_model_for_a_chunk() -> None:
+    model, prefix, left = build("llama"), PrefixCache(), Event()
+    stopped = Stopped(model, left.set)
+    with pytest.raises(CallerGoneError):
+        _while_wanted(chunks(model, EXTENDED, prefix), left.is_set)
+    assert (stopped.passes, stopped.layers) == (2, 1)
+    assert prefix.tokens == TOKENS[:CHUNK]
+
+
 def test_nobody_who_did_not_ask_is_ended_midway() -> None:
     model, job, prefix = build("llama"), Job(), PrefixCache()
-    stopped = Stopped(model, job)
+    stopped = Stopped(model, job.stop)
     assert followed(Job(), chunks(model, EXTENDED, prefix)) is not None
     assert (stopped.passes, stopped.layers) == (3, 2)
     assert prefix.tokens == TOKENS

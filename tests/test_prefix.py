@@ -72,7 +72,8 @@ def test_what_was_written_is_read_on_from_as_if_it_had_just_been_read(name: str,
     expected = read_on(model, method, Continuation(beginning), text, observed)
     states = beginning.states()
     assert states is not None
-    write_reading(tmp_path / "kept", states, {"of": "this"})
+    with (tmp_path / "kept").open("wb") as file:
+        write_reading(file, states, {"of": "this"})
     asked = []
 
     def recall(reads_as: object) -> dict[str, torch.Tensor]:

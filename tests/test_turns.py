@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from threading import Thread
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from app_parts import stored, tiny, tiny_folder  # noqa: F401 (fixtures)
 
 from app.answering import Shown, reply_steps
-from app.asking import Question, answer_turn
+from app.asking import Question, answer_turn, prompt_of
 from app.model_shelf import LoadedModel, ModelShelf
+from app.page import _test_passages
 from app.runtime import make_runtime
 from app.session import CacheStore, Session
 from app.settings import read_settings
+from app.tabs.compare import _loss_steps
+from app.tabs.lab import _steps, prepare
 from app.tabs.model_panel import told_load
 from selfextend import line
+from selfextend.config import SelfExtendConfig
 from selfextend.generation import GenerationSettings
+from selfextend.lab.choices import Choices
+from selfextend.lab.records import RunFile, file_name
 from selfextend.line import ClosedLineError, line_of
 from selfextend.methods import SelfExtend
 from selfextend.steps import Running, result_of
@@ -92,6 +100,36 @@ def test_what_is_read_now_is_not_let_go_of_for_somebody_else(tiny: LoadedModel) 
     alone = result_of(answer_turn(tiny, CacheStore(10**9), Session("x"), LONG))
     assert long.result.answer.token_ids == alone.answer.token_ids
     assert long.result.answer.reused_tokens == 0
+
+
+def passage_tests(loaded: LoadedModel, folder: Path) -> Iterator[Any]:
+    turn = result_of(answer_turn(loaded, CacheStore(10**9), Session("me"), SHORT))
+    runtime: Any = SimpleNamespace(models=SimpleNamespace(need=lambda: loaded))
+    return _test_passages(runtime, "me", turn, turn.citations)
+
+
+def losses(loaded: LoadedModel, folder: Path) -> Iterator[Any]:
+    tokens = prompt_of(loaded, SHORT).ids
+    return _loss_steps(loaded, tokens, SelfExtendConfig(100, 64), "me")
+
+
+def lab(loaded: LoadedModel, folder: Path) -> Iterator[Any]:
+    plan, header = prepare(Choices("passkey", ("vanilla",), lengths="2x", depths="1", trials=1, seed=1), loaded)
+    return _steps(loaded, plan, RunFile(folder / file_name(header), header, resume=True), "me")
+
+
+@pytest.mark.parametrize("job", [passage_tests, losses, lab])
+def test_whatever_a_visitor_has_the_model_do_counts_as_their_turn(
+    tiny: LoadedModel,  # noqa: F811
+    tmp_path: Path,
+    job: Callable[[LoadedModel, Path], Iterator[Any]],
+) -> None:
+    for _ in job(tiny, tmp_path):
+        assert {visit.asked.who for visit in line_of(tiny.model)._visits} <= {"me"}
+        if line_of(tiny.model).in_use:
+            break
+    else:
+        pytest.fail("the model was never used")
 
 
 def test_a_model_is_replaced_when_nobody_uses_it_and_those_who_wait_are_told(

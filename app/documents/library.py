@@ -83,6 +83,8 @@ class Library:
             for place in (folder, self.folder, self._holders.folder):
                 for part in place.glob("*.part"):
                     part.unlink()
+                    if place == self.folder:
+                        self._delete_unless_held({part.stem})
 
     def add_steps(self, path: Path, name: str, holder: str = "") -> Generator[Progress, None, StoredDocument]:
         """Read a file and keep it. Closing the generator stops the reading, and nothing is kept.
@@ -94,7 +96,7 @@ class Library:
             DocumentError: with a sentence that names the file and says what to do.
         """
         document = yield from read_document_steps(path, self.limits, name)
-        with self._changing(name):
+        with self._changing(name), self._unfinished(document):
             stored = self._keep(path, document)
             if holder:
                 others = [named for named in self._holders.of(holder) or () if named[0] != document.sha256]
@@ -194,6 +196,17 @@ class Library:
                 f"{what} cannot be kept in {self.folder} ({error.strerror or error}): make room there, or choose "
                 "another folder with --data-folder."
             ) from error
+
+    @contextmanager
+    def _unfinished(self, document: Document) -> Iterator[None]:
+        """While a document is kept and written down for who has it: of a process that is killed meanwhile, the next one
+        finds a mark, and deletes what nobody has."""
+        mark = self.folder / f"{document.sha256}.part"
+        try:
+            mark.touch(mode=0o600)
+            yield
+        finally:
+            mark.unlink(missing_ok=True)
 
     def _delete_unless_held(self, checksums: set[str]) -> None:
         gone = checksums - self._lasting

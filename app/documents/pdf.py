@@ -23,6 +23,8 @@ GRID = 10_000
 """Steps across a page in which boxes are computed before they become fractions."""
 
 MAX_PIXELS = 16_000_000
+MAX_SIDE = 16_383
+"""Pixels of a picture as WebP, which knows no longer ones."""
 MOST_COLOURS = 4096
 """Of a page of text and drawings; a photograph has more."""
 UNMAPPED = "its fonts do not say which letters they show"
@@ -235,7 +237,8 @@ def page_views(path: str, numbers: Sequence[int], width: int) -> Iterator[Messag
     """Each of these pages as it is shown: its picture, `width` pixels wide, and where its words are, unless they were
     read by OCR: what that found is kept with the page's text.
 
-    A page so long that this would exceed `MAX_PIXELS` comes out narrower; one that cannot be opened has no picture.
+    A page so long that this would exceed `MAX_PIXELS` or `MAX_SIDE` comes out narrower; one that cannot be opened has
+    no picture.
 
     Raises:
         Refused: no such page.
@@ -276,7 +279,11 @@ def _on_page(rectangle: Rectangle, convert: Any) -> FractionBox | None:
 def _picture(page: Any, width: int) -> str:
     """The page as WebP, in base64: exact where it has few colours, as text has; a photograph would be megabytes so."""
     page_width, page_height = max(page.get_width(), 1.0), max(page.get_height(), 1.0)
-    scale = min(width / page_width, (MAX_PIXELS / (page_width * page_height)) ** 0.5)
+    scale = min(
+        width / page_width,
+        (MAX_PIXELS / (page_width * page_height)) ** 0.5,
+        (MAX_SIDE - 1) / max(page_width, page_height),  # a side is rounded up
+    )
     buffer = io.BytesIO()
     picture = page.render(scale=scale).to_pil().convert("RGB")
     is_exact = picture.getcolors(MOST_COLOURS) is not None

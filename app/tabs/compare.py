@@ -11,6 +11,7 @@ import plotly.graph_objects as go
 
 from selfextend.config import SelfExtendConfig
 from selfextend.lab.views import curve_view
+from selfextend.line import Asked
 from selfextend.methods import SelfExtend, Vanilla
 from selfextend.steps import Progress, Running
 
@@ -78,7 +79,7 @@ def build_compare_tab(runtime: Runtime, controls: Controls, states: States, answ
             loaded, rows = runtime.models.need(), []
             prompt = build_prompt(loaded.tokenizer, [stored.document for stored in session.documents], "")
             config = Choices.read(values).config
-            steps = _loss_steps(loaded, prompt.ids, config)
+            steps = _loss_steps(loaded, prompt.ids, config, visitor)
             with Running(session.measuring.follow(steps)) as running:
                 for step in running:
                     if isinstance(step, Progress):
@@ -186,14 +187,17 @@ def _heatmaps(turns: list[Turn], pictures: list[Picture], scale: Any) -> Iterato
         )
 
 
-def _loss_steps(loaded: LoadedModel, tokens: list[int], config: SelfExtendConfig) -> Generator[Any, None, None]:
+def _loss_steps(
+    loaded: LoadedModel, tokens: list[int], config: SelfExtendConfig, visitor: str
+) -> Generator[Any, None, None]:
     """The lab's perplexity of vanilla and SelfExtend over the documents."""
     from selfextend.lab.perplexity import PerplexityPlan
     from selfextend.lab.run import run_plan
 
     methods = (Vanilla(), SelfExtend.of(config))
     plan = PerplexityPlan(methods, tuple(tokens), len(tokens), -(-len(tokens) // BINS), "documents")
-    return run_plan(loaded.model, loaded.tokenizer, plan, loaded.profile)
+    asked = Asked(visitor, loaded.reading_time.seconds(len(tokens)))
+    return run_plan(loaded.model, loaded.tokenizer, plan, loaded.profile, asked=asked)
 
 
 def _last_comparison(entries: list[Entry]) -> Entry | None:

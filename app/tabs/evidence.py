@@ -46,8 +46,9 @@ NOT_PROOF = hint_html(
 NOTHING_YET = hint_html("Ask a question: the pages and passages that the answer looked at appear here.")
 NOTHING_FOUND = hint_html("This answer had no documents to look at.")
 
-PassageTester = Callable[[Turn, Sequence[Citation]], Generator[UnderTest | PassageTest, None, None]]
-"""Yields how far the testing is, and each passage's test as soon as there is one; closing it stops the work."""
+PassageTester = Callable[[str, Turn, Sequence[Citation]], Generator[UnderTest | PassageTest, None, None]]
+"""Is told who asks. Yields how far the testing is, and each passage's test as soon as there is one; closing it stops
+the work."""
 
 
 class Wanted(NamedTuple):
@@ -119,7 +120,7 @@ def build_evidence_tab(
             return
         session, turn, pace, done = session_of(visitor), asked.turn, Pace(), 0
         try:
-            with Running(session.testing.follow(test(turn, asked.citations))) as running:
+            with Running(session.testing.follow(test(visitor, turn, asked.citations))) as running:
                 for step in running:
                     if isinstance(step, PassageTest):
                         turn.tests[step.citation.rank] = step

@@ -15,6 +15,7 @@ from selfextend.lab.choices import Choices, OwnText, parse_depths, parse_lengths
 from selfextend.lab.errors import LabError
 from selfextend.lab.records import Run, RunFile, as_csv, file_name, read_run
 from selfextend.lab.views import View, is_sweep, views
+from selfextend.line import Asked
 from selfextend.methods import METHOD_NAMES, method_named
 from selfextend.steps import Progress, Running
 
@@ -219,7 +220,7 @@ class _Handlers:
             file = RunFile(path, header, resume=True)
             going = OpenedRun(file.run, path)
             yield parts.show(going, {**runs, going.label: going})
-            with Running(session.probing.follow(_steps(loaded, plan, file))) as steps:
+            with Running(session.probing.follow(_steps(loaded, plan, file, visitor))) as steps:
                 pace = Pace(REDRAW_SECONDS)
                 for step in steps:
                     if isinstance(step, Progress):
@@ -326,11 +327,12 @@ def _checked_length(choices: Choices, trained_window: int) -> int:
     return longest
 
 
-def _steps(loaded: LoadedModel, plan: Plan, file: RunFile) -> Generator[Progress | CellDone, None, None]:
-    """Run a plan, and record each cell before it is yielded."""
+def _steps(loaded: LoadedModel, plan: Plan, file: RunFile, visitor: str) -> Generator[Progress | CellDone, None, None]:
+    """Run a plan for a visitor, and record each cell before it is yielded."""
     from selfextend.lab import run
 
-    for step in run.run_plan(loaded.model, loaded.tokenizer, plan, loaded.profile, file.complete_cells()):
+    done, asked = file.complete_cells(), Asked(visitor)
+    for step in run.run_plan(loaded.model, loaded.tokenizer, plan, loaded.profile, done, asked):
         if isinstance(step, run.CellDone):
             file.add(step.rows)
         yield step

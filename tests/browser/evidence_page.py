@@ -111,7 +111,7 @@ def build(folder: Path) -> gr.Blocks:
 
     hold_at = 0  # the passage under test that is held, so that it can be stopped on any machine; 0: none
 
-    def test(turn: Turn, citations: Sequence[Citation]) -> Generator[Any, None, None]:
+    def test(visitor: str, turn: Turn, citations: Sequence[Citation]) -> Generator[Any, None, None]:
         answered = Answered(loaded.ready, turn.prompt.ids, turn.answer, turn.generation, turn.prefix, chunk_tokens=64)
         done = 0
         for step in passage_tests_steps(answered, citations):
