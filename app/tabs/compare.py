@@ -14,6 +14,7 @@ from selfextend.lab.views import curve_view
 from selfextend.methods import Method, SelfExtend, Vanilla
 from selfextend.steps import Progress, Running
 
+from ..asking import check_memory
 from ..columns import Picture, pages_to_keep, picture_of
 from ..conversation import Entry
 from ..figures.lab import figure, table
@@ -190,6 +191,8 @@ def _loss_steps(loaded: LoadedModel, tokens: list[int], config: SelfExtendConfig
     from selfextend.lab.run import run_plan
 
     methods = (Vanilla(), SelfExtend.of(config))
+    for method in methods:
+        check_memory(loaded, method, len(tokens))
     plan = PerplexityPlan(methods, tuple(tokens), len(tokens), -(-len(tokens) // BINS), "documents")
     return run_plan(loaded.model, loaded.tokenizer, plan, loaded.profile)
 
