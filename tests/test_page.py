@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 import gradio as gr
 import pytest
+from app_parts import stored, tiny_folder  # noqa: F401 (fixture)
 
 from app.answering import reply_by
 from app.conversation import (
@@ -31,8 +32,9 @@ from app.runtime import Runtime, make_runtime
 from app.session import Session, Turn
 from app.settings import read_settings
 from app.tabs.controls import Choices, next_question_html
+from selfextend.loading import hardware
 from selfextend.methods import SelfExtend
-from selfextend.steps import Progress
+from selfextend.steps import Progress, result_of
 
 
 @pytest.fixture
@@ -290,3 +292,19 @@ def test_what_was_set_since_the_last_answer_is_told_until_it_is_asked_with() -> 
     assert (
         next_question_html(Choices.read(["Vanilla", 8, 128, False, "Always", 64, 0, 1, 0, 1, 0, 0, 0, "", 0]), []) == ""
     )
+
+
+def test_a_loss_that_does_not_fit_the_memory_is_not_measured(
+    runtime: Runtime,
+    tiny_folder: Path,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    visitor = "ada-0123456789-0123456789"
+    session = runtime.sessions.get(visitor)
+    session.documents = [stored()]
+    result_of(runtime.models.load_steps(str(tiny_folder)))
+    monkeypatch.setattr(hardware, "available_bytes", lambda device: 1000)
+    measure = next(function for function in build_page(runtime).fns.values() if function.name == "measure")
+    values = [component.value for component in measure.inputs[1:]]
+    *_, last = measure.fn(visitor, *values)
+    assert any("of memory, and 1,000 bytes are free" in str(update) for update in last.values())

@@ -15,6 +15,7 @@ from selfextend.line import Asked
 from selfextend.methods import SelfExtend, Vanilla
 from selfextend.steps import Progress, Running
 
+from ..asking import check_memory
 from ..columns import Picture, pages_to_keep, picture_of
 from ..conversation import Entry, settings_words
 from ..figures.lab import figure, table
@@ -195,6 +196,8 @@ def _loss_steps(
     from selfextend.lab.run import run_plan
 
     methods = (Vanilla(), SelfExtend.of(config))
+    for method in methods:
+        check_memory(loaded, method, len(tokens))
     plan = PerplexityPlan(methods, tuple(tokens), len(tokens), -(-len(tokens) // BINS), "documents")
     asked = Asked(visitor, loaded.reading_time.seconds(len(tokens)))
     return run_plan(loaded.model, loaded.tokenizer, plan, loaded.profile, asked=asked)
