@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import signal
@@ -10,18 +11,22 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import count
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import httpx
+import psutil
 import pytest
 from tiny_models import save_endless
 
 from benchmarks.serving import ROOT, SERVER_SECONDS
+from selfextend.kept import read_reading
 
 VISITORS, PAGE_LOADS = 33, 300
 SECRET = "Zanzibar"
@@ -118,7 +123,7 @@ class Server:
 @contextmanager
 def running(model: Path, folder: Path, *options: str) -> Iterator[Server]:
     temporary, data = folder / "tmp", folder / "data"
-    temporary.mkdir(parents=True)
+    temporary.mkdir(parents=True, exist_ok=True)
     with closing(socket.socket()) as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -220,6 +225,55 @@ def test_a_checksum_gives_nobody_what_another_has(server: Server) -> None:
     assert "no longer kept here" in shown
     assert f'data-open="{sha256}"' not in shown
     assert server.page().load(ada.kept()).names() == ["hers.txt"]
+
+
+def test_a_server_that_is_killed_while_it_stores_loses_nothing_and_leaves_nothing_behind(
+    model: Path, tmp_path: Path
+) -> None:
+    tried, told = list[str](), list[str]()
+
+    def add_without_end(page: Page) -> None:
+        with suppress(httpx.HTTPError):
+            for number in count():
+                tried.append(f"{number}.txt")
+                page.add(tried[-1], f"{SECRET} of text number {number}. " * 400)
+                told.append(tried[-1])
+
+    def ask(page: Page) -> None:
+        with suppress(httpx.HTTPError):
+            page.called("answer", {2: "Vanilla", 7: 4})
+
+    with running(model, tmp_path) as server:
+        adding, asking = server.page().load(), server.page().load()
+        asking.called("ready")
+        asking.add("asked.txt", f"{SECRET} jumps over the lazy dog near the old mill. " * 40)
+        asking.called("begin", {0: "Who jumps?"})
+        kept = [adding.kept(), asking.kept()]
+        with ThreadPoolExecutor(2) as threads:
+            added, answered = threads.submit(add_without_end, adding), threads.submit(ask, asking)
+            while not (added.done() or (told and (answered.done() or any((server.data / "readings").glob("*.part"))))):
+                time.sleep(0.001)
+            children = psutil.Process(server.process.pid).children(recursive=True)
+            server.process.kill()
+            added.result()
+            answered.result()
+    assert not psutil.wait_procs(children, timeout=5)[1]
+    with running(model, tmp_path) as server:
+        pages = [server.page().load(browser) for browser in kept]
+        shown = pages[0].names()
+        assert told
+        assert shown in (told, tried)
+        assert pages[1].names() == ["asked.txt"]
+        checksums = {sha256 for page in pages for sha256, _ in page.kept()["documents"]}
+        documents = server.data / "documents"
+        stored = {documents / f"{sha256}.{end}" for sha256 in checksums for end in ("txt", "json")}
+        assert set(server.texts()) == stored
+        for sha256 in checksums:
+            assert hashlib.sha256((documents / f"{sha256}.txt").read_bytes()).hexdigest() == sha256
+            assert SECRET in json.loads((documents / f"{sha256}.json").read_text())["pages"][0]["text"]
+        for reading in (server.data / "readings").glob("*.safetensors"):
+            assert read_reading(reading, {})
+        assert not list(server.data.rglob("*.part"))
 
 
 @pytest.mark.parametrize(
