@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from selfextend.line import NOBODY, Asked, Visit, line_of
+from selfextend.line import NOBODY, Asked, ClosedLineError, Visit, line_of
 from selfextend.methods import Method, Vanilla
 from selfextend.profile import Profile
 from selfextend.reader import Reader
@@ -70,7 +70,8 @@ class Answer:
         prompt_tokens, reused_tokens: of the prompt, and of those the ones read before.
         prefill_seconds: until the first token's logits; decode_seconds: from there on.
         method: the one used, settled.
-        stopped_by: "end", "stop" (a stop string), "length" or "interrupted" (by `selfextend.steps.EndNow`).
+        stopped_by: "end", "stop" (a stop string), "length" or "interrupted" (by `selfextend.steps.EndNow`, or, between
+            two turns, since the model was about to go).
         attention: what was recorded, or None.
     """
 
@@ -188,7 +189,7 @@ def answer_steps(
         try:
             while stopped_by is None:
                 stopped_by = yield from in_turn(visit, prefix, partial(answering.steps, visit))
-        except EndNow:  # between two turns
+        except (EndNow, ClosedLineError):  # between two turns
             if not answering.has_begun:
                 raise
             stopped_by = "interrupted"

@@ -160,9 +160,10 @@ class Line:
                 self._changed.notify_all()
 
     def wanted_by_short(self, visit: Visit) -> bool:
-        """Whether somebody else waits who would have a short turn."""
+        """Whether somebody else waits who would have a short turn. Nobody does any more once this line is closed."""
         with self._changed:
-            return any(other.waits and other.is_short() for other in self._eligible() if other is not visit)
+            waiting = (other for other in self._eligible() if other.waits and other is not visit)
+            return not self._closed and any(other.is_short() for other in waiting)
 
     def _takes(self, visit: Visit) -> bool:
         if self._closed:

@@ -200,8 +200,9 @@ def test_who_leaves_while_waiting_or_at_work_keeps_nobody(crowd: Crowd) -> None:
 
 def test_a_closed_line_sends_everybody_away_until_it_is_opened(crowd: Crowd) -> None:
     crowd.come("loading")
-    crowd.come("waiting")
+    crowd.come("waiting", short=True)
     crowd.line.close("Another model is being loaded.")
+    assert not crowd.visits["loading"].give_way()  # for it would not get the model back
     with pytest.raises(ClosedLineError, match="Another model"):
         crowd.look("waiting")
     with pytest.raises(ClosedLineError, match="Another model"):
@@ -344,7 +345,8 @@ def test_a_long_answer_keeps_the_model_where_nobody_waits_or_not_for_long_yet(mo
 
 @pytest.mark.usefixtures("_short_turns")
 @pytest.mark.parametrize("recorded", [False, True], ids=["", "recorded"])
-def test_an_answer_that_is_stopped_while_another_has_the_model_is_kept(recorded: bool) -> None:
+@pytest.mark.parametrize("closed", [False, True], ids=["by hand", "since the model goes"])
+def test_an_answer_that_is_stopped_while_another_has_the_model_is_kept(closed: bool, recorded: bool) -> None:
     record = RecordingRequest(range(19, 39), [0]) if recorded else None
     how, settings = replace(HOW, observed=recorded), GenerationSettings(max_new_tokens=20)
     with Running(answer_steps(READY, TOKENS[:20], settings, how, record=record, asked=Asked("long"))) as running:
@@ -357,7 +359,12 @@ def test_an_answer_that_is_stopped_while_another_has_the_model_is_kept(recorded:
                 if isinstance(step, NewToken)
             ]
             result_of(turn)
-            running.end()
+            if closed:
+                line_of(MODEL).close("Another model is being loaded.")
+                assert not list(running)
+                line_of(MODEL).open()
+            else:
+                running.end()
         answer = running.result
     assert answer.stopped_by == "interrupted"
     assert answer.token_ids == tuple(step.token_id for step in said)
