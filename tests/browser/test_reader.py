@@ -221,7 +221,14 @@ def test_on_a_phone_the_page_comes_up_as_a_sheet(open_page: Open, bundled_addres
     assert box["y"] > 0
     assert box["y"] + box["height"] == pytest.approx(844, abs=1)
     page.get_by_role("button", name="Close the document").click()
-    expect(page.get_by_label("Question", exact=True)).to_be_in_viewport()
+    expect(page.locator("#chat a.page-link").first).to_be_in_viewport()
+
+    # A token that is tapped brings its page up too.
+    tokens(page).nth(3).click()
+    expect(page.locator(".reader-marks .pointed").first).to_be_in_viewport()
+    box = page.locator(".reader").bounding_box()
+    assert box
+    assert box["y"] + box["height"] == pytest.approx(844, abs=1)
 
 
 def test_text_files_are_set_as_text_and_documents_are_kept_apart(
