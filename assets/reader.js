@@ -343,11 +343,15 @@ function drawCited() {
   const parts = opened && trace?.turn === contents.turn ? told?.parts ?? UNTESTED : {};
   const said = ["actions", "progress", "result"].filter((name) => parts[name]);
   const html = said.map((name) => `<div class="passage-${name}">${parts[name]}</div>`).join("");
+  const which = opened ? `Passage ${opened[4]}, ${shown?.page_word ?? "page"} ${opened[1]}:` : "";
   cited.hidden = html === "";
-  if (cited.shown === html) return;
+  if (cited.shown === which + html) return;
   const held = cited.contains(document.activeElement);
   cited.innerHTML = html;
-  cited.shown = html;
+  cited.shown = which + html;
+  const name = document.createElement("b");
+  name.textContent = which;
+  cited.firstElementChild?.prepend(name);
   if (held) cited.querySelector("button")?.focus();
 }
 

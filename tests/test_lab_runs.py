@@ -94,13 +94,13 @@ def test_what_happens_while_work_is_interrupted_is_none_of_its_cost(monkeypatch:
     cost, megabyte = Cost(), 2**20
     monkeypatch.setattr(time, "perf_counter", iter([0, 1, 10, 12]).__next__)
     with cost:
-        held = np.ones(40 * megabyte, np.uint8)
+        held = np.ones(40 * megabyte, np.uint8)  # above 32 MB none is put where something else was freed
     others = np.ones(200 * megabyte, np.uint8)
     with cost:
-        more = np.ones(30 * megabyte, np.uint8)
+        more = np.ones(50 * megabyte, np.uint8)
     monkeypatch.undo()
     assert cost.seconds == 3
-    assert 60 < cost.peak_bytes / megabyte < 120
+    assert 80 < cost.peak_bytes / megabyte < 140
     del held, others, more
 
 

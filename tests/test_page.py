@@ -231,7 +231,7 @@ def test_passages_are_tested_on_the_model_that_answered_only() -> None:
     models = SimpleNamespace(need=lambda: SimpleNamespace(label="tiny", identity="b"))
     turn = SimpleNamespace(model_name="tiny", model_id="a")
     with pytest.raises(ValueError, match="tiny gave this answer: load it again as it was"):
-        _test_passages(SimpleNamespace(models=models), turn, [])
+        _test_passages(SimpleNamespace(models=models), "visitor", turn, [])
 
 
 def test_dividers_survive_the_browser_and_old_conversations_open() -> None:

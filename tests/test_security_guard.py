@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from typing import Any, TypeVar
 
 import gradio as gr
 import pytest
@@ -24,6 +26,12 @@ from selfextend.loading import hub
 
 OPEN = ["--host", "0.0.0.0"]
 ACCOUNTS = {"SELFEXTEND_AUTH": "ada:one,bob:two"}
+T = TypeVar("T")
+
+
+def result_of(asked: Coroutine[Any, Any, T]) -> T:
+    with ThreadPoolExecutor(1) as thread:  # in this one a browser test's loop may be running
+        return thread.submit(asyncio.run, asked).result()
 
 
 @pytest.mark.parametrize(
@@ -74,8 +82,7 @@ def test_the_log_quotes_nothing(begun: bool, caplog: pytest.LogCaptureFixture) -
     guard = Guard(failing, Rules.of(read_settings([], {})), Listeners())
     asked = {"type": "http", "method": "GET", "path": "/gradio_api/file=/tmp/Zanzibar.txt", "query_string": b""}
     served = guard({**asked, "headers": [(b"host", b"localhost")]}, receive, send)
-    with ThreadPoolExecutor(1) as thread:  # in this one a browser test's loop may be running
-        thread.submit(asyncio.run, served).result()
+    result_of(served)
     assert [message["status"] for message in sent if "status" in message] == [200 if begun else 500]
     assert "OSError in /gradio_api/file" in caplog.text
     assert "Zanzibar" not in caplog.text + str(sent)
@@ -140,7 +147,7 @@ def test_a_user_and_an_address_have_a_quota_together(monkeypatch: pytest.MonkeyP
         return int(told[0]["status"])
 
     asked = [("ada", "1.1.1.1"), ("ada", "1.1.1.1"), ("ada", "2.2.2.2"), ("bob", "1.1.1.1")]
-    assert [asyncio.run(uploaded(*each)) for each in asked] == [200, 413, 200, 200]
+    assert [result_of(uploaded(*each)) for each in asked] == [200, 413, 200, 200]
 
 
 def test_a_caller_has_so_many_calls_under_way() -> None:
@@ -161,4 +168,4 @@ def test_so_many_values_are_refused_before_they_are_made(monkeypatch: pytest.Mon
 
     monkeypatch.setattr(call_values.json, "loads", lambda *given, **more: pytest.fail("the values were made"))
     with pytest.raises(Refusal, match="1,000,000 values at most"):
-        asyncio.run(checked_values(receive))
+        result_of(checked_values(receive))

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import pytest
 from branches import served
-from chat_parts import Open, answered, ask, leave, ready, until, upload
+from chat_parts import Open, answered, ask, leave, ready, reload, until, upload
 from evidence_page import NOTES
 from playwright.sync_api import Locator, Page, Route, expect
 
@@ -269,12 +269,13 @@ def test_one_selection_goes_from_panel_to_panel_and_a_passing_pointer_takes_none
     heatmap = "#attention-map .plot-area"
 
     # A token is held before the heatmap was ever drawn: its row is marked there, not the strongest cell.
+    number = int(tokens(page).nth(2).get_attribute("data-number") or 0)
     tokens(page).nth(2).click()
     until(page, lambda: selected(page)[0] is not None, "the token is selected")
     held = selected(page)
     page.get_by_role("tab", name="Attention").click()
     page.wait_for_selector(f"{heatmap} .hm image")
-    expect(page.locator("#attention-readout")).to_contain_text("(token 2 of the answer)")
+    expect(page.locator("#attention-readout")).to_contain_text(f"(token {number} of the answer)")
     assert selected(page) == held
 
     # A cell is chosen in the heatmap; a pointer that passes over the chat changes nothing for good.
@@ -284,7 +285,7 @@ def test_one_selection_goes_from_panel_to_panel_and_a_passing_pointer_takes_none
     chosen = selected(page)
     expect(page.locator("#chat .answer-token.pinned")).to_have_count(0)
     tokens(page).nth(0).hover()
-    until(page, lambda: selected(page)[0] == (held[0] or 0) - 2, "the token under the pointer")
+    until(page, lambda: (selected(page)[0] or 0) < (held[0] or 0), "the token under the pointer")
     page.locator("#title").hover()
     until(page, lambda: selected(page) == chosen, "what was chosen before")
     expect(page.locator("#chat .answer-token.looked").first).to_be_visible()
@@ -295,8 +296,7 @@ def test_one_selection_goes_from_panel_to_panel_and_a_passing_pointer_takes_none
 
     # After a reload too.
     until(page, lambda: f"key={chosen[1]}" in page.url, "the address says so")
-    page.reload()
-    ready(page)
+    reload(page)
     until(page, lambda: tokens(page).count() > 0, "the answer's tokens are joined to the pages")
     until(page, lambda: selected(page) == chosen, "the link's selection")
     expect(page.locator(".reader-marks .pointed").first).to_be_in_viewport()
