@@ -1,4 +1,5 @@
 // Joins the chat's answers to the pages, token by token. Stands below assets/reader.js in the same function body.
+// A function here must have another name than any there: without strict mode it would take that one's place.
 // Gradio's sanitizer lets no data through but classes: an answer's measures carry the class turn-N.
 {
   let chat = null;
@@ -96,7 +97,7 @@
   async function joinAll() {
     await Promise.all([...chat.querySelectorAll("[class*='turn-']")].map(join));
     const { current } = window.selfextendSelection;
-    if (current.from !== "chat") hear(current); // it may have been chosen before the tokens were there
+    if (current.from !== "chat") markLooked(current); // it may have been chosen before the tokens were there
   }
 
   async function look(token) {
@@ -136,7 +137,7 @@
     ({ trace, opened } = away);
     away = null;
     window.selfextendSelection.select(selection.query, selection.key, selection.from, "chat");
-    hear(selection);
+    markLooked(selection);
   }
 
   function unpin() {
@@ -169,7 +170,7 @@
   }
 
   // A word was chosen on the page, or a cell in a figure: the tokens that looked there, by weight.
-  function hear({ query, key, from }) {
+  function markLooked({ query, key, from }) {
     chat.querySelectorAll(".answer-token.looked").forEach(clear);
     if (!trace) return;
     const mark = [...chat.querySelectorAll(`.turn-${trace.turn}`)].at(-1);
@@ -233,7 +234,7 @@
     window.selfextendSelection?.follow(element, "chat", (selected) => {
       unpin();
       away = null; // this is what is shown from now on
-      hear(selected);
+      markLooked(selected);
     });
     const changes = new MutationObserver(() => {
       clearTimeout(changes.waiting);
