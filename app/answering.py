@@ -12,11 +12,12 @@ from selfextend.methods import Method
 from selfextend.steps import Progress, Running
 
 from .asking import Question, answer_turn
+from .cache_store import CacheStore
 from .conversation import Reply, Source, speed_words
 from .evidence import Citation, worth_a_look
 from .jobs import JobStopped, Pace
 from .model_shelf import LoadedModel
-from .session import PROVES_NOTHING, CacheStore, Session, Turn
+from .session import PROVES_NOTHING, Session, Turn
 
 STOPPED = Progress("Stopped.")
 WAITING_SECONDS = 2.0

@@ -115,7 +115,6 @@ def add_endpoints(runtime: Runtime) -> None:
                 generation = GenerationSettings(max_new_tokens=longest)
                 asked = Question(question, tuple(session.documents), chosen, "always", generation)
                 prompt = prompt_of(loaded, asked)
-                asked = replace(asked, method=chosen.at(loaded.profile, len(prompt) + longest))
                 steps = answer_turn(loaded, runtime.caches, session, asked, prompt)
                 return _answer(loaded, _while_wanted(steps, gone))
             finally:

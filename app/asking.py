@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from selfextend.methods import Method
 
+from .cache_store import CacheStore
 from .documents.document import megabytes
 from .documents.library import StoredDocument
 from .evidence import further_request, passages_behind, recording_request, trimmed
@@ -15,7 +16,7 @@ from .model_shelf import LoadedModel
 from .prompting import PLAIN, Exchange, Instructions, Prompt, build_prompt
 from .reading_places import Place, in_use
 from .sample import has_foreign_text
-from .session import CacheStore, Session, Turn
+from .session import Session, Turn
 
 if TYPE_CHECKING:
     from selfextend.generation import Answer, Event, ExtendWhen, GenerationSettings

@@ -106,24 +106,23 @@ def build_page(runtime: Runtime, delete_cache: tuple[int, int] | None = None) ->
 
 def _reading(runtime: Runtime, states: States, meter: gr.HTML, links: gr.HTML) -> tuple[Parts, gr.Tabs]:
     """The three columns of the Read tab. Returns what is kept and restored of them, and the tabs on the right."""
-    advised_window = gr.State(None)
     with gr.Row(elem_id="workspace", equal_height=False):
         with gr.Column(scale=3, min_width=270, elem_id="left"):
             model = build_model_panel(runtime)
-            controls = build_controls(states.view, advised_window)
+            controls = build_controls(states.view)
             kept_meters = _keep_meters(runtime, controls, states, meter, gr.HTML(elem_id="fit"))
             build_leaving(runtime, states)
         with gr.Column(scale=6, min_width=330, elem_id="middle"):
             documents = build_documents_panel(runtime, states, controls)
             offers = build_offers_panel()
-            chat = build_chat(runtime, controls, states, links, advised_window)
+            chat = build_chat(runtime, controls, states, links)
             offers = connect_offers(runtime, offers, states, chat.question)
         with gr.Column(scale=7, min_width=330, elem_id="right"):
             news = passage_news()
             with gr.Tabs(elem_id="right-tabs") as tabs:
                 _right_tabs(runtime, controls, states, chat.answered, news)
     drawn_for = gr.State("")
-    return Parts(controls, states, chat, documents, offers, model, advised_window, drawn_for, kept_meters), tabs
+    return Parts(controls, states, chat, documents, offers, model, drawn_for, kept_meters), tabs
 
 
 def _right_tabs(runtime: Runtime, controls: Controls, states: States, answered: list[Any], news: gr.HTML) -> None:

@@ -19,13 +19,14 @@ from selfextend.steps import Clock, Progress, Running, result_of
 
 from .answering import reply_of
 from .asking import Question, answer_turn
+from .cache_store import CacheStore
 from .conversation import Entry
 from .documents.document import DocumentError
 from .documents.library import Library, StoredDocument
 from .model_shelf import LoadedModel, ModelShelf
 from .prompting import build_prompt
 from .reading_places import EVERYBODY, Place, in_use
-from .session import CacheStore, Session, Turn
+from .session import Session, Turn
 
 if TYPE_CHECKING:
     from selfextend.methods import Method

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from selfextend.methods import Method
 
+from .cache_store import CacheStore
 from .documents.library import StoredDocument
 from .kept_readings import What
 from .model_shelf import LoadedModel
 from .prompting import PLAIN, Instructions, Prompt
-from .session import CacheStore, Session
+from .session import Session
 
 if TYPE_CHECKING:
     from selfextend.generation import ExtendWhen

@@ -55,7 +55,6 @@ class Parts(NamedTuple):
     """The parts of the page that are kept or restored.
 
     Attributes:
-        advised_window: gr.State with the neighbor window that suits the model, or None.
         drawn_for: gr.State that tells the model that the page shows from others.
         meters: redraws the meters.
         tabs: of the page, and those on the right of its tab `READ`.
@@ -68,7 +67,6 @@ class Parts(NamedTuple):
     documents: DocumentsPane
     offers: OffersPane
     model: ModelPanel
-    advised_window: gr.State
     drawn_for: gr.State
     meters: Latest
     tabs: Any = ()
@@ -93,7 +91,7 @@ def build_restore(runtime: Runtime, page: gr.Blocks, parts: Parts) -> None:
     # The view last: when it changes, the page is drawn, and that with the settings that suit it.
     fitted = [
         model.summary, model.choice, model.other, model.facts, parts.drawn_for,
-        parts.advised_window, parts.documents.listing, controls.group_size, controls.neighbor_window, controls.log_n,
+        parts.documents.listing, controls.group_size, controls.neighbor_window, controls.log_n,
         controls.remember, controls.max_new_tokens, controls.thinking, states.view,
     ]  # fmt: skip
     waited = [model.status, model.stop, model.change, parts.documents.status, chat.chatbot, states.turn]
@@ -279,7 +277,6 @@ class _Handlers:
             here = local_choices(settings, request, torch_is_here=loaded is not None)
             updates |= parts.model.choosing(settings.model if loaded is None else loaded.name, here)
         if loaded is not None:
-            updates[parts.advised_window] = loaded.profile.neighbors
             updates[parts.controls.thinking] = gr.update(visible=can_switch_thinking(loaded.tokenizer))
             if advise:
                 updates |= _advised(parts.controls, loaded, view)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from .cache_store import CacheStore
 from .conversation import Entry
 from .documents import memo
 from .documents.document import Limits, check_room
@@ -20,7 +21,7 @@ from .own_folder import OwnFolder, temporary_parent
 from .reading_ahead import Example, ReadingAhead
 from .request_log import log
 from .sample import is_sample, only_the_sample, sample_checksum
-from .session import CacheStore, Session, SessionStore, Turn
+from .session import Session, SessionStore, Turn
 from .settings import Settings
 
 

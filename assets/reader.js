@@ -337,6 +337,7 @@ function paintAll() {
 
 // The test of the opened passage: what its card in the Evidence tab says of it, which comes with the news of the test.
 const UNTESTED = { actions: `<button type="button" data-do="test">What if it weren't there?</button>` };
+let saidOfCited = ""; // as it stands there
 function drawCited() {
   const news = window.selfextendPassageNews;
   const told = opened && news?.turn === trace?.turn ? news.cards.find(({ rank }) => rank === opened[4]) : null;
@@ -345,10 +346,10 @@ function drawCited() {
   const html = said.map((name) => `<div class="passage-${name}">${parts[name]}</div>`).join("");
   const which = opened ? `Passage ${opened[4]}, ${shown?.page_word ?? "page"} ${opened[1]}:` : "";
   cited.hidden = html === "";
-  if (cited.shown === which + html) return;
+  if (saidOfCited === which + html) return;
   const held = cited.contains(document.activeElement);
   cited.innerHTML = html;
-  cited.shown = which + html;
+  saidOfCited = which + html;
   const name = document.createElement("b");
   name.textContent = which;
   cited.firstElementChild?.prepend(name);

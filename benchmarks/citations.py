@@ -18,11 +18,12 @@ from pathlib import Path
 from typing import Any
 
 from app.asking import Question, answer_turn
+from app.cache_store import CacheStore
 from app.documents.document import Limits
 from app.documents.library import StoredDocument
 from app.documents.reader import read_document_steps
 from app.model_shelf import BUNDLED, LoadedModel, ModelShelf
-from app.session import CacheStore, Session, Turn
+from app.session import Session, Turn
 from app.whatif import Answered, passage_test_steps
 from selfextend.generation import GenerationSettings
 from selfextend.methods import SelfExtend

@@ -33,12 +33,13 @@ import torch
 from platformdirs import user_cache_path
 
 from app.asking import Question, answer_turn
+from app.cache_store import CacheStore
 from app.documents.document import Limits
 from app.documents.library import Library, StoredDocument
 from app.model_shelf import LoadedModel, ModelShelf
 from app.prompting import PLAIN, build_prompt
 from app.reading_places import seconds_to_read
-from app.session import CacheStore, Session
+from app.session import Session
 from benchmarks.shapes import SETTINGS, machine, random_tokens
 from selfextend import load_model, self_extend
 from selfextend.generation import GenerationSettings

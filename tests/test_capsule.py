@@ -13,6 +13,7 @@ from app_parts import stored, tiny, tiny_folder  # noqa: F401 (fixtures)
 
 from app.answering import reply_steps
 from app.asking import Question
+from app.cache_store import CacheStore
 from app.capsule import (
     Capsule,
     CapsuleError,
@@ -28,7 +29,7 @@ from app.capsule import (
     read_capsule,
 )
 from app.model_shelf import LoadedModel
-from app.session import CacheStore, Session
+from app.session import Session
 from app.tabs.runs import _caption as caption_of_run
 from selfextend.generation import GenerationSettings
 from selfextend.methods import SelfExtend

@@ -12,11 +12,12 @@ from app_parts import stored, tiny, tiny_folder, unpacked  # noqa: F401 (fixture
 
 from app.answering import reply_by
 from app.asking import Question, answer_turn
+from app.cache_store import CacheStore
 from app.columns import pages_that_matter
 from app.conversation import Entry
 from app.model_shelf import LoadedModel
 from app.places import shortened
-from app.session import CacheStore, Session, Turn
+from app.session import Session, Turn
 from app.tabs.attention import _answer
 from app.tabs.compare import _compared_turns, _heatmaps, _pictures
 from app.tabs.evidence import _draw as evidence_of

@@ -19,10 +19,11 @@ from tiny_models import save_folder, tiny_model
 
 from app.asking import Question, answer_turn
 from app.belongings import keep_document, remove_documents, remove_everything
+from app.cache_store import CacheStore
 from app.kept_readings import KeptReadings
 from app.model_shelf import LoadedModel
 from app.runtime import make_runtime
-from app.session import CacheStore, Session, Turn
+from app.session import Session, Turn
 from app.settings import read_settings
 from selfextend.generation import GenerationSettings
 from selfextend.methods import ReRoPE, SelfExtend, Vanilla
@@ -275,8 +276,9 @@ def during_writing(process: Process, moment: int, act: Callable[[], None]) -> li
             left.append(files(process.kept.folder))
         return False
 
-    process.kept.keep = lambda what, beginning, _: keep(what, beginning, busy)  # type: ignore[method-assign]
-    process.ask()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(process.kept, "keep", lambda what, beginning, _: keep(what, beginning, busy))
+        process.ask()
     return left
 
 

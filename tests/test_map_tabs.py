@@ -68,7 +68,7 @@ def test_both_tabs_advise_the_neighbor_window_recommended_for_the_model() -> Non
     """Mistral-7B-Instruct: 1,024 of 8,192 tokens, not a quarter of them."""
     view = DocumentView(8192, 20_000, neighbor_window=1024)
     advised = suggest(8192, 20_000, neighbor_window=1024)
-    group, window = suggested(view, 1024, view.room)
+    group, window = suggested(view, view.room)
     assert (group["value"], window["value"]) == (advised.group_size, 1024)
     assert view.suggestion == advised
     _, advice = _draw(8, 128, view)
@@ -149,7 +149,7 @@ def test_rule_share_in_the_papers_own_numbers() -> None:
 
 def test_suggest_counts_the_longest_answer_that_is_set_now() -> None:
     """The view still has room for 64 tokens where 4,096 were set the moment before."""
-    group, window = suggested(DocumentView(256, 464, room=64), None, 4096)
+    group, window = suggested(DocumentView(256, 464, room=64), 4096)
     assert max_length(256, SelfExtendConfig(group["value"], window["value"])) >= 400 + 4096
 
 

@@ -12,10 +12,11 @@ from app_parts import stored, tiny, tiny_folder  # noqa: F401 (fixtures)
 from app.answering import reply_by, reply_steps
 from app.api import _method as method_of_the_api
 from app.asking import Question
+from app.cache_store import CacheStore
 from app.capsule import as_html, capsule_of, read_capsule
 from app.conversation import Entry, Reply, as_json, from_json, settings_words
 from app.model_shelf import LoadedModel
-from app.session import CacheStore, Session
+from app.session import Session
 from app.tabs import widgets
 from app.tabs.compare import table_html
 from app.tabs.controls import Choices, next_question_html

@@ -8,13 +8,14 @@ import pytest
 from app_parts import WORDS, tiny_folder  # noqa: F401 (fixture)
 
 from app.asking import Question, answer_turn
+from app.cache_store import CacheStore
 from app.documents.document import Limits
 from app.documents.library import Library, StoredDocument
 from app.model_shelf import LoadedModel, ModelShelf
 from app.prompting import build_prompt
 from app.reading_ahead import EXAMPLE_TURN, ReadingAhead
 from app.reading_places import EVERYBODY, Place
-from app.session import CacheStore, Session, Turn
+from app.session import Session, Turn
 from selfextend.generation import GenerationSettings
 from selfextend.methods import Method, SelfExtend, Vanilla
 from selfextend.reading import PrefixCache

@@ -11,12 +11,13 @@ import torch
 from app_parts import stored, tiny, tiny_folder  # noqa: F401 (fixtures)
 
 from app.asking import Question, answer_turn
+from app.cache_store import CacheStore
 from app.meters import meters
 from app.model_shelf import LoadedModel
 from app.prompting import PLAIN
 from app.reading_places import seconds_to_read
 from app.reading_time import ReadingTime, in_words, reading_time
-from app.session import CacheStore, Session
+from app.session import Session
 from selfextend.generation import GenerationSettings
 from selfextend.methods import SelfExtend, Vanilla
 from selfextend.steps import result_of

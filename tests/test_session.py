@@ -12,10 +12,11 @@ from app_parts import stored, tiny, tiny_folder  # noqa: F401 (fixtures)
 from app import asking
 from app.answering import Shown, reply_steps
 from app.asking import Question, answer_turn, place_of, prompt_of
+from app.cache_store import CacheStore
 from app.conversation import Entry, as_json, from_json, messages
 from app.evidence import MAX_ROWS
 from app.model_shelf import LoadedModel
-from app.session import MAX_TURNS, CacheStore, Session, SessionStore, Turn
+from app.session import MAX_TURNS, Session, SessionStore, Turn
 from selfextend.beginning import Continuation
 from selfextend.errors import OutOfMemoryError, PastReachError
 from selfextend.generation import GenerationSettings, PrefillProgress

@@ -14,13 +14,14 @@ from app_parts import stored, tiny, tiny_folder  # noqa: F401 (fixtures)
 from make_documents import good_pdf
 
 from app.asking import Question, answer_turn
+from app.cache_store import CacheStore
 from app.documents.document import DocumentError, Limits, Page
 from app.documents.library import StoredDocument
 from app.documents.reader import read_document_steps
 from app.model_shelf import LoadedModel
 from app.pages import AT_ONCE, Pages, find_text
 from app.runtime import make_runtime
-from app.session import CacheStore, Session, Turn
+from app.session import Session, Turn
 from app.settings import read_settings
 from app.tabs.reader import contents, server_functions
 from app.traces import MOST_KEYS, trace_of

@@ -15,10 +15,11 @@ from app_parts import stored, tiny, tiny_folder  # noqa: F401 (fixtures)
 
 from app.answering import Shown, reply_steps
 from app.asking import Question, answer_turn, prompt_of
+from app.cache_store import CacheStore
 from app.model_shelf import LoadedModel, ModelShelf
 from app.page import _test_passages
 from app.runtime import make_runtime
-from app.session import CacheStore, Session
+from app.session import Session
 from app.settings import read_settings
 from app.tabs.compare import _loss_steps
 from app.tabs.lab import _steps, prepare

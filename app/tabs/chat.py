@@ -91,13 +91,10 @@ def opening(runtime: Runtime, session: Session) -> Any:
     return gr.update(placeholder=placeholder, examples=[{"text": asked.question} for asked in offered])
 
 
-def build_chat(
-    runtime: Runtime, controls: Controls, states: States, links: gr.HTML, advised_window: gr.State
-) -> ChatPane:
+def build_chat(runtime: Runtime, controls: Controls, states: States, links: gr.HTML) -> ChatPane:
     """The chat's components and handlers, inside the open gr.Blocks.
 
     Args:
-        advised_window: holds the neighbor window that suits the model, or None.
         links: tells, as its event `go_on`, that somebody wants an answer to go on.
     """
     pane = _components()
@@ -107,7 +104,7 @@ def build_chat(
     fitted = on(
         pane.fit.click,
         handlers.suggest_and_ask,
-        [pane.question, states.entries, states.visitor, states.view, advised_window, *controls],
+        [pane.question, states.entries, states.visitor, states.view, *controls],
         [controls.method, controls.group_size, controls.neighbor_window],
     )
     begun = [
@@ -306,13 +303,7 @@ class _Handlers:
             yield {**back, pane.status: complaint_html(words), **idle}
 
     def suggest_and_ask(
-        self,
-        text: str,
-        entries: list[Entry],
-        visitor: str,
-        view: DocumentView,
-        neighbor_window: int | None,
-        *values: Any,
+        self, text: str, entries: list[Entry], visitor: str, view: DocumentView, *values: Any
     ) -> tuple[Any, Any, Any]:
         """Method and both sliders, set to what reaches far enough for this question and its answer."""
         session, loaded, choices = self.runtime.sessions.get(visitor), self.runtime.models.need(), Choices.read(values)
@@ -320,7 +311,7 @@ class _Handlers:
         earlier = same_thread(entries, entry) if choices.remember else []
         prompt = prompt_of(loaded, _questions(session, choices, text, earlier)[0])
         length = len(prompt) + choices.generation.max_new_tokens
-        config = suggest(loaded.trained_window, length, neighbor_window=neighbor_window)
+        config = suggest(loaded.trained_window, length, neighbor_window=loaded.profile.neighbors)
         method = gr.skip() if len(choices.methods) > 1 else SelfExtend.heading
         return method, *slider_updates(config, view)
 

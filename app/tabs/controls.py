@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import gradio as gr
 
-from selfextend.config import SelfExtendConfig, suggest
+from selfextend.config import SelfExtendConfig
 from selfextend.methods import Method, SelfExtend, Vanilla
 from selfextend.positions import QueryScaling
 from selfextend.profile import LONGEST_ANSWER
@@ -131,12 +131,11 @@ class Choices:
         return self.methods[-1]
 
 
-def build_controls(view: gr.State, neighbor_window: gr.State) -> Controls:
+def build_controls(view: gr.State) -> Controls:
     """The controls, inside the open gr.Blocks.
 
     Args:
         view: holds the DocumentView that `Suggest` suggests for.
-        neighbor_window: holds the neighbor window that suits the model, or None for a quarter of its window.
     """
     method = gr.Radio(list(METHODS), value="SelfExtend", label="Method", elem_id="method")
     group = gr.Slider(
@@ -178,7 +177,7 @@ def build_controls(view: gr.State, neighbor_window: gr.State) -> Controls:
             info="four columns: vanilla, log-n alone, SelfExtend alone, both",
             elem_id="four",
         )
-    on(suggest_button.click, suggested, [view, neighbor_window, new_tokens], [group, window])
+    on(suggest_button.click, suggested, [view, new_tokens], [group, window])
     return Controls(
         method, group, window, log_n, extend, new_tokens, temperature, top_p, top_k, penalty, seed, remember, four,
         system, thinking,
@@ -212,11 +211,11 @@ def next_question_html(choices: Choices, entries: Sequence[Entry]) -> str:
     )
 
 
-def suggested(view: DocumentView, neighbor_window: int | None, new_tokens: int) -> tuple[Any, Any]:
+def suggested(view: DocumentView, new_tokens: int) -> tuple[Any, Any]:
     """Both sliders, set to what suits the document and the longest answer."""
     # The view follows the page; whoever sets the longest answer and clicks at once is ahead of it.
     length = view.length - view.room + int(new_tokens)
-    return slider_updates(suggest(view.trained_window, length, neighbor_window=neighbor_window), view)
+    return slider_updates(replace(view, length=length).suggestion, view)
 
 
 def slider_updates(config: SelfExtendConfig, view: DocumentView) -> tuple[Any, Any]:

@@ -150,7 +150,7 @@ def build_lab_tab(runtime: Runtime, visitor: gr.State) -> None:
                     "csv": gr.Button("Rows (CSV)", size="sm", min_width=130),
                     "html": gr.Button("Figures and tables (HTML)", size="sm", min_width=130),
                 }
-            gr.HTML(hint_html("These save the left run. The camera on a figure saves it as PNG."))
+            gr.HTML(hint_html("These save the left run. The buttons on a figure save it as PNG or SVG."))
     parts = Parts(start, stop, status, opened, left, right)
     handlers = _Handlers(runtime, parts)
     outputs = [start, stop, status, opened, *left, *right]

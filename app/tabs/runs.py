@@ -21,8 +21,8 @@ from .widgets import QUEUED, States, answer_caption, complaint_html, hint_html, 
 
 INTRODUCTION = hint_html(
     "A <b>run capsule</b> is one HTML file with the question, the answer, its citations, settings, versions and "
-    "figures. It opens in any browser, without this app and without a network, and here. Each figure also has a camera "
-    "button that saves it as PNG."
+    "figures. It opens in any browser, without this app and without a network, and here. Each figure also has buttons "
+    "that save it as PNG or SVG."
 )
 
 

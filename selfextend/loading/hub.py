@@ -20,6 +20,7 @@ _TIDY_UP_TIME = 5.0
 _HUB = "https://huggingface.co"
 
 What = Literal["config", "headers", "all"]
+_DOING: dict[What, str] = {"config": "Reading the config of", "headers": "Reading the sizes of", "all": "Downloading"}
 
 _ERRORS: dict[type[errors.ModelLoadError], str] = {
     errors.ModelNotFoundError: (
@@ -69,7 +70,7 @@ def download_steps(
         ModelLoadError: of the type that fits: no such repository, gated, no network, pickle only, disk full.
     """
     name = f"{repo_id}:{tag}" if tag else repo_id
-    doing = f"{'Downloading' if what == 'all' else 'Reading the config of'} {name}"
+    doing = f"{_DOING[what]} {name}"
     # -P keeps the script's folder off sys.path, where its modules would hide others of the same name.
     command = [sys.executable, "-P", str(Path(__file__).with_name("hub_download.py")), repo_id, what, tag]
     done_bytes = total_bytes = 0

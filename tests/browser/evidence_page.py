@@ -18,6 +18,7 @@ import pypdfium2
 
 from app.answering import reply_by
 from app.asking import Question, answer_turn
+from app.cache_store import CacheStore
 from app.conversation import Entry
 from app.documents.document import Limits
 from app.documents.library import StoredDocument
@@ -25,7 +26,7 @@ from app.documents.reader import read_document_steps
 from app.evidence import Citation
 from app.model_shelf import LoadedModel, ModelShelf
 from app.sample import SAMPLE, SAMPLE_QUESTIONS
-from app.session import CacheStore, Session, Turn
+from app.session import Session, Turn
 from app.tabs.attention import build_attention_tab
 from app.tabs.compare import build_heatmaps
 from app.tabs.evidence import build_evidence_tab, passage_news
