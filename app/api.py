@@ -27,11 +27,11 @@ from selfextend.positions import EXACT
 from selfextend.steps import EndNow, Running
 
 from .asking import Question, answer_turn, prompt_of
-from .callers import Callers
 from .model_shelf import LoadedModel, NoModelError
 from .prompting import check_question
 from .runtime import Runtime
 from .sample import SAMPLE
+from .server.callers import Callers
 from .session import PROVES_NOTHING, Session, Turn
 from .tabs.widgets import CALLING
 

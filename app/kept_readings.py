@@ -28,7 +28,7 @@ import psutil
 from selfextend.kept_header import UnusableReadingError, about_reading
 
 from .documents.private_files import private_folder
-from .request_log import log
+from .server.request_log import log
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -62,7 +62,7 @@ def main(arguments: Sequence[str] | None = None, program: str = "python app.py")
 def _stay(runtime: Runtime) -> NoReturn:
     """Wait for a signal, and delete once an hour what is too old."""
     from .belongings import remove_old
-    from .request_log import log_unexpected
+    from .server.request_log import log_unexpected
 
     _, oldest = CACHE_SECONDS
     while True:
@@ -102,9 +102,9 @@ def serve(runtime: Runtime) -> str:
     from starlette.middleware import Middleware
     from starlette.middleware.gzip import GZipMiddleware
 
-    from .guard import Guard, Rules
     from .page import build_page
-    from .request_log import set_up_log
+    from .server.guard import Guard, Rules
+    from .server.request_log import set_up_log
     from .tabs.model_panel import load_in_background
     from .tabs.widgets import MAX_ANSWERS, MAX_CALLS
     from .theme import ASSETS, app_css, gradio_theme

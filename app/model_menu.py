@@ -8,7 +8,7 @@ from selfextend.loading.local import LocalModel, local_models, usual_stores
 from selfextend.loading.quantization_methods import missing_packages
 from selfextend.loading.sizes import readable
 
-from .accounts import may_load_models
+from .server.accounts import may_load_models
 from .settings import Settings
 
 if TYPE_CHECKING:

@@ -17,13 +17,13 @@ from selfextend.profile import Profile
 from .api import add_endpoints
 from .asking import chunk_tokens
 from .belongings import remove_everything
-from .calls import SafeBlocks
 from .conversation import Entry
 from .evidence import Citation
 from .meters import meters
 from .reading_places import seconds_to_read
 from .restore import READ, Parts, build_restore
 from .runtime import Runtime
+from .server.calls import SafeBlocks
 from .session import Turn
 from .tabs.attention import build_attention_tab
 from .tabs.chat import build_chat, opening

@@ -15,7 +15,6 @@ import gradio as gr
 from selfextend.config import suggest
 from selfextend.steps import result_of
 
-from .accounts import may_load_models
 from .belongings import keep_document, write_down
 from .conversation import Entry, as_json, from_json, messages
 from .documents.holders import Named, is_holder
@@ -25,6 +24,7 @@ from .model_shelf import LoadedModel
 from .prompting import can_switch_thinking
 from .runtime import Runtime
 from .sample import SAMPLE, only_the_sample, sample_checksum
+from .server.accounts import may_load_models
 from .session import Session
 from .tabs.chat import WAITING, ChatPane, opening
 from .tabs.controls import Choices, Controls, slider_updates

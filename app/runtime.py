@@ -15,12 +15,12 @@ from .documents.document import Limits, check_room
 from .documents.library import Library, StoredDocument, browser_secret, usable
 from .jobs import Job
 from .kept_readings import KeptReadings
-from .listeners import Listeners
 from .model_shelf import ModelShelf
 from .own_folder import OwnFolder, temporary_parent
 from .reading_ahead import Example, ReadingAhead
-from .request_log import log
 from .sample import is_sample, only_the_sample, sample_checksum
+from .server.listeners import Listeners
+from .server.request_log import log
 from .session import Session, SessionStore, Turn
 from .settings import Settings
 

@@ -24,7 +24,7 @@ from benchmarks.serving import ROOT
 NOWHERE = "http://127.0.0.1:9"
 """The hub's address in every branch, so that it is out of reach on any machine."""
 IMPORTED = (
-    "app.page", "app.guard", "app.theme", "app.tabs.model_panel", "selfextend.lab.perplexity", "torch._dynamo",
+    "app.page", "app.server.guard", "app.theme", "app.tabs.model_panel", "selfextend.lab.perplexity", "torch._dynamo",
     "transformers.models.llama.modeling_llama",
 )  # fmt: skip
 

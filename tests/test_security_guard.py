@@ -13,14 +13,14 @@ import gradio as gr
 import pytest
 from app_parts import request_from
 
-from app import call_values
-from app import guard as guarding
-from app.accounts import may_load_models
-from app.asgi import Message, Receive, Refusal, Scope, Send
-from app.call_values import MAX_VALUES, checked_values
-from app.callers import MOST_UNDER_WAY, Callers, TooManyCallsError
-from app.guard import Guard, Rules
-from app.listeners import Listeners
+from app.server import call_values
+from app.server import guard as guarding
+from app.server.accounts import may_load_models
+from app.server.asgi import Message, Receive, Refusal, Scope, Send
+from app.server.call_values import MAX_VALUES, checked_values
+from app.server.callers import MOST_UNDER_WAY, Callers, TooManyCallsError
+from app.server.guard import Guard, Rules
+from app.server.listeners import Listeners
 from app.settings import read_settings
 from selfextend.loading import hub
 

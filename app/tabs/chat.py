@@ -18,10 +18,10 @@ from ..belongings import STILL_STARTING
 from ..conversation import Entry, as_text, example_text, messages, placed_messages, same_thread
 from ..jobs import InBackground
 from ..prompting import Exchange, build_prompt, check_question, split_thinking
-from ..request_log import log_unexpected, request_id
 from ..runtime import Runtime
 from ..safe_text import plain_question
 from ..sample import only_the_sample, sample_questions
+from ..server.request_log import log_unexpected, request_id
 from ..session import Pending, Session, Turn
 from .controls import Choices, Controls, slider_updates
 from .offers_panel import Again

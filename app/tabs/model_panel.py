@@ -14,11 +14,11 @@ from selfextend.presets import PRESETS, find_preset
 from selfextend.profile import LONGEST_ANSWER
 from selfextend.steps import Progress, Running, result_of
 
-from ..accounts import may_load_models
 from ..jobs import JobStopped, Pace
 from ..model_shelf import LoadedModel
 from ..runtime import Runtime
 from ..sample import SAMPLE, sample_questions
+from ..server.accounts import may_load_models
 from ..settings import QUANTIZATIONS
 from .widgets import ON_MODEL, QUEUED, buttons, complaint_html, hint_html, on, status_html
 

@@ -12,11 +12,11 @@ import gradio as gr
 from selfextend.loading.sizes import readable
 from selfextend.steps import Running
 
-from ..accounts import may_load_models
 from ..conversation import Entry
 from ..offers import Offer, offers_for
 from ..runtime import Runtime
 from ..sample import has_foreign_text, is_sample
+from ..server.accounts import may_load_models
 from ..session import Session
 from .model_panel import NOT_YOURS, stopper, told_load
 from .widgets import ON_MODEL, QUEUED, States, on, redraw_on, status_html, told, unchanged

@@ -9,9 +9,9 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from ..settings import Settings, is_this_machine
 from .asgi import Refusal, Scope, name_in
 from .request_log import log
-from .settings import Settings, is_this_machine
 
 if TYPE_CHECKING:
     from gradio import Request

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from contextvars import ContextVar
 
-from .settings import Settings
+from ..settings import Settings
 
 log = logging.getLogger("selfextend.app")
 request_id: ContextVar[str] = ContextVar("request_id", default="-")

@@ -15,13 +15,13 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from ..settings import Settings
 from .accounts import Passwords, user_of
 from .asgi import API, Application, Receive, Refusal, Scope, Send, at_most, header, headers_of, limited, name_in
 from .call_values import checked_values, is_elsewhere
 from .content_policy import Answer
 from .listeners import Listeners
 from .request_log import log, log_request, log_unexpected, request_id, route
-from .settings import Settings
 from .upload_quota import UploadQuota
 
 _UNUSED = (
