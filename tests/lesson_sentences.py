@@ -90,7 +90,7 @@ class Told:
         return score / (score + count - 1)
 
     def grid_reach(self) -> int:
-        return reference.reach(self.S["L"], self.S["G"], self.S["w"])
+        return reach(self.S["L"], self.S["G"], self.S["w"])
 
     def own_position(self, i: int, j: int) -> int:
         return reference.relative_position(i, j, self.S["DG"], self.S["DW"])
@@ -102,7 +102,7 @@ def close(value: dict[str, float], wanted: float) -> bool:
 
 
 def _largest(told: Told, tokens: int) -> int:
-    return max(told.position(tokens - 1, j) for j in range(tokens))
+    return reference.largest_of_last(tokens, told.S["G"], told.S["w"])
 
 
 def _wholly_right(told: Told, kind: str, group: int, window: int) -> int:

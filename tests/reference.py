@@ -12,6 +12,7 @@ with its rotary tables (partial, interleaved, scaled) is done by its own code.
 from __future__ import annotations
 
 import copy
+import functools
 import inspect
 import math
 from collections.abc import Callable, Iterable, Iterator
@@ -60,13 +61,19 @@ def largest_position(length: int, group_size: int, neighbor_window: int) -> int:
     return max(int(row_of_positions(i, group_size, neighbor_window).max()) for i in range(length))
 
 
+@functools.cache
+def largest_of_last(length: int, group_size: int, neighbor_window: int) -> int:
+    """The largest relative position of the last of `length` tokens; what counts up for other windows asks it again."""
+    return int(row_of_positions(length - 1, group_size, neighbor_window).max())
+
+
 def reach(trained_window: int, group_size: int, neighbor_window: int, limit: int = 100_000) -> int:
     """The longest sequence whose largest relative position stays below `trained_window`, by counting up.
 
     Only the last query's row is new when a token is added, so only that row is looked at.
     """
     for length in range(1, limit):
-        if row_of_positions(length - 1, group_size, neighbor_window).max() >= trained_window:
+        if largest_of_last(length, group_size, neighbor_window) >= trained_window:
             return length - 1
     raise AssertionError("limit too small")
 
