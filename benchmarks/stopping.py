@@ -61,6 +61,7 @@ def main() -> None:
                 "answering": lambda page: stopped_answering(page, short),
                 "testing passages": stopped_testing,
                 "a run of the lab": stopped_run,
+                "a sweep of the lab": stopped_sweep,
             }
             print(f"{machine('cpu')}\n\n| seconds to stop | median | slowest |\n|---|---|---|")
             for name, stop in works.items():
@@ -151,6 +152,12 @@ def stopped_run(page: Page) -> list[float]:
         page.wait_for_timeout(1000)
         seconds.append(page.evaluate(STOPPED, ["#lab-stop", "#lab-run"]))
     return seconds
+
+
+def stopped_sweep(page: Page) -> list[float]:
+    page.get_by_label("Sweep of G and w").check()
+    expect(page.get_by_label("Group sizes G")).to_be_visible()
+    return stopped_run(page)
 
 
 if __name__ == "__main__":
