@@ -10,7 +10,7 @@ import json
 import random
 from collections.abc import Generator, Iterator
 from itertools import count
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
@@ -22,7 +22,10 @@ from ..lesson import FOLDER, packed, recorded, script
 from ..model_shelf import LoadedModel
 from ..runtime import Runtime
 from .position_map import facts_of
-from .widgets import ON_MODEL, QUEUED, SharedInputs, redraw_on, told
+from .widgets import ON_MODEL, QUEUED, SharedInputs, on, redraw_on, told
+
+if TYPE_CHECKING:
+    from selfextend.generation import PrefillProgress
 
 _TELL_DOCUMENT = "watch('value', () => props.value && window.selfextendLesson?.document(JSON.parse(props.value)));"
 _TELL_ALL = """(document, ...settings) => {
@@ -58,13 +61,15 @@ def build_learn_tab(
     numbers = count()
 
     def run(event: gr.EventData, visitor: str) -> Iterator[Any]:
+        from selfextend.generation import PrefillProgress
+
         session, pace = runtime.sessions.get(visitor), Pace()  # one that nobody holds is gone
         session.learning.begin()
         try:
             with Running(session.learning.follow(cell_steps(runtime.models.need(), *asked(event)))) as running:
-                for _ in running:
-                    if pace.due():
-                        yield gr.skip()  # only to see whether the page is still there
+                for event in running:
+                    if pace.due():  # where there is nothing to tell, only to see whether the page is still there
+                        yield json.dumps(_read_so_far(event)) if isinstance(event, PrefillProgress) else gr.skip()
             told_of = running.result
         except JobStopped:
             told_of = {"error": "The run was stopped."}
@@ -73,6 +78,11 @@ def build_learn_tab(
         yield json.dumps({**told_of, "number": next(numbers)})
 
     page.run(run, [visitor], [page], **ON_MODEL)
+    on(page.stop_run, lambda visitor: runtime.sessions.get(visitor).learning.stop(), [visitor])
+
+
+def _read_so_far(progress: PrefillProgress) -> dict[str, Any]:
+    return {"busy": True, "done": progress.done, "total": progress.total}
 
 
 def _follow(page: gr.HTML, shared: SharedInputs) -> None:

@@ -302,9 +302,17 @@ async function mountLesson(root, packed, more = {}) {
     const place = find(".ls-own");
     if (!isOpen()) return (place.innerHTML = "");
     if (S.step === 1 && more.run) {
-      const busy = ran === "busy";
-      const told = busy ? t("s1.running") : ran ? (ran.error ?? t("s1.ran", ran)) : "";
-      place.innerHTML = `<button type="button" data-do="run" ${busy ? "disabled" : ""}>${escaped(t("s1.run"))}</button><p role="status">${escaped(told)}</p>`;
+      const [action, name] = ran?.busy ? ["stop_run", "s1.stop"] : ["run", "s1.run"];
+      // What has the keyboard's focus stays where it is as long as it does the same.
+      if (place.firstElementChild?.dataset.do !== action) {
+        const held = place.contains(document.activeElement);
+        place.innerHTML = `<button type="button" data-do="${action}"></button><p role="status"></p>`;
+        if (held) place.firstElementChild.focus();
+      }
+      place.firstElementChild.textContent = t(name);
+      const words = { busy: "s1.running", total: "s1.reading", n: "s1.ran" };
+      const known = Object.keys(words).findLast((key) => ran?.[key] !== undefined);
+      place.lastElementChild.textContent = ran?.error ?? (known ? t(words[known], ran) : "");
     } else if (S.step === 10 && page && isOf(page)) {
       const map = more.showMap ? `<button type="button" data-do="map">${escaped(t("s10.map"))}</button>` : "";
       place.innerHTML = `<p>${escaped(t("s10.page", page))}</p>${map}`;
@@ -499,10 +507,11 @@ async function mountLesson(root, packed, more = {}) {
     },
     save: () => download("selfextend-lesson.html", webPage(), "text/html"),
     run() {
-      ran = "busy";
+      ran = { busy: true };
       drawOwn(context());
       more.run({ tokens: R.lengths[S.at], group_size: S.RG, neighbor_window: S.RW });
     },
+    stop_run: () => more.stopRun(),
     page() {
       follow();
       keepAddress();
@@ -625,7 +634,7 @@ async function mountLesson(root, packed, more = {}) {
       if (page && (isOf(followed) || isOf(page))) follow();
       else if (S.step === 10) drawOwn(context());
     },
-    // What the loaded model said: {model, n, vanilla, selfextend}, or {error}.
+    // What the loaded model said: {model, n, vanilla, selfextend}, or {error}; before that {busy: true, done, total}.
     ran(result) {
       ran = result;
       drawOwn(context());

@@ -10,6 +10,7 @@ function showOnMap(query, key) {
 
 const mounted = mountLesson(lessonRoot, props.lesson_packed, {
   run: props.lesson_runs ? (settings) => trigger("run", settings) : undefined,
+  stopRun: () => trigger("stop_run"),
   showMap: inApp ? showOnMap : undefined,
 });
 watch("value", async () => {

@@ -542,6 +542,18 @@ def test_runs_a_cell_in_the_app(open_page: Open, address: str) -> None:
     until(page, lambda: "No model is loaded" not in ran(), "the model that the app was started with")
     for _ in range(2):
         assert "SelfExtend said “" in ran()
+    page.locator('.ls-controls [data-name="at"]').press("End")
+
+    def stopped() -> bool:
+        """Where the run is not over first."""
+        run.click()
+        page.evaluate("new Promise((later) => setTimeout(later, 100))")
+        page.evaluate("document.querySelector('.ls-own [data-do=stop_run]')?.click()")
+        expect(run).to_be_visible()
+        return told.inner_text() == "The run was stopped."
+
+    until(page, stopped, "a run that is stopped")
+    expect(run).to_be_focused()
     expect(page.locator("#meters")).to_be_hidden()
     page.get_by_role("button", name="Next").click()
     page.wait_for_timeout(1000)
