@@ -12,6 +12,8 @@ import pytest
 from chat_parts import fill_number, until
 from playwright.sync_api import Locator, Page, expect
 
+from benchmarks.page import DRAG
+
 pytestmark = pytest.mark.browser
 
 Open = Callable[..., Page]
@@ -258,20 +260,6 @@ def test_a_box_zooms_a_double_click_shows_all_and_numbers_can_be_typed(open_page
     expect(readout(page)).to_contain_text("key j = 100, ")
 
 
-DRAG = """async ([first, steps]) => {
-  const slider = document.querySelector("#group-size input[type=range]");
-  const set = Object.getOwnPropertyDescriptor(HTMLInputElement.prototype, "value").set;
-  const gaps = [];
-  let last = await new Promise(requestAnimationFrame);
-  for (let n = first; n < first + steps; n++) {
-    set.call(slider, String(2 + (n % 60)));
-    slider.dispatchEvent(new Event("input", { bubbles: true }));
-    const now = await new Promise(requestAnimationFrame);
-    gaps.push(now - last);
-    last = now;
-  }
-  return [gaps, document.querySelector("#position-map .map-title").textContent];
-}"""
 FRAMES = 120
 
 
