@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from chat_parts import AXE, Open, answered, ask, ready, suggest, upload
-from playwright.sync_api import Page
+from playwright.sync_api import Page, expect
 
 RIGHT = ("Document", "Evidence", "Position map", "Attention", "Parameters", "Compare", "Runs")
 # The letters over a page's picture are unseen by design, and lie on the same letters in the picture.
@@ -17,6 +17,13 @@ def violations(page: Page) -> list[str]:
     page.wait_for_timeout(1500)  # what fades in has no contrast yet
     found = page.evaluate(RUN)["violations"]
     return [f"{each['id']}: {node['html'][:160]}: {node['failureSummary']}" for each in found for node in each["nodes"]]
+
+
+IN_SIGHT = {
+    "Position map": [f"#position-map .map-{part}" for part in ("overview", "close-up", "near-title")],
+    "Attention": ["#attention-map .xtick text"],
+}
+"""What is looked for first in a tab: to be seen at 1440 x 900 without scrolling."""
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
@@ -31,6 +38,8 @@ def test_no_tab_breaks_a_rule(address: str, open_page: Open, short: Path, theme:
     for tab in RIGHT:
         page.locator("#right-tabs").get_by_role("tab", name=tab, exact=True).click()
         assert violations(page) == [], tab
+        for part in IN_SIGHT.get(tab, []):
+            expect(page.locator(part).first).to_be_in_viewport(ratio=1)
     for tab in ("Lab", "Learn"):
         page.locator("#main-tabs").get_by_role("tab", name=tab, exact=True).first.click()
         assert violations(page) == [], tab

@@ -234,9 +234,9 @@ def test_a_box_zooms_a_double_click_shows_all_and_numbers_can_be_typed(open_page
     overview.scroll_into_view_if_needed()
     box = overview.bounding_box()
     assert box is not None
-    page.mouse.move(box["x"] + 200, box["y"] + 200)
+    page.mouse.move(box["x"] + 140, box["y"] + 200)
     page.mouse.down()
-    page.mouse.move(box["x"] + 300, box["y"] + 260, steps=4)
+    page.mouse.move(box["x"] + 220, box["y"] + 260, steps=4)
     page.mouse.up()
     until(page, lambda: boxes(page)[1] - boxes(page)[0] < 30_000, "the zoomed map")
     rows, columns = boxes(page)[:2], boxes(page)[2:4]
