@@ -210,9 +210,7 @@ def _keep_meters(runtime: Runtime, controls: Controls, states: States, meter: gr
             return gr.skip(), complaint_html(error)
         return line, next_question_html(choices, entries)
 
-    settings = [controls.method, controls.group_size, controls.neighbor_window, controls.log_n, controls.four]
-    changing: list[Any] = [*settings, states.view, states.entries]
-    changes = [component.change for component in changing]
+    changes = [component.change for component in (*controls, states.view, states.entries)]
     return redraw_on("meters", changes, draw, [states.visitor, states.view, states.entries, *controls], [meter, fit])
 
 

@@ -328,11 +328,12 @@ class _Handlers:
         choices = Choices.read(values)
         loaded = self.runtime.models.need()
         if pending.begun is None:
-            entry = Entry(pending.question, (), loaded.label, session.contents, loaded.identity)
+            model = loaded.label, session.contents, loaded.identity
+            entry = Entry(pending.question, (), *model, choices.asked_with())
             earlier = same_thread(pending.entries, entry) if choices.remember else []
             questions: list[Question | None] = [*_questions(session, choices, entry.question, earlier)]
         else:
-            entry = pending.entry
+            entry = replace(pending.entry, asked_with=choices.asked_with(pending.entry.asked_with))
             further = Question.going_on(pending.begun, choices.generation)
             questions = [further if reply.turn == pending.begun.id else None for reply in entry.replies]
         pending.entry = entry
