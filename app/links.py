@@ -12,6 +12,7 @@ from urllib.parse import parse_qs
 from selfextend.config import SelfExtendConfig, check_window
 
 from .tabs.widgets import METHODS
+from .wording import in_page_words
 
 MOST_CHARACTERS = 4000
 SETTINGS = (
@@ -93,5 +94,5 @@ def what_is_missing(link: Link, model: str, documents: list[str], trained_window
         try:
             check_window(trained_window, link.config)
         except ValueError as error:
-            sentences.append(f"The link's settings do not fit this model and were not set. {error}")
+            sentences.append(f"The link's settings do not fit this model and were not set. {in_page_words(str(error))}")
     return sentences

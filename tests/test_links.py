@@ -60,7 +60,7 @@ def test_what_is_not_so_here_is_told_in_a_sentence_each() -> None:
     model, document, settings = what_is_missing(link, "tiny", ["a.pdf"], 256)
     assert "The link is about other, and tiny is loaded" in model
     assert "b.pdf, which you have not added" in document
-    assert "neighbor_window (300)" in settings
+    assert "Neighbor window 300 must" in settings
     assert what_is_missing(Link("tiny", ("a.pdf",), SelfExtendConfig(9, 50)), "tiny", ["a.pdf"], 256) == []
     assert "no model is loaded" in what_is_missing(Link("tiny"), "", [], 256)[0]
 

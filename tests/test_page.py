@@ -317,7 +317,7 @@ def test_what_was_set_since_the_last_answer_is_told_until_it_is_asked_with(
     told = next_question_html(chosen(**other), said)
     assert f"</b> {name}." in told
     assert f"changes-{mark}" in told
-    assert ("The last answer is by SelfExtend (G=8, w=128)" in told) == (len(other.keys() & METHOD) > 0)
+    assert ("The last answer is by SelfExtend (G = 8, w = 128)" in told) == (len(other.keys() & METHOD) > 0)
     assert next_question_html(chosen(**other), asked(chosen(**other))) == ""
     assert next_question_html(chosen(**other), from_json(json.loads(json.dumps(as_json(said))))) == told, (
         "as the browser keeps it"

@@ -23,6 +23,7 @@ from ..safe_text import plain_question
 from ..sample import only_the_sample, sample_questions
 from ..server.request_log import log_unexpected, request_id
 from ..session import Pending, Session, Turn
+from ..wording import in_page_words
 from .controls import Choices, Controls, slider_updates
 from .offers_panel import Again
 from .widgets import (
@@ -378,7 +379,7 @@ class _Handlers:
                 instructions = Choices.read(values).instructions
                 prompt = build_prompt(loaded.tokenizer, documents, text, (), instructions).text
             except ValueError as error:
-                prompt = str(error)
+                prompt = in_page_words(str(error))
         return gr.update(value=prompt, visible=True)
 
 

@@ -20,7 +20,8 @@ from selfextend.profile import LONGEST_ANSWER
 
 from ..conversation import Entry
 from ..prompting import Instructions
-from .widgets import COMPARE, METHODS, DocumentView, method_of, on, settings_of
+from ..wording import called
+from .widgets import COMPARE, METHODS, DocumentView, by_method, method_of, on, settings_of
 
 if TYPE_CHECKING:
     from selfextend.generation import ExtendWhen
@@ -29,16 +30,6 @@ ALWAYS, WHEN_NEEDED = "Always", "Only past the trained window"
 LOG_N = "Log-n query scaling"
 SAMPLING = ("top_p", "top_k", "seed")
 """What counts only where the temperature is not 0."""
-NAMES = {
-    "query_scaling": "log-n query scaling",
-    "four": "the columns that are compared",
-    "extend": "when SelfExtend is used",
-    "max_new_tokens": "longest answer",
-    "remember": "whether earlier questions are in the prompt",
-    "system": "system prompt",
-    "thinking": "thinking",
-}
-"""What controls are called in a sentence, where their own name does not say it."""
 
 
 class Controls(NamedTuple):
@@ -222,14 +213,14 @@ def next_question_html(choices: Choices, entries: Sequence[Entry]) -> str:
     if not entries or not entries[-1].replies:
         return ""
     last = [reply.made_by for reply in entries[-1].replies]
-    by_method = _changed_methods(choices, last)
+    methods = _changed_methods(choices, last)
     before = dict(entries[-1].asked_with)
-    changed = [*by_method, *(name for name, value in choices.asked_with() if before.get(name, value) != value)]
+    changed = [*methods, *(name for name, value in choices.asked_with() if before.get(name, value) != value)]
     if not changed:
         return ""
     marks = " ".join(f"changes-{name.replace('_', '-')}" for name in changed)
-    names = ", ".join(NAMES.get(name, name.replace("_", " ")) for name in changed)
-    made = f" The last answer is by {escape(' and '.join(method.label for method in last))}." if by_method else ""
+    names = ", ".join(called(name) for name in changed)
+    made = f" The last answer is by {escape(' and '.join(map(by_method, last)))}." if methods else ""
     return f'<p class="hint next-question {marks}"><b>At the next question:</b> {escape(names)}.{made}</p>'
 
 
