@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from chat_parts import AXE, Open, answered, ask, limit_answers, ready, suggest, upload
+from chat_parts import AXE, Open, answered, ask, choose_run, limit_answers, ready, suggest, upload
 from playwright.sync_api import Page, expect
 
 RIGHT = ("Document", "Evidence", "Position map", "Attention", "Parameters", "Compare", "Runs")
@@ -54,6 +54,7 @@ def open_a_run(page: Page) -> None:
 
 
 def measure(page: Page) -> None:
+    choose_run(page, "2x", "1")
     page.locator("#lab-run").click()
     expect(page.locator("#lab-status")).to_contain_text("Done in")
 
