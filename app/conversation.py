@@ -91,6 +91,8 @@ class Entry:
         documents: checksums of what it was asked about, in their order; None in conversations that were kept before
             entries had them.
         model_id: the model's `identity`; "" in conversations that were kept before entries had it.
+        asked_with: what was chosen besides the methods, by name (see `app.tabs.controls.Choices.asked_with`); empty in
+            conversations that were kept before entries had it.
     """
 
     question: str
@@ -98,6 +100,7 @@ class Entry:
     model: str = ""
     documents: tuple[str, ...] | None = None
     model_id: str = ""
+    asked_with: tuple[tuple[str, Any], ...] = ()
 
     def is_to(self, model: str, model_id: str) -> bool:
         """Whether this model was asked, by its identity, or by its label where one of the two has no identity."""
@@ -141,7 +144,8 @@ def from_json(kept: Any) -> list[Entry]:
             contents = record.get("documents")
             documents = None if contents is None else tuple(map(str, contents))
             model, model_id = str(record["model"]), str(record.get("model_id", ""))
-            entries.append(Entry(str(record["question"]), replies, model, documents, model_id))
+            asked_with = _pairs(record.get("asked_with", ()))
+            entries.append(Entry(str(record["question"]), replies, model, documents, model_id, asked_with))
         except (TypeError, KeyError, ValueError, AttributeError, RecursionError):
             continue
     return entries[::-1]
@@ -150,12 +154,21 @@ def from_json(kept: Any) -> list[Entry]:
 def _reply(record: dict[str, Any]) -> Reply:
     record = record if "settings" in record else _with_settings(record)
     sources = tuple(typed(Source, source) for source in record["sources"])
-    settings = tuple((name, value) for name, value in record["settings"])
-    if not all(isinstance(value, str | int | float | None) for _, value in settings):
-        raise TypeError("settings are words and numbers.")
-    reply: Reply = typed(Reply, record | {"sources": sources, "settings": settings})
+    reply: Reply = typed(Reply, record | {"sources": sources, "settings": _pairs(record["settings"])})
     _ = reply.made_by  # a method that is not known is left out like anything else that makes no sense
     return reply
+
+
+def _pairs(settings: Any) -> tuple[tuple[str, Any], ...]:
+    """Names and values as a browser kept them.
+
+    Raises:
+        TypeError: they are no words and numbers.
+    """
+    pairs = tuple((name, value) for name, value in settings)
+    if not all(isinstance(name, str) and isinstance(value, str | int | float | None) for name, value in pairs):
+        raise TypeError("settings are words and numbers.")
+    return pairs
 
 
 def _with_settings(record: dict[str, Any]) -> dict[str, Any]:

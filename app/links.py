@@ -12,8 +12,15 @@ from urllib.parse import parse_qs
 from selfextend.config import SelfExtendConfig, check_window
 
 from .tabs.widgets import METHODS
+from .wording import in_page_words
 
 MOST_CHARACTERS = 4000
+SETTINGS = (
+    "log_n", "extend", "max_new_tokens", "temperature", "top_p", "top_k", "repetition_penalty", "seed", "remember",
+    "four", "thinking",
+)  # fmt: skip
+"""What a link says of `app.tabs.controls.Controls` besides method, group size and neighbor window. The system prompt is
+not among them: it is somebody's text."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +33,7 @@ class Link:
         config: group size and neighbor window.
         method: one of the page's choices.
         tab: what is written on it.
+        settings: for some of `SETTINGS` what the link says, as text.
     """
 
     model: str = ""
@@ -33,6 +41,7 @@ class Link:
     config: SelfExtendConfig | None = None
     method: str = ""
     tab: str = ""
+    settings: tuple[tuple[str, str], ...] = ()
 
 
 def read_link(fragment: str) -> Link:
@@ -52,6 +61,7 @@ def read_link(fragment: str) -> Link:
         config=_config(first("G"), first("w")),
         method=first("method") if first("method") in METHODS else "",
         tab=first("tab"),
+        settings=tuple((name, first(name)) for name in SETTINGS if name in said),
     )
 
 
@@ -84,5 +94,5 @@ def what_is_missing(link: Link, model: str, documents: list[str], trained_window
         try:
             check_window(trained_window, link.config)
         except ValueError as error:
-            sentences.append(f"The link's settings do not fit this model and were not set. {error}")
+            sentences.append(f"The link's settings do not fit this model and were not set. {in_page_words(str(error))}")
     return sentences

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -19,6 +20,7 @@ from .asking import chunk_tokens
 from .belongings import remove_everything
 from .conversation import Entry
 from .evidence import Citation
+from .links import SETTINGS
 from .meters import meters
 from .reading_places import seconds_to_read
 from .restore import READ, Parts, build_restore
@@ -94,9 +96,12 @@ def build_page(runtime: Runtime, delete_cache: tuple[int, int] | None = None) ->
         )
         # assets/page.js writes what is shown into the address.
         controls = parts.controls
-        told_by = [controls.method.change, controls.group_size.change, controls.neighbor_window.change]
-        gr.on(told_by, None, js="() => window.selfextendPlace?.tell()", **QUEUED)
-        states.view.change(None, js="() => window.selfextendPlace?.open()", **QUEUED)
+        said = [getattr(controls, name) for name in SETTINGS]
+        told_by = [controls.method, controls.group_size, controls.neighbor_window, *said]
+        changes = [control.change for control in told_by]
+        names = json.dumps(SETTINGS)
+        gr.on(changes, None, said, js=f"(...values) => window.selfextendPlace?.tell({names}, values)", **QUEUED)
+        states.view.change(None, said, js=f"(...values) => window.selfextendPlace?.open({names}, values)", **QUEUED)
         add_endpoints(runtime)
         opening_passage = _opener(runtime, states.turn, parts.chat.status)
         on(links.passage, opening_passage, [states.visitor], [states.turn, parts.chat.status])
@@ -210,9 +215,7 @@ def _keep_meters(runtime: Runtime, controls: Controls, states: States, meter: gr
             return gr.skip(), complaint_html(error)
         return line, next_question_html(choices, entries)
 
-    settings = [controls.method, controls.group_size, controls.neighbor_window, controls.log_n, controls.four]
-    changing: list[Any] = [*settings, states.view, states.entries]
-    changes = [component.change for component in changing]
+    changes = [component.change for component in (*controls, states.view, states.entries)]
     return redraw_on("meters", changes, draw, [states.visitor, states.view, states.entries, *controls], [meter, fit])
 
 

@@ -5,9 +5,11 @@ Also brings a page up to date with the model, which any visitor may change.
 
 from __future__ import annotations
 
+import re
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import gradio as gr
@@ -18,7 +20,7 @@ from selfextend.steps import result_of
 from .belongings import keep_document, write_down
 from .conversation import Entry, as_json, from_json, messages
 from .documents.holders import Named, is_holder
-from .links import Link, read_link, what_is_missing
+from .links import SETTINGS, Link, read_link, what_is_missing
 from .model_menu import local_choices
 from .model_shelf import LoadedModel
 from .prompting import can_switch_thinking
@@ -98,7 +100,8 @@ def build_restore(runtime: Runtime, page: gr.Blocks, parts: Parts) -> None:
     loaded = page.load(handlers.restore, [browser], restored, **QUEUED)
     fragment = gr.Textbox(visible="hidden")  # carries what the page is to open with from the browser to `ready`
     given = [states.visitor, browser, fragment, *controls.room]
-    linked = [parts.link_status, *parts.tabs, controls.method]
+    linked: list[Any] = [parts.link_status, *parts.tabs, controls.method]
+    linked += [control for name in SETTINGS if (control := getattr(controls, name)) not in fitted]
     with_fragment = (
         "(visitor, kept, _, ...room) => [visitor, kept, window.selfextendPlace?.fragment ?? location.hash, ...room]"
     )
@@ -192,7 +195,7 @@ class _Handlers:
                 sample = result_of(runtime.library.add_steps(SAMPLE, SAMPLE.name, visitor))
             keep_document(runtime, session, sample)
         # What was set stays; only the sliders' ends follow the model.
-        fitted = self._fitted(session, room, request, advise=is_new)
+        fitted = self._fitted(session, room, request, advise=is_new, said=values_said(parts.controls, link))
         shown |= {parts.documents.status: "", **fitted, **self._linked(link, session, fitted)}
         asked = bool(isinstance(kept, dict) and kept.get("entries"))
         yield from self._opened(session, shown, asked)
@@ -255,16 +258,26 @@ class _Handlers:
             updates[outer] = gr.Tabs(selected=READ)
         return updates
 
-    def _fitted(self, session: Session, room: tuple[Any, ...], request: gr.Request, *, advise: bool) -> dict[Any, Any]:
+    def _fitted(
+        self,
+        session: Session,
+        room: tuple[Any, ...],
+        request: gr.Request,
+        *,
+        advise: bool,
+        said: Mapping[Any, Any] = MappingProxyType({}),
+    ) -> dict[Any, Any]:
         """The page, fitted to the model that is loaded; with `advise` the controls too.
 
         Args:
             room: the values of `Controls.room`.
             request: of who looks at the page.
+            said: values of controls that are to be so, whatever is advised.
         """
         parts, loaded = self.parts, self.runtime.models.loaded
         if loaded is not None and advise:
             room = (loaded.longest_answer, *room[1:])
+        room = tuple(said.get(control, value) for control, value in zip(parts.controls.room, room, strict=True))
         view = view_of(self.runtime, session, *room)
         updates = {
             **parts.model.showing(loaded),
@@ -282,6 +295,9 @@ class _Handlers:
                 updates |= _advised(parts.controls, loaded, view)
             else:
                 updates[parts.controls.neighbor_window] = gr.update(maximum=max(2, view.trained_window - 1))
+        for control, value in said.items():
+            other = updates.get(control)
+            updates[control] = {**other, "value": value} if isinstance(other, dict) else value
         return updates
 
 
@@ -309,6 +325,29 @@ def _as_left(controls: Controls, values: Any) -> dict[Any, Any]:
         return dict(zip(controls, map(_restored, controls, values), strict=True))
     except (ValueError, TypeError):
         return {}
+
+
+def values_said(controls: Controls, link: Link) -> dict[Any, Any]:
+    """The controls' values that a link says; what they cannot be is left out, since anybody may write a link."""
+    asked = [(getattr(controls, name), text) for name, text in link.settings]
+    values = {control: _value_of(control, text) for control, text in asked}
+    return {control: value for control, value in values.items() if value is not None}
+
+
+def _value_of(control: Any, text: str) -> Any:
+    """What a control can be set to, from what JavaScript writes for it; None where that is nothing it can be."""
+    if isinstance(control, gr.Checkbox):
+        return {"true": True, "false": False}.get(text)
+    if isinstance(control, gr.Radio):
+        return text if text in [value for _, value in control.choices] else None
+    if not re.fullmatch(r"\d{1,9}(\.\d{1,20})?", text, re.ASCII):
+        return None
+    value, low, high = float(text), control.minimum, control.maximum
+    if (low is not None and value < low) or (high is not None and value > high):
+        return None
+    if control.step != 1:
+        return value
+    return int(text) if text.isdigit() else None
 
 
 def _restored(control: Any, value: Any) -> Any:

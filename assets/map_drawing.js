@@ -82,20 +82,27 @@ function drawAxes(pen, area, across, down, names, palette) {
     pen.path([[area.x - 4, y], [area.x, y]], { stroke: palette.soft });
     pen.text(commas(value), area.x - 7, Math.max(y, area.y + 5), { ...look, align: "right" });
   }
-  pen.text(names.across, area.x + area.width / 2, bottom + 27, { ...look, align: "center", size: 12, fill: palette.ink });
-  const turned = { ...look, align: "center", size: 12, fill: palette.ink, angle: -Math.PI / 2 };
-  pen.text(names.down, area.x - 62, area.y + area.height / 2, turned);
+  const named = { ...look, size: 12, fill: palette.ink };
+  pen.text(names.across, area.x + area.width / 2, bottom + 27, { ...named, align: "center" });
+  if (area.isNarrow) pen.text(names.down, area.x - NARROW_MARGINS.left, area.y - 12, named);
+  else pen.text(names.down, area.x - 62, area.y + area.height / 2, { ...named, align: "center", angle: -Math.PI / 2 });
   pen.path([[area.x, area.y], [area.x, bottom], [area.x + area.width, bottom]], { stroke: palette.soft });
 }
 
 const MARGINS = { left: 72, right: 10, top: 8, bottom: 36 };
+// Where each pixel across counts, the name of the axis that runs down stands above it, not beside.
+const NARROW = 400; // pixels
+const NARROW_MARGINS = { left: 52, right: 8, top: 24, bottom: 36 };
 
 function areaOf(box) {
+  const isNarrow = box.width < NARROW;
+  const { left, right, top, bottom } = isNarrow ? NARROW_MARGINS : MARGINS;
   return {
-    x: box.x + MARGINS.left,
-    y: box.y + MARGINS.top,
-    width: Math.max(40, box.width - MARGINS.left - MARGINS.right),
-    height: Math.max(40, box.height - MARGINS.top - MARGINS.bottom),
+    isNarrow,
+    x: box.x + left,
+    y: box.y + top,
+    width: Math.max(40, box.width - left - right),
+    height: Math.max(40, box.height - top - bottom),
   };
 }
 
@@ -314,7 +321,8 @@ function drawMap(pen, box, scene, view, { near = false, frame = null, kept = {},
     if (frame) drawFrame(pen, scene, across, down, frame);
   });
   drawCell(pen, area, scene, across, down); // not cut off where it stands at the border
-  const named = view.log ? "distance i − j (tokens, logarithmic)" : "key position j (tokens)";
+  const scale = area.width < 240 ? "log." : "tokens, logarithmic";
+  const named = view.log ? `distance i − j (${scale})` : "key position j (tokens)";
   drawAxes(pen, area, across, down, { across: named, down: "query position i (tokens)" }, palette);
 }
 
@@ -410,7 +418,7 @@ function farWords({ group }, short = false) {
 
 // Whether there is room for words between the line at a distance and every band's edge. The legend has them too.
 function isApart(distance, bands, across) {
-  const room = across.log ? 26 : 70;
+  const room = across.log ? 36 : 70;
   return bands.every(({ until }) => Math.abs(across.at(until) - across.at(distance)) > room);
 }
 
@@ -469,15 +477,20 @@ function numbersOf(scene, across, down) {
     const step = block * Math.max(Math.ceil(room.across / (block * across.each)), Math.ceil(room.down / (block * down.each)));
     const middle = (block - 1) >> 1;
     const whole = block === group;
+    const half = Math.floor(room.across / 2 / across.each); // cells that a number covers on each side
     for (let query = Math.floor(down.from / step) * step; query < down.to; query += step) {
       for (let key = Math.floor(across.from / step) * step; key < across.to; key += step) {
         const [i, j] = [query + middle, key + middle];
         const inView = i >= down.from && i < down.to && j >= across.from && j < across.to;
-        if (!inView || i - j < start || i - j >= until || j > i) continue;
+        // No number runs into those of the next band. Above the diagonal there are none.
+        if (!inView || j > i || i - j < start + (n ? half : 0) || i - j + half >= until) continue;
         const position = Positions.relative(scene.bands, i, j);
         const value = scene.difference ? i - j - position : position;
         const center = whole && !scene.difference ? block / 2 : middle + 0.5;
-        numbers.push([i, j, value, across.at(key + center), down.at(query + center)]);
+        const x = across.at(key + center);
+        const space = Math.min(x - across.at(across.from), across.at(across.to) - x);
+        if (space < String(value).length * size * 0.3) continue; // half of it would be cut off
+        numbers.push([i, j, value, x, down.at(query + center)]);
       }
     }
   });

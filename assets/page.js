@@ -41,6 +41,7 @@ const NEWEST = "selfextend-newest";
 let opened = false;
 let telling = null;
 let current = location.hash;
+let settings = []; // [name, value] of each: they may stand behind a fold, where the page has none of them
 
 function shown() {
   const words = (selector) => document.querySelector(selector)?.textContent.trim() ?? "";
@@ -57,6 +58,7 @@ function shown() {
   say("G", value('#group-size input[type="number"]'));
   say("w", value('#neighbor-window input[type="number"]'));
   say("method", value("#method input:checked"));
+  for (const [name, set] of settings) say(name, set);
   say("tab", tab === "Read" ? inner : tab);
   say("query", query);
   say("key", key);
@@ -82,21 +84,22 @@ window.selfextendPlace = {
     return isOwn ? sessionStorage.getItem(NEWEST) : location.hash;
   },
 
-  // Something that the address says has changed.
-  tell() {
+  // Something that the address says has changed. `names` and `values` are of settings: see app/links.py.
+  tell(names, values) {
+    if (names) settings = names.map((name, n) => [name, values[n]]);
     clearTimeout(telling);
     telling = setTimeout(write, 300); // after the page shows it, and once for all that changes in one go
   },
 
   // The server has set what the address asked for; from here on the address follows the page.
-  open() {
+  open(names, values) {
     if (!opened) {
       opened = true;
       const token = (name) => (/^\d{1,9}$/.test(asked.get(name) ?? "") ? Number(asked.get(name)) : null);
       const [query, key] = [token("query"), token("key")];
       if (query !== null || key !== null) window.selfextendSelection.select(query, key, "link");
     }
-    this.tell();
+    this.tell(names, values);
   },
 };
 document.addEventListener("selfextend-select", () => window.selfextendPlace.tell());

@@ -9,7 +9,7 @@
 // methods: [{ kind, heading, symbols: [[attribute, symbol], ...] }]. See app/tabs/position_map.py.
 function mountPositionMap(root, { methods, difference, askForWords }) {
   const SMALLEST_VIEW = 8; // tokens; zooming in further shows nothing new
-  const WIDE = 960; // pixels: from here on overview and close-up stand side by side
+  const WIDE = 520; // pixels: from here on overview and close-up stand side by side, as beside the chat at 1440 pixels
   const NARROW_BAND = 0.04; // of the text: a smaller neighbor band is first shown on the logarithmic axis
 
   root.innerHTML = `
@@ -26,8 +26,9 @@ function mountPositionMap(root, { methods, difference, askForWords }) {
       </div>
     </div>
     <div class="map-pair">
+      <p class="map-title"></p>
       <figure>
-        <figcaption class="map-title"></figcaption>
+        <figcaption>Overview</figcaption>
         <div class="map-sheet"><canvas class="map-overview" tabindex="0" role="application"
           aria-label="Position map, overview" aria-describedby="map-keys"></canvas><div class="map-rubber" hidden></div></div>
         <div class="map-legend"></div>
@@ -276,15 +277,18 @@ function mountPositionMap(root, { methods, difference, askForWords }) {
 
   // Drawing
 
-  const HEIGHTS = new Map([
-    [overview, (width) => within(width * 0.68, 260, 460)],
-    [closeUp, (width) => within(width * 0.84, 300, 620)],
-    [curve, (width) => within(width * 0.5, 240, 320)],
-  ]);
+  const isWide = () => root.clientWidth >= WIDE;
+
+  function heightOf(canvas) {
+    const width = canvas.parentElement.clientWidth;
+    if (canvas === curve) return within(width * 0.5, 240, 320);
+    if (isWide()) return within(closeUp.parentElement.clientWidth, 320, 520); // as high as each other
+    return canvas === overview ? within(width * 0.68, 260, 460) : within(width * 0.84, 300, 620);
+  }
 
   function sized(canvas) {
     const width = canvas.parentElement.clientWidth;
-    const height = Math.round(HEIGHTS.get(canvas)(width));
+    const height = Math.round(heightOf(canvas));
     const ratio = Math.min(2, window.devicePixelRatio || 1);
     if (canvas.width !== Math.round(width * ratio) || canvas.height !== Math.round(height * ratio)) {
       canvas.width = Math.round(width * ratio);
@@ -695,7 +699,7 @@ function mountPositionMap(root, { methods, difference, askForWords }) {
   ground.observe(document.body, { attributes: true, attributeFilter: ["class"] });
   const size = new ResizeObserver(() => {
     if (root.isConnected) {
-      root.classList.toggle("wide", root.clientWidth >= WIDE);
+      root.classList.toggle("wide", isWide());
       return request();
     }
     ground.disconnect();

@@ -10,7 +10,7 @@
 //   reach(bands, trainedWindow)               the longest text without a position >= trainedWindow; Infinity: no limit
 //   sum(kind, numbers, query, key)            the formula with a cell's numbers put in, for a key not after its query
 //   explain(kind, numbers, query, key)        the same in the library's words
-//   complaint(kind, numbers, trainedWindow)   what is wrong with the settings, in one sentence; "" where nothing is
+//   complaint(kind, numbers, trainedWindow)   what is wrong with the settings, in the page's words; "" where nothing is
 //
 // Kinds: those of POSITION_METHODS ("vanilla", "selfextend", "rerope"), and the two steps on the way to SelfExtend that
 // only the lesson shows: "grouped" (both positions floored everywhere, no shift) and "unjoined" (neighbors exact, the rest
@@ -53,39 +53,44 @@ const Positions = (() => {
     return group * (trainedWindow - shift);
   }
 
+  const { format: written } = new Intl.NumberFormat("en-US");
+
   function sum(kind, numbers, query, key) {
-    const { group_size: G, neighbor_window: w } = numbers;
+    const { group_size: group, neighbor_window: neighbors } = numbers;
+    const [i, j, G, w] = [query, key, group, neighbors].map(written);
     const distance = query - key;
-    const isExact = kind === "vanilla" || (kind !== "grouped" && distance < w);
-    if (isExact) return `${query} - ${key} = ${distance}`;
-    if (kind === "rerope") return `min(${query} - ${key}, ${w}) = ${w}`;
+    const isExact = kind === "vanilla" || (kind !== "grouped" && distance < neighbors);
+    if (isExact) return `${i} - ${j} = ${written(distance)}`;
+    if (kind === "rerope") return `min(${i} - ${j}, ${w}) = ${w}`;
     const isJoined = kind === "selfextend";
-    const divisions = `${query}//${G} - ${key}//${G}${isJoined ? ` + ${w} - ${w}//${G}` : ""}`;
-    const [i, j, wG] = [query, key, w].map((tokens) => Math.floor(tokens / G));
-    const divided = `${i} - ${j}${isJoined ? ` + ${w} - ${wG}` : ""}`;
-    return `${divisions} = ${divided} = ${relative(bands(kind, numbers), query, key)}`;
+    const divisions = `${i}//${G} - ${j}//${G}${isJoined ? ` + ${w} - ${w}//${G}` : ""}`;
+    const [iG, jG, wG] = [query, key, neighbors].map((tokens) => written(Math.floor(tokens / group)));
+    const divided = `${iG} - ${jG}${isJoined ? ` + ${w} - ${wG}` : ""}`;
+    return `${divisions} = ${divided} = ${written(relative(bands(kind, numbers), query, key))}`;
   }
 
   function explain(kind, numbers, query, key) {
-    const distance = query - key;
-    const { neighbor_window: w } = numbers;
-    if (distance < 0) return `key ${key} comes after query ${query}: causal attention never looks at it`;
+    const [i, j, distance, w] = [query, key, query - key, numbers.neighbor_window].map(written);
+    if (query < key) return `key ${j} comes after query ${i}: causal attention never looks at it`;
     const worked = sum(kind, numbers, query, key);
     if (kind !== "selfextend") return worked;
-    return distance < w ? `neighbor: ${worked} (distance ${distance} < ${w})` : `grouped: ${worked} (distance ${distance} >= ${w})`;
+    const isNear = query - key < numbers.neighbor_window;
+    return isNear ? `neighbor: ${worked} (distance ${distance} < ${w})` : `grouped: ${worked} (distance ${distance} >= ${w})`;
   }
 
+  // As app/wording.py has the library's sentences.
   function complaint(kind, numbers, trainedWindow) {
     const { least } = METHODS[kind];
     for (const [name, smallest] of Object.entries(least)) {
       if (!Number.isInteger(numbers[name])) return "Group size and Neighbor window both need a whole number.";
-      if (numbers[name] < smallest) return `${name} must be at least ${smallest}, not ${numbers[name]}.`;
+      const named = name === "group_size" ? "Group size" : "Neighbor window";
+      if (numbers[name] < smallest) return `${named} must be at least ${smallest}, not ${written(numbers[name])}.`;
     }
     if (!("neighbor_window" in least) || numbers.neighbor_window < trainedWindow) return "";
     const why = kind === "rerope" ? ": the model never saw that position" : ", else no position is left for grouped keys";
     return (
-      `neighbor_window (${numbers.neighbor_window}) must be smaller than the trained window (${trainedWindow})${why}. ` +
-      `Try ${Math.max(1, Math.floor(trainedWindow / 4))}.`
+      `Neighbor window ${written(numbers.neighbor_window)} must be smaller than the trained window ` +
+      `(${written(trainedWindow)})${why}. Try ${written(Math.max(1, Math.floor(trainedWindow / 4)))}.`
     );
   }
 

@@ -22,7 +22,7 @@ def checked_integer(name: str, value: Any, minimum: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
         raise ValueError(f"{name} must be a whole number of at least {minimum}, not {value!r}.")
     if value < minimum:
-        raise ValueError(f"{name} must be at least {minimum}, not {value}.")
+        raise ValueError(f"{name} must be at least {minimum:,}, not {value:,}.")
     return value
 
 
@@ -87,10 +87,10 @@ class SelfExtendConfig:
             return None
         advised = suggest(trained_window, length, neighbor_window=advised_window)
         return (
-            f"{length:,} tokens are past the reach of {reach:,} that group size {self.group_size} and neighbor window "
-            f"{self.neighbor_window} give a trained window of {trained_window:,}. The smallest change that fits is "
-            f"group size {smallest_group_size(trained_window, length, self.neighbor_window)}; advised are group size "
-            f"{advised.group_size} and neighbor window {advised.neighbor_window}."
+            f"{length:,} tokens are past the reach of {reach:,} that group size {self.group_size:,} and neighbor "
+            f"window {self.neighbor_window:,} give a trained window of {trained_window:,}. The smallest change that "
+            f"fits is group size {smallest_group_size(trained_window, length, self.neighbor_window):,}; advised are "
+            f"group size {advised.group_size:,} and neighbor window {advised.neighbor_window:,}."
         )
 
     def uncertainty(self, distance: int) -> int:
@@ -103,11 +103,11 @@ class SelfExtendConfig:
         if distance < 0:
             return explain_exact(query, key)
         if distance < window:
-            return f"neighbor: {explain_exact(query, key)} (distance {distance} < {window})"
+            return f"neighbor: {explain_exact(query, key)} (distance {distance:,} < {window:,})"
         return (
-            f"grouped: {query}//{group} - {key}//{group} + {window} - {window}//{group} = "
-            f"{query // group} - {key // group} + {window} - {window // group} = "
-            f"{relative_position(query, key, self)} (distance {distance} >= {window})"
+            f"grouped: {query:,}//{group:,} - {key:,}//{group:,} + {window:,} - {window:,}//{group:,} = "
+            f"{query // group:,} - {key // group:,} + {window:,} - {window // group:,} = "
+            f"{relative_position(query, key, self):,} (distance {distance:,} >= {window:,})"
         )
 
 
@@ -120,9 +120,9 @@ def check_window(trained_window: int, config: SelfExtendConfig) -> None:
     checked_integer("trained_window", trained_window, 2)
     if config.neighbor_window >= trained_window:
         raise ValueError(
-            f"neighbor_window ({config.neighbor_window}) must be smaller than the trained window "
-            f"({trained_window}), else no position is left for grouped keys. "
-            f"Try {usual_neighbor_window(trained_window)}."
+            f"neighbor_window ({config.neighbor_window:,}) must be smaller than the trained window "
+            f"({trained_window:,}), else no position is left for grouped keys. "
+            f"Try {usual_neighbor_window(trained_window):,}."
         )
 
 
@@ -206,8 +206,8 @@ def suggest(
     room = room_for_groups(trained_window, neighbor_window)
     if room <= 0:
         raise ValueError(
-            f"neighbor_window ({neighbor_window}) must stay below two thirds of the trained window "
-            f"({trained_window}). Try {usual_neighbor_window(trained_window)}."
+            f"neighbor_window ({neighbor_window:,}) must stay below two thirds of the trained window "
+            f"({trained_window:,}). Try {usual_neighbor_window(trained_window):,}."
         )
     group_size = 1 if length <= trained_window else 3 * (length - neighbor_window) // room + 1
     config = SelfExtendConfig(group_size, neighbor_window, query_scaling)
@@ -237,6 +237,6 @@ def explain_max_length(trained_window: int, config: SelfExtendConfig) -> str:
     """The reach's formula with its numbers put in, for captions and lessons."""
     group, window = config.group_size, config.neighbor_window
     return (
-        f"{group} * ({trained_window} - {window} + {window}//{group}) = "
-        f"{group} * {trained_window - config.position_shift} = {max_length(trained_window, config)}"
+        f"{group:,} * ({trained_window:,} - {window:,} + {window:,}//{group:,}) = "
+        f"{group:,} * {trained_window - config.position_shift:,} = {max_length(trained_window, config):,}"
     )

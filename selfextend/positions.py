@@ -143,8 +143,8 @@ EXACT = ExactPositions()
 def explain_exact(query: int, key: int) -> str:
     """The difference of two positions in words."""
     if query < key:
-        return f"key {key} comes after query {query}: causal attention never looks at it"
-    return f"{query} - {key} = {query - key}"
+        return f"key {key:,} comes after query {query:,}: causal attention never looks at it"
+    return f"{query:,} - {key:,} = {query - key:,}"
 
 
 def logn_query_scale(position: int, trained_window: int) -> float:

@@ -134,9 +134,9 @@ def test_query_scaling_is_one_of_two_words(query_scaling: object) -> None:
 def test_a_neighbor_window_must_leave_room_in_the_trained_window(neighbor_window: int) -> None:
     config = SelfExtendConfig(4, neighbor_window)
     for function in (max_length, paper_max_length):
-        with pytest.raises(ValueError, match=rf"{neighbor_window}.*64"):
+        with pytest.raises(ValueError, match=rf"{neighbor_window:,}.*64"):
             function(64, config)
-    with pytest.raises(ValueError, match=rf"{neighbor_window}.*64"):
+    with pytest.raises(ValueError, match=rf"{neighbor_window:,}.*64"):
         suggest(64, 200, neighbor_window=neighbor_window)
 
 

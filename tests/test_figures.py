@@ -158,7 +158,8 @@ def test_pages_stand_apart_with_their_numbers_outside() -> None:
     assert widths[[0, 1, 5, 6]] == pytest.approx(1)
     assert (widths[[2, 3, 4]] < 1).all()
     axis = figure.layout.xaxis
-    assert axis.ticktext == ("<b>1</b><br>", "<br>2–9", "<b>10</b><br>")
+    assert axis.ticktext == ("<br><b>1</b>", "2–9<br>", "<br><b>10</b>")
+    assert axis.side == "top", "in sight, however long the answer is"
     assert axis.tickvals == pytest.approx([1, (cells["edges"][3] + cells["edges"][4]) / 2, cells["edges"][-1] - 1])
     assert not figure.layout.shapes, "no line stands inside the plot"
 
@@ -166,16 +167,16 @@ def test_pages_stand_apart_with_their_numbers_outside() -> None:
 def test_labels_of_many_folded_stretches_take_turns() -> None:
     groups = [Group(f"{n}", n, n + 1, folded=n % 2 == 0) for n in range(11)]
     lines = [text.split("<br>") for text in attention(1, 11, *groups).layout.xaxis.ticktext]
-    at = [next(n for n, words in enumerate(text) if words) for text in lines]
+    at = [next(n for n, words in enumerate(reversed(text)) if words) for text in lines]
     assert at == [1, 0, 2, 0, 1, 0, 2, 0, 1, 0, 2]
     assert {len(text) for text in lines} == {3}
 
 
-def test_labels_of_what_is_no_page_stand_below_the_pages() -> None:
+def test_labels_of_what_is_no_page_stand_above_the_pages() -> None:
     others = [Group(label, n, n + 1, page=False) for n, label in ((0, "start"), (2, "question"), (3, "answer"))]
     figure = attention(2, 4, others[0], Group("1", 1, 2), *others[1:])
     assert figure.layout.xaxis.ticktext == (
-        "<br><br>start<br>", "<b>1</b><br><br><br>", "<br><br>question<br>", "<br><br><br>answer",
+        "<br>start<br><br>", "<br><br><br><b>1</b>", "<br>question<br><br>", "answer<br><br><br>",
     )  # fmt: skip
 
 

@@ -75,7 +75,8 @@ def test_an_answer_opens_at_its_strongest_cell_on_the_pages_that_matter(turns: t
     assert cells["first_query"] == len(turn.prompt) - 1
     assert cells["chosen"] == [opened["token"], opened["position"]]
     assert len(cells["rows"]) == len(turn.answer.token_ids)
-    shown = [text.replace("<br>", "") for text in layout["xaxis"]["ticktext"] if text.startswith("<b>")]
+    labels = [text.replace("<br>", "") for text in layout["xaxis"]["ticktext"]]
+    shown = [label for label in labels if label.startswith("<b>")]
     assert 1 <= len(shown) <= 5
     assert {f"<b>{page}</b>" for _, page in pages_that_matter([turn])} == set(shown)
     assert "root mean square of all 4 heads of each of the 2 recorded layers" in opened["how"]

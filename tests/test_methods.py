@@ -294,10 +294,10 @@ def test_the_registry_is_complete() -> None:
 
 def test_a_refusal_advises_the_neighbor_window_recommended_for_the_model() -> None:
     advised = suggest(8192, 40_000, neighbor_window=1024)
-    words = f"advised are group size {advised.group_size} and neighbor window 1024"
+    words = f"advised are group size {advised.group_size} and neighbor window 1,024"
     with pytest.raises(PastReachError, match=words):
         SelfExtend("none", 2, 512).check(Profile(8192, 1024), 40_000)
-    with pytest.raises(PastReachError, match="and neighbor window 2048"):
+    with pytest.raises(PastReachError, match="and neighbor window 2,048"):
         SelfExtend("none", 2, 512).check(Profile(8192), 40_000)
 
 

@@ -6,8 +6,10 @@ import json
 import threading
 import time
 from collections.abc import Generator, Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import gradio as gr
 import pytest
@@ -31,9 +33,8 @@ from app.page import _test_passages, build_page
 from app.runtime import Runtime, make_runtime
 from app.session import Session, Turn
 from app.settings import read_settings
-from app.tabs.controls import Choices, next_question_html
+from app.tabs.controls import ALWAYS, WHEN_NEEDED, Choices, Controls, next_question_html
 from selfextend.loading import hardware
-from selfextend.methods import SelfExtend
 from selfextend.steps import Progress, result_of
 
 
@@ -275,23 +276,80 @@ def test_no_speed_is_told_of_an_answer_that_has_none() -> None:
     assert "16,963 tokens read" in measures(Reply(1, "vanilla", "Yes", prompt_tokens=16963, seconds=1.0))
 
 
-def test_what_was_set_since_the_last_answer_is_told_until_it_is_asked_with() -> None:
-    made = reply_by(SelfExtend("none", 8, 128), turn=1, text="Yes")
-    said = [Entry("Who?", (made,))]
+CHOSEN = {
+    "method": "SelfExtend", "group_size": 8, "neighbor_window": 128, "log_n": False, "extend": ALWAYS,
+    "max_new_tokens": 64, "temperature": 0.0, "top_p": 1.0, "top_k": 0, "repetition_penalty": 1.0, "seed": 0,
+    "remember": False, "four": False, "system": "", "thinking": False,
+}  # fmt: skip
 
-    def told(heading: str, group_size: int, log_n: bool = False) -> str:
-        values = [heading, group_size, 128, log_n, "Always", 64, 0.0, 1.0, 0, 1.0, 0, False, False, "", False]
-        return next_question_html(Choices.read(values), said)
 
-    assert told("SelfExtend", 8) == ""
-    assert "changes-group-size" in told("SelfExtend", 9)
-    assert "changes-query-scaling" in told("SelfExtend", 8, log_n=True)
-    assert "changes-method" in told("Vanilla", 8)
-    assert "changes-method" in told("Compare", 8)
-    assert "G=8, w=128" in told("Vanilla", 8)
-    assert (
-        next_question_html(Choices.read(["Vanilla", 8, 128, False, "Always", 64, 0, 1, 0, 1, 0, 0, 0, "", 0]), []) == ""
+def chosen(**other: Any) -> Choices:
+    """What the controls say, by their names."""
+    return Choices.read([(CHOSEN | other)[name] for name in Controls._fields])
+
+
+def asked(choices: Choices) -> list[Entry]:
+    replies = tuple(reply_by(method, turn=1, text="Yes") for method in choices.methods)
+    return [Entry("Who?", replies, asked_with=choices.asked_with())]
+
+
+@pytest.mark.parametrize(
+    ("other", "name", "mark"),
+    [
+        ({"group_size": 9}, "group size", "group-size"),
+        ({"log_n": True}, "log-n query scaling", "query-scaling"),
+        ({"method": "Vanilla"}, "method", "method"),
+        ({"method": "Compare"}, "method", "method"),
+        ({"extend": WHEN_NEEDED}, "when SelfExtend is used", "extend"),
+        ({"max_new_tokens": 65}, "longest answer", "max-new-tokens"),
+        ({"temperature": 0.7}, "temperature", "temperature"),
+        ({"repetition_penalty": 1.1}, "repetition penalty", "repetition-penalty"),
+        ({"remember": True}, "whether earlier questions are in the prompt", "remember"),
+        ({"system": "Be brief."}, "system prompt", "system"),
+        ({"thinking": True}, "thinking", "thinking"),
+    ],
+)
+def test_what_was_set_since_the_last_answer_is_told_until_it_is_asked_with(
+    other: dict[str, Any], name: str, mark: str
+) -> None:
+    said = asked(chosen())
+    assert next_question_html(chosen(), said) == ""
+    told = next_question_html(chosen(**other), said)
+    assert f"</b> {name}." in told
+    assert f"changes-{mark}" in told
+    assert ("The last answer is by SelfExtend (G = 8, w = 128)" in told) == (len(other.keys() & METHOD) > 0)
+    assert next_question_html(chosen(**other), asked(chosen(**other))) == ""
+    assert next_question_html(chosen(**other), from_json(json.loads(json.dumps(as_json(said))))) == told, (
+        "as the browser keeps it"
     )
+
+
+METHOD = {"method", "group_size", "neighbor_window", "log_n"}
+
+
+def test_what_has_no_effect_is_no_change() -> None:
+    assert next_question_html(chosen(seed=1, top_p=0.5, top_k=9), asked(chosen())) == "", "the most likely token is one"
+    sampled = asked(chosen(temperature=0.7))
+    assert "</b> top p, top k, seed." in next_question_html(
+        chosen(temperature=0.7, seed=1, top_p=0.5, top_k=9), sampled
+    )
+    vanilla = {"method": "Vanilla"}
+    assert next_question_html(chosen(**vanilla, extend=WHEN_NEEDED), asked(chosen(**vanilla))) == ""
+    four = {"method": "Compare", "four": True}
+    assert "</b> the columns that are compared." in next_question_html(chosen(**four), asked(chosen(method="Compare")))
+    assert next_question_html(chosen(), []) == ""
+
+
+def test_an_answer_that_goes_on_keeps_its_prompt() -> None:
+    began, now = chosen(), chosen(system="Be brief.", max_new_tokens=32)
+    went_on = [replace(asked(began)[0], asked_with=now.asked_with(began.asked_with()))]
+    assert "</b> system prompt." in next_question_html(now, went_on)
+
+
+def test_of_a_conversation_kept_before_it_was_written_down_only_the_methods_are_compared() -> None:
+    said = [replace(asked(chosen())[0], asked_with=())]
+    assert next_question_html(chosen(temperature=0.7), said) == ""
+    assert "group size" in next_question_html(chosen(group_size=9), said)
 
 
 def test_a_loss_that_does_not_fit_the_memory_is_not_measured(

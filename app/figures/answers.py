@@ -32,7 +32,9 @@ TALL_ROW, SHORT_ROW, LABEL_ROW = 22, 6, 14
 FULL_HEIGHT = 616
 """Pixels that rows may take before they get shorter."""
 AROUND = 126
-"""Pixels that title, colour bar and axis take above and below the rows."""
+"""Pixels that title, axis and colour bar take above and below the rows."""
+AXIS_ROOM = 48
+"""Of those, what the axis takes with one line of labels."""
 
 
 class Group(NamedTuple):
@@ -127,11 +129,12 @@ def attention_heatmap(
         )
     )
     axis = _column_axis(columns, edges, order)
-    # Plotly knows of the first line of its labels only.
     further = LABEL_ROW * max((text.count("<br>") for text in axis["ticktext"]), default=0)
     figure.update_xaxes(
         **axis,
-        title={"text": _plain(columns.title), "font": {"size": 12}, "standoff": 10 + further},
+        # Above the rows, where it is in sight however long the answer is.
+        side="top",
+        title={"text": _plain(columns.title), "font": {"size": 12}, "standoff": 8},
         ticklabeloverflow="allow",
         range=[0, float(edges[-1])],
         showgrid=False,
@@ -139,7 +142,7 @@ def attention_heatmap(
     )
     height = max(min(FULL_HEIGHT, TALL_ROW * len(labels)), SHORT_ROW * len(labels))
     figure.update_yaxes(_row_axis(labels, height))
-    finish(figure, title, colour_bar=True)
+    finish(figure, title, room=AXIS_ROOM + further)
     cells = _cells(labels, columns, edges, order, facts) | {"unit": unit}
     meta = {**figure.layout.meta, "cells": cells}
     return figure.update_layout(coloraxis=colours, height=height + AROUND + further, margin_r=24, meta=meta)
@@ -220,7 +223,7 @@ def _laid_out(columns: Columns) -> tuple[npt.NDArray[np.float64], npt.NDArray[np
 
 
 def _column_axis(columns: Columns, edges: npt.NDArray[np.float64], order: npt.NDArray[np.int64]) -> dict[str, Any]:
-    """Ticks below the plot: a page's number under its columns, those of folded pages in a second line."""
+    """Ticks above the plot: a page's number over its columns, those of folded pages in a line above."""
     if not columns.groups:
         some = np.unique(np.linspace(0, len(order) - 1, 6).astype(int))
         return {"tickvals": edges[some].tolist(), "ticktext": [f"{columns.starts[order[place]]:,}" for place in some]}
@@ -243,9 +246,10 @@ def _column_axis(columns: Columns, edges: npt.NDArray[np.float64], order: npt.ND
 
 
 def _tick_texts(groups: Sequence[Group]) -> list[str]:
-    """The groups' labels: pages in the first line, folded ones in the second, the others below, no two side by side.
+    """The groups' labels: pages in the line next to the rows, folded ones in the second, the others above, no two side
+    by side.
 
-    All have as many lines, so that the axis' title stands below them. Many folded ones take two lines: "101–148" is
+    All have as many lines, so that the axis' title stands above them. Many folded ones take two lines: "101–148" is
     wider than what stands between two of them on a phone.
     """
     lines: list[int] = []
@@ -262,9 +266,9 @@ def _tick_texts(groups: Sequence[Group]) -> list[str]:
             lines.append(deep + (2 if beside else 1))
     deepest = max(lines)
     return [
-        "<br>" * line
+        "<br>" * (deepest - line)
         + (f"<b>{_plain(group.label)}</b>" if line == 0 else _plain(group.label))
-        + "<br>" * (deepest - line)
+        + "<br>" * line
         for line, group in zip(lines, groups, strict=True)
     ]
 
@@ -273,18 +277,22 @@ def _coloured(
     shares: npt.NDArray[np.floating[Any]], scale: Scale, unit: str, largest: float | None
 ) -> tuple[npt.NDArray[np.floating[Any]], dict[str, Any]]:
     """The values to colour, and the colour axis for them."""
+
+    def bar_below(how: str) -> dict[str, Any]:
+        return horizontal_colour_bar(f"{unit}, {how}", below=True)
+
     if scale == "row":
         tops = shares.max(axis=1, keepdims=True, initial=0.0)
         values = np.divide(shares, tops, out=np.zeros(shares.shape), where=tops > 0)
-        bar = horizontal_colour_bar(f"{unit}, as part of the row's largest") | {"tickformat": ".0%"}
+        bar = bar_below("as part of the row's largest") | {"tickformat": ".0%"}
         return values, {"cmin": 0, "cmax": 1, "colorbar": bar}
     top = max(float(shares.max(initial=0.0)) if largest is None else largest, 1e-9)
     if scale == "shared":
-        bar = horizontal_colour_bar(f"{unit}, one scale for all rows") | {"tickformat": ".0%" if top > 0.08 else ".1%"}
+        bar = bar_below("one scale for all rows") | {"tickformat": ".0%" if top > 0.08 else ".1%"}
         return shares, {"cmin": 0, "cmax": top, "colorbar": bar}
     high = float(np.log10(top))
     ticks = list(range(int(np.ceil(high)) - LOG_DECADES, int(np.floor(high)) + 1))
-    bar = horizontal_colour_bar(f"{unit}, one logarithmic scale") | {
+    bar = bar_below("one logarithmic scale") | {
         "tickvals": ticks,
         "ticktext": [f"{100 * 10.0**power:g}%" for power in ticks],
     }

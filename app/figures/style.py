@@ -108,15 +108,15 @@ def finish(figure: go.Figure, title: str, *, room: int = 12, colour_bar: bool = 
     )
 
 
-def horizontal_colour_bar(title: str) -> dict[str, Any]:
-    """A colour bar above the plot, where a narrow screen has room for it."""
+def horizontal_colour_bar(title: str, *, below: bool = False) -> dict[str, Any]:
+    """A colour bar above the plot or below it, where a narrow screen has room for it."""
     return {
         "orientation": "h",
         "thickness": 10,
         "len": 1,
         "x": 0.5,
-        "y": 1,
-        "yanchor": "bottom",
+        "y": 0 if below else 1,
+        "yanchor": "top" if below else "bottom",
         "ypad": 4,
         "outlinewidth": 0,
         "title": {"text": title, "side": "bottom", "font": {"size": 12}},

@@ -23,6 +23,7 @@ from ..safe_text import plain_question
 from ..sample import only_the_sample, sample_questions
 from ..server.request_log import log_unexpected, request_id
 from ..session import Pending, Session, Turn
+from ..wording import in_page_words
 from .controls import Choices, Controls, slider_updates
 from .offers_panel import Again
 from .widgets import (
@@ -328,11 +329,12 @@ class _Handlers:
         choices = Choices.read(values)
         loaded = self.runtime.models.need()
         if pending.begun is None:
-            entry = Entry(pending.question, (), loaded.label, session.contents, loaded.identity)
+            model = loaded.label, session.contents, loaded.identity
+            entry = Entry(pending.question, (), *model, choices.asked_with())
             earlier = same_thread(pending.entries, entry) if choices.remember else []
             questions: list[Question | None] = [*_questions(session, choices, entry.question, earlier)]
         else:
-            entry = pending.entry
+            entry = replace(pending.entry, asked_with=choices.asked_with(pending.entry.asked_with))
             further = Question.going_on(pending.begun, choices.generation)
             questions = [further if reply.turn == pending.begun.id else None for reply in entry.replies]
         pending.entry = entry
@@ -377,7 +379,7 @@ class _Handlers:
                 instructions = Choices.read(values).instructions
                 prompt = build_prompt(loaded.tokenizer, documents, text, (), instructions).text
             except ValueError as error:
-                prompt = str(error)
+                prompt = in_page_words(str(error))
         return gr.update(value=prompt, visible=True)
 
 

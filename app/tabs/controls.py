@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from hashlib import sha256
 from html import escape
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -19,13 +20,16 @@ from selfextend.profile import LONGEST_ANSWER
 
 from ..conversation import Entry
 from ..prompting import Instructions
-from .widgets import COMPARE, METHODS, DocumentView, method_of, on, settings_of
+from ..wording import called
+from .widgets import COMPARE, METHODS, DocumentView, by_method, method_of, on, settings_of
 
 if TYPE_CHECKING:
     from selfextend.generation import ExtendWhen
 
 ALWAYS, WHEN_NEEDED = "Always", "Only past the trained window"
 LOG_N = "Log-n query scaling"
+SAMPLING = ("top_p", "top_k", "seed")
+"""What counts only where the temperature is not 0."""
 
 
 class Controls(NamedTuple):
@@ -125,6 +129,21 @@ class Choices:
 
         return GenerationSettings(**self.answering)
 
+    def asked_with(self, begun: Sequence[tuple[str, Any]] = ()) -> tuple[tuple[str, Any], ...]:
+        """All that decides an answer besides methods and documents, as plain data; what has no effect is left out.
+
+        Args:
+            begun: what an answer that goes on was asked with: its prompt stays.
+        """
+        extends = any(not isinstance(method, Vanilla) for method in self.methods)
+        # The conversation is kept in the browser: what is compared need not be there word for word.
+        system = sha256(self.instructions.system.encode()).hexdigest()[:16]
+        prompt = {"remember": self.remember, "system": system, "thinking": self.instructions.thinking}
+        asked = dict(begun) or {**prompt, **({"extend": self.extend} if extends else {})}
+        samples = self.answering["temperature"] > 0
+        counts = {name: value for name, value in self.answering.items() if samples or name not in SAMPLING}
+        return tuple({**asked, **counts}.items())
+
     @property
     def method(self) -> Method:
         """The one that is chosen; where methods are compared, the one that is compared with vanilla."""
@@ -166,11 +185,13 @@ def build_controls(view: gr.State) -> Controls:
         new_tokens = gr.Slider(
             1, 4096, value=LONGEST_ANSWER, step=1, label="Longest answer", info="tokens", elem_id="max-new-tokens"
         )
-        temperature = gr.Slider(0, 2, value=0, step=0.05, label="Temperature", info="0 is greedy")
-        top_p = gr.Slider(0.05, 1, value=1, step=0.05, label="Top p")
-        top_k = gr.Slider(0, 200, value=0, step=1, label="Top k", info="0 is off")
-        penalty = gr.Slider(1, 2, value=1, step=0.05, label="Repetition penalty")
-        seed = gr.Number(0, label="Seed", precision=0)
+        temperature = gr.Slider(
+            0, 2, value=0, step=0.05, label="Temperature", info="0 is greedy", elem_id="temperature"
+        )
+        top_p = gr.Slider(0.05, 1, value=1, step=0.05, label="Top p", elem_id="top-p")
+        top_k = gr.Slider(0, 200, value=0, step=1, label="Top k", info="0 is off", elem_id="top-k")
+        penalty = gr.Slider(1, 2, value=1, step=0.05, label="Repetition penalty", elem_id="repetition-penalty")
+        seed = gr.Number(0, label="Seed", precision=0, elem_id="seed")
         remember = gr.Checkbox(label="Keep earlier questions in the prompt", elem_id="remember")
         four = gr.Checkbox(
             label="Compare each remedy alone too",
@@ -192,23 +213,30 @@ def next_question_html(choices: Choices, entries: Sequence[Entry]) -> str:
     if not entries or not entries[-1].replies:
         return ""
     last = [reply.made_by for reply in entries[-1].replies]
+    methods = _changed_methods(choices, last)
+    before = dict(entries[-1].asked_with)
+    changed = [*methods, *(name for name, value in choices.asked_with() if before.get(name, value) != value)]
+    if not changed:
+        return ""
+    marks = " ".join(f"changes-{name.replace('_', '-')}" for name in changed)
+    names = ", ".join(called(name) for name in changed)
+    made = f" The last answer is by {escape(' and '.join(map(by_method, last)))}." if methods else ""
+    return f'<p class="hint next-question {marks}"><b>At the next question:</b> {escape(names)}.{made}</p>'
+
+
+def _changed_methods(choices: Choices, last: list[Method]) -> list[str]:
+    """What is chosen of methods and their numbers otherwise than for the last answers."""
     before = last[-1].settings()
     # A number that no control sets was settled for the last answer, and will be for the next.
     same = {name: before.get(name) for name, value in choices.method.settings().items() if value is None}
     now = [*choices.methods[:-1], choices.method.with_numbers(**same)]
     if last == now:
-        return ""
+        return []
+    if len(last) != len(now):
+        return ["four"] if min(len(last), len(now)) > 1 else ["method"]
     after = now[-1].settings()
     changed = [name for name in after if name in before and after[name] != before[name]]
-    if len(last) != len(now) or last[-1].kind != now[-1].kind:
-        changed = ["method"]
-    marks = " ".join(f"changes-{name.replace('_', '-')}" for name in changed)
-    names = ", ".join(name.replace("_", " ") for name in changed) or "method"
-    made = " and ".join(method.label for method in last)
-    return (
-        f'<p class="hint next-question {marks}"><b>At the next question:</b> {escape(names)}. '
-        f"The last answer is by {escape(made)}.</p>"
-    )
+    return changed if changed and last[-1].kind == now[-1].kind else ["method"]
 
 
 def suggested(view: DocumentView, new_tokens: int) -> tuple[Any, Any]:

@@ -21,6 +21,7 @@ from ..jobs import JobStopped, Pace
 from ..lesson import FOLDER, packed, recorded, script
 from ..model_shelf import LoadedModel
 from ..runtime import Runtime
+from ..wording import in_page_words
 from .position_map import facts_of
 from .widgets import ON_MODEL, QUEUED, SharedInputs, on, redraw_on, told
 
@@ -74,7 +75,7 @@ def build_learn_tab(
         except JobStopped:
             told_of = {"error": "The run was stopped."}
         except (ValueError, RuntimeError) as error:
-            told_of = {"error": str(error)}
+            told_of = {"error": in_page_words(str(error))}
         yield json.dumps({**told_of, "number": next(numbers)})
 
     page.run(run, [visitor], [page], **ON_MODEL)

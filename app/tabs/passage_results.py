@@ -38,8 +38,8 @@ def _answers_html(test: PassageTest) -> str:
     """The two answers, or the one where they are the same."""
     old, new = _compared(_said(test.old_answer), _said(test.answer))
     if test.same_answer:
-        return f"<section><h4>With it and without it</h4><p>{old}</p></section>"
-    return f"<section><h4>With it</h4><p>{old}</p></section><section><h4>Without it</h4><p>{new}</p></section>"
+        return f"<section><h3>With it and without it</h3><p>{old}</p></section>"
+    return f"<section><h3>With it</h3><p>{old}</p></section><section><h3>Without it</h3><p>{new}</p></section>"
 
 
 def _said(text: str) -> str:
@@ -102,9 +102,9 @@ def rankings_html(tests: Sequence[PassageTest], turn: Turn) -> str:
     )
     return (
         f"<figure class='rankings'><figcaption>{_agreement(tests, ranked, turn)}</figcaption>"
-        f"<div class='rankings-grid'><section><h4>Looked at most</h4><ol>{attention}</ol></section>"
+        f"<div class='rankings-grid'><section><h3>Looked at most</h3><ol>{attention}</ol></section>"
         f"<svg viewBox='0 0 100 {rows}' preserveAspectRatio='none' aria-hidden='true'>{lines}</svg>"
-        f"<section><h4>Missed most</h4><ol>{effect}</ol></section></div>"
+        f"<section><h3>Missed most</h3><ol>{effect}</ol></section></div>"
         "<p class='hint'>Left: the share of the attention. Right: how likely the old answer is without the passage."
         "</p></figure>"
     )

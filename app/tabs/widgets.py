@@ -18,6 +18,7 @@ from selfextend.steps import Progress
 from ..reading_time import duration
 from ..session import Turn
 from ..theme import ASSETS
+from ..wording import in_page_words
 
 STORAGE_KEY = "selfextend-explorer-1"
 """Under which the browser keeps what it keeps of the page."""
@@ -310,7 +311,7 @@ def status_html(progress: Progress | str) -> str:
 
 def complaint_html(error: Exception | str) -> str:
     """A sentence about what went wrong."""
-    return f'<p role="alert" class="complaint">{escape(str(error))}</p>'
+    return f'<p role="alert" class="complaint">{escape(in_page_words(str(error)))}</p>'
 
 
 def hint_html(words: str) -> str:
@@ -329,10 +330,14 @@ def answer_html(turn: Turn) -> str:
     )
 
 
+def by_method(method: Method) -> str:
+    """A method with its numbers: "SelfExtend (G = 8, w = 1,024, log-n)"."""
+    return f"{method.heading} ({method.setting})" if method.setting else method.title
+
+
 def answer_caption(question: str, model: str, method: Method, documents: Sequence[str], tokens: int) -> str:
     """What an answer was made with: `documents` are names, `tokens` those of the prompt."""
-    by = f"{method.heading} ({method.setting})" if method.setting else method.title
-    return f"“{question}” {model}, {by}, {', '.join(documents) or 'no document'}, {tokens:,} tokens."
+    return f"“{question}” {model}, {by_method(method)}, {', '.join(documents) or 'no document'}, {tokens:,} tokens."
 
 
 def caption_of(turn: Turn) -> str:

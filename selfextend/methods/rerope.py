@@ -44,7 +44,7 @@ class ReRoPEPositions:
     def explain(self, query: int, key: int) -> str:
         if query - key < self.neighbor_window:
             return explain_exact(query, key)
-        return f"min({query} - {key}, {self.neighbor_window}) = {self.neighbor_window}"
+        return f"min({query:,} - {key:,}, {self.neighbor_window:,}) = {self.neighbor_window:,}"
 
 
 @dataclass(frozen=True)
@@ -72,8 +72,8 @@ class ReRoPE(Method):
         super().check(profile, length)
         if self.neighbor_window is not None and self.neighbor_window >= profile.trained_window:
             raise ValueError(
-                f"neighbor_window ({self.neighbor_window}) must be smaller than the trained window "
-                f"({profile.trained_window}): the model never saw that position. Try {profile.neighbors}."
+                f"neighbor_window ({self.neighbor_window:,}) must be smaller than the trained window "
+                f"({profile.trained_window:,}): the model never saw that position. Try {profile.neighbors:,}."
             )
 
     @property

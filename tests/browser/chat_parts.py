@@ -139,3 +139,22 @@ def limit_answers(page: Page, tokens: int) -> None:
     page.get_by_role("button", name="Answering").click()
     fill_number(page, "number input for Longest answer", tokens)
     page.get_by_label("number input for Longest answer").press("Tab")
+
+
+def choose_run(page: Page, lengths: str, depths: str, trials: int = 1) -> None:
+    """Sets how long a run of the lab is."""
+    wanted = [
+        (page.locator("#lab-lengths").get_by_role("textbox"), lengths),
+        (page.get_by_label("Depths"), depths),
+        (page.get_by_label("Trials"), str(trials)),
+    ]
+
+    def stays() -> bool:
+        """A tab that was opened a moment ago may set its own values once more."""
+        for field, words in wanted:
+            field.fill(words)
+        page.get_by_label("Trials").press("Tab")
+        page.wait_for_timeout(300)
+        return all(field.input_value() == words for field, words in wanted)
+
+    until(page, stays, "the settings of the run")

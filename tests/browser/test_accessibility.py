@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from chat_parts import AXE, Open, answered, ask, ready, suggest, upload
-from playwright.sync_api import Page
+from chat_parts import AXE, Open, answered, ask, choose_run, limit_answers, ready, suggest, upload
+from playwright.sync_api import Page, expect
 
 RIGHT = ("Document", "Evidence", "Position map", "Attention", "Parameters", "Compare", "Runs")
 # The letters over a page's picture are unseen by design, and lie on the same letters in the picture.
@@ -19,6 +19,57 @@ def violations(page: Page) -> list[str]:
     return [f"{each['id']}: {node['html'][:160]}: {node['failureSummary']}" for each in found for node in each["nodes"]]
 
 
+IN_SIGHT = {
+    "Position map": [f"#position-map .map-{part}" for part in ("overview", "close-up", "near-title")],
+    "Attention": ["#attention-map .xtick text"],
+}
+"""What is looked for first in a tab: to be seen at 1440 x 900 without scrolling."""
+
+
+def have_a_passage_tested(page: Page) -> None:
+    card = page.locator(".passage-card:visible").first
+    card.locator("[data-do=test]").click()
+    expect(card.locator(".verdict")).to_be_visible()
+
+
+def unfold(page: Page, name: str) -> None:
+    page.get_by_role("button", name=name).click()
+
+
+def compare(page: Page) -> None:
+    page.get_by_role("radio", name="Compare", exact=True).first.check()
+    ask(page, "And who is lazy?")
+    answered(page, 3)
+    for drawn in ("#loss-curves .scatterlayer path", "#compare-attention-2 .hm image"):
+        expect(page.locator(drawn).first).to_be_attached()
+
+
+def open_a_run(page: Page) -> None:
+    with page.expect_download() as download:
+        page.locator("#save-capsule").click()
+    path = download.value.path().with_suffix(".html")
+    download.value.save_as(path)
+    page.set_input_files("#open-capsule input[type=file]", path)
+    expect(page.locator("#capsule-attention .hm image")).to_be_attached()
+
+
+def measure(page: Page) -> None:
+    choose_run(page, "2x", "1")
+    page.locator("#lab-run").click()
+    expect(page.locator("#lab-status")).to_contain_text("Done in")
+
+
+FILLED = {
+    "Evidence": have_a_passage_tested,
+    "Position map": lambda page: page.get_by_text("View and selected cell, as numbers").click(),
+    "Attention": lambda page: unfold(page, "Cell and view, as numbers"),
+    "Compare": compare,
+    "Runs": open_a_run,
+    "Lab": measure,
+}
+"""What puts into a tab all that it can hold, and unfolds it."""
+
+
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_no_tab_breaks_a_rule(address: str, open_page: Open, short: Path, theme: str) -> None:
     page = ready(open_page(address, width=1440, height=900, theme=theme))
@@ -26,13 +77,19 @@ def test_no_tab_breaks_a_rule(address: str, open_page: Open, short: Path, theme:
     upload(page, short)
     assert violations(page) == []
     suggest(page)
+    limit_answers(page, 24)
+    unfold(page, "Change the model")
+    assert violations(page) == [], "unfolded"
+    unfold(page, "Change the model")
     ask(page)
     answered(page)
-    for tab in RIGHT:
-        page.locator("#right-tabs").get_by_role("tab", name=tab, exact=True).click()
-        assert violations(page) == [], tab
-    for tab in ("Lab", "Learn"):
-        page.locator("#main-tabs").get_by_role("tab", name=tab, exact=True).first.click()
+    places = [("#right-tabs", tab) for tab in RIGHT] + [("#main-tabs", tab) for tab in ("Lab", "Learn")]
+    for tabs, tab in places:
+        page.locator(tabs).get_by_role("tab", name=tab, exact=True).first.click()
+        for part in IN_SIGHT.get(tab, []):
+            expect(page.locator(part).first).to_be_in_viewport(ratio=1)
+        if tab in FILLED:
+            FILLED[tab](page)
         assert violations(page) == [], tab
 
 

@@ -48,6 +48,11 @@ def test_upload_ask_click_a_citation_and_ask_on(address: str, open_page: Open, s
     page.get_by_label("number input for Neighbor window").fill("64")
     page.get_by_label("number input for Neighbor window").press("Tab")
     expect(page.locator("#fit .next-question")).to_have_count(0)
+    limit_answers(page, 40)
+    page.get_by_label("Keep earlier questions in the prompt").uncheck()
+    expect(page.locator("#fit .next-question")).to_have_text(
+        "At the next question: whether earlier questions are in the prompt, longest answer."
+    )
     link = page.locator("#chat a.page-link").first
     number = re.search(r"\d+", link.inner_text())
     assert number

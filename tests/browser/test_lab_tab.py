@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from branches import served
-from chat_parts import until
+from chat_parts import choose_run
 from playwright.sync_api import Page, expect
 from tiny_models import save_folder, tiny_model
 
@@ -38,24 +38,6 @@ def lab_of(open_page: Open, address: str) -> Page:
     expect(page.locator("#model-summary .activity")).to_contain_text("SelfExtend active in")
     page.get_by_role("tab", name="Lab", exact=True).click()
     return page
-
-
-def choose(page: Page, lengths: str, depths: str, trials: int = 1) -> None:
-    wanted = [
-        (page.locator("#lab-lengths").get_by_role("textbox"), lengths),
-        (page.get_by_label("Depths"), depths),
-        (page.get_by_label("Trials"), str(trials)),
-    ]
-
-    def stays() -> bool:
-        """A tab that was opened a moment ago may set its own values once more."""
-        for field, words in wanted:
-            field.fill(words)
-        page.get_by_label("Trials").press("Tab")
-        page.wait_for_timeout(300)
-        return all(field.input_value() == words for field, words in wanted)
-
-    until(page, stays, "the settings of the run")
 
 
 def run(page: Page) -> None:
@@ -90,7 +72,7 @@ def records(path: Path) -> list[dict]:
 def test_a_run_is_drawn_saved_opened_again_and_laid_beside_another(open_page: Open, address: str) -> None:
     page = lab_of(open_page, address)
     expect(page.locator("#lab-results")).to_be_hidden()
-    choose(page, "2x, 3x", "0, 1")
+    choose_run(page, "2x, 3x", "0, 1")
     run(page)
     over(page)
     expect(title(page, "left")).to_contain_text("Vanilla")
@@ -114,7 +96,7 @@ def test_a_run_is_drawn_saved_opened_again_and_laid_beside_another(open_page: Op
     # Another run, with another seed, and the first one opened from its file in a fresh page beside it.
     fresh = lab_of(open_page, address)
     fresh.get_by_label("Seed").last.fill("3")
-    choose(fresh, "2x", "1")
+    choose_run(fresh, "2x", "1")
     run(fresh)
     over(fresh)
     expect(title(fresh, "left")).to_contain_text("seed 3")
@@ -130,7 +112,7 @@ def test_a_run_is_drawn_saved_opened_again_and_laid_beside_another(open_page: Op
 
 def test_a_run_that_is_stopped_goes_on_where_it_was(open_page: Open, address: str) -> None:
     page = lab_of(open_page, address)
-    choose(page, "2x, 64x", "21", 2)
+    choose_run(page, "2x, 64x", "21", 2)
     run(page)
     expect(page.locator("#lab-status")).to_contain_text("16,384 tokens")  # the short ones are done
     page.locator("#lab-stop").click()
@@ -151,7 +133,7 @@ def test_a_sweep_ends_with_what_to_take(open_page: Open, address: str) -> None:
     page.get_by_label("Sweep of G and w").check()
     page.get_by_label("Group sizes G").fill("8, 12")
     page.get_by_label("Neighbor windows w").fill("32, 64")
-    choose(page, "3x", "1")
+    choose_run(page, "3x", "1")
     run(page)
     over(page)
     expect(page.locator("#lab-table-left")).to_contain_text("Take SelfExtend")
@@ -162,7 +144,7 @@ def test_a_sweep_ends_with_what_to_take(open_page: Open, address: str) -> None:
 def test_what_is_wrong_is_said(open_page: Open, address: str, tmp_path: Path) -> None:
     page = lab_of(open_page, address)
     for lengths, depths, words in (("2x", "0,2", "0 … 1"), ("long", "1", "no length"), ("100", "1", "by itself")):
-        choose(page, lengths, depths)
+        choose_run(page, lengths, depths)
         run(page)
         expect(page.locator("#lab-status")).to_contain_text(words)
         idle(page)

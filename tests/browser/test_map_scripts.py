@@ -8,6 +8,7 @@ import pytest
 from playwright.sync_api import Browser, Page
 
 from app.theme import ASSETS
+from app.wording import in_page_words
 from selfextend.methods import POSITION_METHODS, Method
 from selfextend.positions import EXACT, largest_relative_position, relative_position
 from selfextend.profile import Profile
@@ -107,11 +108,11 @@ def refusal(kind: type[Method], group_size: Any, neighbor_window: Any, trained_w
 
 
 @pytest.mark.parametrize("kind", POSITION_METHODS, ids=lambda kind: kind.kind)
-def test_settings_are_refused_in_the_librarys_words(script: Page, kind: type[Method]) -> None:
+def test_settings_are_refused_in_the_pages_words(script: Page, kind: type[Method]) -> None:
     for group, window in ((0, 4), (2, 0), (2, 50), (2, 70), (-3, 49), (4, 49)):
         numbers = {"group_size": group, "neighbor_window": window}
         said = script.evaluate("([kind, numbers]) => Positions.complaint(kind, numbers, 50)", [kind.kind, numbers])
-        assert said == refusal(kind, group, window, 50)
+        assert said == in_page_words(refusal(kind, group, window, 50))
     empty = {"group_size": None, "neighbor_window": None}
     said = script.evaluate("([kind, numbers]) => Positions.complaint(kind, numbers, 50)", [kind.kind, empty])
     assert said == ("" if kind.kind == "vanilla" else "Group size and Neighbor window both need a whole number.")

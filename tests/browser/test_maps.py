@@ -117,8 +117,8 @@ def test_a_click_selects_for_the_whole_page_and_other_panels_are_followed(open_p
     query, key = sent["query"], sent["key"]
     expect(readout(page)).to_contain_text(f"Query i = {query:,}, key j = {key:,}")
     if query - key >= WINDOW:
-        group = f"{query}//32 - {key}//32 + 1024 - 1024//32 = {query // 32} - {key // 32} + 1024 - 32"
-        expect(readout(page)).to_contain_text(f"grouped: {group} = {seen_at(query, key)} (distance {query - key}")
+        group = f"{query:,}//32 - {key:,}//32 + 1,024 - 1,024//32 = {query // 32:,} - {key // 32:,} + 1,024 - 32"
+        expect(readout(page)).to_contain_text(f"grouped: {group} = {seen_at(query, key):,} (distance {query - key:,}")
     expect(readout(page)).to_contain_text(re.compile(rf"word{query - 1}\s+word{query}"))
 
     page.evaluate("selfextendSelection.select(60_000, 100, 'chat')")
@@ -236,9 +236,9 @@ def test_a_box_zooms_a_double_click_shows_all_and_numbers_can_be_typed(open_page
     overview.scroll_into_view_if_needed()
     box = overview.bounding_box()
     assert box is not None
-    page.mouse.move(box["x"] + 200, box["y"] + 200)
+    page.mouse.move(box["x"] + 140, box["y"] + 200)
     page.mouse.down()
-    page.mouse.move(box["x"] + 300, box["y"] + 260, steps=4)
+    page.mouse.move(box["x"] + 220, box["y"] + 260, steps=4)
     page.mouse.up()
     until(page, lambda: boxes(page)[1] - boxes(page)[0] < 30_000, "the zoomed map")
     rows, columns = boxes(page)[:2], boxes(page)[2:4]
@@ -306,7 +306,10 @@ def test_refused_settings_are_told_and_the_picture_stays(open_page: Open, tabs_a
     expect(title(page)).to_contain_text("G = 40, w = 1,024")
     expect(page.locator(f"{MAP} .map-status")).to_contain_text("fits")
     set_slider(page, "neighbor-window", 4096)
-    expect(page.locator(f"{MAP} [role=alert]")).to_contain_text("must be smaller than the trained window")
+    expect(page.locator(f"{MAP} [role=alert]")).to_contain_text(
+        "Neighbor window 4,096 must be smaller than the trained window (4,096), else no position is left for grouped "
+        "keys. Try 1,024."
+    )
     expect(title(page)).to_contain_text("G = 40, w = 1,024")
     page.locator("#map-show").get_by_label("Vanilla").check()  # which has no such number
     expect(page.locator(f"{MAP} .map-status")).to_contain_text("Reach 4,096 tokens")
@@ -321,7 +324,7 @@ def test_method_and_document_redraw_the_map(open_page: Open, tabs_address: str) 
     page.locator("#map-show").get_by_label("ReRoPE").check()
     expect(title(page)).to_contain_text("ReRoPE (w = 1,024)")
     expect(page.locator(f"{MAP} .map-status")).to_contain_text("any number of")
-    expect(readout(page)).to_contain_text("min(99999 - 98975, 1024) = 1024")
+    expect(readout(page)).to_contain_text("min(99,999 - 98,975, 1,024) = 1,024")
     page.get_by_role("button", name="Short document").click()
     expect(page.locator(f"{MAP} [role=alert]")).to_contain_text("must be smaller than the trained window (7)")
     set_slider(page, "neighbor-window", 4)

@@ -208,6 +208,29 @@ def test_a_link_opens_what_it_says_and_a_reload_keeps_it(address: str, open_page
     reload(page)
     shows("12")
 
+    # What is copied says how it was asked, behind the fold too, and opens so.
+    def copied() -> str:
+        page.get_by_role("button", name="Copy link").click()
+        expect(page.locator("#copied")).to_have_text("Copied")
+        link: str = page.evaluate("navigator.clipboard.readText()")
+        return link
+
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    link = copied()
+    assert link == page.url
+    assert "log_n=false&extend=Always&" in link
+    for was, other in (("log_n=false", "log_n=true"), ("extend=Always", "extend=Only+past+the+trained+window")):
+        link = link.replace(was, other)
+    link = re.sub("max_new_tokens=[0-9]+&temperature=0&", "max_new_tokens=33&temperature=0.7&", link)
+    page.evaluate("(link) => { console.error = () => {}; location.href = link; }", link)
+    expect(page.get_by_label("Log-n query scaling")).to_be_checked()
+    page.get_by_role("button", name="Answering").click()
+    expect(page.get_by_label("Only past the trained window")).to_be_checked()
+    expect(page.get_by_label("number input for Longest answer")).to_have_value("33")
+    expect(page.get_by_label("number input for Temperature")).to_have_value("0.7")
+    shows("12")
+    until(page, lambda: copied() == link, "the link that was opened")
+
 
 def test_another_document_starts_a_history_of_its_own(address: str, open_page: Open, short: Path, other: Path) -> None:
     page = asked(open_page, address, short, "Who jumps there?")
