@@ -97,19 +97,30 @@ async function show(document_, page) {
     } catch (error) {
       words.textContent = error.message;
     }
-    if (shown.sha256 !== before) return; // another one was chosen meanwhile
+    if (shown?.sha256 !== before) return; // another one was chosen meanwhile, or it is gone
     layOut();
   }
   if (page) await goTo(page);
 }
 
-function layOut() {
-  const flows = sizes.length === 0;
+function emptyPane() {
   watchPages.disconnect();
-  pane.classList.toggle("flows", flows);
+  near.clear();
   pane.replaceChildren();
   asking = new Set();
   chosen = null;
+  pages = [];
+}
+
+function showNothing() {
+  shown = null;
+  emptyPane();
+}
+
+function layOut() {
+  const flows = sizes.length === 0;
+  emptyPane();
+  pane.classList.toggle("flows", flows);
   pages = Array.from({ length: shown.pages }, (_, n) => {
     const section = document.createElement("section");
     section.className = "reader-page";
@@ -340,7 +351,7 @@ const UNTESTED = { actions: `<button type="button" data-do="test">What if it wer
 let saidOfCited = ""; // as it stands there
 function drawCited() {
   const news = window.selfextendPassageNews;
-  const told = opened && news?.turn === trace?.turn ? news.cards.find(({ rank }) => rank === opened[4]) : null;
+  const told = opened && news && news.turn === trace?.turn ? news.cards.find(({ rank }) => rank === opened[4]) : null;
   const parts = opened && trace?.turn === contents.turn ? told?.parts ?? UNTESTED : {};
   const said = ["actions", "progress", "result"].filter((name) => parts[name]);
   const html = said.map((name) => `<div class="passage-${name}">${parts[name]}</div>`).join("");
@@ -552,6 +563,7 @@ find(".reader-find").addEventListener("keydown", (event) => {
 });
 
 async function search() {
+  if (!shown) return;
   const text = find(".reader-find").value;
   try {
     ({ hits } = text.trim() ? await ask("find", { document: shown.sha256, text }) : { hits: [] });
@@ -736,13 +748,15 @@ async function redraw() {
     }),
   );
   chooser.classList.toggle("alone", contents.documents.length < 2);
-  const own = contents.documents.filter((each) => each.own);
-  const added = own.filter((each) => !before.documents.some(({ sha256 }) => sha256 === each.sha256)).at(-1);
+  const ownOf = ({ documents }) => documents.filter((each) => each.own);
+  const own = ownOf(contents);
+  const added = own.filter((each) => !ownOf(before).some(({ sha256 }) => sha256 === each.sha256)).at(-1);
+  if (added && added.sha256 === shown?.sha256) shown = null; // it was away: its pages are asked for anew
   const still = contents.documents.find((each) => each.sha256 === shown?.sha256);
   if (added || !still) {
     const last = added ?? own.at(-1) ?? contents.documents.at(-1);
     if (last) await show(last, 1);
-    else shown = null;
+    else showNothing();
   } else {
     chooser.value = still.sha256;
   }

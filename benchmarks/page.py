@@ -118,7 +118,7 @@ def _frames_of_a_drag(page: Page) -> list[float]:
     tokenizer = AutoTokenizer.from_pretrained(ROOT / "assets" / "model")
     sentence = "The fox jumps over the dog near the old mill. "
     text = sentence * math.ceil(LONG_TOKENS / len(tokenizer(sentence).input_ids))
-    page.locator(".document-list button").first.click()
+    page.locator(".document-list [data-sha]").first.click()
     file: FilePayload = {"name": "long.txt", "mimeType": "text/plain", "buffer": text.encode()}
     page.set_input_files("#upload input[type=file]", file)
     expect(page.locator(".document-list")).to_contain_text("long.txt")

@@ -111,7 +111,7 @@ def stopped_reading(page: Page) -> list[float]:
 
 
 def stopped_answering(page: Page, short: Path) -> list[float]:
-    page.locator(".document-list button").first.click()
+    page.locator(".document-list [data-sha]").first.click()
     page.set_input_files("#upload input[type=file]", str(short))
     expect(page.locator(".document-list")).to_contain_text(short.name)
     return [_stopped_answer(page, "#chat-status", r"Answering: [1-9]") for _ in range(TRIES)]

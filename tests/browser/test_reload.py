@@ -27,7 +27,7 @@ from chat_parts import (
     until,
     upload,
 )
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 from tiny_models import save_endless
 
 pytestmark = pytest.mark.browser
@@ -325,3 +325,28 @@ def test_everything_of_mine_goes_here_and_in_the_browser(address: str, open_page
     expect(page.locator("#documents")).to_contain_text("No documents yet", timeout=60_000)
     expect(page.locator("#chat")).not_to_contain_text("Who is forgotten?")
     assert page.evaluate(KEPT) != before
+
+
+def test_a_document_that_goes_while_it_is_being_opened_breaks_nothing(
+    address: str, open_page: Open, short: Path, tmp_path: Path
+) -> None:
+    page = asked(open_page, address, short, "Who goes?")
+    open_right(page, "Document")
+    expect(page.locator(".reader-pages")).to_contain_text("quick brown fox")
+    page.locator(".document-list [data-sha]").first.click()
+    expect(page.locator("#documents")).to_contain_text("No documents yet")
+    other, held = tmp_path / "other.txt", []
+
+    def hold(route: Route) -> None:
+        held.append(route) if '"sizes"' in (route.request.post_data or "") else route.continue_()
+
+    page.route(re.compile("/component_server"), hold)
+    other.write_text("Another text.")
+    upload(page, other)
+    until(page, lambda: bool(held), "the question for the pages' sizes")
+    page.locator(".document-list [data-sha]").first.click()
+    expect(page.locator("#documents")).to_contain_text("No documents yet")
+    held[0].continue_()
+    page.unroute_all()
+    upload(page, short)  # the page goes on
+    expect(page.locator(".reader-pages")).to_contain_text("quick brown fox")
