@@ -4,7 +4,7 @@ import os
 
 from hypothesis import settings
 
-# One thread a worker, since the default is three workers on two cores.
+# One thread a worker, since the default is two workers on two cores.
 for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(variable, "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
