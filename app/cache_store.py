@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from selfextend.layer_states import States
     from selfextend.reading import PrefixCache
 
-T = TypeVar("T")
+T = TypeVar("T", bound="PrefixCache | Beginning")
 
 
 class CacheStore:
@@ -74,7 +74,7 @@ class CacheStore:
         if found is None or not fits(found):
             if found is not None and not self._in_use[id(found)]:
                 found.clear()
-            found = self._caches[key] = new()  # type: ignore[assignment]
+            found = self._caches[key] = new()
         self._caches.move_to_end(key)
         return found
 

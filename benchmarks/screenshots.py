@@ -29,10 +29,10 @@ WIDE, PHONE = (1440, 900), (390, 844)
 
 
 @contextmanager
-def app(*more: str) -> Iterator[str]:
-    """The address of a fresh app, which ends with the block. `more` options for it."""
+def app() -> Iterator[str]:
+    """The address of a fresh app, which ends with the block."""
     with tempfile.TemporaryDirectory() as data:
-        options = ["app.py", "--no-browser", "--data-folder", data, *more]
+        options = ["app.py", "--no-browser", "--data-folder", data]
         with served(lambda port: [sys.executable, *options, "--port", str(port)]) as address:
             yield address
 

@@ -10,7 +10,7 @@ import json
 import random
 from collections.abc import Generator, Iterator
 from itertools import count
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import gradio as gr
 
@@ -24,9 +24,6 @@ from ..runtime import Runtime
 from ..wording import in_page_words
 from .position_map import facts_of
 from .widgets import ON_MODEL, QUEUED, SharedInputs, on, redraw_on, told
-
-if TYPE_CHECKING:
-    from selfextend.generation import PrefillProgress
 
 _TELL_DOCUMENT = "watch('value', () => props.value && window.selfextendLesson?.document(JSON.parse(props.value)));"
 _TELL_ALL = """(document, ...settings) => {
@@ -69,8 +66,12 @@ def build_learn_tab(
         try:
             with Running(session.learning.follow(cell_steps(runtime.models.need(), *asked(event)))) as running:
                 for event in running:
-                    if pace.due():  # where there is nothing to tell, only to see whether the page is still there
-                        yield json.dumps(_read_so_far(event)) if isinstance(event, PrefillProgress) else gr.skip()
+                    if not pace.due():
+                        continue
+                    if isinstance(event, PrefillProgress):
+                        yield json.dumps({"busy": True, "done": event.done, "total": event.total})
+                    else:
+                        yield gr.skip()  # only to see whether the page is still there
             told_of = running.result
         except JobStopped:
             told_of = {"error": "The run was stopped."}
@@ -80,10 +81,6 @@ def build_learn_tab(
 
     page.run(run, [visitor], [page], **ON_MODEL)
     on(page.stop_run, lambda visitor: runtime.sessions.get(visitor).learning.stop(), [visitor])
-
-
-def _read_so_far(progress: PrefillProgress) -> dict[str, Any]:
-    return {"busy": True, "done": progress.done, "total": progress.total}
 
 
 def _follow(page: gr.HTML, shared: SharedInputs) -> None:
