@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 from app.tabs.widgets import complaint_html
@@ -11,9 +13,9 @@ from selfextend.config import check_window, suggest
 from selfextend.sampling import GenerationSettings
 
 
-def refusal(refused: object) -> str:
+def refusal(refused: Callable[[], object]) -> str:
     with pytest.raises(ValueError) as caught:
-        refused()  # type: ignore[operator]
+        refused()
     return str(caught.value)
 
 
@@ -29,7 +31,9 @@ def refusal(refused: object) -> str:
         (lambda: GenerationSettings(top_p=2.0), "top_p must", "Top p must be above 0"),
     ],
 )  # fmt: skip
-def test_the_library_names_parameters_and_the_page_its_controls(refused: object, library: str, page: str) -> None:
+def test_the_library_names_parameters_and_the_page_its_controls(
+    refused: Callable[[], object], library: str, page: str
+) -> None:
     told = refusal(refused)
     assert told.startswith(library), "as a program has to write it"
     assert in_page_words(told).startswith(page)
