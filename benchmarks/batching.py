@@ -1,9 +1,9 @@
-"""What it would save to answer several visitors of one document in one batch, instead of one token of each in turn.
+"""What it saves to answer several visitors of one document in one batch, instead of one token of each in turn.
 
     python -m benchmarks.batching              # the bundled model and SmolLM2-135M's shape, 16,384 tokens, fp32
 
-The document is read once and its cache repeated for each row, as transformers' batches have it. In milliseconds,
-medians of 16 steps: one step of the batch, and what of it comes to a row, to be compared with a batch of one.
+The document is read once; each visitor's question of 64 tokens goes on from it. In milliseconds, medians of 16 steps:
+one step of the batch, and what of it comes to a text, to be compared with a text that is read alone.
 """
 
 from __future__ import annotations
@@ -11,54 +11,73 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
-
-import torch
 
 from benchmarks import shapes
 from benchmarks.serving import ROOT
-from selfextend import SelfExtendConfig, self_extend, suggest
+from selfextend.batching import Batch
+from selfextend.beginning import Beginning, Continuation
 from selfextend.loading.models import load_model
+from selfextend.methods import Method, SelfExtend
+from selfextend.profile import Profile
+from selfextend.reading import read_steps, reading
+from selfextend.steps import result_of
 
-CHUNK = 1024
+QUESTION = 64
 STEPS, WARM = 16, 4
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--length", type=int, default=16384)
-    parser.add_argument("--batches", type=int, nargs="+", default=[1, 2, 4, 8])
+    parser.add_argument("--batches", type=int, nargs="+", default=[1, 2, 4, 8, 16])
     options = parser.parse_args()
     bundled, _ = load_model(ROOT / "assets" / "model", device="cpu")
-    window = bundled.config.max_position_embeddings
-    models: list[tuple[str, Any, SelfExtendConfig, int]] = [
-        ("bundled", bundled, suggest(window, options.length + 1024), window),
-        ("SmolLM2-135M's shape", shapes.build_model("float32", "cpu"), shapes.SETTINGS, shapes.TRAINED_WINDOW),
+    known = Profile(bundled.config.max_position_embeddings)
+    shape = Profile(shapes.TRAINED_WINDOW, shapes.SETTINGS.neighbor_window)
+    models: list[tuple[str, Any, Method, Profile]] = [
+        ("bundled", bundled, SelfExtend(), known),
+        ("SmolLM2-135M's shape", shapes.build_model("float32", "cpu"), SelfExtend.of(shapes.SETTINGS), shape),
     ]
     print(f"Decoding at {options.length:,} tokens. {shapes.machine('cpu')}\n")
-    print("| model | rows | a step of the batch | a token of a row | as a share of one alone |\n|---|---|---|---|---|")
-    for name, model, config, trained_window in models:
-        alone = None
-        for rows in options.batches:
-            step = _step_milliseconds(model, config, trained_window, options.length, rows)
-            alone = alone or step / rows
-            print(f"| {name} | {rows} | {step:.1f} | {step / rows:.1f} | {step / rows / alone:.2f} |", flush=True)
+    print("| model | texts | a step | a token of a text | as a share of one alone |\n|---|---|---|---|---|")
+    for name, model, method, profile in models:
+        alone = 0.0
+        for rows, step in _step_milliseconds(model, method, profile, options.length, options.batches):
+            each = step / max(1, rows)
+            alone = alone or each
+            words = f"{rows} in a batch" if rows else "alone"
+            print(f"| {name} | {words} | {step:.1f} | {each:.1f} | {each / alone:.2f} |", flush=True)
 
 
-def _step_milliseconds(model: Any, config: SelfExtendConfig, trained_window: int, length: int, rows: int) -> float:
-    tokens = shapes.random_tokens(length, "cpu") % model.config.vocab_size
-    times: list[float] = []
-    past: Any = None
-    with torch.inference_mode(), self_extend(model, config, trained_window=trained_window):
-        for start in range(0, length, CHUNK):
-            chunk = tokens[:, start : start + CHUNK]
-            past = model(chunk, past_key_values=past, use_cache=True, logits_to_keep=1).past_key_values
-        if rows > 1:
-            past.batch_repeat_interleave(rows)
-        for _ in range(WARM + STEPS):
-            began = time.perf_counter()
-            model(tokens[:, :1].expand(rows, -1), past_key_values=past, use_cache=True)
-            times.append(1000 * (time.perf_counter() - began))
+def _step_milliseconds(
+    model: Any, method: Method, profile: Profile, length: int, batches: Sequence[int]
+) -> Iterator[tuple[int, float]]:
+    """For each batch size, a step's milliseconds; first, for 0, those of a text that is read alone."""
+    tokens = (shapes.random_tokens(length + QUESTION * max(batches), "cpu") % model.config.vocab_size)[0].tolist()
+    beginning = Beginning(tokens[:length])
+    texts = [Continuation(beginning) for _ in range(max(batches))]
+    with reading(model, method, profile, length + 1024, observed=True) as reader:
+        for place, text in enumerate(texts):
+            question = tokens[length + QUESTION * place :][:QUESTION]
+            result_of(read_steps(reader, text, [*beginning.tokens, *question], length=length + 1024))
+        alone = texts[-1]
+        yield 0, _median(lambda: alone.read(reader, tokens[:1]))
+        for rows in batches:
+            batch = Batch(beginning, reader)
+            assert all(map(batch.add, texts[:rows]))
+            yield rows, _median(lambda batch=batch, rows=rows: batch.read(tokens[:rows]))  # type: ignore[misc]
+            for text in texts[:rows]:
+                batch.remove(text)
+
+
+def _median(step: Callable[[], object]) -> float:
+    times = []
+    for _ in range(WARM + STEPS):
+        began = time.perf_counter()
+        step()
+        times.append(1000 * (time.perf_counter() - began))
     return statistics.median(times[WARM:])
 
 

@@ -79,12 +79,16 @@ class Beginning:
         elif isinstance(self.cache, SelfExtendCache):
             self.cache.reserve(length)
         if self._behind is not continuation:
-            if self._behind is not None:
-                self._behind.set_aside(self.read)
-            self.go_back()
+            self.set_aside()
             self._behind = continuation
             continuation.put_back(self.cache, self.tokens[: self.read])
         return self.cache
+
+    def set_aside(self) -> None:
+        """Have nothing stand behind this beginning."""
+        if self._behind is not None:
+            self._behind.set_aside(self.read)
+        self.go_back()
 
     def release(self, continuation: Continuation) -> None:
         """What the continuation has read is not wanted any more. May be called at any time."""
@@ -217,6 +221,18 @@ class Continuation(PrefixCache):
         if self.cache is not None and len(self.tokens) > start and self.beginning.is_read:
             self._aside = [behind(layer, start) for layer in self.cache.layers]
         self.cache = None
+
+    def lent(self) -> list[Any] | None:
+        """What was read behind the beginning, layer by layer, and not held here any more until `take_back`; None where
+        there is nothing, or it is no tensors."""
+        if self.cache is not None:
+            self.beginning.set_aside()
+        states, self._aside = self._aside, None
+        return states
+
+    def take_back(self, states: list[Any]) -> None:
+        """Hold again what was lent, and what was read on from it."""
+        self._aside = states
 
     def put_back(self, cache: Cache, beginning: list[int]) -> None:
         """Read on from a cache that ends with the beginning: what was set aside goes behind it."""

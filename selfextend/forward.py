@@ -17,6 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 from selfextend.attention.blockwise import blockwise_attention
 from selfextend.attention.eager import Visibility, eager_attention
+from selfextend.batch_cache import BatchCache
 from selfextend.masks import DeferredMask
 from selfextend.positions import PositionMap, largest_relative_position, logn_query_scale
 from selfextend.probe import AttentionLayer
@@ -34,12 +35,35 @@ class AttentionObserver(Protocol):
     def observe(self, layer: int, states: RotatedStates, options: AttentionOptions, row: int) -> None: ...
 
 
+class TokenObserver(Protocol):
+    """The same for one text of a batch, a token at a time."""
+
+    def observe_token(self, layer: int, token: TokenStates, options: AttentionOptions) -> None: ...
+
+
 class RotatedStates(NamedTuple):
     """One layer's input to attention, shapes as in `selfextend.attention`."""
 
     queries: list[torch.Tensor]
     keys: list[torch.Tensor]
     value_states: torch.Tensor
+
+
+class TokenStates(NamedTuple):
+    """One layer's input to attention for one token of a text that is read in a batch.
+
+    Attributes:
+        place: of the token in its text, from 0.
+        queries: for each band, (1, heads, 1, head_dim).
+        keys: its own ones, for each band but the last, (1, kv_heads, 1, head_dim).
+        nearer: makes, for each of these bands, the keys of all tokens in it, itself included, (1, kv_heads, n,
+            head_dim).
+    """
+
+    place: int
+    queries: list[torch.Tensor]
+    keys: list[torch.Tensor]
+    nearer: Callable[[], list[torch.Tensor]]
 
 
 class AttentionOptions(NamedTuple):
@@ -68,6 +92,7 @@ class ForwardPass:
         jumps: whether some row's positions do not rise by one a token. Distances are then counted by position.
         observer: sees the layers' rotated states, if given.
         expected: tokens that the whole text is known to have, if so; see `SelfExtendCache.reserve`.
+        batch: where the rows go on from one beginning: what holds it. The pass is one token a row.
         layer: the extended layer under way.
     """
 
@@ -82,6 +107,7 @@ class ForwardPass:
     jumps: bool = False
     observer: AttentionObserver | None = None
     expected: int = 0
+    batch: BatchCache | None = None
     layer: LayerPass | None = None
     _tables: dict[Any, Tables] = field(default_factory=dict)
 
@@ -202,6 +228,13 @@ def forward_pass(
         key_mask=key_mask,
         jumps=jumps,
     )
+
+
+def batch_pass(positions: PositionMap, trained_window: int, batch: BatchCache, device: torch.device) -> ForwardPass:
+    """Where the next token of each text in a batch stands."""
+    places = torch.tensor(batch.next_positions, device=device)[:, None]
+    rows = [ReadRow(0, 0, 0)] * len(places)
+    return ForwardPass(positions, trained_window, 0, rows, places, places, batch=batch)
 
 
 def _hidden_tokens(
@@ -358,6 +391,10 @@ def _attend(
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Attention of one layer, row by row where rows are padded."""
     rows = states.value_states.shape[0]
+    if step.batch is not None:
+        _observe_batch(step.batch, layer, states, options)
+        scores = {name: value for name, value in options._asdict().items() if name != "ends"}
+        return step.batch.attention(layer, states.queries, **scores), None
     if step.observer is not None:
         if step.jumps:
             raise ValueError("Attention is recorded where positions rise by one a token. Pad on the left.")
@@ -374,6 +411,15 @@ def _attend(
         part = blockwise_attention(*unpadded, **options._asdict())
         output[row : row + 1, :, output.shape[2] - part.shape[2] :] = part
     return output, None
+
+
+def _observe_batch(batch: BatchCache, layer: int, states: RotatedStates, options: AttentionOptions) -> None:
+    """Show each text's observer its token."""
+    for row, (observer, place) in enumerate(zip(batch.observers, batch.next_positions, strict=True)):
+        if observer is not None:
+            queries, keys = ([s[row : row + 1] for s in all_rows] for all_rows in (states.queries, states.keys[:-1]))
+            token = TokenStates(place, queries, keys, partial(batch.nearer_keys, layer, row))
+            observer.observe_token(layer, token, options)
 
 
 def _unpadded(step: ForwardPass, states: RotatedStates, rows: int) -> Iterator[tuple[int, RotatedStates]]:

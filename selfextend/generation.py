@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Hashable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
@@ -12,6 +12,8 @@ from typing import Literal, NamedTuple
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from selfextend.beginning import Continuation
+from selfextend.companions import Spoken, companions_of
 from selfextend.line import NOBODY, Asked, ClosedLineError, Visit, line_of
 from selfextend.methods import Method, Vanilla
 from selfextend.profile import Profile
@@ -184,20 +186,21 @@ def answer_steps(
     recorded = record is not None or (begun is not None and begun.attention is not None)
     how = replace(how, method=used, observed=how.observed or recorded)
     answering = _Answering(ready, prompt, settings, how, prefix, begun, record)
-    with line_of(ready.model).visit(asked, answering.is_short) as visit:
-        stopped_by: StoppedBy | None = None
-        try:
-            while stopped_by is None:
-                stopped_by = yield from in_turn(visit, prefix, partial(answering.steps, visit))
-        except (EndNow, ClosedLineError):  # between two turns
-            if not answering.has_begun:
-                raise
-            stopped_by = "interrupted"
-        return answering.answer(stopped_by)
+    with line_of(ready.model).visit(asked, answering) as visit:
+        while not answering.is_over:
+            try:
+                yield from in_turn(visit, prefix, partial(answering.steps, visit))
+            except (EndNow, ClosedLineError) as end:  # between two turns
+                if not answering.has_begun:
+                    raise
+                answering.interrupt()
+                if isinstance(end, ClosedLineError):
+                    break
+        return answering.answer()
 
 
-@dataclass
-class _Answering:
+@dataclass(eq=False)
+class _Answering(Spoken):
     """One prompt that is being answered, by a settled method."""
 
     ready: ReadyModel
@@ -218,6 +221,8 @@ class _Answering:
         self._stream = TextStream(self.ready.tokenizer, self.settings.stop)
         for token in self._said:
             self._stream.add(token)
+        self._ends = end_tokens(self.ready.model, self.ready.tokenizer)
+        self._stopped_by: StoppedBy | None = None
         self._recorder: AttentionRecorder | None = None
         self._reused: int | None = None
         self._clock = Clock(len(self._text))
@@ -228,13 +233,43 @@ class _Answering:
         """Whether a token was chosen."""
         return len(self._said) > self._said_before
 
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing is left to be done with the model."""
+        return self._stopped_by is not None and (self._recorder is None or self._recorder.is_finished)
+
+    @property
+    def group(self) -> Hashable:
+        """Answers that go on from one beginning, read in the same way, can be gone on with together."""
+        prefix = self.prefix
+        return (prefix.beginning, self.how.method, self.how.observed) if isinstance(prefix, Continuation) else None
+
     def is_short(self) -> bool:
         """Whether no more than a chunk is left to be read: what is said then is said in turns of `TURN_SECONDS`."""
         return len(self._text) - self.prefix.known(self._text) <= self.how.chunk_tokens
 
-    def answer(self, stopped_by: StoppedBy) -> Answer:
+    def can_be_served_along(self) -> bool:
+        """Whether all that it wants is its next token read."""
+        return self.has_begun and self._stopped_by is None and len(self.prefix.tokens) == len(self._text) - 1
+
+    @property
+    def next_token(self) -> int:
+        """The last that was chosen."""
+        return self._text[-1]
+
+    @property
+    def observer(self) -> AttentionRecorder | None:
+        """Who sees the states of what is said."""
+        return self._recorder
+
+    def interrupt(self) -> None:
+        """End with what there is."""
+        self._stopped_by = self._stopped_by or "interrupted"
+
+    def answer(self) -> Answer:
         """What there is."""
-        reused = self._reused or 0
+        assert self._stopped_by is not None
+        reused, recorder = self._reused or 0, self._recorder
         answer = Answer(
             text=self._stream.whole(),
             token_ids=tuple(self._said),
@@ -244,36 +279,38 @@ class _Answering:
             prefill_seconds=self._prefill_seconds,
             decode_seconds=self._decode_seconds,
             method=self.how.method,
-            stopped_by=stopped_by,
-            attention=None if self._recorder is None else self._recorder.record,
+            stopped_by=self._stopped_by,
+            # Of an answer whose model had to go there may be rows that were never computed.
+            attention=recorder.record if recorder is not None and recorder.is_finished else None,
         )
         read = len(self.prompt) + self._said_before - reused
         return answer if self.begun is None else _with_beginning(answer, self.begun, read)
 
-    def steps(self, visit: Visit) -> Generator[Event, None, StoppedBy | None]:
-        """One turn at the model. Returns how the answer ended; None where it is to go on in another turn, for the model
-        to go to somebody else meanwhile."""
-        began, resumed, (model, _, profile) = time.perf_counter(), self.has_begun, self.ready
+    def steps(self, visit: Visit) -> Generator[Event, None, None]:
+        """One turn at the model: to the end of the answer, or until the model is to go to somebody else meanwhile."""
+        model, _, profile = self.ready
         with (
             reading(model, self.how.method, profile, self._longest, observed=self.how.observed) as reader,
             nullcontext() if self.record is None else recorder_of(model, self.record, self._recorder) as recorder,
         ):
             self._recorder = recorder
-            logits = yield from self._prefill(reader, visit)
-            prefilled = time.perf_counter()
-            if resumed:
-                self._decode_seconds += prefilled - began
-            else:
-                self._prefill_seconds += prefilled - began
-            if logits is None:
-                return None
-            stopped_by = yield from self._decode(reader, logits, visit)
+            if self._stopped_by is None:
+                yield from self._go_on(reader, visit)
+            if recorder is not None and not recorder.is_finished:
+                self.prefix.rewind(reader, self._text[:-1], self._longest)  # it may have been lent to a batch
+                yield from self._trace(recorder)
+
+    def _go_on(self, reader: Reader, visit: Visit) -> Generator[Event, None, None]:
+        began, resumed = time.perf_counter(), self.has_begun
+        logits = yield from self._prefill(reader, visit)
+        prefilled = time.perf_counter()
+        if resumed:
+            self._decode_seconds += prefilled - began
+        else:
+            self._prefill_seconds += prefilled - began
+        if logits is not None:
+            yield from self._decode(reader, logits, visit)
             self._decode_seconds += time.perf_counter() - prefilled
-            if recorder is not None:
-                end_wanted = yield from _traced(recorder)
-                if stopped_by is None and end_wanted:
-                    return "interrupted"
-        return stopped_by
 
     def _prefill(self, reader: Reader, visit: Visit) -> Generator[PrefillProgress, None, torch.Tensor | None]:
         """Read what of the text is not read yet. Returns the last logits, (1, vocabulary); None where the model is to
@@ -300,42 +337,54 @@ class _Answering:
                 return None
         return logits
 
-    def _decode(
-        self, reader: Reader, logits: torch.Tensor, visit: Visit
-    ) -> Generator[NewToken, None, StoppedBy | None]:
-        """Sample token after token. Returns as `steps` does."""
-        ends, stream, began = end_tokens(self.ready.model, self.ready.tokenizer), self._stream, time.monotonic()
+    def _decode(self, reader: Reader, logits: torch.Tensor, visit: Visit) -> Generator[NewToken, None, None]:
+        """Sample token after token, and along with them those of others who wait for theirs."""
+        began = time.monotonic()
+        with companions_of(visit, self, reader, self._longest) as companions:
+            while True:
+                token = self._choose(logits)
+                if token is not None:
+                    try:
+                        yield token
+                    except EndNow:
+                        self.interrupt()
+                if self._stopped_by is not None:
+                    return
+                if companions.may_come and visit.give_way_to_group():
+                    return
+                if time.monotonic() - began >= TURN_SECONDS and visit.give_way():
+                    return
+                logits = companions.read_on()
+
+    def hear(self, logits: torch.Tensor, seconds: float) -> NewToken | None:
+        """Go on by the logits of the last token, (1, vocabulary), which somebody else has read along."""
+        self._decode_seconds += seconds
+        return self._choose(logits)
+
+    def _choose(self, logits: torch.Tensor) -> NewToken | None:
+        """Say the next token. None where it is the end token, which says nothing."""
+        token, score = self._sampler.choose(logits, self.prompt, self._said)
+        self._said.append(token)
+        self._scores.append(score)
+        self._text.append(token)
+        if token in self._ends:
+            self._stopped_by = "end"
+            return None
+        shown = self._stream.add(token)
+        if self._stream.at_stop:
+            self._stopped_by = "stop"
+        elif len(self._text) == self._longest:
+            self._stopped_by = "length"
+        return NewToken(token, score, shown)
+
+    def _trace(self, recorder: AttentionRecorder) -> Generator[Progress, None, None]:
+        """Finish a record of what was said so far. This takes a moment, so it is not given up on request."""
         while True:
-            token, score = self._sampler.choose(logits, self.prompt, self._said)
-            self._said.append(token)
-            self._scores.append(score)
-            self._text.append(token)
-            if token in ends:
-                return "end"
-            shown = stream.add(token)
             try:
-                yield NewToken(token, score, shown)
+                yield from recorder.finish(self.prefix.cache)
+                return
             except EndNow:
-                return "stop" if stream.at_stop else "interrupted"
-            if stream.at_stop:
-                return "stop"
-            if len(self._text) == self._longest:
-                return "length"
-            if time.monotonic() - began >= TURN_SECONDS and visit.give_way():
-                return None
-            logits = self.prefix.read(reader, [token])
-
-
-def _traced(recorder: AttentionRecorder) -> Generator[Progress, None, bool]:
-    """Finish a record of what was said so far. This takes a moment, so it is not given up on request; returns whether
-    that was made."""
-    end_wanted = False
-    while True:
-        try:
-            yield from recorder.finish()
-            return end_wanted
-        except EndNow:
-            end_wanted = True
+                self.interrupt()
 
 
 def _with_beginning(answer: Answer, begun: Answer, read: int) -> Answer:

@@ -4,6 +4,10 @@ Only one piece of work uses a model at a time. Those that come get it in that or
 exception: a long reading gives way between two chunks to a piece of work that is short, and is next again after that. A
 long answer gives way in the same manner; of those that are short, the one that had the model least often is first.
 
+Who has the model may serve others who wait along with itself: those of its group, which want the same of the model.
+They are told of what was done for them while they wait. Those of the group who cannot be served along, since they have
+something of their own to do first or last, get the model next.
+
 Standard library only.
 """
 
@@ -11,9 +15,11 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Generator, Hashable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 from weakref import WeakKeyDictionary
 
 from selfextend.steps import Progress
@@ -55,21 +61,45 @@ NOBODY = Asked()
 """Somebody of whom nothing is known."""
 
 
+class Work:
+    """What the line has to know of a piece of work. May be asked by any thread."""
+
+    @property
+    def group(self) -> Hashable:
+        """Work of one group can be served along with other work of it; None: with nobody."""
+        return None
+
+    def is_short(self) -> bool:
+        """Whether it is over in a moment, as far as can be told now."""
+        return False
+
+    def can_be_served_along(self) -> bool:
+        """Whether what it wants next is what somebody else of its group can do for it."""
+        return False
+
+
 class Visit:
     """A piece of work on its way through the line: from when it comes until it has ended, with one turn at the model or
-    several."""
+    several.
 
-    def __init__(self, line: Line, asked: Asked, is_short: Callable[[], bool]) -> None:
+    Attributes:
+        turns: that it had, those counted in which it was served along.
+    """
+
+    def __init__(self, line: Line, asked: Asked, work: Work) -> None:
         self.asked = asked
-        self.is_short = is_short
+        self.work = work
         self.waits = False
         self.turns = 0
+        self.release: Callable[[Visit], None] | None = None
+        """While it is served along: ends that. Called when it waits no longer."""
+        self.news: deque[Any] = deque()
         self._line = line
         self._taken = 0.0
         self._spent = 0.0
 
-    def turn(self) -> Generator[Waiting, None, None]:
-        """Wait for a turn at the model. `leave` gives it back.
+    def turn(self) -> Generator[Any, None, None]:
+        """Wait for a turn at the model. `leave` gives it back. Yields `Waiting`, and what it is told meanwhile.
 
         Raises:
             ClosedLineError: see `Line.close`.
@@ -85,6 +115,27 @@ class Visit:
     def give_way(self) -> bool:
         """Whether something short waits that should have the model before the next chunk is read."""
         return self._line.wanted_by_short(self)
+
+    def give_way_to_group(self) -> bool:
+        """Whether something of its group waits that should have the model before the next token is read."""
+        return self._line.wanted_by_group(self)
+
+    def take_along(self, most: int, release: Callable[[Visit], None]) -> list[Visit]:
+        """Others of the group, `most` at most, who wait and can be served along from now on, until `let_go`.
+
+        Args:
+            release: called by one of them, in any thread, as soon as it waits no longer: it ends when it is served no
+                more.
+        """
+        return self._line.take_along(self, most, release)
+
+    def let_go(self, other: Visit) -> None:
+        """Serve one that was taken along no longer."""
+        self._line.let_go(other)
+
+    def tell(self, other: Visit, news: Any) -> None:
+        """Tell one that is taken along what was done for it."""
+        self._line.tell(other, news)
 
     def seconds_left(self, on: bool) -> float | None:
         """Until this has ended. `on`: whether it has the model."""
@@ -105,13 +156,9 @@ class Line:
         self._closed = ""
 
     @contextmanager
-    def visit(self, asked: Asked = NOBODY, is_short: Callable[[], bool] = lambda: False) -> Iterator[Visit]:
-        """Come to the line, and stay until the block ends.
-
-        Args:
-            is_short: whether the work is over in a moment, as far as can be told now. May be called by any thread.
-        """
-        visit = Visit(self, asked, is_short)
+    def visit(self, asked: Asked = NOBODY, work: Work | None = None) -> Iterator[Visit]:
+        """Come to the line, and stay until the block ends."""
+        visit = Visit(self, asked, Work() if work is None else work)
         with self._changed:
             self._visits.append(visit)
         try:
@@ -138,19 +185,24 @@ class Line:
         """Whether somebody has the model, or waits for it."""
         return bool(self._visits)
 
-    def wait_for(self, visit: Visit) -> Generator[Waiting, None, None]:
+    def wait_for(self, visit: Visit) -> Generator[Any, None, None]:
         """Until the visit has the model."""
         visit.waits = True
         try:
             while True:
                 with self._changed:
                     # Each chunk that somebody reads wakes all who wait; they are not told of each.
-                    if self._changed.wait_for(lambda: self._takes(visit), LOOK_SECONDS):
+                    changed = self._changed.wait_for(lambda: visit.news or self._takes(visit), LOOK_SECONDS)
+                    if changed and not visit.news:
                         return
-                    told = self._told(visit)
-                yield told
+                    told = list(visit.news) or [self._told(visit)]
+                    visit.news.clear()
+                yield from told
         finally:
-            visit.waits = False
+            with self._changed:
+                visit.waits, release = False, visit.release
+            if release is not None:
+                release(visit)
 
     def leave(self, visit: Visit) -> None:
         """The visit's turn is over."""
@@ -160,10 +212,44 @@ class Line:
                 self._changed.notify_all()
 
     def wanted_by_short(self, visit: Visit) -> bool:
-        """Whether somebody else waits who would have a short turn. Nobody does any more once this line is closed."""
+        """Whether somebody else waits who would have a short turn, and is not served along. Nobody does any more once
+        this line is closed."""
         with self._changed:
             waiting = (other for other in self._eligible() if other.waits and other is not visit)
-            return not self._closed and any(other.is_short() for other in waiting)
+            return not self._closed and any(other.release is None and other.work.is_short() for other in waiting)
+
+    def wanted_by_group(self, visit: Visit) -> bool:
+        """Whether somebody of the visit's group waits who cannot be served along, and would have a short turn."""
+        with self._changed:
+            return not self._closed and any(_is_next_after(visit, other) for other in self._eligible())
+
+    def take_along(self, visit: Visit, most: int, release: Callable[[Visit], None]) -> list[Visit]:
+        """See `Visit.take_along`."""
+        with self._changed:
+            found = [
+                other
+                for other in self._eligible()
+                if other is not visit
+                and other.waits
+                and other.release is None
+                and _are_one_group(visit, other)
+                and other.work.can_be_served_along()
+            ]
+            found = sorted(found, key=lambda other: other.turns)[:most]
+            for other in found:
+                other.release, other.turns = release, other.turns + 1
+            return found
+
+    def let_go(self, visit: Visit) -> None:
+        """See `Visit.let_go`."""
+        with self._changed:
+            visit.release = None
+
+    def tell(self, visit: Visit, news: Any) -> None:
+        """See `Visit.tell`."""
+        with self._changed:
+            visit.news.append(news)
+            self._changed.notify_all()
 
     def _takes(self, visit: Visit) -> bool:
         if self._closed:
@@ -190,9 +276,13 @@ class Line:
         if under_way is None:
             return waiting
         # One long reading at a time: a second one would only keep what it has read in memory for longer.
-        short = sorted((visit for visit in waiting if visit.is_short()), key=lambda visit: visit.turns)
+        short = sorted((visit for visit in waiting if visit.work.is_short()), key=lambda visit: visit.turns)
         long = [visit for visit in waiting if visit not in short]
-        if self._last is under_way and short:
+        last = self._last if self._last in self._visits else None  # who has left gave way to nobody in particular
+        first = [] if last is None else [visit for visit in short if _is_next_after(last, visit)]
+        if first:
+            return [*first, under_way, *(visit for visit in short if visit not in first), *long]
+        if last is under_way and short:
             return [short[0], under_way, *short[1:], *long]
         return [under_way, *short, *long]
 
@@ -208,16 +298,32 @@ class Line:
         if self._on is not None:
             before = [self._on, *before]
         before = [other for other in dict.fromkeys(before) if other is not visit]
-        if self._on is not None and not self._on.is_short() and visit.is_short():
+        on = self._on
+        if on is not None and _is_next_after(on, visit):  # it gives way after its token
+            before = [other for other in before if other is on or _is_next_after(on, other)]
+            left = [other.seconds_left(False) for other in before if other is not on]
+        elif on is not None and not on.work.is_short() and visit.work.is_short():
             # It gives way after its chunk.
-            before = [other for other in before if other is self._on or other.is_short()]
-            left = [other.seconds_left(False) for other in before if other is not self._on]
+            before = [other for other in before if other is on or other.work.is_short()]
+            left = [other.seconds_left(False) for other in before if other is not on]
         else:
             left = [other.seconds_left(other is self._on) for other in before]
         known = [seconds for seconds in left if seconds is not None]
         count = len(before)
         words = f"waiting for the model: {count} {'question is' if count == 1 else 'questions are'} ahead of this one"
         return Waiting(words, None, sum(known) if len(known) == len(left) else None, count)
+
+
+def _are_one_group(visit: Visit, other: Visit) -> bool:
+    return visit.work.group is not None and visit.work.group == other.work.group
+
+
+def _is_next_after(visit: Visit, other: Visit) -> bool:
+    """Whether a visit that has the model gives way to another of its group, so as to serve it along afterwards, or no
+    more."""
+    if other is visit or not other.waits or other.release is not None or not _are_one_group(visit, other):
+        return False
+    return not other.work.can_be_served_along() and other.work.is_short()
 
 
 _lines: WeakKeyDictionary[object, Line] = WeakKeyDictionary()

@@ -22,10 +22,11 @@ from transformers import Cache, DynamicCache, PreTrainedConfig, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
 from selfextend import windows
+from selfextend.batch_cache import BatchCache
 from selfextend.cache import SelfExtendCache, SelfExtendLayer, content_of, current, keep_content
 from selfextend.config import SelfExtendConfig, check_window
 from selfextend.errors import PastReachError, PastReachWarning, UnsupportedArchitectureError
-from selfextend.forward import AttentionObserver, ForwardPass, LayerPass, forward_pass
+from selfextend.forward import AttentionObserver, ForwardPass, LayerPass, batch_pass, forward_pass
 from selfextend.interface import ATTRIBUTE, IMPLEMENTATION, KEPT, DirectAttention, generation_masks, pass_under_way
 from selfextend.masks import padding_of
 from selfextend.positions import PositionMap
@@ -330,12 +331,15 @@ class Extension:
         past = int(cache.get_seq_length(self._first_extended)) if cache is not None else 0
         position_ids = kwargs.get("position_ids")
         mask = padding_of(kwargs.get("attention_mask"))
-        held = None if cache is None else content_of(cache, past, self.positions)
-        step = forward_pass(self.positions, self.trained_window, tokens, past, mask, position_ids, held)
-        step.observer = self.observer
-        if cache is not None:
-            keep_content(cache, step.content)
-            step.expected = getattr(cache, "reserved", 0)
+        if isinstance(cache, BatchCache):
+            step = batch_pass(self.positions, self.trained_window, cache, tokens.device)
+        else:
+            held = None if cache is None else content_of(cache, past, self.positions)
+            step = forward_pass(self.positions, self.trained_window, tokens, past, mask, position_ids, held)
+            step.observer = self.observer
+            if cache is not None:
+                keep_content(cache, step.content)
+                step.expected = getattr(cache, "reserved", 0)
         if position_ids is None:
             kwargs["position_ids"] = step.query_positions
         self._check_reach(step.longest)

@@ -14,10 +14,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import PreTrainedModel
+from transformers import Cache, PreTrainedModel
 
 from selfextend.attention.eager import Visibility, attention_weights
-from selfextend.forward import AttentionOptions, RotatedStates
+from selfextend.cache import SelfExtendLayer
+from selfextend.forward import AttentionOptions, RotatedStates, TokenStates
 from selfextend.plugin import Extension, active_extension
 from selfextend.steps import Clock, Progress
 
@@ -117,31 +118,34 @@ class _Pending:
         first: the first of them.
         queries: for each band, each row's (1, heads, 1, head_dim).
         nearer: for each band but the last, its keys as the first row had them, then one for each further row.
-        states: as the last row had them; its keys of the last band are those of all tokens.
+        options: how the scores are made.
+        whole: the last band's keys and the values as the last row had them, of all tokens; None where it was read in a
+            batch, whose texts have them in their caches.
     """
 
     first: int
     queries: list[list[torch.Tensor]]
     nearer: list[list[torch.Tensor]]
-    states: RotatedStates
     options: AttentionOptions
+    whole: tuple[torch.Tensor, torch.Tensor] | None = None
 
     @property
     def next(self) -> int:
         return self.first + len(self.queries[0])
 
-    def add(self, states: RotatedStates) -> None:
-        for queries, query in zip(self.queries, states.queries, strict=True):
-            queries.append(query)
-        for keys, key in zip(self.nearer, states.keys, strict=False):
-            keys.append(key[:, :, -1:].clone())
-        self.states = states
+    def add(self, queries: Sequence[torch.Tensor], keys: Sequence[torch.Tensor]) -> None:
+        """Add a row: for each band its query, and for each but the last its own key."""
+        for held, query in zip(self.queries, queries, strict=True):
+            held.append(query)
+        for nearer, key in zip(self.nearer, keys, strict=True):
+            nearer.append(key)
 
-    def joined(self) -> RotatedStates:
+    def joined(self, whole: tuple[torch.Tensor, torch.Tensor]) -> RotatedStates:
         """The states of all these rows as one pass over them would have had them."""
         nearer = [torch.cat(keys, dim=2) for keys in self.nearer]
         queries = [torch.cat(queries, dim=2) for queries in self.queries]
-        return RotatedStates(queries, [*nearer, self.states.keys[-1]], self.states.value_states)
+        far, values = (states[:, :, : self.next] for states in whole)
+        return RotatedStates(queries, [*nearer, far], values)
 
 
 class AttentionRecorder:
@@ -189,33 +193,69 @@ class AttentionRecorder:
         """Keep the requested rows of one layer. Of a batch only the first row is recorded."""
         if row != 0 or layer not in self._layer_of:
             return
-        query = states.value_states.shape[2] - 1
         if states.queries[0].shape[2] > 1:
             self._settle(layer)
             self._compute(layer, states, options)
-        elif query in self.request.query_rows:
-            pending = self._pending.get(layer)
-            if pending is None or pending.next != query:
-                self._settle(layer)
-                self._pending[layer] = _Pending(
-                    query, [[q] for q in states.queries], [[key] for key in states.keys[:-1]], states, options
-                )
-            else:
-                pending.add(states)
+        else:
+            newest = [key[:, :, -1:].clone() for key in states.keys[:-1]]
+            place = states.value_states.shape[2] - 1
+            token = TokenStates(place, states.queries, newest, lambda: states.keys[:-1])
+            self._wait(layer, token, options, (states.keys[-1], states.value_states))
 
-    def finish(self) -> Iterator[Progress]:
-        """Compute the rows that are left, layer by layer."""
+    def observe_token(self, layer: int, token: TokenStates, options: AttentionOptions) -> None:
+        """Keep one token of a text that is read in a batch, until `finish` is given its cache."""
+        if layer in self._layer_of:
+            self._wait(layer, token, options, None)
+
+    def _wait(
+        self,
+        layer: int,
+        token: TokenStates,
+        options: AttentionOptions,
+        whole: tuple[torch.Tensor, torch.Tensor] | None,
+    ) -> None:
+        """Keep what a token's row is computed from later."""
+        if token.place not in self.request.query_rows:
+            return
+        pending = self._pending.get(layer)
+        if pending is None or pending.next != token.place:
+            self._settle(layer)
+            queries, nearer = [[query] for query in token.queries], [[keys] for keys in token.nearer()]
+            pending = self._pending[layer] = _Pending(token.place, queries, nearer, options)
+        else:
+            pending.add(token.queries, token.keys)
+        pending.whole = whole
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether nothing is left to compute."""
+        return not self._pending
+
+    def finish(self, cache: Cache | None = None) -> Iterator[Progress]:
+        """Compute the rows that are left, layer by layer.
+
+        Args:
+            cache: of the text, where it was read in a batch.
+        """
         total = len(self._pending)
         clock = Clock(total)
         for done, layer in enumerate(list(self._pending), start=1):
-            self._settle(layer)
+            self._settle(layer, cache)
             yield Progress("tracing the answer to its passages", done / total, clock.seconds_left(done))
 
     @torch.no_grad()
-    def _settle(self, layer: int) -> None:
+    def _settle(self, layer: int, cache: Cache | None = None) -> None:
         pending = self._pending.pop(layer, None)
-        if pending is not None:
-            self._compute(layer, pending.joined(), pending.options)
+        if pending is None:
+            return
+        whole, held = pending.whole, None if cache is None else cache.layers[layer]
+        if whole is None and isinstance(held, SelfExtendLayer) and held.get_seq_length() >= pending.next:
+            assert held.keys is not None
+            assert held.values is not None
+            whole = held.keys, held.values
+        # Without its keys a text is read again, and then these rows pass by once more.
+        if whole is not None:
+            self._compute(layer, pending.joined(whole), pending.options)
 
     def _compute(self, layer: int, states: RotatedStates, options: AttentionOptions) -> None:
         """Keep the requested ones of these rows."""

@@ -10,6 +10,7 @@ import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from threading import Lock
 from typing import Any
 
@@ -129,6 +130,14 @@ class RotaryEmbedding:
         if tables is None:
             raise TypeError(f"{type(self.module).__name__} makes no cos and sin.")
         return tables
+
+    @cached_property
+    def follows_length(self) -> bool:
+        """Whether the tables depend on how long a text is: its frequencies, that is, are not always the same."""
+        like = next(self.module.buffers())
+        position = torch.ones(1, 1, dtype=torch.long, device=like.device)
+        short, long = (self.tables(like, position, length) for length in (1, 1 << 24))
+        return not all(map(torch.equal, short, long))
 
     def embeddings(self, like: torch.Tensor, position_ids: torch.Tensor, context_length: int) -> Any:
         """What the module makes of the same: most make cos and sin, some make complex numbers."""

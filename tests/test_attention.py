@@ -14,6 +14,7 @@ from reference import two_map_attention
 
 from selfextend.attention.blockwise import blockwise_attention
 from selfextend.attention.eager import Visibility, eager_attention
+from selfextend.attention.shared_prefix import bands_seen, shared_prefix_attention
 
 
 def over_two_bands(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -290,6 +291,57 @@ def test_any_bands_are_one_softmax(function: Callable[..., Any], banded: tuple[C
     settings = {"scaling": case.head_dim**-0.5, "softcap": case.softcap}
     actual = function(queries, [*kept, keys[-1]], value, ends=ends, **settings)
     torch.testing.assert_close(actual.double(), expected, rtol=1e-5, atol=1e-5)
+
+
+@settings(max_examples=200)
+@given(
+    beginning=st.integers(1, 40),
+    lengths=st.lists(st.integers(1, 30), min_size=1, max_size=4),
+    room=st.integers(0, 3),
+    ends=st.lists(st.integers(1, 50), max_size=3, unique=True).map(sorted),
+    kv_heads=st.integers(1, 2),
+    groups=st.sampled_from([1, 3]),
+    softcap=st.sampled_from([None, 1.5]),
+    has_sinks=st.booleans(),
+    small=st.booleans(),
+)
+@example(1, [1], 0, [], 1, 1, None, False, False)
+@example(40, [1, 30], 0, [5], 2, 3, None, False, True)
+@example(10, [30, 25], 0, [3, 8, 12], 1, 1, None, True, False)
+def test_texts_that_begin_alike_are_one_softmax_each(
+    beginning: int,
+    lengths: list[int],
+    room: int,
+    ends: list[int],
+    kv_heads: int,
+    groups: int,
+    softcap: float | None,
+    has_sinks: bool,
+    small: bool,
+) -> None:
+    """Text by text, all its keys in one map a band."""
+    texts, heads, bands, width = len(lengths), kv_heads * groups, len(ends) + 1, 4
+    generator = torch.Generator().manual_seed(0)
+
+    def states(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, width, dtype=torch.float64, generator=generator)
+
+    room += max(lengths)
+    queries = [states(texts, heads, 1) for _ in range(bands)]
+    keys, value_states = [states(1, kv_heads, beginning) for _ in range(bands)], states(1, kv_heads, beginning)
+    own_keys, own_values = [states(texts, kv_heads, room) for _ in range(bands)], states(texts, kv_heads, room)
+    options: dict[str, Any] = {"scaling": 0.5, "softcap": softcap}
+    options["sinks"] = torch.randn(heads, dtype=torch.float64, generator=generator) if has_sinks else None
+    held = [key[:, :, -min(beginning, end) :] for key, end in zip(keys, [*ends, beginning], strict=True)]
+    seen = bands_seen(beginning, lengths, room, ends, torch.device("cpu"))
+    with mock.patch.multiple("selfextend.attention.cpu", _SLICE_KEYS=4 if small else 2048):
+        found = shared_prefix_attention(queries, held, value_states, own_keys, own_values, seen, **options)
+    for text, length in enumerate(lengths):
+        this = slice(text, text + 1)
+        joined = [torch.cat([key, own[this, :, :length]], dim=2) for key, own in zip(keys, own_keys, strict=True)]
+        values = torch.cat([value_states, own_values[this, :, :length]], dim=2)
+        wanted, _ = eager_attention([query[this] for query in queries], joined, values, ends=ends, **options)
+        torch.testing.assert_close(found[this], wanted, atol=1e-10, rtol=1e-10)
 
 
 def test_blockwise_makes_nothing_of_the_size_of_a_score_map() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
@@ -29,7 +29,7 @@ from selfextend.generation import (
     ReadyModel,
     answer_steps,
 )
-from selfextend.line import Asked, ClosedLineError, Line, Visit, Waiting, line_of
+from selfextend.line import Asked, ClosedLineError, Line, Visit, Waiting, Work, line_of
 from selfextend.methods import LinearInterpolation, Method, SelfExtend, SlidingWindow, Vanilla
 from selfextend.profile import Profile
 from selfextend.reader import Reader
@@ -52,6 +52,14 @@ def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(line_module, "LOOK_SECONDS", 0.005)
 
 
+class _Short(Work):
+    def __init__(self, is_short: Callable[[], bool]) -> None:
+        self._is_short = is_short
+
+    def is_short(self) -> bool:
+        return self._is_short()
+
+
 class Crowd:
     """Visits of one line, by name, whose turns are taken step by step in one thread."""
 
@@ -65,7 +73,7 @@ class Crowd:
     def come(self, name: str, *, short: bool = False, who: str | None = None, seconds: float | None = None) -> None:
         self.short[name] = short
         self.leaving[name] = self.stack.enter_context(ExitStack())
-        visit = self.line.visit(Asked(who, seconds), lambda: self.short[name])
+        visit = self.line.visit(Asked(who, seconds), _Short(lambda: self.short[name]))
         self.visits[name] = self.leaving[name].enter_context(visit)
         self.wait(name)
 
@@ -390,7 +398,7 @@ def test_a_stop_while_an_answer_is_about_to_give_way_is_not_lost() -> None:
 @contextmanager
 def wanting(who: str) -> Iterator[Generator[Waiting, None, None]]:
     """Somebody short who waits for the model: the turn that follows, once this is followed to its end."""
-    with line_of(MODEL).visit(Asked(who), lambda: True) as visit:
+    with line_of(MODEL).visit(Asked(who), _Short(lambda: True)) as visit:
         turn = visit.turn()
         next(turn)
         yield turn

@@ -1,0 +1,94 @@
+"""Reading several texts that go on from one `Beginning` by a token each, in one forward pass.
+
+A batch takes what the texts have read behind the beginning, and gives it back when they leave. Used by whoever has the
+model (`selfextend.reading.exclusively`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from selfextend.batch_cache import BatchCache
+from selfextend.beginning import Beginning, Continuation
+from selfextend.cache import SelfExtendCache, SelfExtendLayer
+from selfextend.forward import TokenObserver
+from selfextend.plugin import active_extension
+from selfextend.reader import Reader
+
+
+class Batch:
+    """Texts that are read by a token each at a time.
+
+    Attributes:
+        texts: in the order of the rows.
+    """
+
+    def __init__(self, beginning: Beginning, reader: Reader) -> None:
+        """Args:
+        beginning: what all of them begin with. See `can_be_batched`.
+        """
+        beginning.set_aside()
+        assert isinstance(beginning.cache, SelfExtendCache)
+        self.texts: list[Continuation] = []
+        self._beginning, self._reader = beginning, reader
+        self._cache = BatchCache(beginning.cache, beginning.read)
+
+    def add(self, text: Continuation, observer: TokenObserver | None = None) -> bool:
+        """Take a text in. Returns whether that could be done; if not, it has to be read alone.
+
+        Args:
+            observer: sees the text's rotated states; a `selfextend.recording.AttentionRecorder`, say.
+        """
+        own = len(text.tokens) - self._beginning.read
+        states = text.lent()
+        if states is None or own < 1:
+            return False
+        if not all(_is_whole(held, own, layer) for held, layer in zip(states, self._cache.layers, strict=True)):
+            text.take_back(states)
+            return False
+        self._cache.add(states, own, observer)
+        self.texts.append(text)
+        return True
+
+    def remove(self, text: Continuation) -> None:
+        """Let a text go, with all that was read of it."""
+        row = self.texts.index(text)
+        text.take_back(self._cache.take(row))
+        del self.texts[row]
+
+    def read(self, tokens: Sequence[int]) -> torch.Tensor:
+        """Read each text on by its token. Their logits, (texts, vocabulary). Where that fails, no text was read on."""
+        rows = torch.tensor(tokens, device=self._reader.device)[:, None]
+        logits = self._reader.forward(rows, self._cache)[:, 0]
+        self._cache.grown()
+        for text, token in zip(self.texts, tokens, strict=True):
+            text.tokens = [*text.tokens, token]
+        return logits
+
+
+def can_be_batched(beginning: Beginning, reader: Reader) -> bool:
+    """Whether texts that go on from this beginning can be read in a batch: all of the model's layers are extended ones
+    that rotate keys when they are written, whatever a text's length is."""
+    extension, cache = active_extension(reader.model), beginning.cache
+    if extension is None or not isinstance(cache, SelfExtendCache) or not beginning.is_read:
+        return False
+    layers = extension.anatomy.layers
+    follows_length = any(layer.rotary is not None and layer.rotary.follows_length for layer in layers)
+    return beginning.reads_as == reader.reads_as and not follows_length and all(map(_fits, cache.layers))
+
+
+def _fits(layer: Any) -> bool:
+    if not isinstance(layer, SelfExtendLayer) or layer.keys is None or layer.values is None:
+        return False
+    return layer.keys.shape[-1] == layer.values.shape[-1]
+
+
+def _is_whole(states: Any, length: int, layer: Any) -> bool:
+    """Whether these are a text's own states of so many tokens, with all nearer keys that are still to be seen."""
+    if not isinstance(states, list) or len(states) != 2 + len(layer.ends):
+        return False
+    needed = [length, length, *(min(length, end - 1) for end in layer.ends)]
+    return all(held.shape[2] >= count for held, count in zip(states, needed, strict=True))

@@ -1,0 +1,152 @@
+"""Answers that are gone on with together: who has the model reads a token of each in one pass.
+
+The others wait in the line meanwhile, and are told their tokens as they come. Each of them is its owner's again the
+moment it waits no longer.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from selfextend.batching import Batch, can_be_batched
+from selfextend.beginning import Continuation
+from selfextend.forward import TokenObserver
+from selfextend.line import Visit, Work
+from selfextend.prefix import PrefixCache
+from selfextend.reader import Reader
+
+MOST_TOGETHER = 16
+"""Answers in a pass. A pass with so many takes about twice as long as one with a single answer."""
+
+
+class Spoken(Work):
+    """An answer that is being given. Those of one group go on from one beginning.
+
+    Attributes:
+        prefix: what was read of its text: all but the last token, where it can be served along.
+    """
+
+    prefix: PrefixCache
+
+    @property
+    def observer(self) -> TokenObserver | None:
+        """What sees the text's rotated states."""
+        raise NotImplementedError
+
+    @property
+    def next_token(self) -> int:
+        """The last of its text."""
+        raise NotImplementedError
+
+    def hear(self, logits: torch.Tensor, seconds: float) -> Any:
+        """Go on by its logits (1, vocabulary), which took so long. What its owner is to be told, or None."""
+        raise NotImplementedError
+
+
+class Companions:
+    """An answer that has the model, and those that are gone on with along with it."""
+
+    def __init__(self, visit: Visit, own: Spoken, reader: Reader, length: int) -> None:
+        """Args:
+        length: tokens that the own text will have.
+        """
+        prefix = own.prefix
+        self.may_come = isinstance(prefix, Continuation) and can_be_batched(prefix.beginning, reader)
+        self._visit, self._own, self._reader, self._length = visit, own, reader, length
+        self._others: list[Visit] = []
+        self._batch: Batch | None = None
+        self._lock = threading.Lock()
+
+    def read_on(self) -> torch.Tensor:
+        """Read the next token of every answer. The logits of the own one, (1, vocabulary)."""
+        with self._lock:
+            if self.may_come:
+                self._gather()
+            if self._batch is None:
+                return self._own.prefix.read(self._reader, [self._own.next_token])
+            began, spoken = time.perf_counter(), [_answer_of(other) for other in self._others]
+            logits = self._batch.read([answer.next_token for answer in (self._own, *spoken)])
+            seconds = time.perf_counter() - began
+            for row, (other, answer) in enumerate(zip(list(self._others), spoken, strict=True), start=1):
+                news = answer.hear(logits[row : row + 1], seconds)
+                if news is not None:
+                    self._visit.tell(other, news)
+                if not answer.can_be_served_along():
+                    self._leave(other)
+            return logits[:1]
+
+    def _gather(self) -> None:
+        """Take in who has come meanwhile."""
+        for other in self._visit.take_along(MOST_TOGETHER - 1 - len(self._others), self._release):
+            if self._joins(other):
+                self._others.append(other)
+            else:
+                self.may_come = False  # one that cannot be taken in would come again with every token
+                self._visit.let_go(other)
+        if self._batch is not None and not self._others:
+            self._end_batch()
+            prefix = self._own.prefix
+            prefix.rewind(self._reader, prefix.tokens, self._length)
+
+    def _joins(self, other: Visit) -> bool:
+        if self._batch is None:
+            batch = Batch(_text_of(self._own).beginning, self._reader)
+            if not _is_added(batch, self._own):
+                return False
+            self._batch = batch
+        return _is_added(self._batch, _answer_of(other))
+
+    def _release(self, other: Visit) -> None:
+        """See `selfextend.line.Visit.take_along`."""
+        with self._lock:
+            if other in self._others:
+                self._leave(other)
+
+    def _leave(self, other: Visit) -> None:
+        assert self._batch is not None
+        self._batch.remove(_text_of(_answer_of(other)))
+        self._others.remove(other)
+        self._visit.let_go(other)
+
+    def _end_batch(self) -> None:
+        assert self._batch is not None
+        self._batch.remove(_text_of(self._own))
+        self._batch = None
+
+    def close(self) -> None:
+        """Leave everybody to themselves."""
+        with self._lock:
+            for other in list(self._others):
+                self._leave(other)
+            if self._batch is not None:
+                self._end_batch()
+
+
+def _answer_of(visit: Visit) -> Spoken:
+    assert isinstance(visit.work, Spoken)
+    return visit.work
+
+
+def _text_of(answer: Spoken) -> Continuation:
+    assert isinstance(answer.prefix, Continuation)
+    return answer.prefix
+
+
+def _is_added(batch: Batch, answer: Spoken) -> bool:
+    return batch.add(_text_of(answer), answer.observer)
+
+
+@contextmanager
+def companions_of(visit: Visit, own: Spoken, reader: Reader, length: int) -> Iterator[Companions]:
+    """The companions of an answer that has the model, for the length of a `with` block. See `Companions`."""
+    companions = Companions(visit, own, reader, length)
+    try:
+        yield companions
+    finally:
+        companions.close()
