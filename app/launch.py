@@ -9,6 +9,7 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NoReturn
 
+from .freed_memory import give_back_freed_memory
 from .settings import PREFIX, read_settings
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ def main(arguments: Sequence[str] | None = None, program: str = "python app.py")
         arguments: without the program's name; those of this process unless given.
         program: what `--help` calls it.
     """
+    give_back_freed_memory()
     # No request leaves this machine unless somebody asks for a model from the hub. Both packages look when imported.
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
