@@ -1,6 +1,6 @@
 """The cache of several texts that go on from one beginning, each read on by one token in one forward pass.
 
-The beginning's keys and values are held once. What each text goes on with stands beside it, one row a text.
+The beginning's keys and values are held once. What each text goes on with stands beside it, a row for each.
 """
 
 from __future__ import annotations
@@ -15,65 +15,79 @@ from selfextend.attention.shared_prefix import BandSeen, bands_seen, shared_pref
 from selfextend.cache import SelfExtendCache, SelfExtendLayer, current
 
 _SLACK = 64
-"""Tokens that rows may grow by before they are copied."""
+"""Tokens that texts may grow by before their states are copied."""
+
+
+class _Rows:
+    """Each text's own states: (texts, heads, room, head_dim), in a buffer with room for more texts and tokens."""
+
+    def __init__(self, like: torch.Tensor) -> None:
+        self.buffer = like.new_zeros(0, like.shape[1], 0, like.shape[3])
+
+    def make_room(self, rows: int, length: int) -> None:
+        held, heads, room, width = self.buffer.shape
+        if rows > held or length > room:
+            # Zeros, since what a text does not see has to be finite.
+            grown = self.buffer.new_zeros(
+                held if rows <= held else max(rows, 2 * held), heads, room if length <= room else length + _SLACK, width
+            )
+            grown[:held, :, :room] = self.buffer
+            self.buffer = grown
+
+    def put(self, row: int, states: torch.Tensor, length: int) -> None:
+        """Have a row hold the states (1, heads, n, head_dim) of the last n of `length` tokens."""
+        self.buffer[row, :, length - states.shape[2] : length] = states[0]
 
 
 class BatchLayer(CacheLayerMixin):
-    """One extended layer: the beginning as the layer that read it holds it, and each row's own states."""
+    """One extended layer: the beginning as the layer that read it holds it, and each text's own states."""
 
     is_sliding = False
 
     def __init__(self, layer: SelfExtendLayer, lengths: list[int]) -> None:
         """Args:
         layer: ends with the beginning. It stays as it is, and has to, for as long as this is used.
-        lengths: own tokens of each row, kept by the cache.
+        lengths: own tokens of each text, kept by the cache.
         """
         super().__init__()
         assert layer.keys is not None
         assert layer.values is not None
         self.ends, self.lengths = layer.ends, lengths
         self._keys, self._values = [*layer.nearer_keys(), layer.keys], layer.values
-        # Each (rows, kv_heads, room, head_dim): the last band's keys, the values, and each nearer band's keys.
-        empty = layer.values.new_empty(0, layer.values.shape[1], 0, layer.values.shape[3])
-        self._own = [empty for _ in range(2 + len(self.ends))]
+        # The last band's keys, the values, and each nearer band's keys.
+        self._own = [_Rows(states) for states in (layer.keys, layer.values, *self._keys[:-1])]
         self.is_initialized = True
 
     @property
     def room(self) -> int:
-        """Own tokens that a row has room for."""
-        return self._own[0].shape[2]
+        """Own tokens that a text has room for."""
+        return self._own[0].buffer.shape[2]
 
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
         """Nothing: it begins with what the layer holds."""
 
     def add(self, states: Sequence[torch.Tensor]) -> None:
-        """Add a row, from what `SelfExtendLayer.states_from` gave."""
-        self._make_room(states[0].shape[2] + 1)
-        self._own = [
-            torch.cat((own, self._padded(new, states[0].shape[2]))) for own, new in zip(self._own, states, strict=True)
-        ]
-
-    def _padded(self, states: torch.Tensor, length: int) -> torch.Tensor:
-        """The states of the last ones of `length` tokens, with zeros before and after them."""
-        return torch.nn.functional.pad(states, (0, 0, length - states.shape[2], self.room - length))
-
-    def _make_room(self, length: int) -> None:
-        if self.room < length:
-            more = length + _SLACK - self.room
-            self._own = [torch.nn.functional.pad(states, (0, 0, 0, more)) for states in self._own]
+        """Add a text, from what `SelfExtendLayer.states_from` gave."""
+        row, length = len(self.lengths), states[0].shape[2]
+        for own, held in zip(self._own, states, strict=True):
+            own.make_room(row + 1, length + 1)
+            own.put(row, held, length)
 
     def take(self, row: int) -> list[torch.Tensor]:
-        """Take a row out. What it holds, as `SelfExtendLayer.states_from` gives it."""
-        length = self.lengths[row]
+        """Take a text out; the last one gets its row. What it holds, as `SelfExtendLayer.states_from` gives it."""
+        length, last = self.lengths[row], len(self.lengths) - 1
         firsts = [0, 0, *(max(0, length - end) for end in self.ends)]
-        taken = [own[row : row + 1, :, first:length].clone() for own, first in zip(self._own, firsts, strict=True)]
-        self._own = [torch.cat((own[:row], own[row + 1 :])) for own in self._own]
+        taken = [
+            own.buffer[row : row + 1, :, first:length].clone() for own, first in zip(self._own, firsts, strict=True)
+        ]
+        for own in self._own if row != last else []:
+            own.buffer[row] = own.buffer[last]
         return taken
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Rotate and keep each row's new key and its value, (rows, kv_heads, 1, head_dim), unrotated.
+        """Rotate and keep each text's new key and its value, (texts, kv_heads, 1, head_dim), unrotated.
 
         Returns:
             The new keys at the last band's positions and the new values: the rest is for `attention`.
@@ -82,26 +96,26 @@ class BatchLayer(CacheLayerMixin):
         writer = under_way.layer if under_way is not None else None
         assert writer is not None
         *near, far = writer.rotated_keys(key_states)
-        self._make_room(max(self.lengths) + 1)
         rows, places = torch.arange(len(self.lengths)), torch.tensor(self.lengths)
         for own, new in zip(self._own, (far, value_states, *near), strict=True):
-            own[rows, :, places] = new[:, :, 0].to(own.dtype)
+            own.make_room(len(self.lengths), max(self.lengths) + 1)
+            own.buffer[rows, :, places] = new[:, :, 0].to(own.buffer.dtype)
         writer.near_keys = near
         return far, value_states
 
     def attention(self, queries: Sequence[torch.Tensor], seen: Sequence[BandSeen], **options: Any) -> torch.Tensor:
-        """Attention of each row's new token, (rows, heads, 1, head_dim). `seen` and `options` are those of
+        """Attention of each text's new token, (texts, heads, 1, head_dim). `seen` and `options` are those of
         `selfextend.attention.shared_prefix.shared_prefix_attention`."""
-        far, values, *near = self._own
+        far, values, *near = (own.buffer[: len(self.lengths)] for own in self._own)
         return shared_prefix_attention(queries, self._keys, self._values, [*near, far], values, seen, **options)
 
     def nearer_keys(self, row: int) -> list[torch.Tensor]:
-        """Each nearer band's keys as a row's next token sees them, (1, kv_heads, n, head_dim), copied."""
+        """Each nearer band's keys as a text's next token sees them, (1, kv_heads, n, head_dim), copied."""
         length = self.lengths[row] + 1
         found = []
         for end, shared, own in zip(self.ends, self._keys, self._own[2:], strict=False):
             before = min(shared.shape[2], max(0, end - length))
-            keys = own[row : row + 1, :, max(0, length - end) : length]
+            keys = own.buffer[row : row + 1, :, max(0, length - end) : length]
             found.append(torch.cat((shared[:, :, shared.shape[2] - before :], keys), dim=2))
         return found
 
@@ -126,8 +140,8 @@ class BatchCache(Cache):
 
     Attributes:
         beginning: tokens that all texts begin with.
-        lengths: for each row, its own tokens after them.
-        observers: for each row, the `selfextend.forward.TokenObserver` that sees its states, or None.
+        lengths: for each text, its own tokens after them.
+        observers: for each text, the `selfextend.forward.TokenObserver` that sees its states, or None.
     """
 
     def __init__(self, cache: SelfExtendCache, beginning: int) -> None:
@@ -140,7 +154,7 @@ class BatchCache(Cache):
         self._seen: list[BandSeen] = []
 
     def add(self, states: Sequence[Sequence[torch.Tensor]], length: int, observer: Any = None) -> None:
-        """Add a row of `length` own tokens: for each layer, what `SelfExtendLayer.states_from` gave."""
+        """Add a text of `length` own tokens: for each layer, what `SelfExtendLayer.states_from` gave."""
         for layer, held in zip(self._held, states, strict=True):
             layer.add(held)
         self.lengths.append(length)
@@ -148,9 +162,11 @@ class BatchCache(Cache):
         self._seen = []
 
     def take(self, row: int) -> list[list[torch.Tensor]]:
-        """Take a row out: for each layer, what `SelfExtendLayer.states_from` would give."""
+        """Take a text out; the last one gets its row. For each layer, what `SelfExtendLayer.states_from` would give."""
         states = [layer.take(row) for layer in self._held]
-        del self.lengths[row], self.observers[row]
+        for held in (self.lengths, self.observers):
+            held[row] = held[-1]
+            held.pop()
         self._seen = []
         return states
 
@@ -160,20 +176,20 @@ class BatchCache(Cache):
 
     @property
     def next_positions(self) -> list[int]:
-        """Where each row's next token stands."""
+        """Where each text's next token stands."""
         return [self.beginning + length for length in self.lengths]
 
     def grown(self) -> None:
-        """Each row's next token was read."""
+        """Each text's next token was read."""
         self.lengths[:] = [length + 1 for length in self.lengths]
         self._seen = []
 
     def nearer_keys(self, layer: int, row: int) -> list[torch.Tensor]:
-        """Each nearer band's keys as a row's next token sees them, (1, kv_heads, n, head_dim), copied."""
+        """Each nearer band's keys as a text's next token sees them, (1, kv_heads, n, head_dim), copied."""
         return self._held[layer].nearer_keys(row)
 
     def attention(self, layer: int, queries: Sequence[torch.Tensor], **options: Any) -> torch.Tensor:
-        """Attention of each row's next token in one layer, (rows, heads, 1, head_dim)."""
+        """Attention of each text's next token in one layer, (texts, heads, 1, head_dim)."""
         held = self._held[layer]
         if not self._seen:
             lengths = [length + 1 for length in self.lengths]

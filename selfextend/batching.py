@@ -6,7 +6,7 @@ model (`selfextend.reading.exclusively`).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -20,11 +20,7 @@ from selfextend.reader import Reader
 
 
 class Batch:
-    """Texts that are read by a token each at a time.
-
-    Attributes:
-        texts: in the order of the rows.
-    """
+    """Texts that are read by a token each at a time."""
 
     def __init__(self, beginning: Beginning, reader: Reader) -> None:
         """Args:
@@ -32,7 +28,7 @@ class Batch:
         """
         beginning.set_aside()
         assert isinstance(beginning.cache, SelfExtendCache)
-        self.texts: list[Continuation] = []
+        self._texts: list[Continuation] = []
         self._beginning, self._reader = beginning, reader
         self._cache = BatchCache(beginning.cache, beginning.read)
 
@@ -44,29 +40,30 @@ class Batch:
         """
         own = len(text.tokens) - self._beginning.read
         states = text.lent()
-        if states is None or own < 1:
+        if states is None:
             return False
         if not all(_is_whole(held, own, layer) for held, layer in zip(states, self._cache.layers, strict=True)):
             text.take_back(states)
             return False
         self._cache.add(states, own, observer)
-        self.texts.append(text)
+        self._texts.append(text)
         return True
 
     def remove(self, text: Continuation) -> None:
         """Let a text go, with all that was read of it."""
-        row = self.texts.index(text)
+        row = self._texts.index(text)
         text.take_back(self._cache.take(row))
-        del self.texts[row]
+        self._texts[row] = self._texts[-1]  # as the cache has it
+        self._texts.pop()
 
-    def read(self, tokens: Sequence[int]) -> torch.Tensor:
-        """Read each text on by its token. Their logits, (texts, vocabulary). Where that fails, no text was read on."""
-        rows = torch.tensor(tokens, device=self._reader.device)[:, None]
+    def read(self, tokens: Mapping[Continuation, int]) -> dict[Continuation, torch.Tensor]:
+        """Read every text on by a token. The logits of each, (1, vocabulary). Where that fails, no text was read on."""
+        rows = torch.tensor([[tokens[text]] for text in self._texts], device=self._reader.device)
         logits = self._reader.forward(rows, self._cache)[:, 0]
         self._cache.grown()
-        for text, token in zip(self.texts, tokens, strict=True):
-            text.tokens = [*text.tokens, token]
-        return logits
+        for text in self._texts:
+            text.tokens = [*text.tokens, tokens[text]]
+        return dict(zip(self._texts, logits.split(1), strict=True))
 
 
 def can_be_batched(beginning: Beginning, reader: Reader) -> bool:
@@ -88,7 +85,7 @@ def _fits(layer: Any) -> bool:
 
 def _is_whole(states: Any, length: int, layer: Any) -> bool:
     """Whether these are a text's own states of so many tokens, with all nearer keys that are still to be seen."""
-    if not isinstance(states, list) or len(states) != 2 + len(layer.ends):
+    if length < 1 or not isinstance(states, list) or len(states) != 2 + len(layer.ends):
         return False
     needed = [length, length, *(min(length, end - 1) for end in layer.ends)]
     return all(held.shape[2] >= count for held, count in zip(states, needed, strict=True))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
@@ -69,17 +69,31 @@ class Companions:
             if self.may_come:
                 self._gather()
             if self._batch is None:
-                return self._own.prefix.read(self._reader, [self._own.next_token])
-            began, spoken = time.perf_counter(), [_answer_of(other) for other in self._others]
-            logits = self._batch.read([answer.next_token for answer in (self._own, *spoken)])
+                return self._read_alone()
+            answers = {other: _answer_of(other) for other in self._others}
+            began = time.perf_counter()
+            logits = self._batch.read({_text_of(a): a.next_token for a in (self._own, *answers.values())})
             seconds = time.perf_counter() - began
-            for row, (other, answer) in enumerate(zip(list(self._others), spoken, strict=True), start=1):
-                news = answer.hear(logits[row : row + 1], seconds)
-                if news is not None:
-                    self._visit.tell(other, news)
-                if not answer.can_be_served_along():
-                    self._leave(other)
-            return logits[:1]
+            news = [(other, self._heard(other, logits[_text_of(a)], seconds)) for other, a in answers.items()]
+            self._visit.tell([(other, told) for other, told in news if told is not None])
+            return logits[_text_of(self._own)]
+
+    def _heard(self, other: Visit, logits: torch.Tensor, seconds: float) -> Any:
+        """What another's owner is to be told."""
+        answer, news = _answer_of(other), None
+        # What is wrong with its answer is wrong once more when it has the model, and is said there.
+        with suppress(Exception):
+            news = answer.hear(logits, seconds)
+        if not answer.can_be_served_along():
+            self._leave(other)
+        return news
+
+    def _read_alone(self) -> torch.Tensor:
+        prefix, done = self._own.prefix, len(self._own.prefix.tokens)
+        text = [*prefix.tokens, self._own.next_token]
+        if prefix.cache is None:  # it was in a batch
+            done = prefix.rewind(self._reader, text[:-1], self._length)
+        return prefix.read(self._reader, text[done:])
 
     def _gather(self) -> None:
         """Take in who has come meanwhile."""
@@ -89,10 +103,8 @@ class Companions:
             else:
                 self.may_come = False  # one that cannot be taken in would come again with every token
                 self._visit.let_go(other)
-        if self._batch is not None and not self._others:
+        if not self._others:
             self._end_batch()
-            prefix = self._own.prefix
-            prefix.rewind(self._reader, prefix.tokens, self._length)
 
     def _joins(self, other: Visit) -> bool:
         if self._batch is None:
@@ -115,17 +127,16 @@ class Companions:
         self._visit.let_go(other)
 
     def _end_batch(self) -> None:
-        assert self._batch is not None
-        self._batch.remove(_text_of(self._own))
-        self._batch = None
+        if self._batch is not None:
+            self._batch.remove(_text_of(self._own))
+            self._batch = None
 
     def close(self) -> None:
         """Leave everybody to themselves."""
         with self._lock:
             for other in list(self._others):
                 self._leave(other)
-            if self._batch is not None:
-                self._end_batch()
+            self._end_batch()
 
 
 def _answer_of(visit: Visit) -> Spoken:

@@ -16,7 +16,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Hashable, Iterator
+from collections.abc import Callable, Generator, Hashable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -133,9 +133,9 @@ class Visit:
         """Serve one that was taken along no longer."""
         self._line.let_go(other)
 
-    def tell(self, other: Visit, news: Any) -> None:
-        """Tell one that is taken along what was done for it."""
-        self._line.tell(other, news)
+    def tell(self, news: Iterable[tuple[Visit, Any]]) -> None:
+        """Tell those who are taken along what was done for each."""
+        self._line.tell(news)
 
     def seconds_left(self, on: bool) -> float | None:
         """Until this has ended. `on`: whether it has the model."""
@@ -245,10 +245,11 @@ class Line:
         with self._changed:
             visit.release = None
 
-    def tell(self, visit: Visit, news: Any) -> None:
+    def tell(self, news: Iterable[tuple[Visit, Any]]) -> None:
         """See `Visit.tell`."""
         with self._changed:
-            visit.news.append(news)
+            for visit, told in news:
+                visit.news.append(told)
             self._changed.notify_all()
 
     def _takes(self, visit: Visit) -> bool:

@@ -20,7 +20,7 @@ from selfextend.reader import Reader
 from selfextend.steps import EndNow
 
 
-@dataclass
+@dataclass(eq=False)
 class PrefixCache:
     """What one model has read of a text, to be read on from.
 

@@ -24,6 +24,7 @@ from selfextend.profile import Profile
 from selfextend.reader import Reader
 from selfextend.reading import PrefixCache, read_steps, reading
 from selfextend.recording import RecordingRequest
+from selfextend.sampling import Sampler
 from selfextend.steps import Running, result_of
 
 PROFILE = Profile(trained_window=TRAINED_WINDOW, neighbor_window=16, query_scaling="none")
@@ -80,11 +81,11 @@ def test_a_batch_reads_what_each_text_reads_alone(
             rows = [place for place in range(len(own)) if place != left_out]
             assert all(batch.add(texts[place]) for place in rows)
             for step in range(3):
-                new = [TOKENS[400 + 17 * number + 5 * step + place] for place in rows]
+                new = {texts[place]: TOKENS[400 + 17 * number + 5 * step + place] for place in rows}
                 found = batch.read(new)
-                for place, token, row in zip(rows, new, found, strict=True):
-                    said[place].append(token)
-                    logits[place] = row
+                for place in rows:
+                    said[place].append(new[texts[place]])
+                    logits[place] = found[texts[place]][0]
                 if leaves and len(rows) > 1:
                     batch.remove(texts[rows.pop(step % 2)])
             for place in rows:
@@ -140,7 +141,7 @@ def batches(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
     sizes: list[int] = []
     read = Batch.read
 
-    def noted(self: Batch, tokens: list[int]) -> torch.Tensor:
+    def noted(self: Batch, tokens: Any) -> Any:
         sizes.append(len(tokens))
         return read(self, tokens)
 
@@ -322,6 +323,66 @@ def test_every_model_is_read_right_in_a_batch_or_in_none(name: str) -> None:
         batch = Batch(start, reader)
         assert all(map(batch.add, texts.values()))
         for token in (7, 8, 9):
-            found = batch.read([token, token + 1])
+            found = batch.read({text: token + number for number, text in enumerate(texts.values())})
     alone = read_alone(name, method, [[*TOKENS[:43], 7, 8, 9], [*TOKENS[:70], 8, 9, 10]])
-    torch.testing.assert_close(found, torch.stack(alone), atol=2e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        torch.cat([found[text] for text in texts.values()]), torch.stack(alone), atol=2e-5, rtol=1e-5
+    )
+
+
+def test_two_who_ask_the_same_are_two(batches: list[int]) -> None:
+    alone = result_of(asked(1, Beginning(START))._steps)
+    beginning = Beginning(START)
+    result_of(asked(0, beginning, False)._steps)
+    found: list[Answer] = []
+
+    def ask(who: int) -> None:
+        record = RecordingRequest(range(len(prompt_of(1)) - 1, len(prompt_of(1)) + 36), [0, 50, 100, 110], top=3)
+        found.append(
+            result_of(
+                answer_steps(
+                    READY,
+                    prompt_of(1),
+                    replace(SETTINGS[1], max_new_tokens=37 - who),
+                    HOW,
+                    prefix=Continuation(beginning),
+                    record=record,
+                    asked=Asked(f"visitor {who}"),
+                )
+            )
+        )
+
+    all_at_once([lambda who=who: ask(who) for who in range(3)])
+    assert max(batches) > 1
+    assert sorted(len(answer.token_ids) for answer in found) == [35, 36, 37]
+    for answer in found:
+        assert answer.token_ids == alone.token_ids[: len(answer.token_ids)]
+
+
+def test_what_is_wrong_with_one_answer_is_told_to_its_own_visitor(
+    batches: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone = [result_of(asked(number, Beginning(START))._steps) for number in range(VISITORS)]
+    beginning = Beginning(START)
+    result_of(asked(0, beginning, False)._steps)
+    choose = Sampler.choose
+
+    def fails(self: Sampler, logits: torch.Tensor, prompt: Any, said: Any) -> Any:
+        if self.settings.seed == 3 and len(said) > 8:
+            raise RuntimeError("probabilities that are none")
+        return choose(self, logits, prompt, said)
+
+    monkeypatch.setattr(Sampler, "choose", fails)
+    found: dict[int, Answer] = {}
+
+    def ask(number: int) -> None:
+        if number == 3:
+            with pytest.raises(RuntimeError, match="probabilities that are none"):
+                result_of(asked(number, beginning)._steps)
+        else:
+            found[number] = result_of(asked(number, beginning)._steps)
+
+    all_at_once([lambda number=number: ask(number) for number in range(VISITORS)])
+    assert max(batches) > 2
+    for number, answer in found.items():
+        same(answer, alone[number])

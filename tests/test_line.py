@@ -53,11 +53,19 @@ def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class _Short(Work):
-    def __init__(self, is_short: Callable[[], bool]) -> None:
-        self._is_short = is_short
+    def __init__(self, is_short: Callable[[], bool], group: str | None = None) -> None:
+        self._is_short, self._group = is_short, group
+        self.along = False
+
+    @property
+    def group(self) -> str | None:
+        return self._group
 
     def is_short(self) -> bool:
         return self._is_short()
+
+    def can_be_served_along(self) -> bool:
+        return self.along
 
 
 class Crowd:
@@ -70,10 +78,18 @@ class Crowd:
         self.short: dict[str, bool] = {}
         self.leaving: dict[str, ExitStack] = {}
 
-    def come(self, name: str, *, short: bool = False, who: str | None = None, seconds: float | None = None) -> None:
+    def come(
+        self,
+        name: str,
+        *,
+        short: bool = False,
+        who: str | None = None,
+        seconds: float | None = None,
+        group: str | None = None,
+    ) -> None:
         self.short[name] = short
         self.leaving[name] = self.stack.enter_context(ExitStack())
-        visit = self.line.visit(Asked(who, seconds), _Short(lambda: self.short[name]))
+        visit = self.line.visit(Asked(who, seconds), _Short(lambda: self.short[name], group))
         self.visits[name] = self.leaving[name].enter_context(visit)
         self.wait(name)
 
@@ -193,6 +209,60 @@ def test_a_place_in_the_line_and_seconds_are_told(crowd: Crowd) -> None:
     told = crowd.look("last")
     assert told is not None
     assert told.seconds_left is None
+
+
+def serve_along(crowd: Crowd, *names: str, along: bool = True) -> None:
+    for name in names:
+        work = crowd.visits[name].work
+        assert isinstance(work, _Short)
+        work.along = along
+
+
+def test_those_of_a_group_are_served_along_and_told(crowd: Crowd) -> None:
+    for name, group in {"a": "handout", "b": "handout", "c": "other", "d": "handout", "e": "handout"}.items():
+        crowd.come(name, short=True, group=group)
+    serve_along(crowd, "b", "c", "d", "e")
+    assert crowd.on() == "a"
+    released: list[Visit] = []
+    taken = crowd.visits["a"].take_along(2, released.append)
+    assert taken == [crowd.visits["b"], crowd.visits["d"]]
+    assert crowd.visits["a"].take_along(5, released.append) == [crowd.visits["e"]]  # who had no turn of late is first
+    crowd.visits["a"].tell([(crowd.visits["b"], "news"), (crowd.visits["b"], "more")])
+    assert [crowd.look("b"), crowd.look("b")] == ["news", "more"]
+    assert isinstance(crowd.look("d"), Waiting)
+    # Who waits no longer is let go of before it does anything else.
+    crowd.waiting.pop("d").close()
+    assert released == [crowd.visits["d"]]
+    for name in "bde":
+        crowd.visits["a"].let_go(crowd.visits[name])
+    assert crowd.ends("a") == "b"
+
+
+def test_who_is_new_in_a_group_or_at_an_end_has_the_model_next(crowd: Crowd) -> None:
+    """The long reading that is under way goes on once the one who has the model has left."""
+    crowd.come("long")
+    assert crowd.on() == "long"
+    crowd.come("a", short=True, group="handout")
+    assert crowd.gives_way("long") == "a"
+    assert not crowd.visits["a"].give_way_to_group()
+    crowd.come("stranger", short=True)
+    assert not crowd.visits["a"].give_way_to_group()
+    crowd.come("b", short=True, group="handout")
+    assert crowd.visits["a"].give_way_to_group()
+    told = crowd.look("b")
+    assert told is not None
+    assert told.ahead == 1
+    serve_along(crowd, "a")
+    crowd.visits["a"].leave()
+    crowd.wait("a")
+    assert crowd.on() == "b"
+    assert not crowd.visits["b"].give_way_to_group()
+    assert crowd.visits["b"].take_along(9, lambda _: None) == [crowd.visits["a"]]
+    assert not crowd.visits["b"].give_way_to_group()
+    crowd.visits["b"].let_go(crowd.visits["a"])
+    serve_along(crowd, "a", along=False)  # its answer has ended
+    assert crowd.visits["b"].give_way_to_group()
+    assert crowd.ends("b") == "long"
 
 
 def test_who_leaves_while_waiting_or_at_work_keeps_nobody(crowd: Crowd) -> None:

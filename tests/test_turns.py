@@ -19,12 +19,13 @@ from app.cache_store import CacheStore
 from app.model_shelf import LoadedModel, ModelShelf
 from app.page import _test_passages
 from app.runtime import make_runtime
-from app.session import Session
+from app.session import Session, Turn
 from app.settings import read_settings
 from app.tabs.compare import _loss_steps
 from app.tabs.lab import _steps, prepare
 from app.tabs.model_panel import told_load
 from selfextend import line
+from selfextend.batching import Batch
 from selfextend.config import SelfExtendConfig
 from selfextend.generation import GenerationSettings
 from selfextend.lab.choices import Choices
@@ -101,6 +102,46 @@ def test_what_is_read_now_is_not_let_go_of_for_somebody_else(tiny: LoadedModel) 
     alone = result_of(answer_turn(tiny, CacheStore(10**9), Session("x"), LONG))
     assert long.result.answer.token_ids == alone.answer.token_ids
     assert long.result.answer.reused_tokens == 0
+
+
+def test_visitors_of_one_handout_are_answered_along_and_have_answers_of_their_own(
+    tiny: LoadedModel,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each with the passages behind it, as if nobody else had asked."""
+    sizes: list[int] = []
+    read = Batch.read
+
+    def noted(self: Batch, tokens: Any) -> Any:
+        sizes.append(len(tokens))
+        return read(self, tokens)
+
+    monkeypatch.setattr(Batch, "read", noted)
+    generation = GenerationSettings(max_new_tokens=40)
+    questions = [
+        replace(LONG, text=f"{word} jumps?", generation=generation) for word in ("Who", "What", "Where", "Why")
+    ]
+    alone = [result_of(answer_turn(tiny, CacheStore(10**9), Session("x"), question)) for question in questions]
+    assert not sizes
+    caches = CacheStore(10**9, share=True)
+    result_of(answer_turn(tiny, caches, Session("teacher"), questions[0]))
+    found: dict[int, Turn] = {}
+
+    def ask(number: int) -> None:
+        found[number] = result_of(answer_turn(tiny, caches, Session(f"visitor {number}"), questions[number]))
+
+    threads = [Thread(target=ask, args=(number,)) for number in range(len(questions))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert max(sizes) > 1
+    for number, wanted in enumerate(alone):
+        turn = found[number]
+        assert turn.answer.token_ids == wanted.answer.token_ids
+        assert [c.rank for c in turn.citations] == [c.rank for c in wanted.citations]
+        assert [c.page for c in turn.citations] == [c.page for c in wanted.citations]
+        assert turn.question == questions[number].text
 
 
 def passage_tests(loaded: LoadedModel, folder: Path) -> Iterator[Any]:
