@@ -110,6 +110,8 @@ class _Watched:
             self.tokens, self.text = self.tokens + 1, event.text
             self.progress = Progress(self.prefix + self._pace_words())
         else:
+            if isinstance(event, Waiting) and not event.ahead and self.tokens:
+                return False  # it is being answered along with others: its last token says how far it is
             if isinstance(event, PrefillProgress):
                 self._read = event
             self.progress = Progress(self.prefix + event.words, event.fraction, event.seconds_left)

@@ -37,7 +37,7 @@ class Waiting(Progress):
     """The model is busy with somebody else's work.
 
     Attributes:
-        ahead: how many pieces of work get it before.
+        ahead: how many pieces of work get it before; 0 too for who is served along.
     """
 
     words: str = "waiting for the model"
@@ -293,7 +293,9 @@ class Line:
         return visit if visit is not None and visit.waits else None
 
     def _told(self, visit: Visit) -> Waiting:
-        """How many come before a visit that waits, and how long they will take."""
+        """How many come before a visit that waits, and how long they will take; of one that is served along, none."""
+        if visit.release is not None:
+            return Waiting("the model is answering")
         order = self._in_order()
         before = order[: order.index(visit)] if visit in order else [other for other in self._visits if other.waits]
         if self._on is not None:

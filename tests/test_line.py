@@ -229,7 +229,9 @@ def test_those_of_a_group_are_served_along_and_told(crowd: Crowd) -> None:
     assert crowd.visits["a"].take_along(5, released.append) == [crowd.visits["e"]]  # who had no turn of late is first
     crowd.visits["a"].tell([(crowd.visits["b"], "news"), (crowd.visits["b"], "more")])
     assert [crowd.look("b"), crowd.look("b")] == ["news", "more"]
-    assert isinstance(crowd.look("d"), Waiting)
+    told = crowd.look("d")
+    assert isinstance(told, Waiting)
+    assert told.ahead == 0
     # Who waits no longer is let go of before it does anything else.
     crowd.waiting.pop("d").close()
     assert released == [crowd.visits["d"]]
