@@ -14,8 +14,8 @@ from transformers.cache_utils import Cache, CacheLayerMixin
 from selfextend.attention.shared_prefix import BandSeen, bands_seen, shared_prefix_attention
 from selfextend.cache import SelfExtendCache, SelfExtendLayer, current
 
-_SLACK = 64
-"""Tokens that texts may grow by before their states are copied."""
+_MORE_TOKENS, _MORE_TEXTS = 64, 4
+"""What there is more room for than is needed, so that states are not copied for every token and text."""
 
 
 class _Rows:
@@ -27,15 +27,15 @@ class _Rows:
     def make_room(self, rows: int, length: int) -> None:
         held, heads, room, width = self.buffer.shape
         if rows > held or length > room:
-            # Zeros, since what a text does not see has to be finite.
-            grown = self.buffer.new_zeros(
-                held if rows <= held else max(rows, 2 * held), heads, room if length <= room else length + _SLACK, width
-            )
+            more_rows = held if rows <= held else rows - 1 + _MORE_TEXTS
+            grown = self.buffer.new_zeros(more_rows, heads, room if length <= room else length + _MORE_TOKENS, width)
             grown[:held, :, :room] = self.buffer
             self.buffer = grown
 
     def put(self, row: int, states: torch.Tensor, length: int) -> None:
         """Have a row hold the states (1, heads, n, head_dim) of the last n of `length` tokens."""
+        # What a text does not see has to be finite, whatever stood there before.
+        self.buffer[row] = 0
         self.buffer[row, :, length - states.shape[2] : length] = states[0]
 
 

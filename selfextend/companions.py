@@ -97,7 +97,7 @@ class Companions:
 
     def _gather(self) -> None:
         """Take in who has come meanwhile."""
-        for other in self._visit.take_along(MOST_TOGETHER - 1 - len(self._others), self._release):
+        while self.may_come and (other := self._visit.take_along(self._has_room_for, self._release)):
             if self._joins(other):
                 self._others.append(other)
             else:
@@ -105,6 +105,13 @@ class Companions:
                 self._visit.let_go(other)
         if not self._others:
             self._end_batch()
+
+    def _has_room_for(self, other: Visit) -> bool:
+        """Whether one more may come. Each has as much room in the batch as the longest needs: all of it is to be no
+        more than twice what they hold."""
+        answers = (self._own, *map(_answer_of, (*self._others, other)))
+        held = [text.tokens_read - text.beginning.read for text in map(_text_of, answers)]
+        return len(held) <= MOST_TOGETHER and len(held) * max(held) <= 2 * sum(held)
 
     def _joins(self, other: Visit) -> bool:
         if self._batch is None:

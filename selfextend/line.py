@@ -120,14 +120,14 @@ class Visit:
         """Whether something of its group waits that should have the model before the next token is read."""
         return self._line.wanted_by_group(self)
 
-    def take_along(self, most: int, release: Callable[[Visit], None]) -> list[Visit]:
-        """Others of the group, `most` at most, who wait and can be served along from now on, until `let_go`.
+    def take_along(self, accepts: Callable[[Visit], bool], release: Callable[[Visit], None]) -> Visit | None:
+        """Another of the group who waits, can be served along and is accepted: it is from now on, until `let_go`. Of
+        several the one that had the fewest turns; None where there is none.
 
         Args:
-            release: called by one of them, in any thread, as soon as it waits no longer: it ends when it is served no
-                more.
+            release: called by it, in any thread, as soon as it waits no longer: ends when it is served no more.
         """
-        return self._line.take_along(self, most, release)
+        return self._line.take_along(self, accepts, release)
 
     def let_go(self, other: Visit) -> None:
         """Serve one that was taken along no longer."""
@@ -223,22 +223,20 @@ class Line:
         with self._changed:
             return not self._closed and any(_is_next_after(visit, other) for other in self._eligible())
 
-    def take_along(self, visit: Visit, most: int, release: Callable[[Visit], None]) -> list[Visit]:
+    def take_along(
+        self, visit: Visit, accepts: Callable[[Visit], bool], release: Callable[[Visit], None]
+    ) -> Visit | None:
         """See `Visit.take_along`."""
         with self._changed:
             found = [
                 other
                 for other in self._eligible()
-                if other is not visit
-                and other.waits
-                and other.release is None
-                and _are_one_group(visit, other)
-                and other.work.can_be_served_along()
+                if _may_follow(visit, other) and other.work.can_be_served_along() and accepts(other)
             ]
-            found = sorted(found, key=lambda other: other.turns)[:most]
-            for other in found:
+            other = min(found, key=lambda other: other.turns, default=None)
+            if other is not None:
                 other.release, other.turns = release, other.turns + 1
-            return found
+            return other
 
     def let_go(self, visit: Visit) -> None:
         """See `Visit.let_go`."""
@@ -317,16 +315,16 @@ class Line:
         return Waiting(words, None, sum(known) if len(known) == len(left) else None, count)
 
 
-def _are_one_group(visit: Visit, other: Visit) -> bool:
-    return visit.work.group is not None and visit.work.group == other.work.group
+def _may_follow(visit: Visit, other: Visit) -> bool:
+    """Whether another visit waits, of the same group as this one, and is not served along."""
+    is_free = other is not visit and other.waits and other.release is None
+    return is_free and visit.work.group is not None and visit.work.group == other.work.group
 
 
 def _is_next_after(visit: Visit, other: Visit) -> bool:
     """Whether a visit that has the model gives way to another of its group, so as to serve it along afterwards, or no
     more."""
-    if other is visit or not other.waits or other.release is not None or not _are_one_group(visit, other):
-        return False
-    return not other.work.can_be_served_along() and other.work.is_short()
+    return _may_follow(visit, other) and not other.work.can_be_served_along() and other.work.is_short()
 
 
 _lines: WeakKeyDictionary[object, Line] = WeakKeyDictionary()

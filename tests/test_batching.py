@@ -109,17 +109,21 @@ class Letters:
 MODEL = build("llama").double()  # so that what is drawn does not hang on a rounding
 READY = ReadyModel(MODEL, Letters(), PROFILE)  # type: ignore[arg-type]
 START = TOKENS[:100]
-HOW = ReadingSettings(METHODS["selfextend"], observed=True, chunk_tokens=64)
+HOW = ReadingSettings(METHODS["selfextend"], past_reach="allow", observed=True, chunk_tokens=64)
 VISITORS = 5
+LONG = 5
+"""The number of one more visitor, with a document of his own."""
 SETTINGS = [
     GenerationSettings(
         max_new_tokens=30 + 7 * number, temperature=float(number % 2), seed=number, repetition_penalty=1.1
     )
-    for number in range(VISITORS)
+    for number in range(VISITORS + 1)
 ]
 
 
 def prompt_of(number: int) -> list[int]:
+    if number == LONG:
+        return [*START, *TOKENS[150:500]]
     return [*START, *TOKENS[110 + 20 * number : 117 + 22 * number]]
 
 
@@ -143,6 +147,8 @@ def batches(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
 
     def noted(self: Batch, tokens: Any) -> Any:
         sizes.append(len(tokens))
+        own = [len(text.tokens) - len(START) for text in tokens]
+        assert len(own) * max(own) <= 2 * sum(own)  # what the batch has room for
         return read(self, tokens)
 
     monkeypatch.setattr(Batch, "read", noted)
@@ -328,6 +334,22 @@ def test_every_model_is_read_right_in_a_batch_or_in_none(name: str) -> None:
     torch.testing.assert_close(
         torch.cat([found[text] for text in texts.values()]), torch.stack(alone), atol=2e-5, rtol=1e-5
     )
+
+
+def test_who_has_read_much_more_than_the_others_is_not_answered_with_all_of_them(batches: list[int]) -> None:
+    numbers = [LONG, *range(VISITORS)]
+    alone = {number: result_of(asked(number, Beginning(START))._steps) for number in numbers}
+    beginning = Beginning(START)
+    result_of(asked(0, beginning, False)._steps)
+    found: dict[int, Answer] = {}
+
+    def ask(number: int) -> None:
+        found[number] = result_of(asked(number, beginning)._steps)
+
+    all_at_once([lambda number=number: ask(number) for number in numbers])
+    assert max(batches) > 2
+    for number in numbers:
+        same(found[number], alone[number])
 
 
 def test_two_who_ask_the_same_are_two(batches: list[int]) -> None:
