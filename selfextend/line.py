@@ -267,8 +267,12 @@ class Line:
                 seen.add(visit.asked.who)
         return eligible
 
-    def _in_order(self) -> list[Visit]:
-        """Those who wait, in the order in which they get the model as things are."""
+    def _in_order(self, last: Visit | None) -> list[Visit]:
+        """Those who wait, in the order in which they get the model as things are.
+
+        Args:
+            last: who had it last, and gave way or will.
+        """
         eligible = self._eligible()
         under_way = next((visit for visit in eligible if visit.turns), None)
         waiting = [visit for visit in eligible if visit.waits and visit is not under_way]
@@ -277,38 +281,31 @@ class Line:
         # One long reading at a time: a second one would only keep what it has read in memory for longer.
         short = sorted((visit for visit in waiting if visit.work.is_short()), key=lambda visit: visit.turns)
         long = [visit for visit in waiting if visit not in short]
-        last = self._last if self._last in self._visits else None  # who has left gave way to nobody in particular
-        first = [] if last is None else [visit for visit in short if _is_next_after(last, visit)]
-        if first:
-            return [*first, under_way, *(visit for visit in short if visit not in first), *long]
+        if last is not None and last in self._visits and any(_is_next_after(last, visit) for visit in short):
+            # Strangers who came before are not passed over; those who can be served along need no turn.
+            along = [visit for visit in short if _may_follow(last, visit) and visit.work.can_be_served_along()]
+            return [*(visit for visit in short if visit not in along), under_way, *along, *long]
         if last is under_way and short:
             return [short[0], under_way, *short[1:], *long]
         return [under_way, *short, *long]
 
     def _next(self) -> Visit | None:
         """Who gets the model now; None also where it is kept for who is about to ask for the next turn."""
-        visit = next(iter(self._in_order()), None)
+        visit = next(iter(self._in_order(self._last)), None)
         return visit if visit is not None and visit.waits else None
 
     def _told(self, visit: Visit) -> Waiting:
         """How many come before a visit that waits, and how long they will take; of one that is served along, none."""
         if visit.release is not None:
             return Waiting("the model is answering")
-        order = self._in_order()
-        before = order[: order.index(visit)] if visit in order else [other for other in self._visits if other.waits]
-        if self._on is not None:
-            before = [self._on, *before]
-        before = [other for other in dict.fromkeys(before) if other is not visit]
         on = self._on
-        if on is not None and _is_next_after(on, visit):  # it gives way after its token
-            before = [other for other in before if other is on or _is_next_after(on, other)]
-            left = [other.seconds_left(False) for other in before if other is not on]
-        elif on is not None and not on.work.is_short() and visit.work.is_short():
-            # It gives way after its chunk.
+        order = self._in_order(self._last if on is None else on)
+        before = order[: order.index(visit)] if visit in order else [other for other in self._visits if other.waits]
+        before = [other for other in dict.fromkeys([on, *before]) if other is not None and other is not visit]
+        gives_way = on is not None and (_is_next_after(on, visit) or (not on.work.is_short() and visit.work.is_short()))
+        if gives_way:  # after its chunk or token
             before = [other for other in before if other is on or other.work.is_short()]
-            left = [other.seconds_left(False) for other in before if other is not on]
-        else:
-            left = [other.seconds_left(other is self._on) for other in before]
+        left = [other.seconds_left(other is on) for other in before if not (gives_way and other is on)]
         known = [seconds for seconds in left if seconds is not None]
         count = len(before)
         words = f"waiting for the model: {count} {'question is' if count == 1 else 'questions are'} ahead of this one"

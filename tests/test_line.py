@@ -246,7 +246,8 @@ def test_those_of_a_group_are_served_along_and_told(crowd: Crowd) -> None:
 
 
 def test_who_is_new_in_a_group_or_at_an_end_has_the_model_next(crowd: Crowd) -> None:
-    """The long reading that is under way goes on once the one who has the model has left."""
+    """Strangers who came before are not passed over, and the long reading that is under way goes on when somebody has
+    left."""
     crowd.come("long")
     assert crowd.on() == "long"
     crowd.come("a", short=True, group="handout")
@@ -258,11 +259,13 @@ def test_who_is_new_in_a_group_or_at_an_end_has_the_model_next(crowd: Crowd) -> 
     assert crowd.visits["a"].give_way_to_group()
     told = crowd.look("b")
     assert told is not None
-    assert told.ahead == 1
+    assert told.ahead == 2
     serve_along(crowd, "a")
     crowd.visits["a"].leave()
     crowd.wait("a")
-    assert crowd.on() == "b"
+    assert crowd.on() == "stranger"
+    assert crowd.ends("stranger") == "long"
+    assert crowd.gives_way("long") == "b"
     assert not crowd.visits["b"].give_way_to_group()
     assert crowd.visits["b"].take_along(lambda _: True, lambda _: None) is crowd.visits["a"]
     assert not crowd.visits["b"].give_way_to_group()
