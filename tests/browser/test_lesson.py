@@ -379,7 +379,7 @@ def test_nothing_overflows_on_a_phone(chromium: Browser, lesson_url: str) -> Non
 
 def violations(page: Page, where: str) -> list[tuple[str, list[str]]]:
     """The rules of axe-core that are broken there, with some of what breaks them."""
-    found = page.evaluate(f"axe.run({where}).then(({{ violations }}) => violations)")
+    found = page.evaluate(f"axe.run({where}, {{ resultTypes: ['violations'] }})")["violations"]
     return [(rule["id"], [node["html"][:120] for node in rule["nodes"][:3]]) for rule in found]
 
 
