@@ -101,6 +101,9 @@ def serve(runtime: Runtime) -> str:
     settings = runtime.settings
     # Where Gradio puts uploads, if it is told before the page is built.
     os.environ["GRADIO_TEMP_DIR"] = str(runtime.own.uploads)
+    # After each event Gradio would sum up all those before it, for a page of figures that the guard keeps closed.
+    os.environ["GRADIO_ANALYTICS_CACHE_FREQUENCY"] = str(sys.maxsize)
+    os.environ["GRADIO_ANALYTICS_MAX_EVENTS"] = "1"
     from starlette.middleware import Middleware
     from starlette.middleware.gzip import GZipMiddleware
 

@@ -67,13 +67,7 @@ class Told:
         return reference.relative_position(i, j, self.S["G"], self.S["w"])
 
     def hands_outside(self, position: int) -> int:
-        """Hands at an angle that positions 0 ... L - 1 never passed, by walking through all of those in small steps."""
-        outside = 0
-        for frequency in self.frequencies():
-            swept = (self.trained - 1) * frequency
-            angle = cmath.phase(cmath.exp(1j * position * frequency)) % (2 * math.pi)
-            outside += self.trained * frequency < 2 * math.pi and angle > swept + 1e-9
-        return outside
+        return _hands_outside(tuple(self.frequencies()), self.trained, position)
 
     def frequencies(self) -> list[float]:
         rope = self.R["made"]["rope"]
@@ -94,6 +88,17 @@ class Told:
 
     def own_position(self, i: int, j: int) -> int:
         return reference.relative_position(i, j, self.S["DG"], self.S["DW"])
+
+
+@cache
+def _hands_outside(frequencies: tuple[float, ...], trained: int, position: int) -> int:
+    """Hands at an angle that positions 0 ... L - 1 never passed: each swept from 0 to where it stands at the last."""
+    outside = 0
+    for frequency in frequencies:
+        swept = (trained - 1) * frequency
+        angle = cmath.phase(cmath.exp(1j * position * frequency)) % (2 * math.pi)
+        outside += trained * frequency < 2 * math.pi and angle > swept + 1e-9
+    return outside
 
 
 def close(value: dict[str, float], wanted: float) -> bool:

@@ -36,8 +36,8 @@ def relative_position(query: int, key: int, group_size: int, neighbor_window: in
     return distance if distance < neighbor_window else _grouped(query, key, group_size, neighbor_window)
 
 
-def _grouped(query: int, key: Any, group_size: int, neighbor_window: int) -> Any:
-    """The paper's map of a far pair; `key` may be an array of them."""
+def _grouped(query: Any, key: Any, group_size: int, neighbor_window: int) -> Any:
+    """The paper's map of a far pair; both may be arrays of them."""
     return query // group_size - key // group_size + neighbor_window - neighbor_window // group_size
 
 
@@ -70,11 +70,19 @@ def largest_of_last(length: int, group_size: int, neighbor_window: int) -> int:
 def reach(trained_window: int, group_size: int, neighbor_window: int, limit: int = 100_000) -> int:
     """The longest sequence whose largest relative position stays below `trained_window`, by counting up.
 
-    Only the last query's row is new when a token is added, so only that row is looked at.
+    Only the last query's row is new when a token is added. Its farthest key past the window is one of the smallest
+    group so far, so that group is kept along: each key counts in every row, and is looked at once.
     """
-    for length in range(1, limit):
-        if largest_of_last(length, group_size, neighbor_window) >= trained_window:
-            return length - 1
+    for tokens in (1_000, limit):
+        queries = np.arange(tokens)
+        smallest_group = np.minimum.accumulate(queries // group_size)
+        largest = np.minimum(queries, neighbor_window - 1)
+        past = queries[neighbor_window:]
+        farthest = group_size * smallest_group[past - neighbor_window]
+        grouped = _grouped(past, farthest, group_size, neighbor_window)
+        largest[neighbor_window:] = np.maximum(largest[neighbor_window:], grouped)
+        if (largest >= trained_window).any():
+            return int((largest >= trained_window).argmax())
     raise AssertionError("limit too small")
 
 

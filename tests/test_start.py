@@ -5,7 +5,15 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import gradio as gr
+import pytest
+
+from app.launch import serve
+from app.runtime import make_runtime
+from app.server import request_log
+from app.settings import read_settings
 from app.tabs.lab import PROBES
 from selfextend.lab.choices import PROBE_NAMES
 
@@ -48,6 +56,27 @@ def test_gradio_is_imported_without_writing_its_stubs() -> None:
     without_app = STUBS.replace("import app\n", "")
     told = subprocess.run([sys.executable, "-c", without_app], cwd=root, capture_output=True, text=True, check=False)
     assert "parsed a component" in told.stderr, "Gradio writes none any more: app/gradio_stubs.py can go"
+
+
+def test_gradio_sums_up_no_events(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After each event it would go through all those before it, for a page of figures that the guard keeps closed."""
+    for name in ("GRADIO_TEMP_DIR", "GRADIO_ANALYTICS_CACHE_FREQUENCY", "GRADIO_ANALYTICS_MAX_EVENTS"):
+        monkeypatch.setenv(name, "1")  # put back at the end
+    monkeypatch.setattr(request_log, "set_up_log", lambda _: None)
+    launched = list[gr.Blocks]()
+
+    def launch(page: gr.Blocks, **_: Any) -> None:
+        launched.append(page)
+        raise OSError("as far as this goes")
+
+    monkeypatch.setattr(gr.Blocks, "launch", launch)
+    with pytest.raises(SystemExit, match="as far as this goes"):
+        serve(make_runtime(read_settings(["--no-browser", "--no-persist"], {})))
+    queue = launched[0]._queue
+    queue.events_recorded = 10_000
+    event = {"function": "ask", "status": "success", "process_time": 1.0}
+    assert queue.compute_analytics_summary([event]) == {"functions": {}}
+    assert queue.ANALYTICS_MAX_EVENTS == 1, "nor are they kept"
 
 
 def test_the_labs_menu_has_every_probe() -> None:

@@ -6,9 +6,9 @@ import base64
 import hashlib
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import axe_playwright_python
 from playwright.sync_api import Page, expect
@@ -17,6 +17,19 @@ Open = Callable[..., Page]
 AXE = Path(axe_playwright_python.__file__).parent / "axe.min.js"
 """The rules that pages are held to (axe-core): its script, to be run in a page."""
 SENTENCE = "The quick brown fox jumps over the lazy dog near the old mill. "
+SETTLED = """() => new Promise((done) => {
+    let changed = performance.now();
+    const watch = new MutationObserver(() => { changed = performance.now(); });
+    watch.observe(document, { subtree: true, childList: true, attributes: true, characterData: true });
+    const fades = ({ playState, effect }) => playState === "running" && isFinite(effect.getComputedTiming().endTime);
+    const look = () => {
+        if (performance.now() - changed < 300 || document.getAnimations().some(fades)) return setTimeout(look, 50);
+        watch.disconnect();
+        return done();
+    };
+    look();
+})"""
+"""Waits until nothing fades and nothing has changed for a moment: what fades in has no contrast yet."""
 
 
 def app_command(model: Path, data: Path, *options: str) -> Callable[[int], list[str]]:
@@ -35,6 +48,16 @@ def leave(page: Page, address: str = "about:blank") -> None:
     """Goes to another page. What Gradio logs of the streams that this cuts off is no error of the one left."""
     page.evaluate("console.error = () => {}")
     page.goto(address)
+
+
+def in_both_themes(page: Page) -> Iterator[str]:
+    """The page follows its machine from light to dark, or back: it begins as it is, since to turn takes time."""
+    themes: list[Literal["light", "dark"]] = ["light", "dark"]
+    for theme in reversed(themes) if page.locator("body.dark").count() else themes:
+        page.emulate_media(color_scheme=theme)
+        expect(page.locator("body.dark")).to_have_count(int(theme == "dark"))
+        page.evaluate(SETTLED)
+        yield theme
 
 
 def upload(page: Page, *files: Path) -> None:

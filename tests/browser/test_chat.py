@@ -166,24 +166,6 @@ def test_reload_keeps_conversation_documents_and_settings(address: str, open_pag
     expect(page.locator(".passage-card.chosen")).to_have_attribute("data-rank", "1")
 
 
-@pytest.mark.parametrize("width", [1500, 390])
-def test_nothing_scrolls_sideways_and_dark_is_dark(address: str, open_page: Open, short: Path, width: int) -> None:
-    page = ready(open_page(address, width=width, theme="dark"))
-    upload(page, short)
-    suggest(page)
-    ask(page)
-    answered(page)
-    for tab in ("Evidence", "Position map", "Attention", "Parameters", "Compare", "Runs"):
-        page.locator("#right-tabs").get_by_role("tab", name=tab, exact=True).click()
-        page.wait_for_timeout(500)
-        assert page.evaluate("document.documentElement.scrollWidth") <= width, tab
-    ground = page.evaluate("getComputedStyle(document.body).backgroundColor")
-    assert sum(map(int, re.findall(r"\d+", ground)[:3])) < 150
-    # The meters stay in sight.
-    page.evaluate("window.scrollTo(0, document.body.scrollHeight)")
-    expect(page.locator("#meters .meter").first).to_be_in_viewport()
-
-
 def test_a_run_capsule_comes_back(address: str, open_page: Open, short: Path, tmp_path: Path) -> None:
     page = ready(open_page(address, width=1500))
     upload(page, short)

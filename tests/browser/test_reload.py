@@ -64,30 +64,29 @@ def open_right(page: Page, tab: str) -> None:
     page.locator("#right-tabs").get_by_role("tab", name=tab, exact=True).click()
 
 
-def test_a_cleared_conversation_stays_cleared(address: str, open_page: Open, short: Path) -> None:
-    page = asked(open_page, address, short, "Who is forgotten?")
-    expect(evidence(page)).to_contain_text("Who is forgotten?")
-    keeps(page, questions=["Who is forgotten?"])
-    page.locator("#chat").get_by_role("button", name="Clear").click()
-    expect(evidence(page)).to_contain_text("Ask a question")
-    expect(page.locator("#evidence-found")).to_be_hidden()
-    keeps(page, questions=[])
-    reload(page)
-    expect(page.locator(".document-list")).to_contain_text(short.name)
-    expect(page.locator("#chat")).not_to_contain_text("Who is forgotten?")
-
-
-def test_an_undone_question_stays_undone(address: str, open_page: Open, short: Path) -> None:
+def test_an_undone_question_stays_undone_and_a_cleared_conversation_cleared(
+    address: str, open_page: Open, short: Path
+) -> None:
     page = asked(open_page, address, short, "Who stays?", "Who goes?")
+    chat = page.locator("#chat")
     expect(evidence(page)).to_contain_text("Who goes?")
-    page.locator("#chat").get_by_role("button", name="Undo").click()
+    chat.get_by_role("button", name="Undo").click()
     expect(evidence(page)).to_contain_text("Who stays?")
     open_right(page, "Attention")
     expect(page.locator("#attention-summary")).to_contain_text("Who stays?")
     keeps(page, questions=["Who stays?"])
     reload(page)
-    expect(page.locator("#chat")).to_contain_text("Who stays?")
-    expect(page.locator("#chat")).not_to_contain_text("Who goes?")
+    expect(chat).to_contain_text("Who stays?")
+    expect(chat).not_to_contain_text("Who goes?")
+    open_right(page, "Evidence")
+    expect(evidence(page)).to_contain_text("Who stays?")
+    chat.get_by_role("button", name="Clear").click()
+    expect(evidence(page)).to_contain_text("Ask a question")
+    expect(page.locator("#evidence-found")).to_be_hidden()
+    keeps(page, questions=[])
+    reload(page)
+    expect(page.locator(".document-list")).to_contain_text(short.name)
+    expect(chat).not_to_contain_text("Who stays?")
 
 
 def test_every_tab_shows_the_answer_that_a_link_names_and_a_new_one_opens_at_its_first_passage(
