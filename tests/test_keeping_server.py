@@ -28,9 +28,7 @@ from tiny_models import save_endless
 from benchmarks.serving import ROOT, SERVER_SECONDS
 from selfextend.kept import read_reading
 
-AT_A_TIME, VISITORS, PAGE_LOADS = 8, 33, 100
-"""How many visitors the server keeps in memory: far fewer than come, and than load the page once. By default it keeps
-32, and as far past them it takes three hundred page loads."""
+VISITORS, PAGE_LOADS = 33, 300
 SECRET = "Zanzibar"
 """A word of the documents, which must not be left anywhere."""
 
@@ -159,13 +157,12 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def server(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    folder = tmp_path_factory.mktemp("keeping") / "server"
-    with running(model, folder, "--max-visitors", str(AT_A_TIME)) as started:
+    with running(model, tmp_path_factory.mktemp("keeping") / "server") as started:
         yield started
 
 
 @pytest.mark.slow
-def test_many_more_visitors_and_page_loads_than_fit_in_memory_lose_nothing(server: Server) -> None:
+def test_thirty_three_visitors_and_three_hundred_page_loads_lose_nothing(server: Server) -> None:
     pages = [server.page().load() for _ in range(VISITORS)]
     for number, page in enumerate(pages):
         page.add(f"{number}.txt", f"Text number {number}.")
