@@ -9,7 +9,8 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NoReturn
 
-from .freed_memory import give_back_freed_memory
+from selfextend.freed_memory import give_back_freed_memory
+
 from .settings import PREFIX, read_settings
 
 if TYPE_CHECKING:

@@ -16,6 +16,7 @@ from traceback import walk_tb
 
 from selfextend.commands.parser import APP, make_parser
 from selfextend.commands.start import start_app
+from selfextend.freed_memory import give_back_freed_memory
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -24,6 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if given[:1] == [APP]:
         return start_app(given[1:])
     chosen = make_parser().parse_args(given)
+    give_back_freed_memory()
     try:
         result = resolve_name(f"selfextend.commands.{chosen.run}")(chosen)
     except (ValueError, RuntimeError, OSError) as error:

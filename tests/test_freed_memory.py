@@ -8,7 +8,7 @@ import pytest
 FREED = """
 import sys, threading
 import psutil, torch
-from app.freed_memory import give_back_freed_memory
+from selfextend.freed_memory import give_back_freed_memory
 if sys.argv[1] == "given back":
     give_back_freed_memory()
 kept, turn, ready = [], threading.Lock(), threading.Barrier(16)
