@@ -2,8 +2,8 @@
 
     python -m benchmarks.evidence_page                 # 16,000 tokens, SmolLM2-135M-Instruct, 30 layers
 
-The document is the text of `pydoc_data.topics`. The page is watched in Chromium, frame by frame, while it answers; then
-the same model answers as long a prompt without a page and without evidence. Needs Debian's chromium, and playwright
+The document is the text of `pydoc_data.topics`. The page is watched in Chromium while it answers; then the same model
+answers as long a prompt without a page and without evidence. Needs Debian's chromium, and playwright
 from requirements-dev.txt; `benchmarks.real_model` fetches the model.
 """
 
@@ -36,15 +36,14 @@ PAGE_LETTERS = 2500
 WATCH = """() => {
   window.seen = [];
   let before = "";
-  const look = () => {
-    const read = (selector) => document.querySelector(selector)?.innerText ?? "";
+  const read = (selector) => document.querySelector(selector)?.textContent ?? "";
+  setInterval(() => {
     const now = [read("#chat-status"), read("#evidence-summary")];
     if (now.join() !== before) window.seen.push([performance.now() / 1000, ...now]);
     before = now.join();
-    requestAnimationFrame(look);
-  };
-  look();
+  }, 50);
 }"""
+"""Looks ten times as often as the page changes, and no more: what looks takes time from who answers."""
 
 
 class Watched(NamedTuple):
@@ -58,6 +57,7 @@ class Watched(NamedTuple):
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--length", type=int, default=16_000)
+    parser.add_argument("--new-tokens", type=int, default=128)
     options = parser.parse_args()
     FOLDER.mkdir(parents=True, exist_ok=True)
     path = fetched_model(FOLDER)
@@ -67,7 +67,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         document = Path(folder) / "topics.txt"
         document.write_text(_in_pages(str(tokenizer.decode(prompt))), "utf-8")
-        watched = through_the_page(path, document, Path(folder) / "data")
+        watched = through_the_page(path, document, Path(folder) / "data", options.new_tokens)
     ready = ReadyModel(model, tokenizer, profile_of(str(path), None, model.config))
     without = plain_token_seconds(ready, prompt, watched.tokens)
     print(
@@ -83,8 +83,8 @@ def _in_pages(text: str) -> str:
     return "\f".join(text[n : n + PAGE_LETTERS] for n in range(0, len(text), PAGE_LETTERS))
 
 
-def through_the_page(model: Path, document: Path, data: Path) -> Watched:
-    """Ask about the document, and watch."""
+def through_the_page(model: Path, document: Path, data: Path, tokens: int) -> Watched:
+    """Ask about the document for an answer of so many tokens at most, and watch."""
     options = ["app.py", "--no-browser", "--no-read-ahead", "--model", str(model), "--data-folder", str(data)]
     with (
         served(lambda port: [sys.executable, *options, "--port", str(port)]) as address,
@@ -101,6 +101,9 @@ def through_the_page(model: Path, document: Path, data: Path) -> Watched:
         page.set_input_files("#upload input[type=file]", str(document))
         expect(page.locator(".document-list")).to_contain_text(document.name)
         page.get_by_label("Question", exact=True).fill(QUESTION)
+        page.get_by_role("button", name="Answering").click()
+        page.get_by_label("number input for Longest answer").fill(str(tokens))
+        page.get_by_label("number input for Longest answer").press("Tab")
         page.locator("#suggest").click()
         expect(page.locator("#fit .complaint")).to_have_count(0)
         page.locator("#right-tabs").get_by_role("tab", name="Evidence", exact=True).click()
