@@ -168,6 +168,8 @@ class Line:
                 self._visits.remove(visit)
                 if self._on is visit:
                     self._on = None
+                if self._last is visit:
+                    self._last = None  # with its work, which holds a text
                 self._changed.notify_all()
 
     def close(self, words: str) -> None:
@@ -281,7 +283,7 @@ class Line:
         # One long reading at a time: a second one would only keep what it has read in memory for longer.
         short = sorted((visit for visit in waiting if visit.work.is_short()), key=lambda visit: visit.turns)
         long = [visit for visit in waiting if visit not in short]
-        if last is not None and last in self._visits and any(_is_next_after(last, visit) for visit in short):
+        if last is not None and any(_is_next_after(last, visit) for visit in short):
             # Strangers who came before are not passed over; those who can be served along need no turn.
             along = [visit for visit in short if _may_follow(last, visit) and visit.work.can_be_served_along()]
             return [*(visit for visit in short if visit not in along), under_way, *along, *long]

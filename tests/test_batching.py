@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from threading import Barrier, Thread
 from typing import Any
 
@@ -191,23 +192,42 @@ def same(found: Answer, wanted: Answer) -> None:
         np.testing.assert_allclose(*arrays, atol=1e-5)
 
 
-@pytest.mark.parametrize("recorded", [False, True], ids=["", "recorded"])
-def test_visitors_who_ask_at_once_are_answered_together_as_if_alone(recorded: bool, batches: list[int]) -> None:
-    alone = [result_of(asked(number, Beginning(START), recorded)._steps) for number in range(VISITORS)]
-    assert not batches
+def read_beginning() -> Beginning:
     beginning = Beginning(START)
     result_of(asked(0, beginning, False)._steps)
-    found: dict[int, Answer] = {}
-    told: dict[int, list[Any]] = {number: [] for number in range(VISITORS)}
+    return beginning
 
-    def ask(number: int) -> None:
+
+def answers_alone(*numbers: int, recorded: bool = True) -> dict[int, Answer]:
+    return {number: result_of(asked(number, Beginning(START), recorded)._steps) for number in numbers}
+
+
+def answers_at_once(ask: Callable[[int], Answer | None], *numbers: int) -> dict[int, Answer]:
+    """What each was answered, but for those who have none."""
+    found: dict[int, Answer | None] = {}
+
+    def keep(number: int) -> None:
+        found[number] = ask(number)
+
+    all_at_once([partial(keep, number) for number in numbers])
+    return {number: answer for number, answer in found.items() if answer is not None}
+
+
+@pytest.mark.parametrize("recorded", [False, True], ids=["", "recorded"])
+def test_visitors_who_ask_at_once_are_answered_together_as_if_alone(recorded: bool, batches: list[int]) -> None:
+    alone = answers_alone(*range(VISITORS), recorded=recorded)
+    assert not batches
+    beginning = read_beginning()
+    told: dict[int, list[Any]] = {}
+
+    def ask(number: int) -> Answer:
         running = asked(number, beginning, recorded)
         told[number] = list(running)
-        found[number] = running.result
+        return running.result
 
-    all_at_once([lambda number=number: ask(number) for number in range(VISITORS)])
+    found = answers_at_once(ask, *range(VISITORS))
     assert max(batches) > 1
-    for number, wanted in enumerate(alone):
+    for number, wanted in alone.items():
         same(found[number], wanted)
         tokens = [event.token_id for event in told[number] if isinstance(event, NewToken)]
         assert tokens == [token for token in wanted.token_ids if token != Letters.eos_token_id]
@@ -216,12 +236,9 @@ def test_visitors_who_ask_at_once_are_answered_together_as_if_alone(recorded: bo
 
 @pytest.mark.parametrize("seed", range(6))
 def test_who_stops_or_leaves_has_what_was_said_and_keeps_nobody(seed: int, batches: list[int]) -> None:
-    alone = [result_of(asked(number, Beginning(START))._steps) for number in range(VISITORS)]
-    beginning = Beginning(START)
-    result_of(asked(0, beginning, False)._steps)
-    found: dict[int, Answer] = {}
+    alone, beginning = answers_alone(*range(VISITORS)), read_beginning()
 
-    def ask(number: int) -> None:
+    def ask(number: int) -> Answer | None:
         running = asked(number, beginning)
         tokens, last = 0, 3 + (seed + 3 * number) % 11
         for event in running:
@@ -229,11 +246,11 @@ def test_who_stops_or_leaves_has_what_was_said_and_keeps_nobody(seed: int, batch
             if tokens == last and number % 2:
                 if number == 3:
                     running.close()
-                    return
+                    return None
                 running.end()
-        found[number] = running.result
+        return running.result
 
-    all_at_once([lambda number=number: ask(number) for number in range(VISITORS)])
+    found = answers_at_once(ask, *range(VISITORS))
     for number in (0, 2, 4):
         same(found[number], alone[number])
     stopped = found[1]
@@ -255,9 +272,7 @@ def test_memory_that_runs_out_in_a_batch_costs_only_who_has_the_model_an_answer(
     batches: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The others read again what was let go of."""
-    alone = [result_of(asked(number, Beginning(START))._steps) for number in range(VISITORS)]
-    beginning = Beginning(START)
-    result_of(asked(0, beginning, False)._steps)
+    alone, beginning = answers_alone(*range(VISITORS)), read_beginning()
     forward, failures = Reader.forward, [MemoryError("out of memory")]
 
     def fails(self: Reader, tokens: torch.Tensor, cache: Any, keep: int = 1) -> torch.Tensor:
@@ -266,16 +281,16 @@ def test_memory_that_runs_out_in_a_batch_costs_only_who_has_the_model_an_answer(
         return forward(self, tokens, cache, keep)
 
     monkeypatch.setattr(Reader, "forward", fails)
-    found: dict[int, Answer] = {}
     failed: list[int] = []
 
-    def ask(number: int) -> None:
+    def ask(number: int) -> Answer | None:
         try:
-            found[number] = result_of(asked(number, beginning)._steps)
+            return result_of(asked(number, beginning)._steps)
         except OutOfMemoryError:
             failed.append(number)
+            return None
 
-    all_at_once([lambda number=number: ask(number) for number in range(VISITORS)])
+    found = answers_at_once(ask, *range(VISITORS))
     assert max(batches) > 2
     assert len(failed) == 1
     assert not failures
@@ -285,20 +300,17 @@ def test_memory_that_runs_out_in_a_batch_costs_only_who_has_the_model_an_answer(
 
 def test_a_model_that_goes_lets_those_who_are_answered_along_go(batches: list[int]) -> None:
     """Who has it answers on; the others have what was said."""
-    alone = [result_of(asked(number, Beginning(START))._steps) for number in range(VISITORS)]
-    beginning = Beginning(START)
-    result_of(asked(0, beginning, False)._steps)
-    found: dict[int, Answer] = {}
+    alone, beginning = answers_alone(*range(VISITORS)), read_beginning()
 
-    def ask(number: int) -> None:
+    def ask(number: int) -> Answer:
         running = asked(number, beginning)
         for _ in running:
             if len(batches) > 4:
                 line_of(MODEL).close("Another model is being loaded.")
-        found[number] = running.result
+        return running.result
 
     try:
-        all_at_once([lambda number=number: ask(number) for number in range(VISITORS)])
+        found = answers_at_once(ask, *range(VISITORS))
     finally:
         line_of(MODEL).open()
     assert {answer.stopped_by for answer in found.values()} <= {"interrupted", "length", "end"}
@@ -338,55 +350,32 @@ def test_every_model_is_read_right_in_a_batch_or_in_none(name: str) -> None:
 
 def test_who_has_read_much_more_than_the_others_is_not_answered_with_all_of_them(batches: list[int]) -> None:
     numbers = [LONG, *range(VISITORS)]
-    alone = {number: result_of(asked(number, Beginning(START))._steps) for number in numbers}
-    beginning = Beginning(START)
-    result_of(asked(0, beginning, False)._steps)
-    found: dict[int, Answer] = {}
-
-    def ask(number: int) -> None:
-        found[number] = result_of(asked(number, beginning)._steps)
-
-    all_at_once([lambda number=number: ask(number) for number in numbers])
+    alone, beginning = answers_alone(*numbers), read_beginning()
+    found = answers_at_once(lambda number: result_of(asked(number, beginning)._steps), *numbers)
     assert max(batches) > 2
     for number in numbers:
         same(found[number], alone[number])
 
 
 def test_two_who_ask_the_same_are_two(batches: list[int]) -> None:
-    alone = result_of(asked(1, Beginning(START))._steps)
-    beginning = Beginning(START)
-    result_of(asked(0, beginning, False)._steps)
-    found: list[Answer] = []
+    alone, beginning = answers_alone(1)[1], read_beginning()
 
-    def ask(who: int) -> None:
-        record = RecordingRequest(range(len(prompt_of(1)) - 1, len(prompt_of(1)) + 36), [0, 50, 100, 110], top=3)
-        found.append(
-            result_of(
-                answer_steps(
-                    READY,
-                    prompt_of(1),
-                    replace(SETTINGS[1], max_new_tokens=37 - who),
-                    HOW,
-                    prefix=Continuation(beginning),
-                    record=record,
-                    asked=Asked(f"visitor {who}"),
-                )
-            )
-        )
+    def ask(who: int) -> Answer:
+        settings, text = replace(SETTINGS[1], max_new_tokens=37 - who), Continuation(beginning)
+        asks = Asked(f"visitor {who}")
+        return result_of(answer_steps(READY, prompt_of(1), settings, HOW, prefix=text, asked=asks))
 
-    all_at_once([lambda who=who: ask(who) for who in range(3)])
+    found = answers_at_once(ask, 0, 1, 2)
     assert max(batches) > 1
-    assert sorted(len(answer.token_ids) for answer in found) == [35, 36, 37]
-    for answer in found:
+    assert [len(found[who].token_ids) for who in range(3)] == [37, 36, 35]
+    for answer in found.values():
         assert answer.token_ids == alone.token_ids[: len(answer.token_ids)]
 
 
 def test_what_is_wrong_with_one_answer_is_told_to_its_own_visitor(
     batches: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    alone = [result_of(asked(number, Beginning(START))._steps) for number in range(VISITORS)]
-    beginning = Beginning(START)
-    result_of(asked(0, beginning, False)._steps)
+    alone, beginning = answers_alone(*range(VISITORS)), read_beginning()
     choose = Sampler.choose
 
     def fails(self: Sampler, logits: torch.Tensor, prompt: Any, said: Any) -> Any:
@@ -395,16 +384,15 @@ def test_what_is_wrong_with_one_answer_is_told_to_its_own_visitor(
         return choose(self, logits, prompt, said)
 
     monkeypatch.setattr(Sampler, "choose", fails)
-    found: dict[int, Answer] = {}
 
-    def ask(number: int) -> None:
-        if number == 3:
-            with pytest.raises(RuntimeError, match="probabilities that are none"):
-                result_of(asked(number, beginning)._steps)
-        else:
-            found[number] = result_of(asked(number, beginning)._steps)
+    def ask(number: int) -> Answer | None:
+        if number != 3:
+            return result_of(asked(number, beginning)._steps)
+        with pytest.raises(RuntimeError, match="probabilities that are none"):
+            result_of(asked(number, beginning)._steps)
+        return None
 
-    all_at_once([lambda number=number: ask(number) for number in range(VISITORS)])
+    found = answers_at_once(ask, *range(VISITORS))
     assert max(batches) > 2
     for number, answer in found.items():
         same(answer, alone[number])

@@ -9,8 +9,9 @@ One softmax over all, joined by the log-sum-exp.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
@@ -93,7 +94,9 @@ def shared_prefix_attention(
     """
     texts, heads = queries[0].shape[:2]
     kv_heads = value_states.shape[1]
-    pieces = _pieces(queries, keys, value_states, own_keys, own_values, seen, scaling, softcap)
+    kernels = partial(attend, scaling=scaling, softcap=softcap), partial(_masked, scaling=scaling, softcap=softcap)
+    bands = zip(queries, keys, own_keys, seen, strict=True)
+    pieces = (piece for band in bands for piece in _pieces(*band, (value_states, own_values), kernels))
     output, lse = next(pieces)  # the nearest own keys: every text sees itself, so that no sum is empty
     for piece in pieces:
         merge_(output, lse, piece)
@@ -105,32 +108,34 @@ def shared_prefix_attention(
 
 
 def _pieces(
-    queries: Sequence[torch.Tensor],
-    keys: Sequence[torch.Tensor],
-    value_states: torch.Tensor,
-    own_keys: Sequence[torch.Tensor],
-    own_values: torch.Tensor,
-    seen: Sequence[BandSeen],
-    scaling: float,
-    softcap: float | None,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    own_key: torch.Tensor,
+    seen: BandSeen,
+    values: tuple[torch.Tensor, torch.Tensor],
+    kernels: tuple[Callable[..., Piece], Callable[..., Piece]],
 ) -> Iterator[Piece]:
-    """Each with all texts' queries in a row, (1, kv_heads, texts * group, head_dim)."""
-    kv_heads, beginning = value_states.shape[1:3]
-    for query, key, own_key, band in zip(queries, keys, own_keys, seen, strict=True):
-        by_text = query.squeeze(2).unflatten(1, (kv_heads, -1))  # (texts, kv_heads, group, head_dim)
-        group = by_text.shape[2]
-        packed = by_text.transpose(0, 1).flatten(1, 2)[None]
-        if band.own is not None:
-            output, lse = _masked(by_text, own_key, own_values, band.own[:, None, None], scaling, softcap)
-            yield output.transpose(0, 1).flatten(1, 2)[None], lse.transpose(0, 1).flatten(1, 2)[None]
-        first = beginning - key.shape[2]
-        for part, mask in band.partly:
-            some, values = key[:, :, part.start - first : part.stop - first], value_states[:, :, part.start : part.stop]
-            yield _masked(packed, some, values, mask.repeat_interleave(group, dim=0), scaling, softcap)
-        if len(band.common):
-            part = band.common
-            some, values = key[:, :, part.start - first : part.stop - first], value_states[:, :, part.start : part.stop]
-            yield attend(packed, some, values, scaling=scaling, softcap=softcap)
+    """Of one band, each with all texts' queries in a row, (1, kv_heads, texts * group, head_dim).
+
+    Args:
+        values: of the beginning, and each text's own.
+        kernels: `attend` and `_masked`, with all but the states filled in.
+    """
+    (value, own_value), (whole, masked) = values, kernels
+    by_text = query.squeeze(2).unflatten(1, (value.shape[1], -1))  # (texts, kv_heads, group, head_dim)
+    packed = by_text.transpose(0, 1).flatten(1, 2)[None]
+    if seen.own is not None:
+        output, lse = masked(by_text, own_key, own_value, seen.own[:, None, None])
+        yield output.transpose(0, 1).flatten(1, 2)[None], lse.transpose(0, 1).flatten(1, 2)[None]
+
+    def of_beginning(part: range) -> tuple[torch.Tensor, torch.Tensor]:
+        first = value.shape[2] - key.shape[2]
+        return key[:, :, part.start - first : part.stop - first], value[:, :, part.start : part.stop]
+
+    for part, mask in seen.partly:
+        yield masked(packed, *of_beginning(part), mask.repeat_interleave(by_text.shape[2], dim=0))
+    if len(seen.common):
+        yield whole(packed, *of_beginning(seen.common))
 
 
 def _masked(
@@ -138,6 +143,7 @@ def _masked(
     key: torch.Tensor,
     value: torch.Tensor,
     mask: torch.Tensor,
+    *,
     scaling: float,
     softcap: float | None,
 ) -> Piece:
