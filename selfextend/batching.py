@@ -68,13 +68,15 @@ class Batch:
 
 def can_be_batched(beginning: Beginning, reader: Reader) -> bool:
     """Whether texts that go on from this beginning can be read in a batch: all of the model's layers are extended ones
-    that rotate keys when they are written, whatever a text's length is."""
+    that rotate keys when they are written, whatever a text's length is, on one device."""
     extension, cache = active_extension(reader.model), beginning.cache
     if extension is None or not isinstance(cache, SelfExtendCache) or not beginning.is_read:
         return False
-    layers = extension.anatomy.layers
-    follows_length = any(layer.rotary is not None and layer.rotary.follows_length for layer in layers)
-    return beginning.reads_as == reader.reads_as and not follows_length and all(map(_fits, cache.layers))
+    held: Any = cache.layers
+    rotaries = [layer.rotary for layer in extension.anatomy.layers if layer.rotary is not None]
+    if beginning.reads_as != reader.reads_as or any(rotary.follows_length for rotary in rotaries):
+        return False
+    return all(map(_fits, held)) and len({layer.keys.device for layer in held}) == 1
 
 
 def _fits(layer: Any) -> bool:
