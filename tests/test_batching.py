@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
-from threading import Barrier, Thread
+from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -158,20 +159,24 @@ def batches(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
 
 
 def all_at_once(work: list[Any]) -> None:
-    """Run each in a thread of its own; whatever fails, fails here."""
+    """Run each in a thread of its own, all of them in the model's line before the first begins; whatever fails, fails
+    here."""
     failed: list[BaseException] = []
-    ready = Barrier(len(work))
 
     def run(one: Any) -> None:
         try:
-            ready.wait()
             one()
         except BaseException as error:
             failed.append(error)
 
     threads = [Thread(target=run, args=(one,)) for one in work]
-    for thread in threads:
-        thread.start()
+    with line_of(MODEL).visit() as before:
+        result_of(before.turn())
+        for thread in threads:
+            thread.start()
+        while len(line_of(MODEL)._visits) <= len(work) and not failed:
+            time.sleep(0.001)
+        before.leave()
     for thread in threads:
         thread.join(60)
         assert not thread.is_alive()
