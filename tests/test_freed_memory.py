@@ -37,4 +37,4 @@ def test_what_many_threads_freed_is_not_kept_by_each() -> None:
         run = subprocess.run([sys.executable, "-c", FREED, how], capture_output=True, text=True, check=True)
         return float(run.stdout)
 
-    assert megabytes("given back") < 0.6 * megabytes("kept")
+    assert megabytes("given back") < 0.75 * megabytes("kept")
