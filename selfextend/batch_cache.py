@@ -6,6 +6,7 @@ The beginning's keys and values are held once. What each text goes on with stand
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -13,6 +14,7 @@ from transformers.cache_utils import Cache, CacheLayerMixin
 
 from selfextend.attention.shared_prefix import BandSeen, bands_seen, shared_prefix_attention
 from selfextend.cache import SelfExtendCache, SelfExtendLayer, current
+from selfextend.observing import AttentionOptions, RotatedStates, TokenObserver, TokenStates
 
 _MORE_TOKENS, _MORE_TEXTS = 64, 4
 """What there is more room for than is needed, so that states are not copied for every token and text."""
@@ -141,19 +143,19 @@ class BatchCache(Cache):
     Attributes:
         beginning: tokens that all texts begin with.
         lengths: for each text, its own tokens after them.
-        observers: for each text, the `selfextend.forward.TokenObserver` that sees its states, or None.
+        observers: for each text, what sees its states, or None.
     """
 
     def __init__(self, cache: SelfExtendCache, beginning: int) -> None:
         """Args:
         cache: holds the beginning and no more, in extended layers alone.
         """
-        self.beginning, self.lengths, self.observers = beginning, list[int](), list[Any]()
+        self.beginning, self.lengths, self.observers = beginning, list[int](), list[TokenObserver | None]()
         layers: Any = cache.layers
         super().__init__(layers=[BatchLayer(layer, self.lengths) for layer in layers])
         self._seen: list[BandSeen] = []
 
-    def add(self, states: Sequence[Sequence[torch.Tensor]], length: int, observer: Any = None) -> None:
+    def add(self, states: Sequence[Sequence[torch.Tensor]], length: int, observer: TokenObserver | None) -> None:
         """Add a text of `length` own tokens: for each layer, what `SelfExtendLayer.states_from` gave."""
         for layer, held in zip(self._held, states, strict=True):
             layer.add(held)
@@ -164,9 +166,8 @@ class BatchCache(Cache):
     def take(self, row: int) -> list[list[torch.Tensor]]:
         """Take a text out; the last one gets its row. For each layer, what `SelfExtendLayer.states_from` would give."""
         states = [layer.take(row) for layer in self._held]
-        for held in (self.lengths, self.observers):
-            held[row] = held[-1]
-            held.pop()
+        self.lengths[row], self.observers[row] = self.lengths[-1], self.observers[-1]
+        del self.lengths[-1], self.observers[-1]
         self._seen = []
         return states
 
@@ -184,9 +185,15 @@ class BatchCache(Cache):
         self.lengths[:] = [length + 1 for length in self.lengths]
         self._seen = []
 
-    def nearer_keys(self, layer: int, row: int) -> list[torch.Tensor]:
-        """Each nearer band's keys as a text's next token sees them, (1, kv_heads, n, head_dim), copied."""
-        return self._held[layer].nearer_keys(row)
+    def observe(self, layer: int, states: RotatedStates, options: AttentionOptions) -> None:
+        """Show each text's observer its next token."""
+        for row, (observer, place) in enumerate(zip(self.observers, self.next_positions, strict=True)):
+            if observer is not None:
+                queries, keys = (
+                    [s[row : row + 1] for s in all_rows] for all_rows in (states.queries, states.keys[:-1])
+                )
+                token = TokenStates(place, queries, keys, partial(self._held[layer].nearer_keys, row))
+                observer.observe_token(layer, token, options)
 
     def attention(self, layer: int, queries: Sequence[torch.Tensor], **options: Any) -> torch.Tensor:
         """Attention of each text's next token in one layer, (texts, heads, 1, head_dim)."""

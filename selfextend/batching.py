@@ -14,7 +14,7 @@ import torch
 from selfextend.batch_cache import BatchCache
 from selfextend.beginning import Beginning, Continuation
 from selfextend.cache import SelfExtendCache, SelfExtendLayer
-from selfextend.forward import TokenObserver
+from selfextend.observing import TokenObserver
 from selfextend.plugin import active_extension
 from selfextend.reader import Reader
 

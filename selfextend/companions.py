@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -16,16 +17,16 @@ import torch
 
 from selfextend.batching import Batch, can_be_batched
 from selfextend.beginning import Continuation
-from selfextend.forward import TokenObserver
 from selfextend.line import Visit, Work
+from selfextend.observing import TokenObserver
 from selfextend.prefix import PrefixCache
 from selfextend.reader import Reader
 
 MOST_TOGETHER = 16
-"""Answers in a pass. A pass with so many takes about twice as long as one with a single answer."""
+"""Answers in a pass: it then takes about three times as long as a pass with a single answer."""
 
 
-class Spoken(Work):
+class Spoken(Work, ABC):
     """An answer that is being given. Those of one group go on from one beginning.
 
     Attributes:
@@ -35,18 +36,18 @@ class Spoken(Work):
     prefix: PrefixCache
 
     @property
+    @abstractmethod
     def observer(self) -> TokenObserver | None:
         """What sees the text's rotated states."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def next_token(self) -> int:
         """The last of its text."""
-        raise NotImplementedError
 
+    @abstractmethod
     def hear(self, logits: torch.Tensor, seconds: float) -> Any:
         """Go on by its logits (1, vocabulary), which took so long. What its owner is to be told, or None."""
-        raise NotImplementedError
 
 
 class Companions:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property, partial
-from typing import Any, NamedTuple, Protocol
+from typing import Any
 
 import torch
 from torch.utils.checkpoint import checkpoint
@@ -19,6 +19,7 @@ from selfextend.attention.blockwise import blockwise_attention
 from selfextend.attention.eager import Visibility, eager_attention
 from selfextend.batch_cache import BatchCache
 from selfextend.masks import DeferredMask
+from selfextend.observing import AttentionObserver, AttentionOptions, RotatedStates
 from selfextend.positions import PositionMap, largest_relative_position, logn_query_scale
 from selfextend.probe import AttentionLayer
 from selfextend.rotary import RotaryEmbedding, Tables
@@ -27,52 +28,6 @@ from selfextend.rows import Content, PlacedRows, ReadRow, ReadRows, evenly_ahead
 _SCORES_AT_ONCE = 1 << 24
 _HIDES = -1e4
 """A score that is lower by this is of no weight, in any dtype."""
-
-
-class AttentionObserver(Protocol):
-    """Something that wants to see rotated states as attention gets them. See `selfextend.recording`."""
-
-    def observe(self, layer: int, states: RotatedStates, options: AttentionOptions, row: int) -> None: ...
-
-
-class TokenObserver(Protocol):
-    """The same for one text of a batch, a token at a time."""
-
-    def observe_token(self, layer: int, token: TokenStates, options: AttentionOptions) -> None: ...
-
-
-class RotatedStates(NamedTuple):
-    """One layer's input to attention, shapes as in `selfextend.attention`."""
-
-    queries: list[torch.Tensor]
-    keys: list[torch.Tensor]
-    value_states: torch.Tensor
-
-
-class TokenStates(NamedTuple):
-    """One layer's input to attention for one token of a text that is read in a batch.
-
-    Attributes:
-        place: of the token in its text, from 0.
-        queries: for each band, (1, heads, 1, head_dim).
-        keys: its own ones, for each band but the last, (1, kv_heads, 1, head_dim).
-        nearer: makes, for each of these bands, the keys of all tokens in it, itself included, (1, kv_heads, n,
-            head_dim).
-    """
-
-    place: int
-    queries: list[torch.Tensor]
-    keys: list[torch.Tensor]
-    nearer: Callable[[], list[torch.Tensor]]
-
-
-class AttentionOptions(NamedTuple):
-    """How a layer's scores are made: see `selfextend.attention`."""
-
-    ends: tuple[int, ...]
-    scaling: float
-    softcap: float | None
-    sinks: torch.Tensor | None
 
 
 @dataclass
@@ -392,7 +347,7 @@ def _attend(
     """Attention of one layer, row by row where rows are padded."""
     rows = states.value_states.shape[0]
     if step.batch is not None:
-        _observe_batch(step.batch, layer, states, options)
+        step.batch.observe(layer, states, options)
         scores = {name: value for name, value in options._asdict().items() if name != "ends"}
         return step.batch.attention(layer, states.queries, **scores), None
     if step.observer is not None:
@@ -411,15 +366,6 @@ def _attend(
         part = blockwise_attention(*unpadded, **options._asdict())
         output[row : row + 1, :, output.shape[2] - part.shape[2] :] = part
     return output, None
-
-
-def _observe_batch(batch: BatchCache, layer: int, states: RotatedStates, options: AttentionOptions) -> None:
-    """Show each text's observer its token."""
-    for row, (observer, place) in enumerate(zip(batch.observers, batch.next_positions, strict=True)):
-        if observer is not None:
-            queries, keys = ([s[row : row + 1] for s in all_rows] for all_rows in (states.queries, states.keys[:-1]))
-            token = TokenStates(place, queries, keys, partial(batch.nearer_keys, layer, row))
-            observer.observe_token(layer, token, options)
 
 
 def _unpadded(step: ForwardPass, states: RotatedStates, rows: int) -> Iterator[tuple[int, RotatedStates]]:

@@ -18,10 +18,10 @@ from selfextend.line import NOBODY, Asked, ClosedLineError, Visit, line_of
 from selfextend.methods import Method, Vanilla
 from selfextend.profile import Profile
 from selfextend.reader import Reader
-from selfextend.reading import CHUNK_TOKENS, PrefixCache, end_tokens, in_turn, reading
+from selfextend.reading import CHUNK_TOKENS, PrefixCache, end_tokens, in_turn, read_steps, reading
 from selfextend.recording import AttentionRecord, AttentionRecorder, RecordingRequest, joined, recorder_of
 from selfextend.sampling import GenerationSettings, Sampler
-from selfextend.steps import Clock, EndNow, Progress
+from selfextend.steps import Clock, EndNow, Progress, result_of
 from selfextend.text_stream import TextStream
 
 ExtendWhen = Literal["always", "when_needed"]
@@ -297,7 +297,9 @@ class _Answering(Spoken):
             if self._stopped_by is None:
                 yield from self._go_on(reader, visit)
             if recorder is not None and not recorder.is_finished:
-                self.prefix.rewind(reader, self._text[:-1], self._longest)  # it may have been lent to a batch
+                # It may have been lent to a batch; what was let go of since passes the recorder once more.
+                text, size = self._text[:-1], self.how.chunk_tokens
+                result_of(read_steps(reader, self.prefix, text, length=self._longest, chunk_tokens=size))
                 yield from self._trace(recorder)
 
     def _go_on(self, reader: Reader, visit: Visit) -> Generator[Event, None, None]:

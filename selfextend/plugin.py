@@ -26,9 +26,10 @@ from selfextend.batch_cache import BatchCache
 from selfextend.cache import SelfExtendCache, SelfExtendLayer, content_of, current, keep_content
 from selfextend.config import SelfExtendConfig, check_window
 from selfextend.errors import PastReachError, PastReachWarning, UnsupportedArchitectureError
-from selfextend.forward import AttentionObserver, ForwardPass, LayerPass, batch_pass, forward_pass
+from selfextend.forward import ForwardPass, LayerPass, batch_pass, forward_pass
 from selfextend.interface import ATTRIBUTE, IMPLEMENTATION, KEPT, DirectAttention, generation_masks, pass_under_way
 from selfextend.masks import padding_of
+from selfextend.observing import AttentionObserver
 from selfextend.positions import PositionMap
 from selfextend.probe import Anatomy, AttentionLayer, LayerKind, examine
 from selfextend.rotary import kept_state, unrotated

@@ -18,7 +18,7 @@ from transformers import Cache, PreTrainedModel
 
 from selfextend.attention.eager import Visibility, attention_weights
 from selfextend.cache import SelfExtendLayer
-from selfextend.forward import AttentionOptions, RotatedStates, TokenStates
+from selfextend.observing import AttentionOptions, RotatedStates, TokenStates
 from selfextend.plugin import Extension, active_extension
 from selfextend.steps import Clock, Progress
 

@@ -27,6 +27,16 @@ CHUNKS = (1, 30, 2, 23, 17)
 assert sum(CHUNKS) == LENGTH
 
 
+class Letters:
+    """As much of a tokenizer as an answer needs."""
+
+    def __init__(self, eos_token_id: int | None = None) -> None:
+        self.eos_token_id = eos_token_id
+
+    def decode(self, ids: list[int], **_: Any) -> str:
+        return "".join(chr(65 + token % 26) for token in ids)
+
+
 def extended(model: PreTrainedModel, config: SelfExtendConfig = CONFIG, **kwargs: Any) -> Any:
     """`self_extend` on a tiny model: no test means to pass the reach unless it says so."""
     return self_extend(model, config, **({"trained_window": TRAINED_WINDOW, "on_overflow": "error"} | kwargs))

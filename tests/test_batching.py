@@ -13,9 +13,11 @@ import numpy as np
 import pytest
 import torch
 from architectures import ARCHITECTURES, TRAINED_WINDOW, build, token_ids
+from helpers import Letters
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from selfextend import generation
 from selfextend.batching import Batch, can_be_batched
 from selfextend.beginning import Beginning, Continuation
 from selfextend.errors import OutOfMemoryError
@@ -99,17 +101,9 @@ def test_a_batch_reads_what_each_text_reads_alone(
         torch.testing.assert_close(found, wanted, atol=2e-5, rtol=1e-5)
 
 
-class Letters:
-    """As much of a tokenizer as an answer needs."""
-
-    eos_token_id = 3
-
-    def decode(self, ids: list[int], **_: Any) -> str:
-        return "".join(chr(65 + token % 26) for token in ids)
-
-
 MODEL = build("llama").double()  # so that what is drawn does not hang on a rounding
-READY = ReadyModel(MODEL, Letters(), PROFILE)  # type: ignore[arg-type]
+END_TOKEN = 3
+READY = ReadyModel(MODEL, Letters(END_TOKEN), PROFILE)  # type: ignore[arg-type]
 START = TOKENS[:100]
 HOW = ReadingSettings(METHODS["selfextend"], past_reach="allow", observed=True, chunk_tokens=64)
 VISITORS = 5
@@ -235,7 +229,7 @@ def test_visitors_who_ask_at_once_are_answered_together_as_if_alone(recorded: bo
     for number, wanted in alone.items():
         same(found[number], wanted)
         tokens = [event.token_id for event in told[number] if isinstance(event, NewToken)]
-        assert tokens == [token for token in wanted.token_ids if token != Letters.eos_token_id]
+        assert tokens == [token for token in wanted.token_ids if token != END_TOKEN]
         assert found[number].decode_seconds > 0
 
 
@@ -399,5 +393,25 @@ def test_what_is_wrong_with_one_answer_is_told_to_its_own_visitor(
 
     found = answers_at_once(ask, *range(VISITORS))
     assert max(batches) > 2
+    for number, answer in found.items():
+        same(answer, alone[number])
+
+
+def test_what_is_let_go_of_before_an_answer_is_traced_is_read_again(
+    batches: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whose answer ended in another's turn has the passages behind it all the same."""
+    alone, beginning = answers_alone(*range(VISITORS)), read_beginning()
+    steps, let_go = generation._Answering.steps, list[int]()
+
+    def forgetful(self: Any, visit: Any) -> Any:
+        if self._stopped_by is not None:
+            self.prefix.forget()
+            let_go.append(1)
+        return steps(self, visit)
+
+    monkeypatch.setattr(generation._Answering, "steps", forgetful)
+    found = answers_at_once(lambda number: result_of(asked(number, beginning)._steps), *range(VISITORS))
+    assert let_go
     for number, answer in found.items():
         same(answer, alone[number])

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from architectures import build, token_ids
+from helpers import Letters
 
 from selfextend import generation
 from selfextend import line as line_module
@@ -307,15 +308,6 @@ PROFILE = Profile(trained_window=64, neighbor_window=16, query_scaling="none")
 TOKENS: list[int] = token_ids(900)[0].tolist()
 METHOD = SelfExtend("none", 64, 16)
 HOW = ReadingSettings(METHOD, chunk_tokens=40)
-
-
-class Letters:
-    """As much of a tokenizer as an answer needs."""
-
-    eos_token_id = None
-
-    def decode(self, ids: list[int], **_: Any) -> str:
-        return "".join(chr(65 + token % 26) for token in ids)
 
 
 READY = ReadyModel(MODEL, Letters(), PROFILE)  # type: ignore[arg-type]

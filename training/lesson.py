@@ -25,12 +25,12 @@ from tqdm import tqdm
 import selfextend
 from selfextend.attention.eager import attention_weights
 from selfextend.config import SelfExtendConfig, suggest
-from selfextend.forward import AttentionOptions, RotatedStates
 from selfextend.generation import GenerationSettings, ReadingSettings, ReadyModel, answer_steps
 from selfextend.lab.probes.cases import Case
 from selfextend.lab.probes.passkey import FILLER, HEADER, NEEDLE, QUESTION, Passkey
 from selfextend.loading.models import load_model
 from selfextend.methods import Method, SelfExtend, Vanilla
+from selfextend.observing import AttentionOptions, RotatedStates
 from selfextend.plugin import active_extension
 from selfextend.positions import (
     Band,
