@@ -39,6 +39,7 @@ const cited = find(".reader-cited");
 
 let contents = { visitor: "", documents: [], turn: 0 };
 let shown = null; // the document on screen, one of contents.documents
+let laidOut = null; // fulfilled when its pages stand
 let sizes = [];
 let pages = []; // a page's element, view and state, by number - 1
 let trace = null; // of the answer in question
@@ -82,25 +83,26 @@ function forgetTraces(turn) {
 
 // What is shown of which document
 
-async function show(document_, page) {
-  if (shown?.sha256 !== document_.sha256) {
-    shown = document_;
-    chooser.value = document_.sha256;
-    hits = [];
-    hit = -1;
-    find(".reader-find").value = "";
-    const before = document_.sha256;
-    sizes = [];
-    layOut();
-    try {
-      ({ sizes } = await ask("sizes", { document: document_.sha256 }));
-    } catch (error) {
-      words.textContent = error.message;
-    }
-    if (shown?.sha256 !== before) return; // another one was chosen meanwhile, or it is gone
-    layOut();
-  }
-  if (page) await goTo(page);
+function show(document_) {
+  if (shown?.sha256 === document_.sha256) return laidOut;
+  shown = document_;
+  chooser.value = document_.sha256;
+  hits = [];
+  hit = -1;
+  find(".reader-find").value = "";
+  sizes = [];
+  layOut();
+  laidOut = ask("sizes", { document: document_.sha256 }).then(
+    (answer) => {
+      if (shown !== document_) return; // another one was chosen meanwhile, or it is gone
+      ({ sizes } = answer);
+      layOut();
+    },
+    (error) => {
+      if (shown === document_) words.textContent = error.message;
+    },
+  );
+  return laidOut;
 }
 
 function emptyPane() {
@@ -114,6 +116,8 @@ function emptyPane() {
 
 function showNothing() {
   shown = null;
+  goal = null;
+  goings++;
   emptyPane();
 }
 
@@ -446,11 +450,14 @@ strip.addEventListener("pointerdown", (event) => {
 
 // Going to a place
 
-// To a page, or to characters on it, which are drawn first. Where somebody goes elsewhere meanwhile, that is where it ends.
+// To a page of a document, or to characters on it, which are drawn first. Where somebody goes elsewhere meanwhile, that
+// is where it ends.
 let goings = 0;
 let goal = null; // where to go once the pane is in sight: a hidden one cannot be scrolled
-async function goTo(number, from = null, to = null) {
+async function goTo(number, from = null, to = null, there = shown) {
   const mine = ++goings;
+  await show(there);
+  if (mine !== goings) return;
   goal = pane.clientHeight ? null : [number, from, to];
   number = Math.min(Math.max(1, number), pages.length);
   current = number;
@@ -508,9 +515,8 @@ async function showPassage(turn, rank) {
   row = null;
   struck = null;
   opened = [there.sha256, page, from, to, rank];
-  await show(there);
+  if (mine === goings) await goTo(page, from, to, there);
   tell();
-  if (mine === goings) await goTo(page, from, to);
   paintAll();
 }
 
@@ -545,7 +551,7 @@ root.addEventListener("click", (event) => {
 });
 chooser.addEventListener("change", () => {
   const chosen = contents.documents.find((each) => each.sha256 === chooser.value);
-  if (chosen) show(chosen).then(paintAll);
+  if (chosen) goTo(1, null, null, chosen).then(paintAll);
 });
 find(".reader-number").addEventListener("change", (event) => {
   const number = Number(event.target.value);
@@ -687,8 +693,7 @@ async function point(key, goes) {
     const there = pointed && contents.documents.find((each) => each.sha256 === pointed[0]);
     if (there && goes) {
       const [, page, start, end] = pointed;
-      await show(there);
-      await goTo(page, start, end);
+      await goTo(page, start, end, there);
     }
   }
   paintAll();
@@ -731,6 +736,7 @@ document.addEventListener("selfextend-looking", function look(event) {
 });
 
 let redraws = 0;
+let followed = ""; // the answer whose trace is shown
 async function redraw() {
   if (!props.value) return;
   const mine = ++redraws; // a newer value has the last word
@@ -755,7 +761,7 @@ async function redraw() {
   const still = contents.documents.find((each) => each.sha256 === shown?.sha256);
   if (added || !still) {
     const last = added ?? own.at(-1) ?? contents.documents.at(-1);
-    if (last) await show(last, 1);
+    if (last) await goTo(1, null, null, last);
     else showNothing();
   } else {
     chooser.value = still.sha256;
@@ -763,14 +769,17 @@ async function redraw() {
   if (before.turn !== 0 && contents.turn !== before.turn) {
     window.selfextendSelection?.select(null, null, ""); // it was of another text
   }
+  const answer = ["visitor", "turn", "tokens", "opens_at"].map((name) => contents[name]).join(" ");
   if (contents.turn === 0) {
     trace = null;
     opened = null;
     row = null;
-  } else if (["turn", "tokens", "opens_at", "visitor"].some((name) => contents[name] !== before[name])) {
+    followed = answer;
+  } else if (answer !== followed) {
     try {
       const wanted = await traceOf(contents.turn);
-      if (mine !== redraws) return;
+      if (mine !== redraws) return; // the newer value follows it
+      followed = answer;
       trace = wanted;
       row = null;
       pointed = null;
@@ -780,6 +789,7 @@ async function redraw() {
       const selected = window.selfextendSelection?.current; // a link's, or of before a reload
       if (selected) hear({ ...selected, sender: selected.from });
     } catch {
+      followed = answer;
       trace = null;
     }
   }
@@ -804,7 +814,7 @@ window.selfextendReader = {
     if (!there) return;
     openTab("document");
     root.classList.add("open");
-    show(there, 1).then(paintAll);
+    goTo(1, null, null, there).then(paintAll);
   },
 };
 

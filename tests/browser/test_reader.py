@@ -202,6 +202,45 @@ def test_a_page_asked_for_stays_when_where_the_answer_looked_comes_late(
     expect(page.locator(".reader-page[data-number='43'] img")).to_be_in_viewport()
 
 
+def test_where_an_answer_looked_is_shown_though_the_pages_of_its_document_come_late(
+    open_page: Open, bundled_address: str, asked: Asked, tmp_path: Path
+) -> None:
+    page = with_answer(open_page(bundled_address, width=1440, height=900), asked)
+    held: list[Route] = []
+
+    def hold(route: Route) -> None:
+        held.append(route) if '"sizes"' in (route.request.post_data or "") else route.continue_()
+
+    def release() -> None:
+        while held:
+            held.pop().continue_()
+        page.unroute(COMPONENT_SERVER)
+
+    # A link is clicked before its document's pages stand.
+    page.route(COMPONENT_SERVER, hold)
+    reload(page)
+    until(page, lambda: bool(held), "the page asks for the pages' sizes")
+    link = page.locator("#chat a.page-link").first
+    link.click()
+    page.wait_for_timeout(500)
+    release()
+    expect(page.locator(".reader-marks .cited").first).to_be_in_viewport()
+    assert current(page) in link.inner_text()
+    assert current(page) != "1"
+
+    # A document comes meanwhile.
+    page.route(COMPONENT_SERVER, hold)
+    reload(page)
+    until(page, lambda: bool(held), "the page asks for the pages' sizes")
+    other = tmp_path / "other.txt"
+    other.write_text("Nothing of this is about gates.", encoding="utf-8")
+    upload(page, other)
+    expect(page.get_by_label("Document", exact=True).locator("option")).to_have_count(2)
+    release()
+    expect(page.locator(".reader-words")).to_contain_text("Glowing: where the answer looked")
+    expect(page.locator(".reader-marks .cited").first).to_be_in_viewport()
+
+
 def test_a_page_beside_a_ready_model_begins_with_the_advised_settings(open_page: Open, bundled_address: str) -> None:
     """All that it is to show is known at once, while it is still being made."""
     for _ in range(4):
