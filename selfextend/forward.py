@@ -22,7 +22,7 @@ from selfextend.masks import DeferredMask
 from selfextend.observing import AttentionObserver, AttentionOptions, RotatedStates
 from selfextend.positions import PositionMap, largest_relative_position, logn_query_scale
 from selfextend.probe import AttentionLayer
-from selfextend.rotary import RotaryEmbedding, Tables
+from selfextend.rotary import PlacedTables, RotaryEmbedding
 from selfextend.rows import Content, PlacedRows, ReadRow, ReadRows, evenly_ahead
 
 _SCORES_AT_ONCE = 1 << 24
@@ -64,7 +64,8 @@ class ForwardPass:
     expected: int = 0
     batch: BatchCache | None = None
     layer: LayerPass | None = None
-    _tables: dict[Any, Tables] = field(default_factory=dict)
+    _tables: dict[Any, PlacedTables] = field(default_factory=dict)
+    _scales: dict[Any, torch.Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.bands = self.positions.bands
@@ -94,41 +95,41 @@ class ForwardPass:
         """i - j of these queries and all keys, (batch or 1, queries, past + q)."""
         return (self.query_positions[:, queries, None] - self.key_positions[:, None]).to(device)
 
-    def query_tables(self, rotary: RotaryEmbedding, band: int, like: torch.Tensor) -> Tables:
+    def query_tables(self, rotary: RotaryEmbedding, band: int, like: torch.Tensor) -> PlacedTables:
         """Rotary tables of the queries for a band."""
-        return self._made((id(rotary), "query", band), rotary, like, self.bands[band].query_positions, 0)
+        return self._tables_at(self.bands[band].query_positions, self.past, rotary, like)
 
-    def key_tables(self, rotary: RotaryEmbedding, band: int, like: torch.Tensor, since: int) -> Tables:
+    def key_tables(self, rotary: RotaryEmbedding, band: int, like: torch.Tensor, since: int) -> PlacedTables:
         """Rotary tables of the keys from index `since` on, for a band."""
-        return self._made((id(rotary), "key", band), rotary, like, self.bands[band].key_positions, since)
+        return self._tables_at(self.bands[band].key_positions, since, rotary, like)
 
-    def _made(self, name: Any, rotary: RotaryEmbedding, like: torch.Tensor, seen_at: Any, since: int) -> Tables:
-        key = (*name, since, like.device, like.dtype)
+    def _tables_at(self, seen_at: Any, since: int, rotary: RotaryEmbedding, like: torch.Tensor) -> PlacedTables:
+        """One object for queries and keys where both are seen at the same positions, as near ones are."""
+        key = (id(rotary), seen_at, since, like.device, like.dtype)
         if key not in self._tables:
-            positions = self.query_positions if "query" in name else self.key_positions[:, since:]
-            self._tables[key] = rotary.tables(like, seen_at(positions).to(like.device), self.context_length)
+            positions = seen_at(self.key_positions[:, since:]).to(like.device)
+            self._tables[key] = rotary.placed(like, positions, self.context_length)
         return self._tables[key]
 
-    def moving_tables(self, rotary: RotaryEmbedding, band: int, like: torch.Tensor, keys: slice) -> Tables:
+    def moving_tables(self, rotary: RotaryEmbedding, band: int, like: torch.Tensor, keys: slice) -> PlacedTables:
         """Tables that turn keys from where the last band sees them to where `band` does."""
         positions = self.key_positions[:, keys]
         moved = self.bands[band].key_positions(positions) - self.bands[-1].key_positions(positions)
         cos, sin = rotary.tables(like, moved.to(like.device), self.context_length)
         # The keys carry the embedding's scale (yarn's) already, which cos at position 0 shows.
         scale = rotary.tables(like, positions.new_zeros(1, 1).to(like.device), self.context_length)[0]
-        return cos / scale, sin / scale
+        return PlacedTables((cos / scale, sin / scale))
 
     def query_scale(self, like: torch.Tensor) -> torch.Tensor:
         """Log-n factors, (batch or 1, 1, q, 1)."""
-        key = ("scale", like.device, like.dtype)
-        if key not in self._tables:
+        key = (like.device, like.dtype)
+        if key not in self._scales:
             rows = [
                 [logn_query_scale(max(0, position), self.trained_window) for position in row]
                 for row in self.query_positions.tolist()
             ]
-            scale = torch.tensor(rows, dtype=torch.float64).to(like)[:, None, :, None]
-            self._tables[key] = (scale, scale)
-        return self._tables[key][0]
+            self._scales[key] = torch.tensor(rows, dtype=torch.float64).to(like)[:, None, :, None]
+        return self._scales[key]
 
 
 def forward_pass(
@@ -330,9 +331,9 @@ class LayerPass:
     def _keys(self, key: torch.Tensor, band: int, since: int) -> torch.Tensor:
         return self._rotate(key, self.step.key_tables(self._rotary, band, key, since))
 
-    def _rotate(self, states: torch.Tensor, tables: Tables) -> torch.Tensor:
+    def _rotate(self, states: torch.Tensor, placed: PlacedTables) -> torch.Tensor:
         assert self.layer.rotation is not None
-        return self.layer.rotation(states, tables)
+        return self.layer.rotation(states, placed)
 
 
 def _attend(

@@ -23,6 +23,7 @@ from selfextend.errors import UnsupportedArchitectureError
 from selfextend.masks import DeferredMask
 from selfextend.probe_pass import POSITIONS, Seen, probe_passes, refusal, same
 from selfextend.rotary import (
+    PlacedTables,
     RotaryEmbedding,
     Rotation,
     Tables,
@@ -238,7 +239,7 @@ def _is_local(seen: Seen) -> bool:
 def _rotated_or_none(states: Any, tables: Tables, rotation: Rotation) -> torch.Tensor | None:
     cos, sin = (table.to(states.device) for table in tables)
     try:
-        return rotation(states, (cos, sin))
+        return rotation(states, PlacedTables((cos, sin)))
     except (RuntimeError, TypeError, ValueError):  # a function of the same name that takes something else
         return None
 

@@ -12,13 +12,32 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from threading import Lock
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
 Tables = tuple[torch.Tensor, torch.Tensor]
 """cos and sin, each (batch or 1, length, rotary_dim) or half as wide, as the model makes them."""
+
+
+class PlacedTables(NamedTuple):
+    """What rotates some tokens.
+
+    Attributes:
+        tables: a row for each token, or for each position where many tokens share one.
+        rows: then the row of each token, (length,); else None.
+    """
+
+    tables: Tables
+    rows: torch.Tensor | None = None
+
+    def of(self, tokens: slice) -> Tables:
+        """The rows of these tokens."""
+        chosen = tokens if self.rows is None else self.rows[tokens]
+        cos, sin = self.tables
+        return cos[:, chosen], sin[:, chosen]
+
 
 _TOKENS_AT_ONCE = 512
 """Tokens that are turned at a time: few enough that temporaries stay in a processor's cache."""
@@ -38,15 +57,14 @@ class Rotation:
     rotary_dim: int
     last: bool = False
 
-    def __call__(self, states: torch.Tensor, tables: Tables) -> torch.Tensor:
+    def __call__(self, states: torch.Tensor, placed: PlacedTables) -> torch.Tensor:
         """Rotate states (batch, heads, length, head_dim) at the positions that the tables were made for."""
         output = torch.empty_like(states)
-        cos, sin = tables
         begin = states.shape[-1] - self.rotary_dim if self.last else 0
         turning = slice(begin, begin + self.rotary_dim)
         for start in range(0, states.shape[2], _TOKENS_AT_ONCE):
             tokens = slice(start, start + _TOKENS_AT_ONCE)
-            output[:, :, tokens, turning] = self.turn(states[:, :, tokens, turning], cos[:, tokens], sin[:, tokens])
+            output[:, :, tokens, turning] = self.turn(states[:, :, tokens, turning], *placed.of(tokens))
         if self.rotary_dim < states.shape[-1]:
             kept = slice(0, begin) if self.last else slice(self.rotary_dim, None)
             output[..., kept] = states[..., kept]
@@ -130,6 +148,14 @@ class RotaryEmbedding:
         if tables is None:
             raise TypeError(f"{type(self.module).__name__} makes no cos and sin.")
         return tables
+
+    def placed(self, like: torch.Tensor, position_ids: torch.Tensor, context_length: int) -> PlacedTables:
+        """The same, small where many tokens stand at one position, as grouped ones do."""
+        if position_ids.shape[0] == 1 and position_ids.shape[1] > _TOKENS_AT_ONCE:
+            distinct, rows = position_ids[0].unique(return_inverse=True)
+            if 2 * len(distinct) <= len(rows):
+                return PlacedTables(self.tables(like, distinct[None], context_length), rows)
+        return PlacedTables(self.tables(like, position_ids, context_length))
 
     @cached_property
     def follows_length(self) -> bool:

@@ -14,6 +14,7 @@ from transformers import DynamicCache, PreTrainedModel, StaticCache
 from selfextend import SelfExtendConfig
 from selfextend.cache import SelfExtendCache, cache_nbytes
 from selfextend.probe import examine
+from selfextend.rotary import PlacedTables, RotaryEmbedding, Tables
 
 NAMES = [
     "llama",
@@ -289,3 +290,30 @@ def test_layers_share_one_rotary_embedding_and_its_tables() -> None:
     layers = examine(build("llama")).layers
     assert len(layers) > 1
     assert len({id(layer.rotary) for layer in layers}) == 1
+
+
+@pytest.mark.parametrize("name", ["llama", "phi", "llama-yarn"])
+def test_tokens_that_stand_at_one_position_share_a_row_of_the_tables(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    length, rows, config = 1200, 0, SelfExtendConfig(group_size=40, neighbor_window=16)
+    tables = RotaryEmbedding.tables
+
+    def counted(self: RotaryEmbedding, like: torch.Tensor, positions: torch.Tensor, context_length: int) -> Tables:
+        nonlocal rows
+        rows += positions.numel()
+        return tables(self, like, positions, context_length)
+
+    layer = examine(build(name)).layers[0]
+    assert layer.rotary is not None
+    assert layer.rotation is not None
+    positions = torch.arange(length)[None] // 8
+    states = torch.randn(1, 2, length, 16, generator=torch.Generator().manual_seed(1))
+    each = PlacedTables(layer.rotary.tables(states, positions, length))
+    shared = layer.rotary.placed(states, positions, length)
+    assert torch.equal(layer.rotation(states, shared), layer.rotation(states, each))
+    with extended(model := build(name), config):
+        monkeypatch.setattr(RotaryEmbedding, "tables", counted)
+        prefill(model, token_ids(length))
+    # Near queries and keys stand at the same positions, and the far ones of a group at one.
+    assert rows <= length + 2 * length / config.group_size
