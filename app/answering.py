@@ -22,6 +22,8 @@ from .session import PROVES_NOTHING, Session, Turn
 STOPPED = Progress("Stopped.")
 WAITING_SECONDS = 2.0
 """Between two updates for somebody who waits for the model: thirty who wait are not to keep the computer busy."""
+GROWING_SECONDS = 0.4
+"""Between two updates of a growing answer: server and browser take what they need for one from the model."""
 
 
 @dataclass(frozen=True)
@@ -109,13 +111,14 @@ class _Watched:
         if isinstance(event, NewToken):
             self.tokens, self.text = self.tokens + 1, event.text
             self.progress = Progress(self.prefix + self._pace_words())
+            self._pace.seconds = GROWING_SECONDS
         else:
             if isinstance(event, Waiting) and not event.ahead and self.tokens:
                 return False  # it is being answered along with others: its last token says how far it is
             if isinstance(event, PrefillProgress):
                 self._read = event
             self.progress = Progress(self.prefix + event.words, event.fraction, event.seconds_left)
-        self._pace.seconds = WAITING_SECONDS if isinstance(event, Waiting) else Pace().seconds
+            self._pace.seconds = WAITING_SECONDS if isinstance(event, Waiting) else Pace().seconds
         return self._pace.due()
 
     def _pace_words(self) -> str:
