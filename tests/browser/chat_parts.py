@@ -60,6 +60,19 @@ def in_both_themes(page: Page) -> Iterator[str]:
         yield theme
 
 
+def broken_rules(page: Page, context: str, only_colors: bool) -> list[str]:
+    """The rules of axe-core that are broken in a part of a page, with some of what breaks them.
+
+    Args:
+        context: what axe.run takes as such, in JavaScript.
+        only_colors: of a page that was judged by all rules in its other theme: colors are all that a theme changes.
+    """
+    rules = "runOnly: ['color-contrast', 'link-in-text-block'], " if only_colors else ""
+    found = page.evaluate(f"axe.run({context}, {{ {rules}resultTypes: ['violations'] }})")["violations"]
+    nodes = [(rule["id"], node) for rule in found for node in rule["nodes"]]
+    return [f"{rule}: {node['html'][:160]}: {node['failureSummary']}" for rule, node in nodes]
+
+
 def upload(page: Page, *files: Path) -> None:
     page.set_input_files("#upload input[type=file]", [str(file) for file in files])
     for file in files:

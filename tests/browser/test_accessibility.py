@@ -11,6 +11,7 @@ from chat_parts import (
     Open,
     answered,
     ask,
+    broken_rules,
     choose_run,
     in_both_themes,
     limit_answers,
@@ -23,16 +24,14 @@ from playwright.sync_api import Page, expect
 RIGHT = ("Document", "Evidence", "Position map", "Attention", "Parameters", "Compare", "Runs")
 PLACES = [*(("#right-tabs", tab) for tab in RIGHT), ("#main-tabs", "Lab"), ("#main-tabs", "Learn")]
 # The letters over a page's picture are unseen by design, and lie on the same letters in the picture.
-RUN = """() => axe.run({ exclude: [[".reader-layer"]] }, { resultTypes: ["violations"] })"""
+JUDGED = "{ exclude: [['.reader-layer']] }"
 
 
 def violations(page: Page) -> list[str]:
     """In light and in dark."""
     found = []
-    for theme in in_both_themes(page):
-        for rule in page.evaluate(RUN)["violations"]:
-            nodes = [f"{node['html'][:160]}: {node['failureSummary']}" for node in rule["nodes"]]
-            found += [f"{theme}: {rule['id']}: {node}" for node in nodes]
+    for turn, theme in enumerate(in_both_themes(page)):
+        found += [f"{theme}: {broken}" for broken in broken_rules(page, JUDGED, only_colors=turn > 0)]
     return found
 
 
