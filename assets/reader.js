@@ -681,8 +681,10 @@ function hear({ query, key, from, sender }) {
 
 // Outlines the word that a key is, and goes there unless the pointer just passes by.
 let pointings = 0;
+let owed = null; // the key that is still to be gone to: a pointer may pass by while its place is asked for
 async function point(key, goes) {
   const mine = ++pointings;
+  if (goes) owed = key;
   pointed = null;
   if (key !== null) {
     const { turn, documents } = trace;
@@ -691,7 +693,9 @@ async function point(key, goes) {
     if (mine !== pointings || trace?.turn !== turn) return;
     if (at) pointed = [documents[at[0]], ...at.slice(1)];
     const there = pointed && contents.documents.find((each) => each.sha256 === pointed[0]);
-    if (there && goes) {
+    const wanted = key === owed;
+    if (wanted) owed = null;
+    if (there && wanted) {
       const [, page, start, end] = pointed;
       await goTo(page, start, end, there);
     }

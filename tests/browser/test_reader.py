@@ -317,7 +317,14 @@ def test_one_selection_goes_from_panel_to_panel_and_a_passing_pointer_takes_none
     expect(page.locator("#attention-readout")).to_contain_text(f"(token {number} of the answer)")
     assert selected(page) == held
 
-    # A cell is chosen in the heatmap; a pointer that passes over the chat changes nothing for good.
+    # A cell is chosen in the heatmap; a pointer that passes over the chat changes nothing for good, though it comes
+    # before it is known where the cell's key stands.
+    held_back: list[Route] = []
+
+    def hold(route: Route) -> None:
+        held_back.append(route) if '"place"' in (route.request.post_data or "") else route.continue_()
+
+    page.route(COMPONENT_SERVER, hold)
     page.locator(heatmap).focus()
     page.keyboard.press("Shift+ArrowDown")
     until(page, lambda: selected(page) != held, "the cell below")
@@ -327,6 +334,9 @@ def test_one_selection_goes_from_panel_to_panel_and_a_passing_pointer_takes_none
     until(page, lambda: (selected(page)[0] or 0) < (held[0] or 0), "the token under the pointer")
     page.locator("#title").hover()
     until(page, lambda: selected(page) == chosen, "what was chosen before")
+    for route in held_back:
+        route.continue_()
+    page.unroute(COMPONENT_SERVER)
     expect(page.locator("#chat .answer-token.looked").first).to_be_visible()
 
     # The page shows the key's word, though it was not in sight when it was chosen.
