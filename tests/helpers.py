@@ -17,6 +17,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import Cache, PreTrainedModel, PreTrainedTokenizerFast
 
 from selfextend import SelfExtendConfig, self_extend
+from selfextend.generation import ReadyModel
+from selfextend.profile import Profile
 from selfextend.recording import AttentionRecord, RecordingRequest, recorder_of
 
 LENGTH = 73
@@ -35,6 +37,12 @@ class Letters:
 
     def decode(self, ids: list[int], **_: Any) -> str:
         return "".join(chr(65 + token % 26) for token in ids)
+
+
+def ready_model(model: PreTrainedModel, profile: Profile, end_token: int | None = None) -> ReadyModel:
+    """A model that answers in `Letters`."""
+    tokenizer: Any = Letters(end_token)
+    return ReadyModel(model, tokenizer, profile)
 
 
 def extended(model: PreTrainedModel, config: SelfExtendConfig = CONFIG, **kwargs: Any) -> Any:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from architectures import ARCHITECTURES, TRAINED_WINDOW, build, token_ids
-from helpers import Letters
+from helpers import ready_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -21,7 +21,7 @@ from selfextend import generation
 from selfextend.batching import Batch, can_be_batched
 from selfextend.beginning import Beginning, Continuation
 from selfextend.errors import OutOfMemoryError
-from selfextend.generation import Answer, GenerationSettings, NewToken, ReadingSettings, ReadyModel, answer_steps
+from selfextend.generation import Answer, GenerationSettings, NewToken, ReadingSettings, answer_steps
 from selfextend.line import Asked, line_of
 from selfextend.methods import Method, ReRoPE, SelfExtend, Vanilla
 from selfextend.profile import Profile
@@ -103,7 +103,7 @@ def test_a_batch_reads_what_each_text_reads_alone(
 
 MODEL = build("llama").double()  # so that what is drawn does not hang on a rounding
 END_TOKEN = 3
-READY = ReadyModel(MODEL, Letters(END_TOKEN), PROFILE)  # type: ignore[arg-type]
+READY = ready_model(MODEL, PROFILE, END_TOKEN)
 START = TOKENS[:100]
 HOW = ReadingSettings(METHODS["selfextend"], past_reach="allow", observed=True, chunk_tokens=64)
 VISITORS = 5

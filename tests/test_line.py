@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 from architectures import build, token_ids
-from helpers import Letters
+from helpers import ready_model
 
 from selfextend import generation
 from selfextend import line as line_module
@@ -27,7 +27,6 @@ from selfextend.generation import (
     NewToken,
     PrefillProgress,
     ReadingSettings,
-    ReadyModel,
     answer_steps,
 )
 from selfextend.line import Asked, ClosedLineError, Line, Visit, Waiting, Work, line_of
@@ -310,7 +309,7 @@ METHOD = SelfExtend("none", 64, 16)
 HOW = ReadingSettings(METHOD, chunk_tokens=40)
 
 
-READY = ReadyModel(MODEL, Letters(), PROFILE)  # type: ignore[arg-type]
+READY = ready_model(MODEL, PROFILE)
 
 
 def ask(prefix: PrefixCache, prompt: list[int], who: str, tokens: int = 6) -> Running[Any, Answer]:

@@ -21,7 +21,7 @@ class SafeBlocks(gr.Blocks):
     """
 
     def queue(self, *given: Any, **more: Any) -> Any:
-        """As Gradio's own."""
+        """As Gradio's own, but for how often it looks."""
         super().queue(*given, **more)
         self._queue.sleep_when_free = LOOK_SECONDS
         self._queue.progress_update_sleep_when_free = 1.0  # no handler here has Gradio's own progress

@@ -5,15 +5,18 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import re
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
 import axe_playwright_python
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 
 Open = Callable[..., Page]
+COMPONENT_SERVER = re.compile("/component_server")  # where Gradio takes what reader.js asks
 AXE = Path(axe_playwright_python.__file__).parent / "axe.min.js"
 """The rules that pages are held to (axe-core): its script, to be run in a page."""
 SENTENCE = "The quick brown fox jumps over the lazy dog near the old mill. "
@@ -58,6 +61,21 @@ def in_both_themes(page: Page) -> Iterator[str]:
         expect(page.locator("body.dark")).to_have_count(int(theme == "dark"))
         page.evaluate(SETTLED)
         yield theme
+
+
+@contextmanager
+def held_back(page: Page, name: str) -> Iterator[list[Route]]:
+    """Holds back what assets/reader.js asks by this name, for the length of a `with` block. The questions so far."""
+    held: list[Route] = []
+
+    def hold(route: Route) -> None:
+        held.append(route) if f'"{name}"' in (route.request.post_data or "") else route.continue_()
+
+    page.route(COMPONENT_SERVER, hold)
+    yield held
+    for route in held:
+        route.continue_()
+    page.unroute(COMPONENT_SERVER)
 
 
 def broken_rules(page: Page, context: str, only_colors: bool) -> list[str]:

@@ -11,13 +11,11 @@ from typing import NamedTuple
 
 import pytest
 from branches import served
-from chat_parts import Open, answered, ask, leave, ready, reload, until, upload
+from chat_parts import Open, answered, ask, held_back, leave, ready, reload, until, upload
 from evidence_page import NOTES
-from playwright.sync_api import Locator, Page, Route, expect
+from playwright.sync_api import Locator, Page, expect
 
 from app.sample import SAMPLE_QUESTIONS
-
-COMPONENT_SERVER = re.compile("/component_server")  # where Gradio takes what reader.js asks
 
 
 class Asked(NamedTuple):
@@ -177,24 +175,13 @@ def test_a_page_asked_for_stays_when_where_the_answer_looked_comes_late(
 ) -> None:
     page = ready(open_page(bundled_address, width=1440, height=900))
     expect(page.locator("#chat .contrast")).to_be_visible(timeout=300_000)
-    held: list[Route] = []
-
-    def hold(route: Route) -> None:
-        if '"trace"' in (route.request.post_data or ""):
-            held.append(route)
-        else:
-            route.continue_()
-
-    page.route(COMPONENT_SERVER, hold)
-    ask(page, asked.question)
-    expect(page.locator("#chat .measures")).to_have_count(1, timeout=600_000)
-    until(page, lambda: bool(held), "the page asks where the answer looked")
-    number = page.get_by_label("Page", exact=True)
-    number.fill("43")
-    number.press("Enter")
-    for route in held:
-        route.continue_()
-    page.unroute(COMPONENT_SERVER)
+    with held_back(page, "trace") as held:
+        ask(page, asked.question)
+        expect(page.locator("#chat .measures")).to_have_count(1, timeout=600_000)
+        until(page, lambda: bool(held), "the page asks where the answer looked")
+        number = page.get_by_label("Page", exact=True)
+        number.fill("43")
+        number.press("Enter")
     expect(page.locator(".reader-words")).to_contain_text("Glowing: where the answer looked")
     until(page, lambda: tokens(page).count() > 0, "the answer's tokens are joined to the pages")
     page.wait_for_timeout(500)
@@ -206,37 +193,26 @@ def test_where_an_answer_looked_is_shown_though_the_pages_of_its_document_come_l
     open_page: Open, bundled_address: str, asked: Asked, tmp_path: Path
 ) -> None:
     page = with_answer(open_page(bundled_address, width=1440, height=900), asked)
-    held: list[Route] = []
-
-    def hold(route: Route) -> None:
-        held.append(route) if '"sizes"' in (route.request.post_data or "") else route.continue_()
-
-    def release() -> None:
-        while held:
-            held.pop().continue_()
-        page.unroute(COMPONENT_SERVER)
 
     # A link is clicked before its document's pages stand.
-    page.route(COMPONENT_SERVER, hold)
-    reload(page)
-    until(page, lambda: bool(held), "the page asks for the pages' sizes")
-    link = page.locator("#chat a.page-link").first
-    link.click()
-    page.wait_for_timeout(500)
-    release()
+    with held_back(page, "sizes") as held:
+        reload(page)
+        until(page, lambda: bool(held), "the page asks for the pages' sizes")
+        link = page.locator("#chat a.page-link").first
+        link.click()
+        page.wait_for_timeout(500)
     expect(page.locator(".reader-marks .cited").first).to_be_in_viewport()
     assert current(page) in link.inner_text()
     assert current(page) != "1"
 
     # A document comes meanwhile.
-    page.route(COMPONENT_SERVER, hold)
-    reload(page)
-    until(page, lambda: bool(held), "the page asks for the pages' sizes")
     other = tmp_path / "other.txt"
     other.write_text("Nothing of this is about gates.", encoding="utf-8")
-    upload(page, other)
-    expect(page.get_by_label("Document", exact=True).locator("option")).to_have_count(2)
-    release()
+    with held_back(page, "sizes") as held:
+        reload(page)
+        until(page, lambda: bool(held), "the page asks for the pages' sizes")
+        upload(page, other)
+        expect(page.get_by_label("Document", exact=True).locator("option")).to_have_count(2)
     expect(page.locator(".reader-words")).to_contain_text("Glowing: where the answer looked")
     expect(page.locator(".reader-marks .cited").first).to_be_in_viewport()
 
@@ -319,24 +295,16 @@ def test_one_selection_goes_from_panel_to_panel_and_a_passing_pointer_takes_none
 
     # A cell is chosen in the heatmap; a pointer that passes over the chat changes nothing for good, though it comes
     # before it is known where the cell's key stands.
-    held_back: list[Route] = []
-
-    def hold(route: Route) -> None:
-        held_back.append(route) if '"place"' in (route.request.post_data or "") else route.continue_()
-
-    page.route(COMPONENT_SERVER, hold)
-    page.locator(heatmap).focus()
-    page.keyboard.press("Shift+ArrowDown")
-    until(page, lambda: selected(page) != held, "the cell below")
-    chosen = selected(page)
-    expect(page.locator("#chat .answer-token.pinned")).to_have_count(0)
-    tokens(page).nth(0).hover()
-    until(page, lambda: (selected(page)[0] or 0) < (held[0] or 0), "the token under the pointer")
-    page.locator("#title").hover()
-    until(page, lambda: selected(page) == chosen, "what was chosen before")
-    for route in held_back:
-        route.continue_()
-    page.unroute(COMPONENT_SERVER)
+    with held_back(page, "place"):
+        page.locator(heatmap).focus()
+        page.keyboard.press("Shift+ArrowDown")
+        until(page, lambda: selected(page) != held, "the cell below")
+        chosen = selected(page)
+        expect(page.locator("#chat .answer-token.pinned")).to_have_count(0)
+        tokens(page).nth(0).hover()
+        until(page, lambda: (selected(page)[0] or 0) < (held[0] or 0), "the token under the pointer")
+        page.locator("#title").hover()
+        until(page, lambda: selected(page) == chosen, "what was chosen before")
     expect(page.locator("#chat .answer-token.looked").first).to_be_visible()
 
     # The page shows the key's word, though it was not in sight when it was chosen.

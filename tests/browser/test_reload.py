@@ -18,6 +18,7 @@ from chat_parts import (
     ask,
     fill_number,
     group_size,
+    held_back,
     keeps,
     leave,
     limit_answers,
@@ -27,7 +28,7 @@ from chat_parts import (
     until,
     upload,
 )
-from playwright.sync_api import Page, Route, expect
+from playwright.sync_api import Page, expect
 from tiny_models import save_endless
 
 pytestmark = pytest.mark.browser
@@ -334,18 +335,12 @@ def test_a_document_that_goes_while_it_is_being_opened_breaks_nothing(
     expect(page.locator(".reader-pages")).to_contain_text("quick brown fox")
     page.locator(".document-list [data-sha]").first.click()
     expect(page.locator("#documents")).to_contain_text("No documents yet")
-    other, held = tmp_path / "other.txt", []
-
-    def hold(route: Route) -> None:
-        held.append(route) if '"sizes"' in (route.request.post_data or "") else route.continue_()
-
-    page.route(re.compile("/component_server"), hold)
+    other = tmp_path / "other.txt"
     other.write_text("Another text.")
-    upload(page, other)
-    until(page, lambda: bool(held), "the question for the pages' sizes")
-    page.locator(".document-list [data-sha]").first.click()
-    expect(page.locator("#documents")).to_contain_text("No documents yet")
-    held[0].continue_()
-    page.unroute_all()
+    with held_back(page, "sizes") as held:
+        upload(page, other)
+        until(page, lambda: bool(held), "the question for the pages' sizes")
+        page.locator(".document-list [data-sha]").first.click()
+        expect(page.locator("#documents")).to_contain_text("No documents yet")
     upload(page, short)  # the page goes on
     expect(page.locator(".reader-pages")).to_contain_text("quick brown fox")
