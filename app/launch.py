@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from selfextend.freed_memory import give_back_freed_memory
 
+from . import imports
 from .settings import PREFIX, read_settings
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ def main(arguments: Sequence[str] | None = None, program: str = "python app.py")
         program: what `--help` calls it.
     """
     give_back_freed_memory()
+    imports.begin()
     # No request leaves this machine unless somebody asks for a model from the hub. Both packages look when imported.
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")

@@ -14,6 +14,7 @@ from selfextend.presets import PRESETS, find_preset
 from selfextend.profile import LONGEST_ANSWER
 from selfextend.steps import Progress, Running, result_of
 
+from .. import imports
 from ..jobs import JobStopped, Pace
 from ..model_shelf import LoadedModel
 from ..runtime import Runtime
@@ -204,6 +205,7 @@ def load_in_background(runtime: Runtime) -> threading.Thread:
     def load() -> None:
         settings, first = runtime.settings, runtime.first_load
         try:
+            imports.finish()
             result_of(_load_steps(runtime, settings.model, settings.quantization, settings.device))
         except JobStopped:
             first.error = STOPPED

@@ -67,13 +67,19 @@ def weights_steps(
 
 @contextmanager
 def _leaving_no_garbage() -> Iterator[None]:
-    """A block whose garbage is collected in milliseconds, since what was there before is not looked at."""
-    gc.freeze()
+    """A block whose garbage is collected in milliseconds, since what was there before is not looked at.
+
+    Where a program has frozen what it imported, that is most of it: then nothing else is, and it stays so.
+    """
+    freezes = gc.get_freeze_count() == 0
+    if freezes:
+        gc.freeze()
     try:
         yield
     finally:
         gc.collect()
-        gc.unfreeze()
+        if freezes:
+            gc.unfreeze()
 
 
 def _watched(
