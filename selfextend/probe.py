@@ -220,14 +220,20 @@ def _index(module: nn.Module, seen: Seen) -> int:
 
 
 def _rotation(module: nn.Module, rotated: Seen, bare: Seen, tables: Tables) -> Rotation | None:
-    """The rotation that makes exactly what a layer's attention was given from what it is given unrotated."""
+    """The rotation that makes what a layer's attention was given from what it is given unrotated: to the bit, or else
+    the last one that does, which is the model's own where it has one."""
     function = getattr(sys.modules[type(module).__module__], "apply_rotary_pos_emb", None)
+    wanted = (rotated.query, rotated.key)
+    found = None
     assert bare.query is not None
     for rotation in rotations(function, tables, bare.query.shape[-1]):
-        pairs = ((bare.query, rotated.query), (bare.key, rotated.key))
-        if all(same(_rotated_or_none(states, tables, rotation), want) for states, want in pairs):
-            return rotation
-    return None
+        turned = [_rotated_or_none(states, tables, rotation) for states in (bare.query, bare.key)]
+        pairs = list(zip(turned, wanted, strict=True))
+        if all(same(got, want) for got, want in pairs):
+            found = rotation
+            if all(same(got, want, rtol=0.0, atol=0.0) for got, want in pairs):
+                break
+    return found
 
 
 def _is_local(seen: Seen) -> bool:

@@ -199,10 +199,10 @@ def _is_plainly_causal(mask: torch.Tensor | None) -> bool:
     return bool((mask[..., causal] == 0).all() and (mask[..., ~causal] <= -1e4).all())
 
 
-def same(got: torch.Tensor | None, want: torch.Tensor | None) -> bool:
+def same(got: torch.Tensor | None, want: torch.Tensor | None, rtol: float = 1e-3, atol: float = 1e-5) -> bool:
     return (
         got is not None
         and want is not None
         and got.shape == want.shape
-        and torch.allclose(got, want, rtol=1e-3, atol=1e-5)
+        and torch.allclose(got, want, rtol=rtol, atol=atol)
     )

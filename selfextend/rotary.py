@@ -1,7 +1,8 @@
 """Rotating query and key states at any positions, with the model's own rotary embedding.
 
 RoPE scaling, interleaving and partial rotation all stay the model's: its tables come from its own rotary module, and
-the states are turned by its own `apply_rotary_pos_emb`, or by whichever `Rotation` gives exactly what the model does.
+the states are turned by whichever `Rotation` gives the same bits as the model does, or by its own
+`apply_rotary_pos_emb`.
 """
 
 from __future__ import annotations
@@ -59,6 +60,8 @@ class Rotation:
 
     def __call__(self, states: torch.Tensor, placed: PlacedTables) -> torch.Tensor:
         """Rotate states (batch, heads, length, head_dim) at the positions that the tables were made for."""
+        if self.rotary_dim == states.shape[-1] and states.shape[2] <= _TOKENS_AT_ONCE:
+            return self.turn(states, *placed.of(slice(None))).to(states.dtype)
         output = torch.empty_like(states)
         begin = states.shape[-1] - self.rotary_dim if self.last else 0
         turning = slice(begin, begin + self.rotary_dim)
@@ -75,17 +78,17 @@ def rotations(function: Callable[..., Any] | None, tables: Tables, head_dim: int
     """Every way known to turn states by a layer's tables; which one is the model's is found by trying.
 
     Args:
-        function: the `apply_rotary_pos_emb` of the model's own modeling file, which is tried first, if it has one.
+        function: the `apply_rotary_pos_emb` of the model's own modeling file, if it has one: the last way.
     """
     width = tables[0].shape[-1]
-    if function is not None:
-        # Such a function turns a query and a key together; an empty key costs nothing.
-        yield Rotation(lambda states, cos, sin: function(states, states[:, :0], cos, sin)[0], width)
     for rotary_dim in (width, 2 * width):
         for last in (False, True) if rotary_dim < head_dim else (False,):
             if rotary_dim <= head_dim:
                 yield Rotation(_turn_halves, rotary_dim, last)
                 yield Rotation(_turn_pairs, rotary_dim, last)
+    if function is not None:
+        # Such a function turns a query and a key together, so that turning one alone takes it longer than ours.
+        yield Rotation(lambda states, cos, sin: function(states, states[:, :0], cos, sin)[0], width)
 
 
 def _turn_halves(states: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:

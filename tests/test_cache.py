@@ -1,5 +1,6 @@
 """SelfExtendCache: what it answers, what it weighs, and everything generation does to a cache."""
 
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -290,6 +291,23 @@ def test_layers_share_one_rotary_embedding_and_its_tables() -> None:
     layers = examine(build("llama")).layers
     assert len(layers) > 1
     assert len({id(layer.rotary) for layer in layers}) == 1
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("name", ["llama", "llama-yarn", "gpt-neox", "cohere", "glm4"])
+def test_states_are_turned_to_the_bits_that_the_model_makes(name: str, dtype: torch.dtype) -> None:
+    """Cohere's function, for one, turns in fp32 whatever the model's dtype, and ours does not."""
+    layer = examine(build(name, dtype)).layers[0]
+    assert layer.rotary is not None
+    assert layer.rotation is not None
+    function = sys.modules[type(layer.module).__module__].apply_rotary_pos_emb
+    for length in (1, 50, 1200):
+        states = torch.randn(1, 2, length, 16, generator=torch.Generator().manual_seed(length)).to(dtype)
+        placed = layer.rotary.placed(states, torch.arange(length)[None], length)
+        expected = function(states, states, *placed.of(slice(None)))[0]
+        turned = layer.rotation(states, placed)
+        assert turned.dtype == dtype
+        assert torch.equal(turned, expected), length
 
 
 @pytest.mark.parametrize("name", ["llama", "phi", "llama-yarn"])
