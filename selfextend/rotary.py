@@ -35,9 +35,11 @@ class PlacedTables(NamedTuple):
 
     def of(self, tokens: slice) -> Tables:
         """The rows of these tokens."""
-        chosen = tokens if self.rows is None else self.rows[tokens]
         cos, sin = self.tables
-        return cos[:, chosen], sin[:, chosen]
+        if self.rows is None:
+            return cos[:, tokens], sin[:, tokens]
+        rows = self.rows[tokens]
+        return cos.index_select(1, rows), sin.index_select(1, rows)
 
 
 _TOKENS_AT_ONCE = 512
@@ -93,9 +95,9 @@ def rotations(function: Callable[..., Any] | None, tables: Tables, head_dim: int
 
 def _turn_halves(states: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
     """Number n turns with number n + rotary_dim / 2."""
-    first, second = states.chunk(2, dim=-1)
-    cos, sin = (table[:, None, :, : first.shape[-1]] for table in (cos, sin))
-    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
+    half = states.shape[-1] // 2
+    cos, sin = (table[:, None, :, :half] for table in (cos, sin))
+    return states * torch.cat((cos, cos), dim=-1) + states.roll(half, dims=-1) * torch.cat((-sin, sin), dim=-1)
 
 
 def _turn_pairs(states: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:

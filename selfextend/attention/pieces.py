@@ -7,6 +7,9 @@ import torch
 Piece = tuple[torch.Tensor, torch.Tensor]
 """output (batch, heads, q, head_dim) and log-sum-exp (batch, heads, q) in fp32 or fp64."""
 
+_QUERIES_AT_ONCE = 512
+"""Queries that are joined at a time where that takes temporaries: few enough that they stay in a processor's cache."""
+
 
 def empty_piece(query: torch.Tensor, value: torch.Tensor) -> Piece:
     """Room for the attention of (batch, heads, q, head_dim) queries over (batch, kv_heads, k, value_dim) values."""
@@ -23,5 +26,7 @@ def merge_(output: torch.Tensor, lse: torch.Tensor, piece: Piece) -> None:
     if output.dtype == kept.dtype:
         output.mul_(kept).addcmul_(piece_output, added)
     else:  # low precision: round once, at the end
-        output.copy_((output * kept).addcmul_(piece_output.to(kept.dtype), added))
+        parts = (states.split(_QUERIES_AT_ONCE, dim=2) for states in (output, kept, piece_output, added))
+        for part, part_kept, part_added, share in zip(*parts, strict=True):
+            part.copy_((part * part_kept).addcmul_(part_added.to(kept.dtype), share))
     lse.copy_(total)
