@@ -42,8 +42,10 @@ class PlacedTables(NamedTuple):
         return cos.index_select(1, rows), sin.index_select(1, rows)
 
 
-_TOKENS_AT_ONCE = 512
-"""Tokens that are turned at a time: few enough that temporaries stay in a processor's cache."""
+_BYTES_AT_ONCE = 1 << 21
+"""Of states that are turned at a time: few enough that temporaries stay in a processor's cache."""
+_FEW_TOKENS = 512
+"""Up to which each token has a row of the tables, whether or not others stand where it does."""
 
 
 @dataclass(frozen=True)
@@ -62,13 +64,14 @@ class Rotation:
 
     def __call__(self, states: torch.Tensor, placed: PlacedTables) -> torch.Tensor:
         """Rotate states (batch, heads, length, head_dim) at the positions that the tables were made for."""
-        if self.rotary_dim == states.shape[-1] and states.shape[2] <= _TOKENS_AT_ONCE:
+        at_once = max(1, _BYTES_AT_ONCE * states.shape[2] // max(1, states.nbytes))
+        if self.rotary_dim == states.shape[-1] and states.shape[2] <= at_once:
             return self.turn(states, *placed.of(slice(None))).to(states.dtype)
         output = torch.empty_like(states)
         begin = states.shape[-1] - self.rotary_dim if self.last else 0
         turning = slice(begin, begin + self.rotary_dim)
-        for start in range(0, states.shape[2], _TOKENS_AT_ONCE):
-            tokens = slice(start, start + _TOKENS_AT_ONCE)
+        for start in range(0, states.shape[2], at_once):
+            tokens = slice(start, start + at_once)
             output[:, :, tokens, turning] = self.turn(states[:, :, tokens, turning], *placed.of(tokens))
         if self.rotary_dim < states.shape[-1]:
             kept = slice(0, begin) if self.last else slice(self.rotary_dim, None)
@@ -156,7 +159,7 @@ class RotaryEmbedding:
 
     def placed(self, like: torch.Tensor, position_ids: torch.Tensor, context_length: int) -> PlacedTables:
         """The same, small where many tokens stand at one position, as grouped ones do."""
-        if position_ids.shape[0] == 1 and position_ids.shape[1] > _TOKENS_AT_ONCE:
+        if position_ids.shape[0] == 1 and position_ids.shape[1] > _FEW_TOKENS:
             distinct, rows = position_ids[0].unique(return_inverse=True)
             if 2 * len(distinct) <= len(rows):
                 return PlacedTables(self.tables(like, distinct[None], context_length), rows)

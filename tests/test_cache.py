@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import DynamicCache, PreTrainedModel, StaticCache
 
-from selfextend import SelfExtendConfig
+from selfextend import SelfExtendConfig, rotary
 from selfextend.cache import SelfExtendCache, cache_nbytes
 from selfextend.probe import examine
 from selfextend.rotary import PlacedTables, RotaryEmbedding, Tables
@@ -295,8 +295,11 @@ def test_layers_share_one_rotary_embedding_and_its_tables() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("name", ["llama", "llama-yarn", "gpt-neox", "cohere", "glm4"])
-def test_states_are_turned_to_the_bits_that_the_model_makes(name: str, dtype: torch.dtype) -> None:
+def test_states_are_turned_to_the_bits_that_the_model_makes(
+    name: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Cohere's function, for one, turns in fp32 whatever the model's dtype, and ours does not."""
+    monkeypatch.setattr(rotary, "_BYTES_AT_ONCE", 1 << 15)  # 50 tokens go in one piece, 1,200 in several
     layer = examine(build(name, dtype)).layers[0]
     assert layer.rotary is not None
     assert layer.rotation is not None
@@ -314,6 +317,7 @@ def test_states_are_turned_to_the_bits_that_the_model_makes(name: str, dtype: to
 def test_tokens_that_stand_at_one_position_share_a_row_of_the_tables(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(rotary, "_BYTES_AT_ONCE", 1 << 15)
     length, rows, config = 1200, 0, SelfExtendConfig(group_size=40, neighbor_window=16)
     tables = RotaryEmbedding.tables
 
