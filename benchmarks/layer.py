@@ -1,7 +1,7 @@
 """Where the time of a prefill goes in one layer, SelfExtend beside the vanilla model.
 
-    python -m benchmarks.layer                        # both dtypes, as in RESULTS.md
-    python -m benchmarks.layer --lengths 4096 --dtype float32
+    python -m benchmarks.layer
+    python -m benchmarks.layer --lengths 65536 --rounds 3 --dtype float32
 
 Both read the same tokens in turns, round by round, and each part is timed without those inside it; figures are medians.
 """

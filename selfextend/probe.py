@@ -227,7 +227,7 @@ def _rotation(module: nn.Module, rotated: Seen, bare: Seen, tables: Tables) -> R
     found = None
     assert bare.query is not None
     for rotation in rotations(function, tables, bare.query.shape[-1]):
-        turned = [_rotated_or_none(states, tables, rotation) for states in (bare.query, bare.key)]
+        turned = (_rotated_or_none(states, tables, rotation) for states in (bare.query, bare.key))
         pairs = list(zip(turned, wanted, strict=True))
         if all(same(got, want) for got, want in pairs):
             found = rotation

@@ -1,7 +1,7 @@
 """Rotating query and key states at any positions, with the model's own rotary embedding.
 
 RoPE scaling, interleaving and partial rotation all stay the model's: its tables come from its own rotary module, and
-the states are turned by whichever `Rotation` gives the same bits as the model does, or by its own
+the states are turned by a `Rotation` of ours that gives the same bits as the model does, or else by the model's own
 `apply_rotary_pos_emb`.
 """
 
@@ -43,7 +43,9 @@ class PlacedTables(NamedTuple):
 
 
 _BYTES_AT_ONCE = 1 << 21
-"""Of states that are turned at a time: few enough that temporaries stay in a processor's cache."""
+"""Of states that a processor turns at a time: few enough that temporaries stay in its cache."""
+_TOKENS_AT_ONCE = 512
+"""Tokens that any other device turns at a time, so that temporaries stay small."""
 _FEW_TOKENS = 512
 """Up to which each token has a row of the tables, whether or not others stand where it does."""
 
@@ -64,7 +66,7 @@ class Rotation:
 
     def __call__(self, states: torch.Tensor, placed: PlacedTables) -> torch.Tensor:
         """Rotate states (batch, heads, length, head_dim) at the positions that the tables were made for."""
-        at_once = max(1, _BYTES_AT_ONCE * states.shape[2] // max(1, states.nbytes))
+        at_once = _tokens_at_once(states)
         if self.rotary_dim == states.shape[-1] and states.shape[2] <= at_once:
             return self.turn(states, *placed.of(slice(None))).to(states.dtype)
         output = torch.empty_like(states)
@@ -77,6 +79,12 @@ class Rotation:
             kept = slice(0, begin) if self.last else slice(self.rotary_dim, None)
             output[..., kept] = states[..., kept]
         return output
+
+
+def _tokens_at_once(states: torch.Tensor) -> int:
+    if states.device.type != "cpu":
+        return _TOKENS_AT_ONCE
+    return max(1, _BYTES_AT_ONCE * states.shape[2] // max(1, states.nbytes))
 
 
 def rotations(function: Callable[..., Any] | None, tables: Tables, head_dim: int) -> Iterator[Rotation]:

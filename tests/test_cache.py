@@ -11,6 +11,7 @@ from helpers import CONFIG, LENGTH, assert_same, extended, in_chunks, logits, or
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import DynamicCache, PreTrainedModel, StaticCache
+from transformers.models.llama import modeling_llama
 
 from selfextend import SelfExtendConfig, rotary
 from selfextend.cache import SelfExtendCache, cache_nbytes
@@ -293,7 +294,7 @@ def test_layers_share_one_rotary_embedding_and_its_tables() -> None:
     assert len({id(layer.rotary) for layer in layers}) == 1
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("name", ["llama", "llama-yarn", "gpt-neox", "cohere", "glm4"])
 def test_states_are_turned_to_the_bits_that_the_model_makes(
     name: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
@@ -311,6 +312,21 @@ def test_states_are_turned_to_the_bits_that_the_model_makes(
         turned = layer.rotation(states, placed)
         assert turned.dtype == dtype
         assert torch.equal(turned, expected), length
+
+
+def test_a_model_that_turns_more_exactly_than_we_do_turns_by_its_own_function(monkeypatch: pytest.MonkeyPatch) -> None:
+    function = modeling_llama.apply_rotary_pos_emb
+
+    def in_double(*states_and_tables: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return tuple(turned.float() for turned in function(*(given.double() for given in states_and_tables)))
+
+    monkeypatch.setattr(modeling_llama, "apply_rotary_pos_emb", in_double)
+    layer = examine(build("llama")).layers[0]
+    assert layer.rotary is not None
+    assert layer.rotation is not None
+    states = torch.randn(1, 2, 50, 16, generator=torch.Generator().manual_seed(1))
+    placed = layer.rotary.placed(states, torch.arange(50)[None], 50)
+    assert torch.equal(layer.rotation(states, placed), in_double(states, states, *placed.tables)[0])
 
 
 @pytest.mark.parametrize("name", ["llama", "phi", "llama-yarn"])

@@ -8,7 +8,7 @@ Piece = tuple[torch.Tensor, torch.Tensor]
 """output (batch, heads, q, head_dim) and log-sum-exp (batch, heads, q) in fp32 or fp64."""
 
 _QUERIES_AT_ONCE = 512
-"""Queries that are joined at a time where that takes temporaries: few enough that they stay in a processor's cache."""
+"""Queries that a processor joins at a time where that takes temporaries: few enough that they stay in its cache."""
 
 
 def empty_piece(query: torch.Tensor, value: torch.Tensor) -> Piece:
@@ -26,7 +26,8 @@ def merge_(output: torch.Tensor, lse: torch.Tensor, piece: Piece) -> None:
     if output.dtype == kept.dtype:
         output.mul_(kept).addcmul_(piece_output, added)
     else:  # low precision: round once, at the end
-        parts = (states.split(_QUERIES_AT_ONCE, dim=2) for states in (output, kept, piece_output, added))
+        size = _QUERIES_AT_ONCE if output.device.type == "cpu" else output.shape[2]
+        parts = (states.split(size, dim=2) for states in (output, kept, piece_output, added))
         for part, part_kept, part_added, share in zip(*parts, strict=True):
             part.copy_((part * part_kept).addcmul_(part_added.to(kept.dtype), share))
     lse.copy_(total)
